@@ -1,0 +1,2 @@
+//! Lives: nowhere yet.
+fn main() {}

@@ -1,0 +1,49 @@
+//! Lives: kernel and host.
+//! Called by: every kernel program that reaches a verdict; the agent when it reads the counters back.
+//! May touch: nothing; it only computes an index.
+//! Never: two cells for one (hook, verdict, reason).
+
+use crate::verdict::{Hook, Reason, Verdict};
+
+const VERDICTS: u32 = 4;
+const REASONS: u32 = 32;
+
+/// Cells in a counter map: 16 hooks, 4 verdicts, 32 reasons.
+pub const CELLS: usize = 16 * (VERDICTS * REASONS) as usize;
+
+/// The cell that counts `verdict` for `reason` at `hook`.
+#[inline(always)]
+#[must_use]
+pub const fn cell(hook: Hook, verdict: Verdict, reason: Reason) -> u32 {
+    (hook as u32 * VERDICTS + verdict as u32) * REASONS + reason as u32
+}
+
+/// What a cell counts; `None` for a cell no program writes.
+#[must_use]
+pub const fn describe(cell: u32) -> Option<(Hook, Verdict, Reason)> {
+    let reason = Reason::from_u8((cell % REASONS) as u8);
+    let verdict = Verdict::from_u8((cell / REASONS % VERDICTS) as u8);
+    let hook = Hook::from_u8((cell / REASONS / VERDICTS) as u8);
+    match (hook, verdict, reason) {
+        (Some(hook), Some(verdict), Some(reason)) => Some((hook, verdict, reason)),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_combination_has_its_own_cell_and_is_described_back() {
+        for hook in Hook::ALL {
+            for verdict in Verdict::ALL {
+                for reason in Reason::ALL {
+                    let index = cell(*hook, *verdict, *reason);
+                    assert!((index as usize) < CELLS);
+                    assert_eq!(describe(index), Some((*hook, *verdict, *reason)));
+                }
+            }
+        }
+    }
+}

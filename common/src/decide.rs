@@ -1,0 +1,193 @@
+//! Lives: kernel and host. The one decision function of DESIGN.md D1.
+//! Called by: the kernel programs, `weirctl explain`, the policy crate's tests, the in-kernel test runs.
+//! May touch: the [`Tables`] it is handed.
+//! Never: decides anything about the kernel; passes traffic when a table cannot be read.
+
+use crate::{
+    addr::{Addr, Protocol},
+    image::{self, Cell, Identity, LimitEntry, Page, Section, SetEntry, header, reserved},
+    verdict::{Direction, Reason, Verdict},
+};
+
+/// Read access to one generation. The kernel implements it over maps, the host over a compiled policy.
+pub trait Tables {
+    /// Page `index` of the generation's image.
+    fn page(&self, index: u32) -> Option<&Page>;
+    /// The identity that owns exactly this address.
+    fn endpoint(&self, addr: &Addr) -> Option<u32>;
+    /// The identity of the longest CIDR peer that holds the address.
+    fn cidr(&self, addr: &Addr) -> Option<u32>;
+}
+
+/// What is asked: may this workload and that address talk, on this port, opened from this side?
+#[derive(Clone, Copy, Debug)]
+pub struct Query {
+    /// Identity of the local workload.
+    pub local: u32,
+    /// Which side opened.
+    pub direction: Direction,
+    /// The peer's address.
+    pub remote: Addr,
+    /// Transport protocol.
+    pub protocol: Protocol,
+    /// Port of the side that was called: the peer's for egress, the local one for ingress. 0 where there are none.
+    pub port: u16,
+}
+
+/// The answer, with everything a record needs to explain it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub struct Decision {
+    /// Allow, deny or audit.
+    pub verdict: Verdict,
+    /// Why.
+    pub reason: Reason,
+    /// Rule number in this generation; 0 names none.
+    pub rule: u32,
+    /// The peer's identity.
+    pub remote_identity: u32,
+}
+
+/// Where the sections of an image start; read once per run from its header.
+pub struct Image<'a, T> {
+    tables: &'a T,
+    header: &'a Page,
+}
+
+impl<'a, T: Tables> Image<'a, T> {
+    /// Opens the image, refusing one of another layout.
+    #[inline(always)]
+    pub fn open(tables: &'a T) -> Option<Self> {
+        let header = tables.page(0)?;
+        (header.word(header::MAGIC) == image::MAGIC).then_some(Self { tables, header })
+    }
+
+    /// The generation's number.
+    #[inline(always)]
+    pub fn generation(&self) -> u64 {
+        self.header.word(header::GENERATION)
+    }
+
+    /// [`image::FLAG_LIMITS`] and [`image::FLAG_BLOCKED`].
+    #[inline(always)]
+    pub fn flags(&self) -> u64 {
+        self.header.word(header::FLAGS)
+    }
+
+    /// Word `word` of entry `entry` of `section`, or `None` past the section's end.
+    #[inline(always)]
+    fn word(&self, section: Section, entry: u32, word: u32) -> Option<u64> {
+        let place = self.header.word(header::SECTIONS + section as u32);
+        let (first_page, entries) = (place as u32, (place >> 32) as u32);
+        if entry >= entries {
+            return None;
+        }
+        let index = if section.entry_bits() >= 64 {
+            entry.wrapping_mul(section.entry_bits() / 64).wrapping_add(word)
+        } else {
+            entry / (64 / section.entry_bits())
+        };
+        let page = self.tables.page(first_page.wrapping_add(index / image::PAGE_WORDS as u32))?;
+        Some(page.word(index))
+    }
+
+    /// A 16- or 32-bit entry of `section`.
+    #[inline(always)]
+    fn packed(&self, section: Section, entry: u32) -> Option<u32> {
+        let per_word = 64 / section.entry_bits();
+        let shift = (entry & (per_word - 1)) * section.entry_bits();
+        let mask = if section.entry_bits() == 16 { 0xffff } else { 0xffff_ffff };
+        Some((self.word(section, entry, 0)? >> shift & mask) as u32)
+    }
+
+    /// What `identity` means here; an unknown number means set 0 and class 0.
+    #[inline(always)]
+    pub fn identity(&self, identity: u32) -> Identity {
+        Identity::from_word(self.word(Section::Identities, identity, 0).unwrap_or(0))
+    }
+
+    /// One direction of a policy set.
+    #[inline(always)]
+    pub fn set(&self, set: u16, direction: Direction) -> Option<SetEntry> {
+        let entry = set as u32 * 2 + direction.index();
+        Some(SetEntry::from_words(self.word(Section::Sets, entry, 0)?, self.word(Section::Sets, entry, 1)?))
+    }
+
+    /// The node-wide atom of a protocol and port.
+    #[inline(always)]
+    pub fn atom(&self, protocol: Protocol, port: u16) -> Option<u32> {
+        self.packed(Section::Ports, image::port_index(protocol, port))
+    }
+
+    /// The limits (up to four numbers, 0 for none) on a service class and port atom. `atoms` is the row length.
+    #[inline(always)]
+    pub fn limits_of(&self, service_class: u16, atoms: u32, atom: u32) -> u64 {
+        self.word(Section::Services, (service_class as u32).wrapping_mul(atoms).wrapping_add(atom), 0).unwrap_or(0)
+    }
+
+    /// One rate limit.
+    #[inline(always)]
+    pub fn limit(&self, number: u16) -> Option<LimitEntry> {
+        let n = number as u32;
+        let word = |i| self.word(Section::Limits, n, i);
+        Some(LimitEntry::from_words([word(0)?, word(1)?, word(2)?, word(3)?, word(4)?, word(5)?, word(6)?, word(7)?]))
+    }
+
+    /// Port atoms of the node: the row length of [`Section::Services`].
+    #[inline(always)]
+    pub fn atoms(&self) -> u32 {
+        self.header.word(header::ATOMS) as u32
+    }
+
+    /// The identity behind an address: exact first, then the longest CIDR peer, else the world.
+    #[inline(always)]
+    pub fn identify(&self, addr: &Addr) -> u32 {
+        if let Some(identity) = self.tables.endpoint(addr) {
+            return identity;
+        }
+        self.tables.cidr(addr).unwrap_or(reserved::WORLD)
+    }
+
+    /// Judges one opening.
+    #[inline(always)]
+    pub fn decide(&self, query: &Query) -> Decision {
+        let remote_identity = self.identify(&query.remote);
+        if query.local == reserved::UNKNOWN {
+            return from_cell(Cell(self.header.word(header::UNKNOWN) as u32), remote_identity);
+        }
+        match self.cell(query, remote_identity) {
+            Some(cell) => from_cell(cell, remote_identity),
+            None => no_tables(remote_identity),
+        }
+    }
+
+    /// The cell that answers `query`, the set's default included.
+    #[inline(always)]
+    fn cell(&self, query: &Query, remote_identity: u32) -> Option<Cell> {
+        let set = self.set(self.identity(query.local).set, query.direction)?;
+        if set.port_classes == 0 {
+            return Some(set.default);
+        }
+        let class = self.identity(remote_identity).peer_class as u32;
+        let atom = self.atom(query.protocol, query.port)?;
+        let port_class = self.packed(Section::PortRows, set.port_row.wrapping_add(atom))?;
+        let row = set.cells.wrapping_add(class.wrapping_mul(set.port_classes as u32));
+        let cell = self.packed(Section::Cells, row.wrapping_add(port_class))?;
+        Some(if cell == 0 { set.default } else { Cell(cell) })
+    }
+}
+
+/// A decision from a cell; one that names no verdict is a table we do not understand.
+#[inline(always)]
+fn from_cell(cell: Cell, remote_identity: u32) -> Decision {
+    match (cell.verdict(), cell.reason()) {
+        (Some(verdict), Some(reason)) => Decision { verdict, reason, rule: cell.rule(), remote_identity },
+        _ => no_tables(remote_identity),
+    }
+}
+
+/// Fails closed, and says so.
+#[inline(always)]
+pub const fn no_tables(remote_identity: u32) -> Decision {
+    Decision { verdict: Verdict::Deny, reason: Reason::NoTables, rule: 0, remote_identity }
+}

@@ -1,0 +1,251 @@
+//! Lives: kernel and host.
+//! Called by: the kernel programs when they report; the agent when it reads the ring, the merge tables and attach-point storage.
+//! May touch: nothing.
+//! Never: padding, `bool`, `usize` or pointers in a record; zerocopy refuses to compile padding.
+
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
+
+use crate::addr::{Addr, Port};
+
+/// What an [`Event`] reports.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Kind {
+    /// A decision: counted in the counters, becomes one record.
+    Verdict = 1,
+    /// A process called `connect()` on a TCP socket and was let through; names the process for the verdict that follows at
+    /// `sock_ops`. Not a decision.
+    Attempt = 2,
+    /// A process bound a socket; names the process for verdicts on what arrives there. Not a decision.
+    Bound = 3,
+    /// A TCP connection ended; carries the kernel's counters. Not a decision.
+    Close = 4,
+}
+
+impl Kind {
+    /// The kind a byte stands for.
+    #[must_use]
+    pub const fn from_u8(byte: u8) -> Option<Self> {
+        match byte {
+            1 => Some(Self::Verdict),
+            2 => Some(Self::Attempt),
+            3 => Some(Self::Bound),
+            4 => Some(Self::Close),
+            _ => None,
+        }
+    }
+}
+
+/// One record of the ring buffer: 128 bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Event {
+    /// `CLOCK_MONOTONIC`, nanoseconds.
+    pub time_ns: u64,
+    /// Generation that judged.
+    pub generation: u64,
+    /// Socket cookie; for an ingress verdict the listener's.
+    pub cookie: u64,
+    /// Cgroup of the calling task, where the hook runs in a task; else 0.
+    pub cgroup: u64,
+    /// The local side.
+    pub local: Addr,
+    /// The peer.
+    pub remote: Addr,
+    /// Rule number in `generation`; 0 names none.
+    pub rule: u32,
+    /// Identity of the local workload.
+    pub local_identity: u32,
+    /// Identity of the peer.
+    pub remote_identity: u32,
+    /// Number of the local workload on this node (see [`Local`]).
+    pub workload: u32,
+    /// The local side's port.
+    pub local_port: Port,
+    /// The peer's port.
+    pub remote_port: Port,
+    /// [`Kind`].
+    pub kind: u8,
+    /// [`crate::verdict::Hook`].
+    pub hook: u8,
+    /// [`crate::verdict::Direction`].
+    pub direction: u8,
+    /// [`crate::verdict::Verdict`].
+    pub verdict: u8,
+    /// [`crate::verdict::Reason`].
+    pub reason: u8,
+    /// IP protocol number.
+    pub protocol: u8,
+    /// TCP flags of the judged packet (low 8 bits of RFC 9293 section 3.1), or 0.
+    pub tcp_flags: u8,
+    /// For a close: the TCP state before it (`include/net/tcp_states.h`), else 0.
+    pub old_state: u8,
+    /// Interface the packet came in on (XDP), else 0.
+    pub ifindex: u32,
+    /// [`Process`] for verdicts, attempts and binds; [`Totals`] for closes.
+    pub detail: [u8; 32],
+}
+
+const _: () = assert!(size_of::<Event>() == 128);
+
+/// The calling task. All zero where the hook does not run in one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Process {
+    /// Process id (thread group id) in the initial pid namespace.
+    pub pid: u32,
+    /// User id in the initial user namespace.
+    pub uid: u32,
+    /// The task's name, NUL-padded.
+    pub comm: [u8; 16],
+    /// Not used yet; zero.
+    pub reserved: u64,
+}
+
+/// The kernel's own counters of a TCP connection when it closed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Totals {
+    /// Bytes the peer acknowledged (`tcp_sock.bytes_acked`): counts SYN and FIN.
+    pub bytes_acked: u64,
+    /// Bytes received in order (`tcp_sock.bytes_received`): counts the FIN.
+    pub bytes_received: u64,
+    /// Segments sent.
+    pub segments_out: u32,
+    /// Segments received.
+    pub segments_in: u32,
+    /// Smoothed round-trip time, microseconds.
+    pub rtt_us: u32,
+    /// Segments retransmitted.
+    pub retransmits: u32,
+}
+
+const _: () = assert!(size_of::<Process>() == 32 && size_of::<Totals>() == 32);
+
+impl Event {
+    /// The process part of a verdict, attempt or bind.
+    #[must_use]
+    pub fn process(&self) -> Process {
+        zerocopy::transmute!(self.detail)
+    }
+
+    /// The counters of a close.
+    #[must_use]
+    pub fn totals(&self) -> Totals {
+        zerocopy::transmute!(self.detail)
+    }
+}
+
+/// Equal decisions that are counted together in the kernel, for packets that come in floods.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct MergeKey {
+    /// The local side (the packet's destination for XDP).
+    pub local: Addr,
+    /// The peer (the packet's source for XDP).
+    pub remote: Addr,
+    /// Generation that judged.
+    pub generation: u64,
+    /// Rule number in `generation`.
+    pub rule: u32,
+    /// Identity of the local workload.
+    pub local_identity: u32,
+    /// Identity of the peer.
+    pub remote_identity: u32,
+    /// Number of the local workload on this node.
+    pub workload: u32,
+    /// Interface the packet came in on (XDP), else 0.
+    pub ifindex: u32,
+    /// The local side's port.
+    pub local_port: Port,
+    /// The peer's port for UDP; 0 for TCP and XDP, where a flood varies it (the last one is in the value).
+    pub remote_port: Port,
+    /// [`crate::verdict::Hook`].
+    pub hook: u8,
+    /// [`crate::verdict::Direction`].
+    pub direction: u8,
+    /// [`crate::verdict::Verdict`].
+    pub verdict: u8,
+    /// [`crate::verdict::Reason`].
+    pub reason: u8,
+    /// IP protocol number.
+    pub protocol: u8,
+    /// Zero.
+    pub reserved: [u8; 3],
+}
+
+const _: () = assert!(size_of::<MergeKey>() == 72);
+
+/// What a merge key stands for in one epoch.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct MergeValue {
+    /// Decisions.
+    pub count: u64,
+    /// Bytes of the IP packets.
+    pub bytes: u64,
+    /// First decision, `CLOCK_MONOTONIC` nanoseconds.
+    pub first_ns: u64,
+    /// Last decision, `CLOCK_MONOTONIC` nanoseconds.
+    pub last_ns: u64,
+    /// Socket cookie of the last one, where there is a socket.
+    pub cookie: u64,
+    /// The peer's port in the last one.
+    pub last_port: u32,
+    /// TCP flags seen, or-ed together.
+    pub tcp_flags: u32,
+}
+
+const _: () = assert!(size_of::<MergeValue>() == 48);
+
+/// Attach-point storage: which workload a cgroup belongs to. All zero until the agent has written it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Local {
+    /// The workload's identity; 0 is unknown.
+    pub identity: u32,
+    /// The workload's number on this node, 1 to [`crate::maps::MAX_WORKLOADS`] - 1; 0 is unknown.
+    pub workload: u32,
+}
+
+/// One entry of the reply table: which peer a client's socket expects an answer from.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Reply {
+    /// Keyed hash of socket cookie, peer address and port; 0 is free.
+    pub tag: u64,
+    /// Time of the last datagram sent, `CLOCK_MONOTONIC` nanoseconds.
+    pub sent_ns: u64,
+}
+
+/// Four entries that are searched together; one cache line.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct ReplyBucket {
+    /// The entries.
+    pub entries: [Reply; 4],
+}
+
+/// Traffic charged against one limit.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct LimitStats {
+    /// Packets within the limit.
+    pub passed_packets: u64,
+    /// Their bytes.
+    pub passed_bytes: u64,
+    /// Packets beyond it.
+    pub exceeded_packets: u64,
+    /// Their bytes.
+    pub exceeded_bytes: u64,
+}
+
+/// Key of a prefix in [`crate::maps::CIDRS`] and [`crate::maps::BLOCKED`]: the kernel's `bpf_lpm_trie_key` for 128 bits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C, packed)]
+pub struct PrefixKey {
+    /// Bits that count, 0 to 128; an IPv4 /n is 96 + n.
+    pub bits: u32,
+    /// The address.
+    pub addr: Addr,
+}

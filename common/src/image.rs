@@ -1,0 +1,372 @@
+//! Lives: kernel and host.
+//! Called by: `policy` when it compiles, `agent` when it writes pages into a slot, `decide` and the XDP program when they read.
+//! May touch: nothing but the page it is handed.
+//! Never: a field read at an offset that is not named here.
+//!
+//! A generation's dense tables are one *image*: pages of 512 words, written into an inner array of the slot and switched in
+//! as a whole. The first page is the header, which says where each section starts. The same bytes serve the kernel, the host's
+//! `explain` and the tests. Words are native-endian 64-bit; smaller entries are packed into words from the low end.
+//!
+//! ```text
+//! identity ─ IDENTITIES ─► set, peer class, service class
+//! protocol, port ─ PORTS ─► port atom (one for the whole node)
+//! set, direction ─ SETS ─► where its cells and its port row start, its default
+//!    atom ─ PORT_ROWS ─► port class ;   cells[peer class][port class] ─ CELLS ─► verdict, reason, rule
+//! service class, atom ─ SERVICES ─► up to four limits ─ LIMITS ─► intervals, bursts, client key
+//! ```
+
+use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout};
+
+use crate::{
+    addr::Protocol,
+    gcra::Limit,
+    verdict::{Reason, Verdict},
+};
+
+/// Words in a page: 4 KiB, so that a page is one map element and one system call writes it.
+pub const PAGE_WORDS: usize = 512;
+/// First word of every image: "WEIR" and the ABI version.
+pub const MAGIC: u64 = 0x5745_4952_0000_0000 | crate::ABI_VERSION as u64;
+
+/// One page of an image.
+#[derive(Clone, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Page {
+    /// The page's words.
+    pub words: [u64; PAGE_WORDS],
+}
+
+impl Page {
+    /// An empty page.
+    #[must_use]
+    pub fn zeroed() -> Self {
+        Self::new_zeroed()
+    }
+
+    /// Word `index` modulo the page size. The mask is what lets the kernel's verifier see the bound.
+    #[inline(always)]
+    #[must_use]
+    #[expect(clippy::indexing_slicing, reason = "the mask keeps the index below PAGE_WORDS; `get` costs a branch per lookup")]
+    pub const fn word(&self, index: u32) -> u64 {
+        self.words[(index & (PAGE_WORDS as u32 - 1)) as usize]
+    }
+}
+
+/// The header's words.
+pub mod header {
+    /// [`super::MAGIC`].
+    pub const MAGIC: u32 = 0;
+    /// Number of the generation.
+    pub const GENERATION: u32 = 1;
+    /// [`super::FLAG_LIMITS`] and [`super::FLAG_BLOCKED`].
+    pub const FLAGS: u32 = 2;
+    /// The cell that applies to local workloads nobody described (a [`super::Cell`]).
+    pub const UNKNOWN: u32 = 3;
+    /// Port atoms of the node: the row length of [`super::Section::Services`].
+    pub const ATOMS: u32 = 4;
+    /// First of the section words, in the order of [`super::Section`]: first page in the low half, entries in the high half.
+    pub const SECTIONS: u32 = 8;
+}
+
+/// Header flag: some rate limit exists, so XDP must look for it.
+pub const FLAG_LIMITS: u64 = 1;
+/// Header flag: some address is blocked, so XDP must look for it.
+pub const FLAG_BLOCKED: u64 = 2;
+
+/// The sections of an image.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Section {
+    /// By identity: [`Identity`], one word each.
+    Identities = 0,
+    /// By [`port_index`]: atom, 16 bits each.
+    Ports = 1,
+    /// By port row base + atom: port class, 16 bits each.
+    PortRows = 2,
+    /// By (set x 2 + direction): [`SetEntry`], two words each.
+    Sets = 3,
+    /// By cell base + peer class x port classes + port class: [`Cell`], 32 bits each.
+    Cells = 4,
+    /// By service class x atoms + atom: four limit numbers of 16 bits, 0 for none.
+    Services = 5,
+    /// By limit number: [`LimitEntry`], eight words each.
+    Limits = 6,
+}
+
+impl Section {
+    /// Every section, in order of its number.
+    pub const ALL: [Self; 7] =
+        [Self::Identities, Self::Ports, Self::PortRows, Self::Sets, Self::Cells, Self::Services, Self::Limits];
+
+    /// Bits one entry takes.
+    #[inline(always)]
+    #[must_use]
+    pub const fn entry_bits(self) -> u32 {
+        match self {
+            Self::Ports | Self::PortRows => 16,
+            Self::Cells => 32,
+            Self::Identities | Self::Services => 64,
+            Self::Sets => 128,
+            Self::Limits => 512,
+        }
+    }
+}
+
+/// What an identity means in this generation.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Identity {
+    /// Policy set that judges it as the local side; 0 is the set no policy selects.
+    pub set: u16,
+    /// Class it belongs to as the remote side.
+    pub peer_class: u16,
+    /// Class it belongs to as a rate-limited service; 0 is "no limit selects it by workload".
+    pub service_class: u16,
+}
+
+impl Identity {
+    /// Packs into the section's word.
+    #[must_use]
+    pub const fn to_word(self) -> u64 {
+        self.set as u64 | (self.peer_class as u64) << 16 | (self.service_class as u64) << 32
+    }
+
+    /// Unpacks from the section's word.
+    #[inline(always)]
+    #[must_use]
+    pub const fn from_word(word: u64) -> Self {
+        Self { set: word as u16, peer_class: (word >> 16) as u16, service_class: (word >> 32) as u16 }
+    }
+}
+
+/// Identities with a fixed meaning; workloads and CIDR peers start at [`FIRST_IDENTITY`].
+pub mod reserved {
+    /// Not known (yet): a zeroed attach-point storage reads as this.
+    pub const UNKNOWN: u32 = 0;
+    /// Any address that no workload, node or CIDR peer claims.
+    pub const WORLD: u32 = 1;
+    /// This host's own addresses.
+    pub const HOST: u32 = 2;
+}
+
+/// The first identity number handed to workloads and CIDR peers.
+pub const FIRST_IDENTITY: u32 = 16;
+/// One more than the largest identity number.
+pub const MAX_IDENTITIES: u32 = 65_536;
+
+/// One direction of a policy set.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SetEntry {
+    /// Index of its first cell.
+    pub cells: u32,
+    /// Index of its port row's first entry.
+    pub port_row: u32,
+    /// Port classes it tells apart: the row length of its cells.
+    pub port_classes: u16,
+    /// Kinds of sockets it allows beside TCP and UDP ([`SOCKET_RAW`] and so on); read from the egress entry.
+    pub sockets: u16,
+    /// What an absent cell means.
+    pub default: Cell,
+}
+
+/// Set flag: raw sockets may be created.
+pub const SOCKET_RAW: u16 = 1;
+/// Set flag: SCTP sockets may be created.
+pub const SOCKET_SCTP: u16 = 2;
+/// Set flag: MPTCP sockets may be created.
+pub const SOCKET_MPTCP: u16 = 4;
+
+impl SetEntry {
+    /// Packs into the section's two words.
+    #[must_use]
+    pub const fn to_words(self) -> [u64; 2] {
+        [
+            self.cells as u64 | (self.port_row as u64) << 32,
+            self.port_classes as u64 | (self.sockets as u64) << 16 | (self.default.0 as u64) << 32,
+        ]
+    }
+
+    /// Unpacks from the section's two words.
+    #[inline(always)]
+    #[must_use]
+    pub const fn from_words(first: u64, second: u64) -> Self {
+        Self {
+            cells: first as u32,
+            port_row: (first >> 32) as u32,
+            port_classes: second as u16,
+            sockets: (second >> 16) as u16,
+            default: Cell((second >> 32) as u32),
+        }
+    }
+}
+
+/// A verdict with its reason and rule in 32 bits: rule in the low 24, verdict in 4, reason in 4. Zero is "absent".
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Cell(pub u32);
+
+/// One more than the largest rule number a cell can name.
+pub const MAX_RULES: u32 = 1 << 24;
+
+impl Cell {
+    /// No verdict here: the set's default applies.
+    pub const ABSENT: Self = Self(0);
+
+    /// Packs a verdict. `rule` is cut to 24 bits; the compiler refuses policies with more rules.
+    #[inline(always)]
+    #[must_use]
+    pub const fn new(verdict: Verdict, reason: Reason, rule: u32) -> Self {
+        Self((rule & (MAX_RULES - 1)) | (verdict as u32) << 24 | (reason as u32) << 28)
+    }
+
+    /// The verdict, or `None` for an absent or foreign cell.
+    #[inline(always)]
+    #[must_use]
+    pub const fn verdict(self) -> Option<Verdict> {
+        Verdict::from_u8((self.0 >> 24 & 15) as u8)
+    }
+
+    /// The reason, or `None` for an absent or foreign cell.
+    #[inline(always)]
+    #[must_use]
+    pub const fn reason(self) -> Option<Reason> {
+        Reason::from_u8((self.0 >> 28) as u8)
+    }
+
+    /// The rule's number in this generation; 0 names none.
+    #[inline(always)]
+    #[must_use]
+    pub const fn rule(self) -> u32 {
+        self.0 & (MAX_RULES - 1)
+    }
+}
+
+/// A rate limit as XDP applies it. A kind whose limit is not set has both its words 0.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LimitEntry {
+    /// Packets per second.
+    pub packets: Option<Limit>,
+    /// Bytes of the IP packet per second.
+    pub bytes: Option<Limit>,
+    /// New TCP connections (SYN without ACK) per second.
+    pub connections: Option<Limit>,
+    /// Leading bits of an IPv4 client's address that make one client, 0 to 32.
+    pub prefix_v4: u8,
+    /// Leading bits of an IPv6 client's address that make one client, 0 to 128.
+    pub prefix_v6: u8,
+    /// 1: exceeding traffic passes and is recorded (`audit`).
+    pub audit: u8,
+    /// 1: the cheap clock (jiffies) is exact enough for this limit's burst.
+    pub coarse_clock: u8,
+    /// Rule number of the limit, for records.
+    pub rule: u32,
+    /// Names the clients' state across generations, so that editing a limit keeps it.
+    pub state: u32,
+}
+
+impl LimitEntry {
+    /// Packs into the section's eight words.
+    #[must_use]
+    pub const fn to_words(self) -> [u64; 8] {
+        let packets = limit_words(self.packets);
+        let bytes = limit_words(self.bytes);
+        let connections = limit_words(self.connections);
+        let key = self.prefix_v4 as u64
+            | (self.prefix_v6 as u64) << 8
+            | (self.audit as u64) << 16
+            | (self.coarse_clock as u64) << 24
+            | (self.rule as u64) << 32;
+        [packets.0, packets.1, bytes.0, bytes.1, connections.0, connections.1, key, self.state as u64]
+    }
+
+    /// Unpacks from the section's eight words.
+    #[inline(always)]
+    #[must_use]
+    pub const fn from_words(words: [u64; 8]) -> Self {
+        let [p0, p1, b0, b1, c0, c1, key, state] = words;
+        Self {
+            packets: limit_from(p0, p1),
+            bytes: limit_from(b0, b1),
+            connections: limit_from(c0, c1),
+            prefix_v4: key as u8,
+            prefix_v6: (key >> 8) as u8,
+            audit: (key >> 16) as u8,
+            coarse_clock: (key >> 24) as u8,
+            rule: (key >> 32) as u32,
+            state: state as u32,
+        }
+    }
+}
+
+const fn limit_words(limit: Option<Limit>) -> (u64, u64) {
+    match limit {
+        Some(limit) => (limit.interval_q16, limit.tolerance_ns | LIMIT_SET),
+        None => (0, 0),
+    }
+}
+
+#[inline(always)]
+const fn limit_from(interval_q16: u64, tolerance: u64) -> Option<Limit> {
+    if tolerance & LIMIT_SET == 0 {
+        None
+    } else {
+        Some(Limit { interval_q16, tolerance_ns: tolerance & !LIMIT_SET })
+    }
+}
+
+/// Marks a limit's tolerance word as set; tolerances stay far below it (an hour at most).
+const LIMIT_SET: u64 = 1 << 63;
+
+/// Entries of the [`Section::Ports`] section: TCP ports, UDP ports, then one entry per other protocol number.
+pub const PORT_ENTRIES: u32 = 2 * 65_536 + 256;
+
+/// Where `protocol` and `port` stand in [`Section::Ports`]. Protocols without ports are looked up by their number.
+#[inline(always)]
+#[must_use]
+pub const fn port_index(protocol: Protocol, port: u16) -> u32 {
+    match protocol {
+        Protocol::TCP => port as u32,
+        Protocol::UDP => 65_536 + port as u32,
+        Protocol(other) => 2 * 65_536 + other as u32,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn entries_survive_packing() {
+        let identity = Identity { set: 7, peer_class: 65_535, service_class: 3 };
+        assert_eq!(Identity::from_word(identity.to_word()), identity);
+        let default = Cell::new(Verdict::Deny, Reason::Default, 0xab_cdef);
+        let set = SetEntry { cells: 1 << 31, port_row: 77, port_classes: 9, sockets: SOCKET_RAW, default };
+        let [first, second] = set.to_words();
+        assert_eq!(SetEntry::from_words(first, second), set);
+        let limit = LimitEntry {
+            packets: Some(Limit::new(1000, 100)),
+            bytes: None,
+            connections: Some(Limit::new(0, 0)),
+            prefix_v4: 32,
+            prefix_v6: 64,
+            audit: 1,
+            coarse_clock: 0,
+            rule: 99,
+            state: 0xdead_beef,
+        };
+        assert_eq!(LimitEntry::from_words(limit.to_words()), limit);
+    }
+
+    #[test]
+    fn a_cell_tells_its_verdict_reason_and_rule() {
+        let cell = Cell::new(Verdict::Audit, Reason::Rule, 123_456);
+        assert_eq!((cell.verdict(), cell.reason(), cell.rule()), (Some(Verdict::Audit), Some(Reason::Rule), 123_456));
+        assert_eq!((Cell::ABSENT.verdict(), Cell::ABSENT.reason()), (None, None));
+    }
+
+    #[test]
+    fn every_protocol_and_port_has_its_own_place() {
+        let places =
+            [port_index(Protocol::TCP, 0), port_index(Protocol::TCP, 65_535), port_index(Protocol::UDP, 0), port_index(Protocol::UDP, 65_535), port_index(Protocol(0), 9), port_index(Protocol(255), 9)];
+        assert_eq!(places, [0, 65_535, 65_536, 131_071, 131_072, 131_327]);
+        assert_eq!(PORT_ENTRIES, 131_328);
+    }
+}

@@ -1,0 +1,66 @@
+//! Lives: kernel and host.
+//! Called by: `ebpf/src/maps.rs`, which declares them, and `agent/src/kernel`, which opens them by these names.
+//! May touch: nothing.
+//! Never: a size or name of a map written a second time elsewhere.
+
+/// Number of slots a generation can live in; the low bit of the active word picks one.
+pub const SLOTS: u32 = 2;
+/// Addresses a slot's endpoint table holds.
+pub const MAX_ENDPOINTS: u32 = 65_536;
+/// Prefixes a slot's CIDR table holds.
+pub const MAX_CIDRS: u32 = 65_536;
+/// Prefixes a slot's block list holds.
+pub const MAX_BLOCKED: u32 = 262_144;
+/// Bytes of the event ring buffer (a power of two, as the kernel demands).
+pub const RING_BYTES: u32 = 8 * 1024 * 1024;
+/// Distinct (peer, rule, ...) keys that one merge epoch counts apart; the rest go to the fixed overflow cells.
+pub const MAX_MERGED: u32 = 16_384;
+/// Words of rate limit state; two rows of half as many slots each (DESIGN.md D6: 16 bytes a client).
+pub const LIMIT_SLOTS: u32 = 1 << 20;
+/// Workloads a node can host: the size of the reply table's per-workload shares.
+pub const MAX_WORKLOADS: u32 = 1024;
+/// Buckets of four reply entries each that one workload owns.
+pub const REPLY_BUCKETS: u32 = 128;
+/// Rate limits whose passed and dropped packets are counted.
+pub const MAX_LIMITS: u32 = 1024;
+/// Cgroups the programs at the root of the managed tree can tell apart.
+pub const MAX_CGROUPS: u32 = 8192;
+/// How long an unanswered datagram keeps its reply allowed, in nanoseconds: 60 s, as conntrack implementations choose.
+pub const REPLY_TTL_NS: u64 = 60_000_000_000;
+
+/// Single word: the active generation. Written by the agent, one atomic store per policy change.
+pub const ACTIVE: &str = "ACTIVE";
+/// Slot -> array of table pages.
+pub const TABLES: &str = "TABLES";
+/// Slot -> hash of address to endpoint.
+pub const ENDPOINTS: &str = "ENDPOINTS";
+/// Slot -> trie of prefix to identity.
+pub const CIDRS: &str = "CIDRS";
+/// Slot -> trie of blocked prefix to rule.
+pub const BLOCKED: &str = "BLOCKED";
+/// Attach-point storage: who the cgroup's workload is.
+pub const LOCAL: &str = "LOCAL";
+/// Cgroup id -> workload, for the programs at the root of the managed tree.
+pub const CALLERS: &str = "CALLERS";
+/// Ring buffer of events.
+pub const EVENTS: &str = "EVENTS";
+/// Decisions by hook, verdict and reason, per CPU.
+pub const COUNTERS: &str = "COUNTERS";
+/// Events that found the ring full, by the same cells, per CPU.
+pub const LOST: &str = "LOST";
+/// Merged decisions that found the merge table full, by epoch and the same cells.
+pub const OVERFLOW: &str = "OVERFLOW";
+/// Merge epoch (0 or 1) that the kernel writes; the agent flips it, waits, and reads the other.
+pub const EPOCH: &str = "EPOCH";
+/// Merged decisions of even epochs.
+pub const MERGED_0: &str = "MERGED_0";
+/// Merged decisions of odd epochs.
+pub const MERGED_1: &str = "MERGED_1";
+/// Rate limit state.
+pub const LIMIT_STATE: &str = "LIMIT_STATE";
+/// Per limit: packets and bytes passed and dropped, per CPU.
+pub const LIMIT_STATS: &str = "LIMIT_STATS";
+/// Reply table for unconnected UDP clients.
+pub const REPLIES: &str = "REPLIES";
+/// Packets that XDP saw and passed, per CPU (not decisions: nothing is recorded for them).
+pub const SEEN: &str = "SEEN";

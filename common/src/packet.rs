@@ -1,0 +1,303 @@
+//! Lives: kernel and host.
+//! Called by: the XDP and cgroup_skb programs to read a packet's headers; the tests, against a second parser.
+//! May touch: packet bytes through [`Bytes`], which checks every bound.
+//! Never: trusts a length from the packet before comparing it with the frame; loops without a bound.
+
+use crate::addr::{Addr, Port, Protocol};
+
+/// Checked access to a packet's bytes.
+pub trait Bytes {
+    /// `N` bytes at `offset`, or `None` if they are not all there.
+    fn load<const N: usize>(&self, offset: u32) -> Option<[u8; N]>;
+    /// Bytes in the packet.
+    fn len(&self) -> u32;
+    /// Whether there are none.
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+/// Why a packet has no headers to judge.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// Not IPv4 or IPv6 (ARP, LLDP, ...). Fails open: policy speaks of IP only.
+    NotIp,
+    /// Cut short, or its lengths contradict each other. Fails closed, with its own reason.
+    Malformed,
+}
+
+/// What verdicts and limits need of a packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Packet {
+    /// Source address.
+    pub src: Addr,
+    /// Destination address.
+    pub dst: Addr,
+    /// Bytes of the IP packet, header included, as it says itself.
+    pub length: u32,
+    /// Transport protocol.
+    pub protocol: Protocol,
+    /// Source port; 0 where there is none.
+    pub src_port: Port,
+    /// Destination port; 0 where there is none.
+    pub dst_port: Port,
+    /// TCP flags, or 0.
+    pub tcp_flags: u8,
+    /// 1 for a fragment after the first, which carries no ports.
+    pub later_fragment: u8,
+}
+
+/// TCP flag bits (RFC 9293 section 3.1).
+pub mod tcp {
+    /// Finish.
+    pub const FIN: u8 = 1;
+    /// Synchronise.
+    pub const SYN: u8 = 2;
+    /// Reset.
+    pub const RST: u8 = 4;
+    /// Acknowledge.
+    pub const ACK: u8 = 16;
+}
+
+const ETHERTYPE_IPV4: u16 = 0x0800;
+const ETHERTYPE_IPV6: u16 = 0x86dd;
+/// 802.1Q and 802.1ad tags; at most two are looked through.
+const ETHERTYPES_VLAN: [u16; 2] = [0x8100, 0x88a8];
+const MAX_TAGS: u32 = 2;
+/// IPv6 extension headers that are looked through before the packet counts as malformed.
+pub const MAX_EXTENSIONS: u32 = 6;
+
+/// Reads an Ethernet frame, VLAN tags included.
+#[inline(always)]
+pub fn parse_frame<B: Bytes>(bytes: &B) -> Result<Packet, Fault> {
+    let mut offset = 12;
+    let mut tags = 0;
+    loop {
+        let ethertype = u16::from_be_bytes(bytes.load::<2>(offset).ok_or(Fault::Malformed)?);
+        if ethertype == ETHERTYPE_IPV4 || ethertype == ETHERTYPE_IPV6 {
+            let packet = parse_ip(bytes, offset + 2)?;
+            let version_fits = (ethertype == ETHERTYPE_IPV4) == packet.1;
+            return if version_fits { Ok(packet.0) } else { Err(Fault::Malformed) };
+        }
+        let tagged = ethertype == ETHERTYPES_VLAN[0] || ethertype == ETHERTYPES_VLAN[1];
+        if !tagged || tags == MAX_TAGS {
+            return Err(Fault::NotIp);
+        }
+        offset += 4;
+        tags += 1;
+    }
+}
+
+/// Reads an IP packet that starts at `offset`; the second value says whether it is IPv4.
+#[inline(always)]
+pub fn parse_ip<B: Bytes>(bytes: &B, offset: u32) -> Result<(Packet, bool), Fault> {
+    let [first] = bytes.load::<1>(offset).ok_or(Fault::Malformed)?;
+    match first >> 4 {
+        4 => parse_ipv4(bytes, offset).map(|packet| (packet, true)),
+        6 => parse_ipv6(bytes, offset).map(|packet| (packet, false)),
+        _ => Err(Fault::Malformed),
+    }
+}
+
+/// RFC 791 section 3.1.
+#[inline(always)]
+fn parse_ipv4<B: Bytes>(bytes: &B, offset: u32) -> Result<Packet, Fault> {
+    let [vihl, _, len_hi, len_lo, _, _, frag_hi, frag_lo] = bytes.load::<8>(offset).ok_or(Fault::Malformed)?;
+    let [_, protocol] = bytes.load::<2>(offset + 8).ok_or(Fault::Malformed)?;
+    let src = Addr::v4(bytes.load::<4>(offset + 12).ok_or(Fault::Malformed)?);
+    let dst = Addr::v4(bytes.load::<4>(offset + 16).ok_or(Fault::Malformed)?);
+    let header = ((vihl & 15) as u32) * 4;
+    let length = u16::from_be_bytes([len_hi, len_lo]) as u32;
+    if header < 20 || length < header || offset + length > bytes.len() {
+        return Err(Fault::Malformed);
+    }
+    let fragment_offset = u16::from_be_bytes([frag_hi, frag_lo]) & 0x1fff;
+    let packet = Packet::bare(src, dst, length, Protocol(protocol));
+    if fragment_offset != 0 {
+        return Ok(Packet { later_fragment: 1, ..packet });
+    }
+    transport(bytes, packet, offset + header, length - header)
+}
+
+/// RFC 8200 sections 3 and 4.
+#[inline(always)]
+fn parse_ipv6<B: Bytes>(bytes: &B, offset: u32) -> Result<Packet, Fault> {
+    let [_, _, _, _, len_hi, len_lo, mut next, _] = bytes.load::<8>(offset).ok_or(Fault::Malformed)?;
+    let src = Addr::v6(bytes.load::<16>(offset + 8).ok_or(Fault::Malformed)?);
+    let dst = Addr::v6(bytes.load::<16>(offset + 24).ok_or(Fault::Malformed)?);
+    let payload = u16::from_be_bytes([len_hi, len_lo]) as u32;
+    if offset + 40 + payload > bytes.len() {
+        return Err(Fault::Malformed);
+    }
+    let mut used = 0u32;
+    for _ in 0..=MAX_EXTENSIONS {
+        let packet = Packet::bare(src, dst, payload + 40, Protocol(next));
+        let at = offset + 40 + used;
+        match next {
+            // Hop-by-hop options, routing, destination options: length in 8-octet units after the first.
+            0 | 43 | 60 => {
+                let [following, units] = bytes.load::<2>(at).ok_or(Fault::Malformed)?;
+                (next, used) = (following, used + 8 + units as u32 * 8);
+            }
+            // Authentication header: length in 4-octet units, minus 2.
+            51 => {
+                let [following, units] = bytes.load::<2>(at).ok_or(Fault::Malformed)?;
+                (next, used) = (following, used + 8 + units as u32 * 4);
+            }
+            44 => {
+                let [following, _, hi, lo] = bytes.load::<4>(at).ok_or(Fault::Malformed)?;
+                if u16::from_be_bytes([hi, lo]) & 0xfff8 != 0 {
+                    return Ok(Packet { later_fragment: 1, protocol: Protocol(following), ..packet });
+                }
+                (next, used) = (following, used + 8);
+            }
+            _ if used > payload => return Err(Fault::Malformed),
+            _ => return transport(bytes, packet, at, payload - used),
+        }
+    }
+    Err(Fault::Malformed)
+}
+
+/// Adds the ports. `rest` is what the IP header says is left from `offset` on.
+#[inline(always)]
+fn transport<B: Bytes>(bytes: &B, packet: Packet, offset: u32, rest: u32) -> Result<Packet, Fault> {
+    match packet.protocol {
+        // RFC 9293 section 3.1: the data offset counts 32-bit words.
+        Protocol::TCP => {
+            let [s0, s1, d0, d1] = bytes.load::<4>(offset).ok_or(Fault::Malformed)?;
+            let [words, tcp_flags] = bytes.load::<2>(offset + 12).ok_or(Fault::Malformed)?;
+            let header = (words >> 4) as u32 * 4;
+            if header < 20 || header > rest {
+                return Err(Fault::Malformed);
+            }
+            Ok(Packet { src_port: Port([s0, s1]), dst_port: Port([d0, d1]), tcp_flags, ..packet })
+        }
+        Protocol::UDP => {
+            let [s0, s1, d0, d1, l0, l1] = bytes.load::<6>(offset).ok_or(Fault::Malformed)?;
+            let length = u16::from_be_bytes([l0, l1]) as u32;
+            // A first fragment's UDP length is that of the whole datagram, so only the lower bound holds.
+            if length < 8 || rest < 8 {
+                return Err(Fault::Malformed);
+            }
+            Ok(Packet { src_port: Port([s0, s1]), dst_port: Port([d0, d1]), ..packet })
+        }
+        _ => Ok(packet),
+    }
+}
+
+impl Packet {
+    /// A packet without ports.
+    #[inline(always)]
+    const fn bare(src: Addr, dst: Addr, length: u32, protocol: Protocol) -> Self {
+        Self { src, dst, length, protocol, src_port: Port([0; 2]), dst_port: Port([0; 2]), tcp_flags: 0, later_fragment: 0 }
+    }
+
+    /// Whether the packet opens a TCP connection.
+    #[inline(always)]
+    #[must_use]
+    pub const fn opens_tcp(&self) -> bool {
+        self.protocol.0 == Protocol::TCP.0 && self.tcp_flags & (tcp::SYN | tcp::ACK) == tcp::SYN
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Frame<'a>(&'a [u8]);
+
+    impl Bytes for Frame<'_> {
+        fn load<const N: usize>(&self, offset: u32) -> Option<[u8; N]> {
+            self.0.get(offset as usize..offset as usize + N)?.try_into().ok()
+        }
+        fn len(&self) -> u32 {
+            self.0.len() as u32
+        }
+    }
+
+    /// 10.0.0.1:4000 -> 10.0.0.2:80, SYN, built by hand from the RFCs.
+    const SYN_V4: &[u8] = &[
+        1, 1, 1, 1, 1, 1, 2, 2, 2, 2, 2, 2, 8, 0, 0x45, 0, 0, 40, 0, 1, 0x40, 0, 64, 6, 0, 0, 10, 0, 0, 1, 10, 0, 0, 2, 0x0f, 0xa0, 0, 80,
+        0, 0, 0, 1, 0, 0, 0, 0, 0x50, 2, 0xff, 0xff, 0, 0, 0, 0,
+    ];
+
+    fn changed(edits: &[(usize, u8)]) -> Vec<u8> {
+        let mut frame = SYN_V4.to_vec();
+        for (at, byte) in edits {
+            frame[*at] = *byte;
+        }
+        frame
+    }
+
+    extern crate std;
+    use std::vec::Vec;
+
+    #[test]
+    fn a_syn_is_read() {
+        let packet = parse_frame(&Frame(SYN_V4)).unwrap();
+        assert_eq!((packet.src, packet.dst), (Addr::v4([10, 0, 0, 1]), Addr::v4([10, 0, 0, 2])));
+        assert_eq!((packet.src_port.number(), packet.dst_port.number(), packet.length), (4000, 80, 40));
+        assert!(packet.opens_tcp());
+    }
+
+    #[test]
+    fn every_truncation_is_malformed_and_reads_nothing_past_the_end() {
+        for end in 0..SYN_V4.len() {
+            assert_eq!(parse_frame(&Frame(&SYN_V4[..end])), Err(Fault::Malformed), "cut at {end}");
+        }
+    }
+
+    #[test]
+    fn contradictions_are_malformed() {
+        let rows: [(&str, &[(usize, u8)]); 6] = [
+            ("IHL below 5", &[(14, 0x44)]),
+            ("total length below the header", &[(17, 19)]),
+            ("total length beyond the frame", &[(17, 41)]),
+            ("version against ethertype", &[(14, 0x65)]),
+            ("TCP data offset below 5", &[(46, 0x40)]),
+            ("TCP data offset past the end", &[(46, 0x60)]),
+        ];
+        for (name, edits) in rows {
+            assert_eq!(parse_frame(&Frame(&changed(edits))), Err(Fault::Malformed), "{name}");
+        }
+        assert_eq!(parse_frame(&Frame(&changed(&[(13, 6)]))), Err(Fault::NotIp), "ARP is not ours");
+    }
+
+    #[test]
+    fn tags_do_not_hide_a_packet() {
+        for tags in 1..=2 {
+            let mut frame = SYN_V4[..12].to_vec();
+            for _ in 0..tags {
+                frame.extend([0x81, 0, 0, 5]);
+            }
+            frame.extend(&SYN_V4[12..]);
+            assert_eq!(parse_frame(&Frame(&frame)).unwrap().dst_port.number(), 80, "{tags} tags");
+        }
+    }
+
+    #[test]
+    fn a_later_fragment_has_no_ports() {
+        let packet = parse_frame(&Frame(&changed(&[(21, 1)]))).unwrap();
+        assert_eq!((packet.later_fragment, packet.dst_port.number(), packet.tcp_flags), (1, 0, 0));
+    }
+
+    #[test]
+    fn ipv6_extension_headers_are_walked_to_the_ports_and_not_forever() {
+        let chain = |headers: usize| {
+            let mut frame = [0u8; 12].to_vec();
+            frame.extend([0x86, 0xdd, 0x60, 0, 0, 0, 0, (headers * 8 + 8) as u8, if headers == 0 { 17 } else { 60 }, 64]);
+            frame.extend([0xfd; 16]);
+            frame.extend([0xfe; 16]);
+            for n in 0..headers {
+                frame.extend([if n + 1 == headers { 17 } else { 60 }, 0, 1, 4, 0, 0, 0, 0]);
+            }
+            frame.extend([0, 53, 0x10, 0, 0, 8, 0, 0]);
+            frame
+        };
+        for headers in 0..=MAX_EXTENSIONS as usize {
+            let packet = parse_frame(&Frame(&chain(headers))).unwrap();
+            assert_eq!((packet.src_port.number(), packet.dst_port.number()), (53, 4096), "{headers} headers");
+        }
+        assert_eq!(parse_frame(&Frame(&chain(MAX_EXTENSIONS as usize + 1))), Err(Fault::Malformed));
+    }
+}

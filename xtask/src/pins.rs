@@ -1,0 +1,38 @@
+//! Lives: xtask, the one place where versions of tools are pinned.
+//! Called by: setup.
+//! May touch: nothing.
+//! Never: floats; a change here is a commit of its own that says what was tried with it.
+
+/// Oldest rustc that builds the workspace (also `rust-version` in Cargo.toml).
+pub const RUSTC: (u64, u64) = (1, 95);
+
+/// LLVM inside that rustc. The BPF linker reads rustc's bitcode with the LLVM it was built for, so both move together.
+pub const LLVM: u64 = 22;
+
+/// Links the kernel programs. `rust-llvm-22` borrows the LLVM inside rustc: no LLVM package is needed on the host.
+pub const BPF_LINKER: Tool = Tool {
+    name: "bpf-linker",
+    version: "0.10.4",
+    install: &["--no-default-features", "--features", "rust-llvm-22"],
+    duration: "about a minute",
+    // A linker of this version may have been built for another LLVM, and its version does not tell.
+    from_path: false,
+};
+
+/// Judges licences, sources and bans of dependencies (deny.toml).
+pub const CARGO_DENY: Tool =
+    Tool { name: "cargo-deny", version: "0.20.2", install: &[], duration: "two to four minutes", from_path: true };
+
+/// A tool built by `cargo install` into the project's own folder.
+pub struct Tool {
+    /// Crate and program name.
+    pub name: &'static str,
+    /// The exact version.
+    pub version: &'static str,
+    /// Extra arguments of `cargo install`.
+    pub install: &'static [&'static str],
+    /// How long that takes, for the person who waits.
+    pub duration: &'static str,
+    /// Whether one of the same version on PATH is as good.
+    pub from_path: bool,
+}
