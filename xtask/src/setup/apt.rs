@@ -44,7 +44,8 @@ impl Apt {
         let keyring = KEYRINGS.iter().find(|path| Path::new(path).is_file());
         let signed = keyring.map(|path| format!("[signed-by={path}] ")).unwrap_or_default();
         apt.write("sources.list", &format!("deb {signed}{mirror} {suite} main\n"))?;
-        let network = process::capture(process::clean("apt-config").args(["dump", "--format", "%f \"%v\";%n", "Acquire"]))?;
+        let network =
+            process::capture(process::clean("apt-config").args(["dump", "--format", "%f \"%v\";%n", "Acquire"]))?;
         apt.write("apt.conf", &configuration(folder, &network))?;
         Ok(apt)
     }

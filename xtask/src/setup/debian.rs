@@ -47,7 +47,7 @@ fn bring_from(repo: &Repo, version: &str, mirror: &str, suite: &str) -> Result<b
     let Some(exact) = pick(&apt.madison("rust-src")?, version) else { return Ok(false) };
     let package = apt.download("rust-src", &exact)?;
     // Unpacked beside and moved: a folder that exists under its name is complete.
-    let fresh = folder(repo, version).with_extension("part");
+    let fresh = repo.tools().join("debian/unpacking");
     let _ = fs::remove_dir_all(&fresh);
     let mut dpkg = process::clean("dpkg");
     dpkg.arg("-x").arg(&package).arg(&fresh);
@@ -61,15 +61,14 @@ fn bring_from(repo: &Repo, version: &str, mirror: &str, suite: &str) -> Result<b
 }
 
 fn folder(repo: &Repo, version: &str) -> PathBuf {
-    repo.tools().join(format!("debian/rust-src-{}", version.replace('.', "_")))
+    repo.tools().join(format!("debian/rust-src-{version}"))
 }
 
 /// Finds the full package version of an upstream version in apt's table (`name | version | where`).
 fn pick(madison: &str, version: &str) -> Option<String> {
     let versions = madison.lines().filter_map(|line| line.split('|').nth(1)).map(str::trim);
-    let mut matching = versions.filter(|full| {
-        full.strip_prefix(version).is_some_and(|rest| rest.starts_with(['+', '-', '~']))
-    });
+    let mut matching =
+        versions.filter(|full| full.strip_prefix(version).is_some_and(|rest| rest.starts_with(['+', '-', '~'])));
     matching.next().map(str::to_owned)
 }
 

@@ -28,10 +28,16 @@ fn lacks(process: &Path, btf: &Path) -> Vec<Failure> {
         lacks.push(Failure::new("not root", "run it as root (it works in namespaces and cgroups of its own)"));
     }
     if !has_cgroup2(&fs::read_to_string(process.join("mountinfo")).unwrap_or_default()) {
-        lacks.push(Failure::new("no cgroup2 is mounted", "`mount -t cgroup2 none /sys/fs/cgroup/unified`, or boot with it"));
+        lacks.push(Failure::new(
+            "no cgroup2 is mounted",
+            "`mount -t cgroup2 none /sys/fs/cgroup/unified`, or boot with it",
+        ));
     }
     if !btf.is_file() {
-        lacks.push(Failure::new("the kernel has no BTF", "use a kernel with CONFIG_DEBUG_INFO_BTF=y (every common one since 2021)"));
+        lacks.push(Failure::new(
+            "the kernel has no BTF",
+            "use a kernel with CONFIG_DEBUG_INFO_BTF=y (every common one since 2021)",
+        ));
     }
     lacks
 }

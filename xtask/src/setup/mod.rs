@@ -8,7 +8,7 @@ mod debian;
 mod host;
 mod rust_src;
 mod rustc;
-mod tools;
+pub mod tools;
 
 use std::fs::{self, File};
 use std::io::{Write, stdout};

@@ -53,7 +53,9 @@ pub fn ensure(repo: &Repo) -> Result<Found, Failure> {
             Err(error) => tried.push(format!("{error:#}")),
         }
     }
-    let remedy = format!("let rustup reach its server and run `rustup component add rust-src`, or put the rust-src of {version} there by other means");
+    let remedy = format!(
+        "let rustup reach its server and run `rustup component add rust-src`, or put the rust-src of {version} there by other means"
+    );
     Err(Failure::new(tried.join("\n  "), remedy))
 }
 
@@ -63,7 +65,9 @@ impl Way {
             Err(_) | Ok("" | "auto") => Ok(Way::Any),
             Ok("rustup") => Ok(Way::Rustup),
             Ok("debian") => Ok(Way::Debian),
-            Ok(other) => Err(Failure::new(format!("WEIR_SETUP_RUST_SRC={other} means nothing"), "auto, rustup or debian")),
+            Ok(other) => {
+                Err(Failure::new(format!("WEIR_SETUP_RUST_SRC={other} means nothing"), "auto, rustup or debian"))
+            }
         }
     }
 }
@@ -103,7 +107,8 @@ fn from_debian(repo: &Repo, version: &str) -> Result<PathBuf> {
         bail!("Debian's package holds no core at {}", library.display());
     }
     let pointer = repo.tools().join(POINTER);
-    fs::write(&pointer, format!("{}\n", library.display())).map_err(|error| anyhow!("writing {}: {error}", pointer.display()))?;
+    fs::write(&pointer, format!("{}\n", library.display()))
+        .map_err(|error| anyhow!("writing {}: {error}", pointer.display()))?;
     Ok(library)
 }
 

@@ -59,7 +59,8 @@ fn judge(version: &Version) -> Result<(), Failure> {
         return Err(Failure::new(format!("rustc {} is too old", version.release), wanted()));
     }
     if version.llvm != pins::LLVM {
-        let what = format!("rustc {} carries LLVM {}, the BPF linker is for {}", version.release, version.llvm, pins::LLVM);
+        let what =
+            format!("rustc {} carries LLVM {}, the BPF linker is for {}", version.release, version.llvm, pins::LLVM);
         return Err(Failure::new(what, wanted()));
     }
     Ok(())
@@ -67,7 +68,9 @@ fn judge(version: &Version) -> Result<(), Failure> {
 
 fn wanted() -> String {
     let (major, minor) = pins::RUSTC;
-    format!("use Rust {major}.{minor}, for example `rustup toolchain install {major}.{minor}` and `rustup override set {major}.{minor}` here")
+    format!(
+        "use Rust {major}.{minor}, for example `rustup toolchain install {major}.{minor}` and `rustup override set {major}.{minor}` here"
+    )
 }
 
 #[cfg(test)]
@@ -80,14 +83,21 @@ mod tests {
 
     #[test]
     fn what_rustc_prints_is_read() {
-        let text = "rustc 1.95.0 (59807616e 2026-04-14)\nbinary: rustc\nhost: x\nrelease: 1.95.0\nLLVM version: 22.1.2\n";
+        let text =
+            "rustc 1.95.0 (59807616e 2026-04-14)\nbinary: rustc\nhost: x\nrelease: 1.95.0\nLLVM version: 22.1.2\n";
         assert_eq!(parse(text), Some(version("1.95.0", 22)));
         assert_eq!(parse("rustc 1.95.0\n"), None);
     }
 
     #[test]
     fn compilers_are_judged_by_release_and_llvm() {
-        let rows = [("1.95.0", 22, true), ("1.96.1", 22, true), ("1.94.1", 22, false), ("1.98.0", 23, false), ("x", 22, false)];
+        let rows = [
+            ("1.95.0", 22, true),
+            ("1.96.1", 22, true),
+            ("1.94.1", 22, false),
+            ("1.98.0", 23, false),
+            ("x", 22, false),
+        ];
         for (release, llvm, good) in rows {
             assert_eq!(judge(&version(release, llvm)).is_ok(), good, "{release} with LLVM {llvm}");
         }

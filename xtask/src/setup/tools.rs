@@ -42,7 +42,8 @@ fn locate(repo: &Repo, tool: &pins::Tool) -> Option<Found> {
     if has_version(&own, tool) {
         return Some(Found::Ok(own.display().to_string()));
     }
-    (!own.exists() && tool.from_path && has_version(Path::new(tool.name), tool)).then(|| Found::Ok("on PATH".to_owned()))
+    (!own.exists() && tool.from_path && has_version(Path::new(tool.name), tool))
+        .then(|| Found::Ok("on PATH".to_owned()))
 }
 
 fn has_version(program: &Path, tool: &pins::Tool) -> bool {

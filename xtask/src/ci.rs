@@ -1,0 +1,81 @@
+//! Lives: xtask, the task `ci`: what a submission is judged by.
+//! Called by: `.ci/run`, and a person who wants to know beforehand.
+//! May touch: nothing itself; its steps do.
+//! Never: stops at the first failure, except when setup failed; ends without the closing line.
+
+use std::path::Path;
+use std::time::Instant;
+
+use anyhow::Result;
+use serde::Serialize;
+
+use crate::paths::Repo;
+use crate::report::{Report, Step, write_json};
+use crate::{layers, lint, setup, test};
+
+/// The table, and what each step found.
+#[derive(Serialize)]
+struct Whole {
+    #[serde(flatten)]
+    summary: Report,
+    setup: Report,
+    lint: Option<Report>,
+    layers: Option<layers::Findings>,
+    test: Option<test::Tally>,
+}
+
+/// `cargo xtask ci`.
+pub fn task(repo: &Repo, json: Option<&Path>) -> Result<bool> {
+    let start = Instant::now();
+    let mut steps = Vec::new();
+    let setup = setup::run(repo, setup::For::Ci)?;
+    steps.push(Step::new("setup", setup.ok, start, ""));
+    let mut whole =
+        Whole { summary: Report::new("ci", start, Vec::new()), setup, lint: None, layers: None, test: None };
+    if whole.setup.ok {
+        let at = Instant::now();
+        whole.lint = judged("lint", at, lint::run(repo), |lint| (lint.ok, String::new()), &mut steps);
+        let at = Instant::now();
+        let found = layers::check(repo);
+        if let Ok(findings) = &found {
+            findings.print();
+        }
+        whole.layers = judged("layers", at, found, |found| (found.ok(), String::new()), &mut steps);
+        let at = Instant::now();
+        let tally = test::run(repo, &[]);
+        whole.test = judged("test", at, tally, |tally| (tally.ok(), tally.closing()), &mut steps);
+    }
+    whole.summary = Report::new("ci", start, steps);
+    whole.summary.print();
+    write_json(json, &whole)?;
+    println!("\n{}", closing(&whole));
+    Ok(whole.summary.ok)
+}
+
+/// Notes how a step ended; one that could not even run has failed, and its reason is in the table.
+fn judged<T>(
+    name: &str,
+    start: Instant,
+    found: Result<T>,
+    verdict: impl FnOnce(&T) -> (bool, String),
+    steps: &mut Vec<Step>,
+) -> Option<T> {
+    match found {
+        Ok(value) => {
+            let (ok, detail) = verdict(&value);
+            steps.push(Step::new(name, ok, start, detail));
+            Some(value)
+        }
+        Err(error) => {
+            steps.push(Step::new(name, false, start, format!("{error:#}")));
+            None
+        }
+    }
+}
+
+/// The tests' closing line, where each other step that failed counts as one failure more.
+fn closing(whole: &Whole) -> String {
+    let others = whole.summary.steps.iter().filter(|step| !step.ok && (step.name != "test" || whole.test.is_none()));
+    let (passed, failed) = whole.test.as_ref().map_or((0, 0), |tally| (tally.passed(), tally.failed()));
+    format!("{passed} passed, {} failed", failed + others.count() as u64)
+}
