@@ -45,7 +45,7 @@ fn wrong(layer: &Layer, package: &str) -> Option<(&'static str, &'static str)> {
     if ours && package != layer.package && !layer.may_use.contains(&package) {
         return Some(("against the arrows", "move what is needed to a crate both may use"));
     }
-    if package == "aya" && layer.aya == Scope::Nowhere {
+    if package == "aya" && layer.kernel_api == Scope::Nowhere {
         return Some(("which only agent/src/kernel names", "ask the agent for it"));
     }
     if layer.pure && matches!(package, "tokio" | "tonic" | "prost") {

@@ -33,7 +33,7 @@ struct Layer {
     /// No I/O, no async, no clock.
     pure: bool,
     /// Where in the crate aya may be named.
-    aya: Scope,
+    kernel_api: Scope,
     /// Where in the crate tonic and generated types may be named.
     wire: Scope,
 }
@@ -60,16 +60,16 @@ const ALL: &[&str] = &[COMMON, POLICY, PROTO, TRANSPORT, "weir-agent", "weir-col
 /// The arrows. A crate that is not here is a finding.
 #[rustfmt::skip]
 const LAYERS: [Layer; 10] = [
-    Layer { folder: "common", package: COMMON, may_use: &[], pure: true, aya: Nowhere, wire: Nowhere },
-    Layer { folder: "ebpf", package: "weir-ebpf", may_use: &[COMMON], pure: false, aya: Nowhere, wire: Nowhere },
-    Layer { folder: "policy", package: POLICY, may_use: &[COMMON], pure: true, aya: Nowhere, wire: Nowhere },
-    Layer { folder: "proto", package: PROTO, may_use: &[], pure: false, aya: Nowhere, wire: Everywhere },
-    Layer { folder: "transport", package: TRANSPORT, may_use: &[PROTO], pure: false, aya: Nowhere, wire: Everywhere },
-    Layer { folder: "agent", package: "weir-agent", may_use: &[COMMON, POLICY, PROTO, TRANSPORT], pure: false, aya: Kernel, wire: Rpc },
-    Layer { folder: "collector", package: "weir-collector", may_use: &[PROTO, TRANSPORT], pure: false, aya: Nowhere, wire: Rpc },
-    Layer { folder: "ctl", package: "weirctl", may_use: &[POLICY, COMMON, PROTO, TRANSPORT], pure: false, aya: Nowhere, wire: Rpc },
-    Layer { folder: "tests", package: "weir-tests", may_use: ALL, pure: false, aya: Everywhere, wire: Everywhere },
-    Layer { folder: "xtask", package: "xtask", may_use: &[], pure: false, aya: Nowhere, wire: Nowhere },
+    Layer { folder: "common", package: COMMON, may_use: &[], pure: true, kernel_api: Nowhere, wire: Nowhere },
+    Layer { folder: "ebpf", package: "weir-ebpf", may_use: &[COMMON], pure: false, kernel_api: Nowhere, wire: Nowhere },
+    Layer { folder: "policy", package: POLICY, may_use: &[COMMON], pure: true, kernel_api: Nowhere, wire: Nowhere },
+    Layer { folder: "proto", package: PROTO, may_use: &[], pure: false, kernel_api: Nowhere, wire: Everywhere },
+    Layer { folder: "transport", package: TRANSPORT, may_use: &[PROTO], pure: false, kernel_api: Nowhere, wire: Everywhere },
+    Layer { folder: "agent", package: "weir-agent", may_use: &[COMMON, POLICY, PROTO, TRANSPORT], pure: false, kernel_api: Kernel, wire: Rpc },
+    Layer { folder: "collector", package: "weir-collector", may_use: &[PROTO, TRANSPORT], pure: false, kernel_api: Nowhere, wire: Rpc },
+    Layer { folder: "ctl", package: "weirctl", may_use: &[POLICY, COMMON, PROTO, TRANSPORT], pure: false, kernel_api: Nowhere, wire: Rpc },
+    Layer { folder: "tests", package: "weir-tests", may_use: ALL, pure: false, kernel_api: Everywhere, wire: Everywhere },
+    Layer { folder: "xtask", package: "xtask", may_use: &[], pure: false, kernel_api: Nowhere, wire: Nowhere },
 ];
 
 /// What was found in the whole repository.

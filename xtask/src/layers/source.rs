@@ -33,7 +33,7 @@ pub fn check(layer: &Layer, file: &Path, text: &str) -> Vec<Finding> {
         findings.push(Finding::new(file, 1, "not readable as Rust", "make it compile first"));
         return findings;
     };
-    let may_aya = allows(layer.aya, file);
+    let may_aya = allows(layer.kernel_api, file);
     let may_wire = allows(layer.wire, file);
     let mut reader = Reader { file, may_aya, may_wire, pure: layer.pure, findings };
     reader.read(tokens);
