@@ -30,6 +30,17 @@ pub fn check(root: &Path, layer: &Layer) -> Result<Vec<Finding>> {
     let file = Path::new(layer.folder).join("Cargo.toml");
     let Some((text, table)) = read(&root.join(&file))? else { return Ok(Vec::new()) };
     let mut findings = Vec::new();
+    let name = table.get("package").and_then(|package| package.get("name")).and_then(Value::as_str);
+    if name != Some(layer.package) {
+        // The arrows are written with package names: one that nobody has would never be found pointing anywhere.
+        let what = format!("the package is not called {}", layer.package);
+        findings.push(Finding::new(
+            &file,
+            line_of(&text, "name"),
+            what,
+            "bring it and xtask/src/layers/mod.rs together",
+        ));
+    }
     for (key, package) in dependencies(&table) {
         if let Some((what, remedy)) = wrong(layer, &package) {
             let what = format!("{} depends on {package}, {what}", layer.package);

@@ -55,7 +55,7 @@ const COMMON: &str = "weir-common";
 const POLICY: &str = "weir-policy";
 const PROTO: &str = "weir-proto";
 const TRANSPORT: &str = "weir-transport";
-const ALL: &[&str] = &[COMMON, POLICY, PROTO, TRANSPORT, "weir-agent", "weir-collector", "weirctl"];
+const ALL: &[&str] = &[COMMON, POLICY, PROTO, TRANSPORT, "weir-agent", "weir-collector", "weir-ctl"];
 
 /// The arrows. A crate that is not here is a finding.
 #[rustfmt::skip]
@@ -67,7 +67,7 @@ const LAYERS: [Layer; 10] = [
     Layer { folder: "transport", package: TRANSPORT, may_use: &[PROTO], pure: false, kernel_api: Nowhere, wire: Everywhere },
     Layer { folder: "agent", package: "weir-agent", may_use: &[COMMON, POLICY, PROTO, TRANSPORT], pure: false, kernel_api: Kernel, wire: Rpc },
     Layer { folder: "collector", package: "weir-collector", may_use: &[PROTO, TRANSPORT], pure: false, kernel_api: Nowhere, wire: Rpc },
-    Layer { folder: "ctl", package: "weirctl", may_use: &[POLICY, COMMON, PROTO, TRANSPORT], pure: false, kernel_api: Nowhere, wire: Rpc },
+    Layer { folder: "ctl", package: "weir-ctl", may_use: &[POLICY, COMMON, PROTO, TRANSPORT], pure: false, kernel_api: Nowhere, wire: Rpc },
     Layer { folder: "tests", package: "weir-tests", may_use: ALL, pure: false, kernel_api: Everywhere, wire: Everywhere },
     Layer { folder: "xtask", package: "xtask", may_use: &[], pure: false, kernel_api: Nowhere, wire: Nowhere },
 ];
@@ -187,13 +187,16 @@ mod tests {
     fn a_tree_as_designed_has_no_findings() {
         let files = [
             ROOT,
-            ("agent/Cargo.toml", "[dependencies]\nweir-policy = { workspace = true }\naya = \"0.14\"\n"),
+            (
+                "agent/Cargo.toml",
+                "[package]\nname = \"weir-agent\"\n[dependencies]\nweir-policy = { workspace = true }\naya = \"0.14\"\n",
+            ),
             ("agent/src/main.rs", "//! Lives: agent\nmod rpc;\nfn main() {}\n"),
             ("agent/src/rpc.rs", "//! Lives: agent\nuse tonic::Status;\n"),
             ("agent/src/rpc/policy.rs", "//! Lives: agent\nuse weir_proto::v1;\n"),
             ("agent/src/kernel/load.rs", "//! Lives: agent\nuse aya::Ebpf;\n"),
             ("agent/target/x.rs", "generated"),
-            ("policy/Cargo.toml", "[dependencies]\nweir-common.workspace = true\n"),
+            ("policy/Cargo.toml", "[package]\nname = \"weir-policy\"\n[dependencies]\nweir-common.workspace = true\n"),
             ("policy/src/lib.rs", "//! Lives: policy\n//! Not `std::fs` and not aya.\nuse std::net::IpAddr;\n"),
             ("tests/src/lib.rs", "//! A world.\nuse aya::Ebpf;\nuse tonic::Code;\n"),
         ];
@@ -204,12 +207,15 @@ mod tests {
     fn each_wrong_arrow_is_found_where_it_is() {
         let files = [
             ("Cargo.toml", "[workspace]\nmembers = [\n  \"agent\",\n  \"extra\",\n]\n"),
-            ("agent/Cargo.toml", "[package]\n\n[dependencies]\nweir-collector = { path = \"x\" }\n"),
+            (
+                "agent/Cargo.toml",
+                "[package]\nname = \"weir-agent\"\n[dependencies]\nweir-collector = { path = \"x\" }\n",
+            ),
             ("agent/src/rpc.rs", "//! Lives: agent\nuse aya::Ebpf;\n"),
             ("agent/src/state.rs", "//! Lives: agent\n\nfn f(_: tonic::Status) {}\n"),
             (
                 "policy/Cargo.toml",
-                "[dependencies]\ntokio = \"1\"\n[dev-dependencies.agent]\npackage = \"weir-agent\"\n",
+                "[package]\nname = \"policy\"\n[dependencies]\ntokio = \"1\"\n[dev-dependencies.agent]\npackage = \"weir-agent\"\n",
             ),
             ("policy/src/lib.rs", "use std::fs;\n"),
         ];
@@ -219,7 +225,8 @@ mod tests {
             "agent/src/rpc.rs:2",
             "agent/src/state.rs:3",
             "policy/Cargo.toml:2",
-            "policy/Cargo.toml:3",
+            "policy/Cargo.toml:4",
+            "policy/Cargo.toml:5",
             "policy/src/lib.rs:1",
             "policy/src/lib.rs:1",
         ];
