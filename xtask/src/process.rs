@@ -57,14 +57,13 @@ pub fn capture(command: &mut Command) -> Result<String> {
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
-/// Runs with all output appended to `log` and an end to patience; a failure carries the log's last lines.
+/// Runs with all output in `log` and an end to patience; a failure carries the log's last lines.
 pub fn logged(command: &mut Command, log: &Path, patience: Duration) -> Result<()> {
     let name = name(command);
     if let Some(folder) = log.parent() {
         fs::create_dir_all(folder).with_context(|| format!("creating {}", folder.display()))?;
     }
-    let file = File::options().create(true).append(true).open(log);
-    let file = file.with_context(|| format!("opening {}", log.display()))?;
+    let file = File::create(log).with_context(|| format!("opening {}", log.display()))?;
     let both = file.try_clone().with_context(|| format!("opening {}", log.display()))?;
     let child = command.stdin(Stdio::null()).stdout(both).stderr(file).spawn();
     let child = child.with_context(|| format!("starting {name}"))?;

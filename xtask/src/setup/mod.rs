@@ -84,12 +84,10 @@ pub fn demand(repo: &Repo, purpose: For) -> Result<()> {
 pub fn run(repo: &Repo, purpose: For) -> Result<Report> {
     let start = Instant::now();
     let mut steps = Vec::new();
-    let compiles = purpose != For::Lint || repo.root().join("ebpf").is_dir();
-    if compiles {
-        steps.push(step(&format!("rustc {}.{}", pins::RUSTC.0, pins::RUSTC.1), || rustc::check(repo)));
-        steps.push(step("core's source", || rust_src::ensure(repo)));
-        steps.push(tool(repo, &pins::BPF_LINKER));
-    }
+    // Even lint compiles the kernel programs: clippy runs the agent's build script.
+    steps.push(step(&format!("rustc {}.{}", pins::RUSTC.0, pins::RUSTC.1), || rustc::check(repo)));
+    steps.push(step("core's source", || rust_src::ensure(repo)));
+    steps.push(tool(repo, &pins::BPF_LINKER));
     if matches!(purpose, For::Lint | For::Person | For::Ci) {
         steps.push(tool(repo, &pins::CARGO_DENY));
     }
