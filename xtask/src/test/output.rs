@@ -35,6 +35,11 @@ pub struct Suite {
 }
 
 impl Tally {
+    /// The tests could not even start, which is one failure.
+    pub fn never_ran() -> Tally {
+        Tally { failed: 1, ..Tally::default() }
+    }
+
     /// Takes in one line of output.
     pub fn line(&mut self, line: &str) {
         if let Some(name) = suite_name(line) {
