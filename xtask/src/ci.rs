@@ -29,18 +29,18 @@ pub fn task(repo: &Repo, json: Option<&Path>) -> Result<bool> {
     let start = Instant::now();
     let mut steps = Vec::new();
     let setup = setup::run(repo, setup::For::Ci)?;
-    steps.push(Step::new("setup", setup.ok, start, ""));
+    steps.push(Step::new("setup", setup.ok, start, setup.failed()));
     let mut whole =
         Whole { summary: Report::new("ci", start, Vec::new()), setup, lint: None, layers: None, test: None };
     if whole.setup.ok {
         let at = Instant::now();
-        whole.lint = judged("lint", at, lint::run(repo), |lint| (lint.ok, String::new()), &mut steps);
+        whole.lint = judged("lint", at, lint::run(repo), |lint| (lint.ok, lint.failed()), &mut steps);
         let at = Instant::now();
         let found = layers::check(repo);
         if let Ok(findings) = &found {
             findings.print();
         }
-        whole.layers = judged("layers", at, found, |found| (found.ok(), String::new()), &mut steps);
+        whole.layers = judged("layers", at, found, |found| (found.ok(), found.summary()), &mut steps);
         let at = Instant::now();
         let tally = test::run(repo, &[]);
         whole.test = judged("test", at, tally, |tally| (tally.ok(), tally.closing()), &mut steps);
@@ -48,7 +48,7 @@ pub fn task(repo: &Repo, json: Option<&Path>) -> Result<bool> {
     whole.summary = Report::new("ci", start, steps);
     whole.summary.print();
     write_json(json, &whole)?;
-    println!("\n{}", closing(&whole));
+    println!("\n{}", closing(&whole.summary, whole.test.as_ref()));
     Ok(whole.summary.ok)
 }
 
@@ -74,8 +74,36 @@ fn judged<T>(
 }
 
 /// The tests' closing line, where each other step that failed counts as one failure more.
-fn closing(whole: &Whole) -> String {
-    let others = whole.summary.steps.iter().filter(|step| !step.ok && (step.name != "test" || whole.test.is_none()));
-    let (passed, failed) = whole.test.as_ref().map_or((0, 0), |tally| (tally.passed(), tally.failed()));
-    format!("{passed} passed, {} failed", failed + others.count() as u64)
+fn closing(summary: &Report, test: Option<&test::Tally>) -> String {
+    let others = summary.steps.iter().filter(|step| !step.ok && (step.name != "test" || test.is_none())).count();
+    let (passed, failed) = test.map_or((0, 0), |tally| (tally.passed(), tally.failed()));
+    format!("{passed} passed, {} failed", failed + others as u64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn summary(steps: &[(&str, bool)]) -> Report {
+        let start = Instant::now();
+        Report::new("ci", start, steps.iter().map(|(name, ok)| Step::new(*name, *ok, start, "")).collect())
+    }
+
+    #[test]
+    fn a_step_that_failed_shows_in_the_closing_line() {
+        let ran = test::Tally::never_ran();
+        let rows = [
+            (summary(&[("setup", false)]), None, "0 passed, 1 failed"),
+            (
+                summary(&[("setup", true), ("lint", false), ("layers", false), ("test", false)]),
+                None,
+                "0 passed, 3 failed",
+            ),
+            (summary(&[("lint", false), ("test", false)]), Some(&ran), "0 passed, 2 failed"),
+            (summary(&[("lint", true), ("test", false)]), Some(&ran), "0 passed, 1 failed"),
+        ];
+        for (summary, tally, line) in rows {
+            assert_eq!(closing(&summary, tally), line);
+        }
+    }
 }

@@ -58,9 +58,18 @@ fn in_ebpf(repo: &Repo) -> Command {
 /// The kernel programs, for the target they are built for; the same switches as agent/build.rs.
 fn clippy_ebpf(repo: &Repo) -> Result<Command> {
     let mut cargo = in_ebpf(repo);
-    cargo.args(["clippy", "--locked", "--target", "bpfel-unknown-none", "-Z", "build-std=core", "--target-dir"]);
+    cargo.args([
+        "clippy",
+        "--release",
+        "--locked",
+        "--target",
+        "bpfel-unknown-none",
+        "-Z",
+        "build-std=core",
+        "--target-dir",
+    ]);
     cargo.arg(repo.target()?.join("lint-ebpf")).args(["--", "-D", "warnings"]);
-    cargo.env("RUSTC_BOOTSTRAP", "1");
+    cargo.env("RUSTC_BOOTSTRAP", "1").env_remove("RUSTFLAGS").env("CARGO_ENCODED_RUSTFLAGS", "-Ctarget-cpu=v3");
     if let Ok(library) = fs::read_to_string(repo.tools().join("core-src")) {
         cargo.env("__CARGO_TESTS_ONLY_SRC_ROOT", library.trim());
     }

@@ -43,6 +43,12 @@ impl Report {
         Report { task, ok, seconds: seconds(start.elapsed()), steps }
     }
 
+    /// The names of the steps that failed.
+    pub fn failed(&self) -> String {
+        let failed: Vec<&str> = self.steps.iter().filter(|step| !step.ok).map(|step| step.name.as_str()).collect();
+        failed.join(", ")
+    }
+
     /// A table of steps and durations.
     pub fn print(&self) {
         let width = self.steps.iter().map(|step| step.name.len()).max().unwrap_or(0);

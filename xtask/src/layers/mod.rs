@@ -124,12 +124,17 @@ impl Findings {
         self.findings.is_empty()
     }
 
-    /// One line each.
+    /// One line each, and a last one for all.
     pub fn print(&self) {
         self.findings.iter().for_each(|finding| println!("{finding}"));
+        println!("layers: {}", self.summary());
+    }
+
+    /// All in a few words.
+    pub fn summary(&self) -> String {
         match self.findings.len() {
-            0 => println!("layers: {} files, all arrows as designed", self.files),
-            count => println!("layers: {} files, {count} to mend", self.files),
+            0 => format!("{} files, all arrows as designed", self.files),
+            count => format!("{} files, {count} to mend", self.files),
         }
     }
 }
