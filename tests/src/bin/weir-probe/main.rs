@@ -1,0 +1,154 @@
+//! Lives: weir-probe, one process of traffic inside a world.
+//! Called by: live tests and the demo, through `World::probe`; a person, to try something by hand.
+//! May touch: its own namespace and cgroup membership, then sockets.
+//! Never: runs without a bound in count and time; starts a thread before it has moved.
+
+mod flood;
+mod kinds;
+mod tcp;
+mod udp;
+
+use std::fs::{self, File};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use clap::{Args, Parser, Subcommand};
+use nix::sched::{CloneFlags, setns};
+use signal_hook::consts::{SIGINT, SIGTERM};
+
+/// Moves into a network namespace and a cgroup, then makes traffic and says in JSON lines what became of it.
+#[derive(Parser)]
+#[command(version)]
+struct Options {
+    /// Enter this network namespace first
+    #[arg(long, value_name = "PATH")]
+    netns: Option<PathBuf>,
+    /// Enter this cgroup first
+    #[arg(long, value_name = "DIR")]
+    cgroup: Option<PathBuf>,
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    /// Become another program
+    Exec {
+        /// The program and its arguments
+        #[arg(last = true, required = true)]
+        command: Vec<String>,
+    },
+    /// Accept connections and send back what comes
+    TcpServe(tcp::Serve),
+    /// Connect once and exchange bytes
+    TcpConnect(tcp::Connect),
+    /// Connect again and again
+    TcpConnectLoop(tcp::Loop),
+    /// Count datagrams and send them back
+    UdpServe(udp::Serve),
+    /// Send one datagram and wait for the answer
+    UdpExchange(udp::Exchange),
+    /// Send datagrams at a rate; what a pause held back follows in a burst
+    UdpFlood(flood::Stream),
+    /// Send datagrams evenly: never two closer than the rate says
+    UdpPaced(flood::Stream),
+    /// Open a raw socket
+    RawSocket(kinds::Family),
+    /// Open an SCTP socket
+    SctpSocket(kinds::Family),
+    /// Open an MPTCP socket
+    MptcpSocket(kinds::Family),
+}
+
+/// The bound in time that every server and stream has.
+#[derive(Args, Clone)]
+struct Bound {
+    /// End after this time (a SIGTERM ends it earlier, with its report)
+    #[arg(long, default_value_t = 600.0, value_parser = seconds)]
+    seconds: f64,
+}
+
+/// A day is a bound; forever is not.
+fn seconds(text: &str) -> Result<f64, String> {
+    match text.parse() {
+        Ok(value) if (0.0..=86_400.0).contains(&value) => Ok(value),
+        Ok(_) | Err(_) => Err("seconds from 0 to 86400".to_owned()),
+    }
+}
+
+/// When to end: by time or by signal.
+#[derive(Clone)]
+struct End {
+    start: Instant,
+    deadline: Instant,
+    told: Arc<AtomicBool>,
+}
+
+impl End {
+    fn new(bound: &Bound) -> Result<End> {
+        let told = Arc::new(AtomicBool::new(false));
+        for signal in [SIGTERM, SIGINT] {
+            signal_hook::flag::register(signal, Arc::clone(&told)).context("watching for signals")?;
+        }
+        let start = Instant::now();
+        Ok(End { start, deadline: start + Duration::from_secs_f64(bound.seconds), told })
+    }
+
+    fn reached(&self) -> bool {
+        self.told.load(Ordering::Relaxed) || Instant::now() >= self.deadline
+    }
+
+    /// Milliseconds since the start.
+    fn now_ms(&self) -> f64 {
+        milliseconds(self.start.elapsed())
+    }
+}
+
+fn milliseconds(time: Duration) -> f64 {
+    time.as_secs_f64() * 1000.0
+}
+
+fn main() -> Result<()> {
+    let options = Options::parse();
+    if let Some(cgroup) = &options.cgroup {
+        enter_cgroup(cgroup)?;
+    }
+    if let Some(netns) = &options.netns {
+        enter_netns(netns)?;
+    }
+    match options.verb {
+        Verb::Exec { command } => exec(&command),
+        Verb::TcpServe(serve) => serve.run(),
+        Verb::TcpConnect(connect) => connect.run(),
+        Verb::TcpConnectLoop(repeat) => repeat.run(),
+        Verb::UdpServe(serve) => serve.run(),
+        Verb::UdpExchange(exchange) => exchange.run(),
+        Verb::UdpFlood(stream) => stream.run(flood::Pace::CatchUp),
+        Verb::UdpPaced(stream) => stream.run(flood::Pace::Even),
+        Verb::RawSocket(family) => family.open(kinds::Kind::Raw),
+        Verb::SctpSocket(family) => family.open(kinds::Kind::Sctp),
+        Verb::MptcpSocket(family) => family.open(kinds::Kind::Mptcp),
+    }
+}
+
+fn enter_cgroup(folder: &Path) -> Result<()> {
+    let procs = folder.join("cgroup.procs");
+    // 0 stands for the process that writes.
+    fs::write(&procs, "0").with_context(|| format!("moving into {}", folder.display()))
+}
+
+fn enter_netns(path: &Path) -> Result<()> {
+    let namespace = File::open(path).with_context(|| format!("opening {}", path.display()))?;
+    setns(namespace, CloneFlags::CLONE_NEWNET).with_context(|| format!("entering {}", path.display()))
+}
+
+fn exec(command: &[String]) -> Result<()> {
+    let Some((program, arguments)) = command.split_first() else { bail!("exec needs a program") };
+    let error = Command::new(program).args(arguments).exec();
+    Err(error).with_context(|| format!("starting {program}"))
+}

@@ -1,0 +1,1 @@
+//! Lives: nowhere yet.

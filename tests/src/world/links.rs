@@ -1,0 +1,146 @@
+//! Lives: weir-tests, the wires of a world.
+//! Called by: world, once while it is built.
+//! May touch: interfaces inside namespaces that the world made, over netlink.
+//! Never: opens a netlink socket in the host's own namespace.
+
+use std::fs::File;
+use std::future::Future;
+use std::net::IpAddr;
+use std::os::fd::AsRawFd;
+use std::path::Path;
+use std::pin::pin;
+use std::time::{Duration, Instant};
+
+use rtnetlink::packet_route::address::AddressHeaderFlags;
+use rtnetlink::packet_route::link::{
+    BridgePortState, InfoBridgePort, InfoPortData, LinkAttribute, LinkInfo, LinkMessage, State,
+};
+use rtnetlink::{Handle, LinkBridge, LinkUnspec, LinkVeth};
+use tokio_stream::StreamExt;
+
+use super::error::{WorldError, file};
+use super::netns;
+
+/// The bridge in the node's namespace.
+pub const BRIDGE: &str = "br0";
+/// The one interface a service or client sees.
+pub const INSIDE: &str = "eth0";
+/// The kernel brings a new link into service from a work queue, at most once a second for all links.
+const IN_SERVICE_WITHIN: Duration = Duration::from_secs(10);
+
+/// Loopback and the bridge, with the node's own addresses on it.
+///
+/// # Errors
+/// What the kernel says.
+pub fn node(namespace: &Path, addresses: &[(IpAddr, u8)]) -> Result<(), WorldError> {
+    in_namespace(namespace, async |handle| {
+        up(&handle, "lo").await?;
+        // Snooping off: neighbour discovery is multicast, and nobody here sends membership reports.
+        let bridge = LinkBridge::new(BRIDGE).mcast_snooping(false).up().build();
+        handle.link().add(bridge).execute().await.map_err(netlink("adding", BRIDGE))?;
+        address(&handle, BRIDGE, addresses).await
+    })
+}
+
+/// A wire from `namespace` (as [`INSIDE`]) to the node's bridge (as `outside`).
+///
+/// # Errors
+/// What the kernel says.
+pub fn host(namespace: &Path, node: &Path, outside: &str, addresses: &[(IpAddr, u8)]) -> Result<(), WorldError> {
+    let target = File::open(node).map_err(file("opening", node))?;
+    in_namespace(namespace, async |handle| {
+        up(&handle, "lo").await?;
+        let pair = LinkVeth::new(INSIDE, outside).up().build();
+        handle.link().add(pair).execute().await.map_err(netlink("adding", INSIDE))?;
+        let away = LinkUnspec::new_with_name(outside).setns_by_fd(target.as_raw_fd()).build();
+        handle.link().set(away).execute().await.map_err(netlink("moving", outside))?;
+        address(&handle, INSIDE, addresses).await
+    })?;
+    in_namespace(node, async |handle| {
+        let bridge = index(&handle, BRIDGE).await?;
+        let port = LinkUnspec::new_with_name(outside).controller(bridge).up().build();
+        handle.link().set(port).execute().await.map_err(netlink("bridging", outside))
+    })
+}
+
+/// Waits until the link carries packets: a packet sent before that is lost without a word.
+///
+/// # Errors
+/// When it takes too long.
+pub fn wait_in_service(namespace: &Path, name: &str) -> Result<(), WorldError> {
+    in_namespace(namespace, async |handle| {
+        let deadline = Instant::now() + IN_SERVICE_WITHIN;
+        while !in_service(&link(&handle, name).await?) {
+            if Instant::now() > deadline {
+                return Err(WorldError::NotInService(name.to_owned()));
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        Ok(())
+    })
+}
+
+/// Up, and forwarding if it is a port of the bridge.
+fn in_service(link: &LinkMessage) -> bool {
+    let up = link.attributes.contains(&LinkAttribute::OperState(State::Up));
+    let infos = link
+        .attributes
+        .iter()
+        .filter_map(|one| if let LinkAttribute::LinkInfo(infos) = one { Some(infos) } else { None });
+    let closed = infos.flatten().any(|info| {
+        let LinkInfo::PortData(InfoPortData::BridgePort(port)) = info else { return false };
+        !port.contains(&InfoBridgePort::State(BridgePortState::Forwarding))
+    });
+    up && !closed
+}
+
+async fn up(handle: &Handle, name: &str) -> Result<(), WorldError> {
+    let message = LinkUnspec::new_with_name(name).up().build();
+    handle.link().set(message).execute().await.map_err(netlink("raising", name))
+}
+
+async fn address(handle: &Handle, name: &str, addresses: &[(IpAddr, u8)]) -> Result<(), WorldError> {
+    let index = index(handle, name).await?;
+    for (ip, bits) in addresses {
+        let mut request = handle.address().add(index, *ip, *bits);
+        // Usable at once: nobody else can have the address in a world of our own.
+        request.message_mut().header.flags |= AddressHeaderFlags::Nodad;
+        request.execute().await.map_err(netlink("addressing", name))?;
+    }
+    Ok(())
+}
+
+async fn index(handle: &Handle, name: &str) -> Result<u32, WorldError> {
+    Ok(link(handle, name).await?.header.index)
+}
+
+async fn link(handle: &Handle, name: &str) -> Result<LinkMessage, WorldError> {
+    let mut found = pin!(handle.link().get().match_name(name).execute());
+    match found.next().await {
+        Some(Ok(link)) => Ok(link),
+        Some(Err(error)) => Err(netlink("finding", name)(error)),
+        None => Err(WorldError::NoLink(name.to_owned())),
+    }
+}
+
+fn in_namespace<F>(namespace: &Path, work: impl FnOnce(Handle) -> F + Send) -> Result<(), WorldError>
+where
+    F: Future<Output = Result<(), WorldError>>,
+{
+    netns::inside(namespace, || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        let runtime = runtime.map_err(file("starting a runtime in", namespace))?;
+        runtime.block_on(async {
+            let (connection, handle, _) = rtnetlink::new_connection().map_err(file("netlink in", namespace))?;
+            let connection = tokio::spawn(connection);
+            let done = work(handle).await;
+            connection.abort();
+            done
+        })
+    })
+}
+
+fn netlink(action: &'static str, object: &str) -> impl FnOnce(rtnetlink::Error) -> WorldError {
+    let object = object.to_owned();
+    move |source| WorldError::Netlink { action, object, source: Box::new(source) }
+}

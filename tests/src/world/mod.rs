@@ -1,0 +1,241 @@
+//! Lives: weir-tests, a world: a node with services and clients of its own.
+//! Called by: live tests and the demo.
+//! May touch: namespaces, cgroups and a folder that carry the world's name.
+//! Never: the host's interfaces, the root cgroup, or anything of another world.
+//!
+//! ```text
+//!   web        api        db        client      polite        namespaces, each with eth0
+//!    |          |          |          |           |
+//!   v-web     v-api      v-db     v-client    v-polite        ports of the bridge; the agent attaches XDP here
+//!   ==================== br0 10.77.0.1 ==================     namespace "node": the agent runs here
+//!
+//!   NAME/managed/{web,api,db}   cgroups of the services: the agent's cgroupRoot is NAME/managed
+//!   NAME/outside                cgroup of everything else the world starts
+//! ```
+
+pub mod cgroup;
+mod error;
+pub mod ledger;
+pub mod links;
+pub mod netns;
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::path::{Path, PathBuf};
+use std::process;
+
+pub use error::WorldError;
+
+use error::file;
+
+/// Who lives in a world.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Who {
+    /// The host of the services: bridge, agent, collector.
+    Node,
+    /// A service in a managed cgroup.
+    Web,
+    /// A service in a managed cgroup.
+    Api,
+    /// A service in a managed cgroup.
+    Db,
+    /// Somebody outside, of ill will in most stories.
+    Client,
+    /// Somebody outside who keeps to the rules.
+    Polite,
+}
+
+impl Who {
+    /// Everybody.
+    pub const ALL: [Who; 6] = [Who::Node, Who::Web, Who::Api, Who::Db, Who::Client, Who::Polite];
+
+    /// The name in namespaces, cgroups and interfaces.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Who::Node => "node",
+            Who::Web => "web",
+            Who::Api => "api",
+            Who::Db => "db",
+            Who::Client => "client",
+            Who::Polite => "polite",
+        }
+    }
+
+    /// Whether it lives in a cgroup that the agent manages.
+    #[must_use]
+    pub const fn managed(self) -> bool {
+        matches!(self, Who::Web | Who::Api | Who::Db)
+    }
+
+    /// Its port on the node's bridge.
+    #[must_use]
+    pub fn interface(self) -> String {
+        format!("v-{}", self.name())
+    }
+
+    const fn last_byte(self) -> u8 {
+        match self {
+            Who::Node => 1,
+            Who::Web => 10,
+            Who::Api => 20,
+            Who::Db => 30,
+            Who::Client => 100,
+            Who::Polite => 200,
+        }
+    }
+
+    /// Its IPv4 address, the same in every world.
+    #[must_use]
+    pub const fn v4(self) -> IpAddr {
+        IpAddr::V4(Ipv4Addr::new(10, 77, 0, self.last_byte()))
+    }
+
+    /// Its IPv6 address, the same in every world. A /64 of its own for each, because limits count those as one client.
+    #[must_use]
+    pub const fn v6(self) -> IpAddr {
+        IpAddr::V6(Ipv6Addr::new(0xfd77, 0, 0, self.last_byte() as u16, 0, 0, 0, 1))
+    }
+
+    /// The IPv4 address as seen through an IPv6 socket.
+    #[must_use]
+    pub const fn mapped(self) -> IpAddr {
+        IpAddr::V6(Ipv4Addr::new(10, 77, 0, self.last_byte()).to_ipv6_mapped())
+    }
+
+    /// The bridge is one link, so neighbours are reached directly.
+    fn addresses(self) -> [(IpAddr, u8); 2] {
+        [(self.v4(), 24), (self.v6(), 48)]
+    }
+}
+
+/// A world that exists. Dropping it removes it, its processes included.
+#[derive(Debug)]
+pub struct World {
+    name: String,
+    folder: PathBuf,
+    cgroups: PathBuf,
+    kept: bool,
+}
+
+impl World {
+    /// Builds a world named after `label` and this process.
+    ///
+    /// # Errors
+    /// What could not be made; what was made until then is removed.
+    pub fn new(label: &str) -> Result<World, WorldError> {
+        let name = format!("weir-{}-{}", plain(label), process::id());
+        let cgroups = cgroup::mount()?.join(&name);
+        let folder = ledger::enter(&name)?;
+        // From here on dropping removes whatever is there.
+        let world = World { name, folder, cgroups, kept: false };
+        world.build_cgroups()?;
+        world.build_network()?;
+        Ok(world)
+    }
+
+    fn build_cgroups(&self) -> Result<(), WorldError> {
+        cgroup::create(&self.cgroups)?;
+        cgroup::create(&self.managed())?;
+        cgroup::create(&self.cgroups.join("outside"))?;
+        Who::ALL.into_iter().filter(|who| who.managed()).try_for_each(|who| cgroup::create(&self.cgroup(who)))
+    }
+
+    fn build_network(&self) -> Result<(), WorldError> {
+        for who in Who::ALL {
+            netns::create(&self.netns_name(who))?;
+        }
+        let node = self.netns(Who::Node);
+        links::node(&node, &Who::Node.addresses())?;
+        let hosts = || Who::ALL.into_iter().filter(|who| *who != Who::Node);
+        for who in hosts() {
+            links::host(&self.netns(who), &node, &who.interface(), &who.addresses())?;
+        }
+        hosts().try_for_each(|who| {
+            links::wait_in_service(&self.netns(who), links::INSIDE)?;
+            links::wait_in_service(&node, &who.interface())
+        })
+    }
+
+    /// The world's name, which all its parts carry.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// A folder for files that live as long as the world.
+    #[must_use]
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// Root of the managed cgroups: the agent's `cgroupRoot`.
+    #[must_use]
+    pub fn managed(&self) -> PathBuf {
+        self.cgroups.join("managed")
+    }
+
+    /// The cgroup in which `who`'s processes run.
+    #[must_use]
+    pub fn cgroup(&self, who: Who) -> PathBuf {
+        if who.managed() { self.managed().join(who.name()) } else { self.cgroups.join("outside") }
+    }
+
+    /// The bound name of `who`'s network namespace.
+    #[must_use]
+    pub fn netns(&self, who: Who) -> PathBuf {
+        netns::path(&self.netns_name(who))
+    }
+
+    fn netns_name(&self, who: Who) -> String {
+        format!("{}-{}", self.name, who.name())
+    }
+
+    /// How a person steps inside.
+    #[must_use]
+    pub fn step_inside(&self) -> String {
+        let (netns, cgroup) = (self.netns(Who::Web), self.cgroup(Who::Web));
+        format!(
+            "step inside: nsenter --net={} bash     (also -node, -api, -db, -client, -polite)\n\
+             as the workload: echo $$ > {}/cgroup.procs     (in that shell)",
+            netns.display(),
+            cgroup.display()
+        )
+    }
+
+    /// Writes a file into the world's folder.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn write(&self, name: &str, text: &str) -> Result<PathBuf, WorldError> {
+        let path = self.folder.join(name);
+        std::fs::write(&path, text).map_err(file("writing", &path))?;
+        Ok(path)
+    }
+
+    /// Lets the world and its processes outlive this process.
+    ///
+    /// # Errors
+    /// When it cannot be marked as kept.
+    pub fn keep(mut self) -> Result<(), WorldError> {
+        ledger::keep(&self.name)?;
+        self.kept = true;
+        Ok(())
+    }
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        if self.kept {
+            return;
+        }
+        if let Err(error) = ledger::leave(&self.name) {
+            eprintln!("world {}: not wholly removed: {error}", self.name);
+        }
+    }
+}
+
+/// Letters, digits and dashes, short enough for socket paths.
+fn plain(label: &str) -> String {
+    let letters = label.chars().map(|c| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '-' });
+    letters.take(40).collect()
+}

@@ -1,0 +1,29 @@
+//! Lives: weir-tests, the live tests: real traffic between namespaces, judged by the running programs.
+//! Called by: cargo test; `cargo xtask test`.
+//! May touch: worlds of its own.
+//! Never: passes a test that did not run; leaves a world behind.
+//!
+//! A harness of our own, because worlds are shared by the tests of a file and must go after the last of them. One test at
+//! a time unless told otherwise: several of them measure rates, and two cores are not many.
+
+mod worlds;
+
+use libtest_mimic::{Arguments, Failed, Trial, run};
+
+/// The argument with which this program only builds a world and waits to be killed, for a test.
+const MAKE_A_WORLD: &str = "--make-a-world-and-wait";
+
+fn main() -> anyhow::Result<()> {
+    if std::env::args().nth(1).as_deref() == Some(MAKE_A_WORLD) {
+        return worlds::make_and_wait();
+    }
+    let mut arguments = Arguments::from_args();
+    arguments.test_threads.get_or_insert(1);
+    let trials = [worlds::trials()].into_iter().flatten().collect();
+    run(&arguments, trials).exit();
+}
+
+/// A test called `promise`.
+fn test(promise: &str, body: impl FnOnce() -> anyhow::Result<()> + Send + 'static) -> Trial {
+    Trial::test(promise, move || body().map_err(|error| Failed::from(format!("{error:#}"))))
+}
