@@ -1,1 +1,46 @@
-//! Lives: nowhere yet.
+//! Lives: host. The policy engine: model, parsing, reference evaluator, compiler to the tables of `weir_common::image`.
+//! Called by: the agent (parse, store, compile), `weirctl` (parse, explain), the tests.
+//! May touch: nothing but its arguments.
+//! Never: does I/O, knows a clock, depends on the order in which resources arrived.
+//!
+//! ```text
+//! text ─ parse ─► Resource ─ insert ─► Resources ─ compile ─► Compiled ─ (weir_common::decide) ─► verdict
+//!                                          └────── evaluate ──────────────────────────────────► Explanation
+//! ```
+//!
+//! [`evaluate`] gives documents their meaning; [`compile`] asks it once per cell of its tables, so the two cannot differ in
+//! what a rule means, and property tests show that they do not differ in what the tables say.
+
+pub mod cases;
+mod compile;
+mod evaluate;
+mod fault;
+mod id;
+mod model;
+mod parse;
+
+pub use compile::{Compiled, CompiledWorkload, LimitInfo, RuleInfo, compile};
+pub use evaluate::{Answer, End, Explanation, NoSuchWorkload, Question, evaluate};
+pub use fault::{Fault, Place};
+pub use id::{Kind, ResourceId, UnknownKind};
+pub use model::{
+    Action, AddressSet, Change, Client, Entity, IpBlock, Labels, Mode, NAMESPACE_LABEL, Operator, Origin, PROTOCOLS,
+    Peer, Policy, PolicyType, PortMatch, Prefix, Rate, RateLimit, Requirement, Resource, Resources, Rule, Selector,
+    Socket, Spec, V4_BITS, Workload, addr, ip, protocol_name,
+};
+pub use parse::{parse, parse_all};
+
+use weir_common::{addr::Addr, verdict::Verdict};
+
+/// What the node adds to the resources.
+#[derive(Clone, Debug)]
+pub struct Context {
+    /// Number of the generation that is compiled.
+    pub generation: u64,
+    /// Verdict on local workloads nobody described.
+    pub unknown: Verdict,
+    /// The host's own addresses, which are entity `host`.
+    pub host_addresses: Vec<Addr>,
+    /// Length of the kernel's tick; 0 when the coarse clock must not be used.
+    pub tick_ns: u64,
+}

@@ -1,0 +1,100 @@
+//! Lives: host.
+//! Called by: the agent, which installs it; `weir_common::decide`, which reads it as the kernel reads the maps.
+//! May touch: nothing.
+//! Never: changed after `compile` has made it.
+
+use std::collections::BTreeMap;
+
+use weir_common::{addr::Addr, decide::Tables, image::Page};
+
+use crate::{
+    id::ResourceId,
+    model::{Labels, Prefix},
+};
+
+/// One generation, ready to be written into a slot.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Compiled {
+    /// Its number.
+    pub generation: u64,
+    /// The image.
+    pub pages: Vec<Page>,
+    /// Identity by exact address.
+    pub endpoints: BTreeMap<Addr, u32>,
+    /// Identity by longest prefix, in order of prefix.
+    pub cidrs: Vec<(Prefix, u32)>,
+    /// Rule number by blocked prefix, in order of prefix.
+    pub blocked: Vec<(Prefix, u32)>,
+    /// Rule by number; the first is none.
+    pub rules: Vec<RuleInfo>,
+    /// Every workload, in order of id.
+    pub workloads: Vec<CompiledWorkload>,
+    /// Rate limit by number; the first is none.
+    pub limits: Vec<LimitInfo>,
+    /// What is legal and probably not meant.
+    pub warnings: Vec<String>,
+}
+
+/// What a rule number stands for.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RuleInfo {
+    /// The resource, as "Policy/shop/api".
+    pub policy: String,
+    /// The rule in it, as "ingress[0] from-web", "default ingress", "limit" or "block".
+    pub rule: String,
+}
+
+/// What a limit number stands for.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct LimitInfo {
+    /// The resource, as "RateLimit/shop/api-clients".
+    pub policy: String,
+    /// Its rule number.
+    pub rule: u32,
+}
+
+/// A workload as the agent attaches and reports it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CompiledWorkload {
+    /// Its name.
+    pub id: ResourceId,
+    /// Its identity as the local side.
+    pub identity: u32,
+    /// Its directory below the cgroup root; `None`: it runs elsewhere.
+    pub cgroup: Option<String>,
+    /// Its addresses.
+    pub addresses: Vec<Addr>,
+    /// Its labels.
+    pub labels: Labels,
+}
+
+impl Tables for Compiled {
+    fn page(&self, index: u32) -> Option<&Page> {
+        self.pages.get(index as usize)
+    }
+
+    fn endpoint(&self, addr: &Addr) -> Option<u32> {
+        self.endpoints.get(addr).copied()
+    }
+
+    fn cidr(&self, addr: &Addr) -> Option<u32> {
+        longest(&self.cidrs, addr)
+    }
+}
+
+impl Compiled {
+    /// The rule of the longest blocked prefix that holds the address.
+    #[must_use]
+    pub fn blocked_by(&self, addr: &Addr) -> Option<u32> {
+        longest(&self.blocked, addr)
+    }
+}
+
+/// The value of the longest prefix that holds the address; `table` is in order of prefix.
+pub fn longest(table: &[(Prefix, u32)], addr: &Addr) -> Option<u32> {
+    (0..=128).rev().find_map(|bits| {
+        let wanted = Prefix::new(*addr, bits);
+        let index = table.binary_search_by(|(prefix, _)| prefix.cmp(&wanted)).ok()?;
+        table.get(index).map(|(_, value)| *value)
+    })
+}

@@ -1,0 +1,12 @@
+//! Lives: host. The reference: what documents mean, written to be read rather than to be fast.
+//! Called by: `weirctl explain` and the tests with a whole question; `compile` with one cell at a time.
+//! May touch: nothing but its arguments.
+//! Never: caches, indexes or shortcuts; whatever is clever belongs into `compile`.
+
+mod explain;
+mod judge;
+mod peer;
+
+pub use explain::{Answer, End, Explanation, NoSuchWorkload, Question, evaluate, rule_name};
+pub use judge::{Bound, Outcome, RulePlace, bind, isolating_sockets, judge, judge_unmatched};
+pub use peer::{Member, PeerEnd, block_holds, entity_of, loopback, peer_matches, port_matches};

@@ -1,0 +1,117 @@
+//! Lives: host.
+//! Called by: everything that names a resource.
+//! May touch: nothing.
+//! Never: lets two resources share a name; the order of ids is the order in which everything is numbered.
+
+use std::{fmt, str::FromStr};
+
+/// The kinds of resources.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Kind {
+    /// Something that runs: labels, a cgroup, addresses.
+    Workload,
+    /// Who may talk to whom.
+    Policy,
+    /// How much a client may send.
+    RateLimit,
+    /// Addresses that are treated alike.
+    AddressSet,
+}
+
+impl Kind {
+    /// Every kind.
+    pub const ALL: [Self; 4] = [Self::Workload, Self::Policy, Self::RateLimit, Self::AddressSet];
+
+    /// The word in `kind:`.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Workload => "Workload",
+            Self::Policy => "Policy",
+            Self::RateLimit => "RateLimit",
+            Self::AddressSet => "AddressSet",
+        }
+    }
+
+    /// Whether resources of the kind live in a namespace.
+    #[must_use]
+    pub const fn namespaced(self) -> bool {
+        !matches!(self, Self::AddressSet)
+    }
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// A word that names no kind.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is not a kind; there are Workload, Policy, RateLimit and AddressSet")]
+pub struct UnknownKind(pub String);
+
+impl FromStr for Kind {
+    type Err = UnknownKind;
+
+    /// Takes the word in any case, singular or plural.
+    fn from_str(word: &str) -> Result<Self, UnknownKind> {
+        match word.to_ascii_lowercase().as_str() {
+            "workload" | "workloads" => Ok(Self::Workload),
+            "policy" | "policies" => Ok(Self::Policy),
+            "ratelimit" | "ratelimits" => Ok(Self::RateLimit),
+            "addressset" | "addresssets" => Ok(Self::AddressSet),
+            _ => Err(UnknownKind(word.to_owned())),
+        }
+    }
+}
+
+/// The name of a resource.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ResourceId {
+    /// Its kind.
+    pub kind: Kind,
+    /// Its namespace; empty for kinds without one.
+    pub namespace: String,
+    /// Its name, unique among the kind's in the namespace.
+    pub name: String,
+}
+
+impl ResourceId {
+    /// The id of `kind`, `namespace` and `name`.
+    #[must_use]
+    pub fn new(kind: Kind, namespace: impl Into<String>, name: impl Into<String>) -> Self {
+        Self { kind, namespace: namespace.into(), name: name.into() }
+    }
+}
+
+impl fmt::Display for ResourceId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.namespace.is_empty() {
+            write!(f, "{}/{}", self.kind, self.name)
+        } else {
+            write!(f, "{}/{}/{}", self.kind, self.namespace, self.name)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn kinds_are_found_by_any_usual_spelling() {
+        for kind in Kind::ALL {
+            assert_eq!(kind.name().parse(), Ok(kind));
+            assert_eq!(kind.name().to_uppercase().parse(), Ok(kind));
+        }
+        assert_eq!("policies".parse(), Ok(Kind::Policy));
+        assert_eq!("Pod".parse::<Kind>(), Err(UnknownKind("Pod".into())));
+    }
+
+    #[test]
+    fn an_id_without_a_namespace_is_shown_without_one() {
+        assert_eq!(ResourceId::new(Kind::Policy, "shop", "api").to_string(), "Policy/shop/api");
+        assert_eq!(ResourceId::new(Kind::AddressSet, "", "bad").to_string(), "AddressSet/bad");
+    }
+}

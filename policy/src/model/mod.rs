@@ -1,0 +1,20 @@
+//! Lives: host.
+//! Called by: everything in this crate.
+//! May touch: nothing.
+//! Never: parses, judges or compiles; it is the meaning of the documents, and nothing else.
+
+mod others;
+mod policy;
+mod prefix;
+mod resource;
+mod selector;
+mod state;
+
+pub use others::{AddressSet, Client, Rate, RateLimit, Workload};
+pub use policy::{
+    Action, Entity, IpBlock, Mode, PROTOCOLS, Peer, Policy, PolicyType, PortMatch, Rule, Socket, protocol_name,
+};
+pub use prefix::{Prefix, V4_BITS, addr, ip};
+pub use resource::{Origin, Resource, Spec};
+pub use selector::{Labels, NAMESPACE_LABEL, Operator, Requirement, Selector};
+pub use state::{Change, Resources};

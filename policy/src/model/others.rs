@@ -1,0 +1,96 @@
+//! Lives: host.
+//! Called by: `parse`, which builds these; `compile`, which turns limits into GCRA parameters and sets into prefixes.
+//! May touch: nothing.
+//! Never: holds a value that the parser would refuse.
+
+use std::collections::BTreeSet;
+
+use serde::{Serialize, Serializer};
+use weir_common::addr::Addr;
+
+use super::{Mode, PortMatch, Prefix, Selector, ip};
+
+/// Where a workload runs.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Workload {
+    /// Directory below the agent's cgroup root; `None`: it runs elsewhere and is known by its addresses only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cgroup: Option<String>,
+    /// Its addresses.
+    #[serde(skip_serializing_if = "Vec::is_empty", serialize_with = "addresses")]
+    pub addresses: Vec<Addr>,
+}
+
+fn addresses<S: Serializer>(addresses: &[Addr], serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_seq(addresses.iter().map(|addr| ip(*addr).to_string()))
+}
+
+/// How much one client may send to the selected workloads.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RateLimit {
+    /// Destination workloads of the namespace; `None`: every destination on the managed interfaces.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub workload_selector: Option<Selector>,
+    /// Destination ports; empty: all.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub ports: Vec<PortMatch>,
+    /// What makes one client.
+    pub client: Client,
+    /// Packets a second.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub packets: Option<Rate>,
+    /// Bytes of IP packets a second.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bytes: Option<Rate>,
+    /// New TCP connections a second.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub connections: Option<Rate>,
+    /// Whether exceeding traffic is dropped.
+    pub mode: Mode,
+}
+
+/// Addresses that share this many leading bits are one client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Client {
+    /// Of IPv4 addresses, 0 to 32.
+    #[serde(rename = "prefixLengthIPv4")]
+    pub prefix_v4: u8,
+    /// Of IPv6 addresses, 0 to 128.
+    #[serde(rename = "prefixLengthIPv6")]
+    pub prefix_v6: u8,
+}
+
+impl Default for Client {
+    fn default() -> Self {
+        Self { prefix_v4: 32, prefix_v6: 64 }
+    }
+}
+
+/// A rate and how much of it may come at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Rate {
+    /// Units a second.
+    pub per_second: u64,
+    /// Units at once.
+    pub burst: u64,
+}
+
+/// Addresses that are refused before anything else looks at them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct AddressSet {
+    /// The addresses.
+    pub addresses: BTreeSet<Prefix>,
+}
+
+impl Serialize for AddressSet {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        #[derive(Serialize)]
+        struct Fields<'a> {
+            action: &'static str,
+            addresses: &'a BTreeSet<Prefix>,
+        }
+        Fields { action: "block", addresses: &self.addresses }.serialize(serializer)
+    }
+}

@@ -1,0 +1,232 @@
+//! Lives: host.
+//! Called by: the parsers of the kinds, for every value they read.
+//! May touch: the list of faults.
+//! Never: stops at a fault; a reader that cannot give a value notes why and the others go on.
+
+use super::yaml::{Broken, Key, Node, Value};
+use crate::fault::{Fault, Place, shown};
+
+/// The faults of one text.
+pub struct Faults {
+    source: String,
+    list: Vec<Fault>,
+}
+
+impl Faults {
+    pub fn new(source: &str) -> Self {
+        Self { source: source.to_owned(), list: Vec::new() }
+    }
+
+    pub fn len(&self) -> usize {
+        self.list.len()
+    }
+
+    pub fn into_list(self) -> Vec<Fault> {
+        self.list
+    }
+
+    pub fn broken(&mut self, broken: Broken) {
+        self.add(broken.place, "", "", broken.problem, broken.remedy);
+    }
+
+    pub fn add(&mut self, at: Place, field: &str, value: &str, problem: impl Into<String>, remedy: impl Into<String>) {
+        self.list.push(Fault {
+            source: self.source.clone(),
+            line: at.line,
+            column: at.column,
+            field: field.to_owned(),
+            value: shown(value),
+            problem: problem.into(),
+            remedy: remedy.into(),
+        });
+    }
+}
+
+/// A value and the path that leads to it.
+#[derive(Clone)]
+pub struct Field<'n> {
+    pub node: &'n Node,
+    pub path: String,
+}
+
+/// The entries of a map, each read by name.
+pub struct Fields<'n> {
+    map: Field<'n>,
+    entries: &'n [(Key, Node)],
+}
+
+impl<'n> Field<'n> {
+    pub fn fault(&self, faults: &mut Faults, problem: impl Into<String>, remedy: impl Into<String>) {
+        let value = match &self.node.value {
+            Value::Scalar { text, .. } => text.as_str(),
+            Value::List(_) | Value::Map(_) => "",
+        };
+        faults.add(self.node.place, &self.path, value, problem, remedy);
+    }
+
+    /// The text, if it is one and no number, truth value or nothing at all.
+    pub fn text(&self, faults: &mut Faults) -> Option<&'n str> {
+        match &self.node.value {
+            Value::List(_) | Value::Map(_) => self.wrong_type(faults, "a text"),
+            Value::Scalar { .. } if self.node.is_null() => self.no_value(faults),
+            Value::Scalar { text, plain: true } if other_type(text) => {
+                self.fault(
+                    faults,
+                    "YAML reads this as a number or truth value, not as a text",
+                    format!("quote it: \"{text}\""),
+                );
+                None
+            }
+            Value::Scalar { text, .. } => Some(text),
+        }
+    }
+
+    /// A whole number between `least` and `most`.
+    pub fn integer(&self, faults: &mut Faults, least: u64, most: u64) -> Option<u64> {
+        let remedy = || format!("write a whole number from {least} to {most}");
+        let Value::Scalar { text, plain } = &self.node.value else { return self.wrong_type(faults, "a whole number") };
+        if self.node.is_null() {
+            return self.no_value(faults);
+        }
+        if !plain {
+            self.fault(faults, "a text where a whole number belongs", "remove the quotes");
+            return None;
+        }
+        let decimal = text.bytes().all(|byte| byte.is_ascii_digit()) && (text == "0" || !text.starts_with('0'));
+        match text.parse::<u64>() {
+            Ok(number) if decimal && (least..=most).contains(&number) => return Some(number),
+            Ok(_) if decimal => self.fault(faults, "out of range", remedy()),
+            Ok(_) | Err(_) => self.fault(faults, "not a whole number in plain decimal digits", remedy()),
+        }
+        None
+    }
+
+    /// One of some words.
+    pub fn word<T: Copy>(&self, faults: &mut Faults, words: &[(&'static str, T)]) -> Option<T> {
+        let text = self.text(faults)?;
+        let found = words.iter().find(|(word, _)| *word == text).map(|(_, value)| *value);
+        if found.is_none() {
+            let names: Vec<_> = words.iter().map(|(word, _)| *word).collect();
+            self.fault(faults, "not a word that is known here", suggest(text, &names));
+        }
+        found
+    }
+
+    /// The items of a list; none, with a fault, if it is not one.
+    pub fn list(&self, faults: &mut Faults) -> Vec<Field<'n>> {
+        if self.node.is_null() {
+            return self.no_value(faults).unwrap_or_default();
+        }
+        let Value::List(items) = &self.node.value else { return self.wrong_type(faults, "a list").unwrap_or_default() };
+        items.iter().enumerate().map(|(n, node)| Field { node, path: format!("{}[{n}]", self.path) }).collect()
+    }
+
+    /// Every entry of a map whose keys are the user's own.
+    pub fn entries(&self, faults: &mut Faults) -> Vec<(&'n Key, Field<'n>)> {
+        if self.node.is_null() {
+            return self.no_value(faults).unwrap_or_default();
+        }
+        let Value::Map(entries) = &self.node.value else { return self.wrong_type(faults, "a map").unwrap_or_default() };
+        let entry = |(key, node): &'n (Key, Node)| (key, Field { node, path: join(&self.path, &key.text) });
+        entries.iter().map(entry).collect()
+    }
+
+    /// The entries of a map whose keys are `allowed`; notes every other one.
+    pub fn fields(&self, faults: &mut Faults, allowed: &[&'static str]) -> Option<Fields<'n>> {
+        if self.node.is_null() {
+            return self.no_value(faults);
+        }
+        let Value::Map(entries) = &self.node.value else { return self.wrong_type(faults, "a map") };
+        for (key, _) in entries.iter().filter(|(key, _)| !allowed.contains(&key.text.as_str())) {
+            faults.add(key.place, &join(&self.path, &key.text), "", "unknown field", suggest(&key.text, allowed));
+        }
+        Some(Fields { map: self.clone(), entries })
+    }
+
+    fn wrong_type<T>(&self, faults: &mut Faults, wanted: &str) -> Option<T> {
+        let found = match &self.node.value {
+            Value::Scalar { .. } => "a single value",
+            Value::List(_) => "a list",
+            Value::Map(_) => "a map",
+        };
+        self.fault(faults, format!("{found} where {wanted} belongs"), format!("write {wanted} here"));
+        None
+    }
+
+    fn no_value<T>(&self, faults: &mut Faults) -> Option<T> {
+        self.fault(faults, "has no value", "write a value, or remove the line");
+        None
+    }
+}
+
+impl<'n> Fields<'n> {
+    /// The value of a key, if it is there.
+    pub fn get(&self, name: &str) -> Option<Field<'n>> {
+        let (_, node) = self.entries.iter().find(|(key, _)| key.text == name)?;
+        Some(Field { node, path: join(&self.map.path, name) })
+    }
+
+    /// The value of a key that must be there.
+    pub fn require(&self, faults: &mut Faults, name: &str, remedy: &str) -> Option<Field<'n>> {
+        let found = self.get(name);
+        if found.is_none() {
+            faults.add(self.map.node.place, &join(&self.map.path, name), "", "missing", remedy);
+        }
+        found
+    }
+}
+
+/// Notes every key that stands twice in one map, wherever in the tree.
+pub fn duplicates(field: &Field<'_>, faults: &mut Faults) {
+    match &field.node.value {
+        Value::Scalar { .. } => {}
+        Value::List(items) => {
+            for (n, node) in items.iter().enumerate() {
+                duplicates(&Field { node, path: format!("{}[{n}]", field.path) }, faults);
+            }
+        }
+        Value::Map(entries) => {
+            let mut seen = std::collections::BTreeSet::new();
+            for (key, node) in entries {
+                let path = join(&field.path, &key.text);
+                if !seen.insert(&key.text) {
+                    faults.add(key.place, &path, "", "written twice in the same map", "keep one of the two");
+                }
+                duplicates(&Field { node, path }, faults);
+            }
+        }
+    }
+}
+
+/// Whether YAML 1.1 or 1.2 readers take the plain word for something that is no text.
+fn other_type(text: &str) -> bool {
+    let word = text.to_ascii_lowercase();
+    if matches!(word.as_str(), "true" | "false" | "yes" | "no" | "on" | "off" | ".inf" | "-.inf" | "+.inf" | ".nan") {
+        return true;
+    }
+    let digits = word.trim_start_matches(['+', '-']).replace('_', "");
+    let based =
+        |prefix: &str, radix| digits.strip_prefix(prefix).is_some_and(|rest| u64::from_str_radix(rest, radix).is_ok());
+    let numeric = digits.starts_with(|c: char| c.is_ascii_digit() || c == '.') && digits.parse::<f64>().is_ok();
+    numeric || based("0x", 16) || based("0o", 8) || based("0b", 2)
+}
+
+/// What to write instead of `word`: the nearest of `known`, or all of them.
+fn suggest(word: &str, known: &[&'static str]) -> String {
+    let lower = word.to_ascii_lowercase();
+    let distance = |candidate: &&&str| strsim::damerau_levenshtein(&lower, &candidate.to_ascii_lowercase());
+    match known.iter().min_by_key(distance) {
+        Some(nearest) if distance(&nearest) <= 1 + nearest.len() / 4 => format!("did you mean \"{nearest}\"?"),
+        _ => format!("known here: {}", known.join(", ")),
+    }
+}
+
+/// A path one step longer. Keys that are not plain words stand in brackets.
+fn join(path: &str, key: &str) -> String {
+    let plain = !key.is_empty() && key.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-');
+    match (path.is_empty(), plain) {
+        (true, true) => key.to_owned(),
+        (false, true) => format!("{path}.{key}"),
+        (_, false) => format!("{path}[{}]", shown(key)),
+    }
+}

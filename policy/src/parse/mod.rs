@@ -1,0 +1,131 @@
+//! Lives: host.
+//! Called by: the agent on every apply and for its policy directory; `weirctl`; the tests.
+//! May touch: the text it is handed.
+//! Never: accepts a document it does not fully understand; stops at the first fault.
+
+mod fields;
+mod policy;
+mod scalars;
+mod selector;
+mod small;
+mod yaml;
+
+use std::collections::BTreeMap;
+
+use fields::{Faults, Field, duplicates};
+use yaml::Node;
+
+use crate::{
+    fault::{Fault, Place},
+    id::{Kind, ResourceId},
+    model::{Labels, Origin, Resource, Spec},
+};
+
+/// The `apiVersion` of the native kinds.
+const API_VERSION: &str = "weir.dev/v1alpha1";
+/// The namespace of documents that name none.
+const DEFAULT_NAMESPACE: &str = "default";
+
+/// Reads every document of a text; `source` names it in faults.
+///
+/// # Errors
+/// Every fault found, in order of its place; then nothing of the text may be used.
+pub fn parse(source: &str, text: &str) -> Result<Vec<Resource>, Vec<Fault>> {
+    parse_all([(source, text)])
+}
+
+/// Reads several texts that are applied together: no two documents of all of them may name the same resource.
+///
+/// # Errors
+/// Every fault found, text by text; then nothing of any of the texts may be used.
+pub fn parse_all<'t>(texts: impl IntoIterator<Item = (&'t str, &'t str)>) -> Result<Vec<Resource>, Vec<Fault>> {
+    let mut resources: Vec<Resource> = Vec::new();
+    let mut seen: BTreeMap<ResourceId, Origin> = BTreeMap::new();
+    let mut all = Vec::new();
+    for (source, text) in texts {
+        let mut faults = Faults::new(source);
+        for document in yaml::documents(text) {
+            let Some(resource) =
+                document.map_err(|broken| faults.broken(broken)).ok().and_then(|node| read(source, &node, &mut faults))
+            else {
+                continue;
+            };
+            match seen.get(resource.id()) {
+                Some(first) => twice(&resource, first, &mut faults),
+                None => {
+                    seen.insert(resource.id().clone(), resource.origin().clone());
+                    resources.push(resource);
+                }
+            }
+        }
+        let mut found = faults.into_list();
+        found.sort_by_key(|fault| (fault.line, fault.column));
+        all.append(&mut found);
+    }
+    if all.is_empty() { Ok(resources) } else { Err(all) }
+}
+
+fn twice(resource: &Resource, first: &Origin, faults: &mut Faults) {
+    let problem = format!("{} is already described at {}:{}", resource.id(), first.source, first.place.line);
+    faults.add(resource.origin().place, "metadata.name", &resource.id().name, problem, "keep one of the two documents");
+}
+
+/// Reads one document; `None` when it had any fault.
+fn read(source: &str, node: &Node, faults: &mut Faults) -> Option<Resource> {
+    let before = faults.len();
+    let document = Field { node, path: String::new() };
+    duplicates(&document, faults);
+    let top = document.fields(faults, &["apiVersion", "kind", "metadata", "spec"])?;
+    if let Some(version) = top.require(faults, "apiVersion", "write apiVersion: weir.dev/v1alpha1") {
+        version.word(faults, &[(API_VERSION, ())]);
+    }
+    let kinds = Kind::ALL.map(|kind| (kind.name(), kind));
+    let kind = top
+        .require(faults, "kind", "write kind: Workload, Policy, RateLimit or AddressSet")
+        .and_then(|kind| kind.word(faults, &kinds));
+    let metadata =
+        top.require(faults, "metadata", "write metadata: {name: ...}").and_then(|field| metadata(&field, kind, faults));
+    let spec = kind.and_then(|kind| spec(kind, &top, faults));
+    let (metadata, spec) = (metadata?, spec?);
+    let origin = Origin { source: source.to_owned(), place: document_place(node) };
+    let resource = Resource::new(&metadata.namespace, &metadata.name, metadata.labels, spec, origin);
+    (faults.len() == before).then_some(resource)
+}
+
+const fn document_place(node: &Node) -> Place {
+    node.place
+}
+
+fn spec(kind: Kind, top: &fields::Fields<'_>, faults: &mut Faults) -> Option<Spec> {
+    if kind == Kind::Workload && top.get("spec").is_none() {
+        return Some(Spec::Workload(crate::model::Workload::default()));
+    }
+    let field = top.require(faults, "spec", "write what the document is about under spec:")?;
+    match kind {
+        Kind::Workload => small::workload(&field, faults).map(Spec::Workload),
+        Kind::Policy => policy::policy(&field, faults).map(Spec::Policy),
+        Kind::RateLimit => small::rate_limit(&field, faults).map(Spec::RateLimit),
+        Kind::AddressSet => small::address_set(&field, faults).map(Spec::AddressSet),
+    }
+}
+
+struct Metadata {
+    name: String,
+    namespace: String,
+    labels: Labels,
+}
+
+fn metadata(field: &Field<'_>, kind: Option<Kind>, faults: &mut Faults) -> Option<Metadata> {
+    let allowed: &[&str] = match kind {
+        Some(kind) if !kind.namespaced() => &["name", "labels"],
+        _ => &["name", "namespace", "labels"],
+    };
+    let fields = field.fields(faults, allowed)?;
+    let name = fields.require(faults, "name", "give it a name").and_then(|name| scalars::subdomain(&name, faults));
+    let namespace = match fields.get("namespace") {
+        Some(namespace) => scalars::label(&namespace, faults),
+        None => Some(DEFAULT_NAMESPACE.to_owned()),
+    };
+    let labels = fields.get("labels").map(|labels| selector::labels(&labels, faults)).unwrap_or_default();
+    Some(Metadata { name: name?, namespace: namespace?, labels })
+}

@@ -1,0 +1,121 @@
+//! Lives: host.
+//! Called by: `parse`, for documents of the kinds Workload, RateLimit and AddressSet.
+//! May touch: the list of faults.
+//! Never: leaves a default to the reader of the model.
+
+use std::collections::BTreeSet;
+
+use super::{
+    fields::{Faults, Field, Fields},
+    policy::{ports, word},
+    scalars,
+    selector::selector,
+};
+use crate::model::{AddressSet, Client, Mode, Rate, RateLimit, Workload};
+
+/// The spec of a workload.
+pub fn workload(field: &Field<'_>, faults: &mut Faults) -> Option<Workload> {
+    let fields = field.fields(faults, &["cgroup", "addresses"])?;
+    let cgroup = fields.get("cgroup").and_then(|path| cgroup(&path, faults));
+    let mut addresses = Vec::new();
+    for item in fields.get("addresses").map(|list| list.list(faults)).unwrap_or_default() {
+        let Some(address) = scalars::address(&item, faults) else { continue };
+        if addresses.contains(&address) {
+            item.fault(faults, "listed twice", "remove one of the two");
+        }
+        addresses.push(address);
+    }
+    Some(Workload { cgroup, addresses })
+}
+
+fn cgroup(field: &Field<'_>, faults: &mut Faults) -> Option<String> {
+    let text = field.text(faults)?;
+    let remedy = "write a directory below the agent's cgroupRoot, such as shop/web";
+    if text.starts_with('/') {
+        field.fault(faults, "an absolute path", remedy);
+    } else if text.contains('\0') || text.split('/').any(|part| matches!(part, "" | "." | "..")) {
+        field.fault(faults, "not a plain relative path", remedy);
+    } else {
+        return Some(text.to_owned());
+    }
+    None
+}
+
+/// The spec of an address set.
+pub fn address_set(field: &Field<'_>, faults: &mut Faults) -> Option<AddressSet> {
+    let fields = field.fields(faults, &["action", "addresses"])?;
+    if let Some(action) = fields.require(faults, "action", "write action: block") {
+        action.word(faults, &[("block", ())]);
+    }
+    let items = fields
+        .require(faults, "addresses", "list addresses or prefixes")
+        .map(|list| list.list(faults))
+        .unwrap_or_default();
+    let mut addresses = BTreeSet::new();
+    for item in items {
+        let Some(prefix) = scalars::prefix(&item, faults, true) else { continue };
+        if !addresses.insert(prefix) {
+            item.fault(faults, "listed twice", "remove one of the two");
+        }
+    }
+    Some(AddressSet { addresses })
+}
+
+/// The spec of a rate limit.
+pub fn rate_limit(field: &Field<'_>, faults: &mut Faults) -> Option<RateLimit> {
+    let known = ["workloadSelector", "ports", "client", "packets", "bytes", "connections", "mode"];
+    let fields = field.fields(faults, &known)?;
+    let workload_selector = match fields.get("workloadSelector") {
+        Some(field) => Some(selector(&field, faults)?),
+        None => None,
+    };
+    if !["packets", "bytes", "connections"].iter().any(|kind| fields.get(kind).is_some()) {
+        field.fault(faults, "a rate limit that limits nothing", "add packets, bytes or connections with perSecond");
+    }
+    Some(RateLimit {
+        workload_selector,
+        ports: ports(&fields, faults),
+        client: client(&fields, faults),
+        packets: rate(&fields, "packets", 1, faults),
+        bytes: rate(&fields, "bytes", LARGEST_PACKET, faults),
+        connections: rate(&fields, "connections", 1, faults),
+        mode: word(&fields, "mode", Mode::WORDS, Mode::Enforce, faults),
+    })
+}
+
+/// Bytes of the largest IP packet: a smaller burst by default would refuse it whatever the rate.
+const LARGEST_PACKET: u64 = 65_535;
+/// Highest rate: more than any interface carries, and far from overflow.
+const MAX_RATE: u64 = 1_000_000_000_000;
+/// A burst may be worth an hour of the rate, which is what the kernel's arithmetic keeps.
+const MAX_BURST_SECONDS: u64 = 3600;
+
+fn client(fields: &Fields<'_>, faults: &mut Faults) -> Client {
+    let absent = Client::default();
+    let Some(client) =
+        fields.get("client").and_then(|field| field.fields(faults, &["prefixLengthIPv4", "prefixLengthIPv6"]))
+    else {
+        return absent;
+    };
+    let mut bits = |name, most: u8, absent| {
+        let number = client.get(name).and_then(|field| field.integer(faults, 0, most.into()));
+        number.and_then(|number| u8::try_from(number).ok()).unwrap_or(absent)
+    };
+    Client {
+        prefix_v4: bits("prefixLengthIPv4", 32, absent.prefix_v4),
+        prefix_v6: bits("prefixLengthIPv6", 128, absent.prefix_v6),
+    }
+}
+
+/// A rate; the burst is a tenth of a second's worth unless given, and at least `least`.
+fn rate(fields: &Fields<'_>, name: &str, least: u64, faults: &mut Faults) -> Option<Rate> {
+    let fields = fields.get(name)?.fields(faults, &["perSecond", "burst"])?;
+    let per_second = fields.require(faults, "perSecond", "write how many units a second may pass");
+    let per_second = per_second.and_then(|field| field.integer(faults, 1, MAX_RATE))?;
+    let most = (per_second * MAX_BURST_SECONDS).max(least);
+    let burst = match fields.get("burst") {
+        Some(field) => field.integer(faults, 1, most)?,
+        None => (per_second / 10).max(least),
+    };
+    Some(Rate { per_second, burst })
+}

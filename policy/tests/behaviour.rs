@@ -1,0 +1,42 @@
+//! Lives: host tests.
+//! Called by: cargo test.
+//! May touch: the public surface of the crate.
+//! Never: an answer that only one of evaluator and tables gives.
+
+mod support;
+
+use support::{Ends, context, resources, tables};
+use weir_policy::cases::{CASES, WORLD};
+
+#[test]
+fn evaluator_and_tables_answer_every_case_alike() {
+    for case in CASES {
+        let state = resources(&[WORLD, case.documents]);
+        let compiled = tables(&state);
+        for probe in case.probes {
+            let name = format!("{}: {probe:?}", case.name);
+            let question = support::question(probe);
+            let explanation = weir_policy::evaluate(&state, &context(), &question).unwrap();
+            assert_eq!(explanation.verdict, probe.verdict, "{name}: {explanation}");
+            let decided =
+                explanation.deciding().map(|answer| (answer.reason, format!("{} {}", answer.policy, answer.rule)));
+            let (reason, rule) = decided.unwrap_or((weir_common::verdict::Reason::NoPolicy, String::new()));
+            assert_eq!((reason, rule.trim()), (probe.reason, probe.rule), "{name}: {explanation}");
+            for side in Ends::of(&state, &question, &explanation) {
+                assert_eq!(side.by_tables(&compiled), side.by_evaluator(), "{name}");
+            }
+        }
+    }
+}
+
+#[test]
+fn documents_survive_being_written_and_read() {
+    for case in CASES {
+        let state = resources(&[WORLD, case.documents]);
+        for resource in state.iter() {
+            let again = weir_policy::parse("again", &resource.to_yaml()).unwrap_or_else(|faults| panic!("{faults:?}"));
+            assert_eq!(again, [resource.clone()], "{}", resource.to_yaml());
+            assert_eq!(again[0].to_yaml(), resource.to_yaml());
+        }
+    }
+}

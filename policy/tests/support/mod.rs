@@ -1,0 +1,120 @@
+//! Lives: host tests.
+//! Called by: the tests of this crate.
+//! May touch: the public surface of the crate.
+//! Never: decides anything.
+#![allow(dead_code, reason = "each test binary uses its own part")]
+
+use std::net::IpAddr;
+
+use weir_common::{
+    addr::{Addr, Protocol},
+    decide::{Image, Query},
+    verdict::{Direction, Reason, Verdict},
+};
+use weir_policy::{
+    Answer, Compiled, Context, End, Explanation, Kind, PROTOCOLS, Question, ResourceId, Resources, Spec, addr,
+    cases::Probe,
+};
+
+/// The node of every test: one host address, unknown workloads denied.
+pub fn context() -> Context {
+    Context {
+        generation: 7,
+        unknown: Verdict::Deny,
+        host_addresses: vec![address("10.0.0.1"), address("fd00::1"), address("127.0.0.1")],
+        tick_ns: 4_000_000,
+    }
+}
+
+pub fn address(text: &str) -> Addr {
+    addr(text.parse::<IpAddr>().unwrap())
+}
+
+pub fn resources(texts: &[&str]) -> Resources {
+    texts
+        .iter()
+        .flat_map(|text| weir_policy::parse("case", text).unwrap_or_else(|faults| panic!("{faults:#?}")))
+        .collect()
+}
+
+pub fn tables(resources: &Resources) -> Compiled {
+    weir_policy::compile(resources, &context()).unwrap_or_else(|faults| panic!("{faults:#?}"))
+}
+
+pub fn protocol(word: &str) -> Protocol {
+    let known = PROTOCOLS.iter().find(|(name, _)| *name == word).map(|(_, protocol)| *protocol);
+    known.unwrap_or_else(|| Protocol(word.parse().unwrap()))
+}
+
+pub fn question(probe: &Probe) -> Question {
+    let end = |text: &str| match text.split_once('/') {
+        Some((namespace, name)) => End::Workload(ResourceId::new(Kind::Workload, namespace, name)),
+        None => End::Address(address(text)),
+    };
+    Question { from: end(probe.from), to: end(probe.to), protocol: protocol(probe.protocol), port: probe.port }
+}
+
+/// One end that is judged here, and what the evaluator says of it.
+pub struct Ends {
+    answer: Answer,
+    remote: Addr,
+    protocol: Protocol,
+    port: u16,
+}
+
+/// Verdict, reason, and the rule in words.
+pub type Said = (Verdict, Reason, String, String);
+
+impl Ends {
+    /// The ends of a question that run here and see the other by an address.
+    pub fn of(resources: &Resources, question: &Question, explanation: &Explanation) -> Vec<Self> {
+        let sides = [(&explanation.egress, &question.to), (&explanation.ingress, &question.from)];
+        let judged = sides.into_iter().filter_map(|(answer, other)| {
+            let answer = answer.clone().filter(|answer| runs_here(resources, &answer.workload))?;
+            Some(Self {
+                answer,
+                remote: reached_by(resources, other)?,
+                protocol: question.protocol,
+                port: question.port,
+            })
+        });
+        judged.collect()
+    }
+
+    pub fn by_evaluator(&self) -> Said {
+        (self.answer.verdict, self.answer.reason, self.answer.policy.clone(), self.answer.rule.clone())
+    }
+
+    pub fn by_tables(&self, compiled: &Compiled) -> Said {
+        ask(compiled, &self.answer.workload, self.answer.direction, self.remote, self.protocol, self.port)
+    }
+}
+
+/// What the tables say.
+pub fn ask(
+    compiled: &Compiled,
+    workload: &ResourceId,
+    direction: Direction,
+    remote: Addr,
+    protocol: Protocol,
+    port: u16,
+) -> Said {
+    let local = compiled.workloads.iter().find(|known| known.id == *workload).unwrap().identity;
+    let decision = Image::open(compiled).unwrap().decide(&Query { local, direction, remote, protocol, port });
+    let rule = &compiled.rules[decision.rule as usize];
+    (decision.verdict, decision.reason, rule.policy.clone(), rule.rule.clone())
+}
+
+fn runs_here(resources: &Resources, id: &ResourceId) -> bool {
+    matches!(resources.get(id).unwrap().spec(), Spec::Workload(workload) if workload.cgroup.is_some())
+}
+
+fn reached_by(resources: &Resources, end: &End) -> Option<Addr> {
+    match end {
+        End::Address(address) => Some(*address),
+        End::Workload(id) => match resources.get(id).unwrap().spec() {
+            Spec::Workload(workload) => workload.addresses.first().copied(),
+            other => panic!("{other:?}"),
+        },
+    }
+}
