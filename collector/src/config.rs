@@ -1,0 +1,211 @@
+//! Lives: collector.
+//! Called by: `run`, before anything of the system is touched.
+//! May touch: the configuration file.
+//! Never: stops at the first fault; accepts a key it does not know.
+//!
+//! ```yaml
+//! listen:
+//!   socket: {path: /run/weir/collector.sock, allowedUids: [0]}
+//!   tcp: {listen: "0.0.0.0:7444", tls: {certificate: f, key: f, clientCa: f}}   # or insecure: true instead of tls
+//! history: {records: 65536}
+//! log: {level: info, format: text}                                              # text | json
+//! ```
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+use weir_transport::{ListenConfig, SocketConfig};
+
+use crate::flags::Flags;
+use crate::logging::LogConfig;
+
+/// Socket used when neither file nor flags name a place to listen.
+pub const DEFAULT_SOCKET: &str = "/run/weir/collector.sock";
+/// Most records a history may be told to keep (about 40 GiB of them).
+const MAX_RECORDS: usize = 100_000_000;
+
+/// The whole configuration.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Config {
+    /// Where to listen.
+    pub listen: ListenConfig,
+    /// What to keep.
+    pub history: HistoryConfig,
+    /// How to log.
+    pub log: LogConfig,
+}
+
+/// What to keep.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct HistoryConfig {
+    /// Records kept in memory; the oldest go first. A record takes about 400 bytes.
+    pub records: usize,
+}
+
+impl Default for HistoryConfig {
+    fn default() -> Self {
+        Self { records: 65536 }
+    }
+}
+
+/// All faults of file and flags.
+#[derive(Debug, thiserror::Error)]
+#[error("{}", .0.join("\n"))]
+pub struct ConfigFaults(pub Vec<String>);
+
+impl Config {
+    /// Reads the file the flags name, if any, and lets the flags override it.
+    ///
+    /// # Errors
+    /// Every fault that was found, one a line.
+    pub fn read(flags: &Flags) -> Result<Self, ConfigFaults> {
+        let mut faults = Vec::new();
+        let mut config = match &flags.config {
+            Some(path) => from_file(path, &mut faults),
+            None => Self::default(),
+        };
+        // A faulty section reads as absent; defaults would then hide that, or report it twice.
+        let faulty = !faults.is_empty();
+        flags.override_config(&mut config);
+        if config.listen == ListenConfig::default() && !faulty {
+            config.listen.socket = Some(SocketConfig { path: DEFAULT_SOCKET.into(), allowed_uids: Vec::new() });
+        }
+        if config.listen != ListenConfig::default() {
+            faults.extend(config.listen.faults("listen"));
+        }
+        if !(1..=MAX_RECORDS).contains(&config.history.records) {
+            faults.push(format!("history.records: must be 1 to {MAX_RECORDS} ({})", config.history.records));
+        }
+        faults.extend(config.log.faults("log"));
+        if faults.is_empty() { Ok(config) } else { Err(ConfigFaults(faults)) }
+    }
+}
+
+fn from_file(path: &Path, faults: &mut Vec<String>) -> Config {
+    let read = fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()));
+    match read.map(|text| from_text(&text)) {
+        Ok((config, found)) => {
+            faults.extend(found.into_iter().map(|fault| format!("{}: {fault}", path.display())));
+            config
+        }
+        Err(fault) => {
+            faults.push(fault);
+            Config::default()
+        }
+    }
+}
+
+/// Reads section by section, so that a fault in one does not hide those of another.
+fn from_text(text: &str) -> (Config, Vec<String>) {
+    let mut faults = Vec::new();
+    if text.trim().is_empty() {
+        return (Config::default(), faults);
+    }
+    let mut sections: BTreeMap<String, Value> = match serde_saphyr::from_str(text) {
+        Ok(sections) => sections,
+        Err(error) => return (Config::default(), vec![error.to_string()]),
+    };
+    let mut listen = sections.remove("listen");
+    let config = Config {
+        listen: ListenConfig {
+            socket: section(take(&mut listen, "socket"), "listen.socket", &mut faults),
+            tcp: section(take(&mut listen, "tcp"), "listen.tcp", &mut faults),
+        },
+        history: section(sections.remove("history"), "history", &mut faults).unwrap_or_default(),
+        log: section(sections.remove("log"), "log", &mut faults).unwrap_or_default(),
+    };
+    // What is left of `listen` is an unknown key or no mapping at all.
+    if let Some(rest) = listen {
+        let _faulty: Option<ListenConfig> = section(Some(rest), "listen", &mut faults);
+    }
+    faults.extend(sections.keys().map(|key| format!("{key}: unknown key; known are listen, history and log")));
+    (config, faults)
+}
+
+fn take(section: &mut Option<Value>, key: &str) -> Option<Value> {
+    section.as_mut()?.as_object_mut()?.remove(key)
+}
+
+fn section<T: DeserializeOwned>(value: Option<Value>, field: &str, faults: &mut Vec<String>) -> Option<T> {
+    match serde_json::from_value(value?) {
+        Ok(section) => section,
+        Err(error) => {
+            faults.push(format!("{field}: {error}"));
+            None
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    fn read(text: &str, flags: &[&str]) -> Result<Config, Vec<String>> {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        fs::write(file.path(), text).unwrap();
+        let path = file.path().to_str().unwrap();
+        let flags = Flags::try_parse_from([&["weir-collector", "--config", path][..], flags].concat()).unwrap();
+        Config::read(&flags).map_err(|faults| faults.0)
+    }
+
+    #[test]
+    fn defaults_work_and_flags_override_the_file() {
+        let config = read("", &[]).unwrap();
+        assert_eq!(config.listen.socket.unwrap().path, Path::new(DEFAULT_SOCKET));
+        assert_eq!(config.history.records, 65536);
+
+        let text =
+            "listen:\n  socket: {path: /a.sock, allowedUids: [7]}\nhistory: {records: 10}\nlog: {format: json}\n";
+        let config = read(text, &["--socket", "/b.sock", "--history", "20"]).unwrap();
+        let socket = config.listen.socket.unwrap();
+        assert_eq!((socket.path.to_str(), socket.allowed_uids), (Some("/b.sock"), vec![7]));
+        assert_eq!(config.history.records, 20);
+        assert_eq!(read(text, &[]).unwrap().history.records, 10);
+    }
+
+    #[test]
+    fn all_faults_are_reported_together() {
+        let text = "listen:\n  socket: {path: a.sock, mode: 7}\n  tcp: {listen: nowhere}\n  pipe: 1\nhistory: {records: 0}\n\
+                    log: {level: loud, format: xml}\ncolour: red\n";
+        let faults = read(text, &["--history", "0"]).unwrap_err();
+        for part in [
+            "listen.socket: unknown field `mode`",
+            "listen.tcp: ",
+            "listen: unknown field `pipe`",
+            "log: unknown variant `xml`",
+            "colour: unknown key",
+            "history.records: must be",
+        ] {
+            assert!(faults.iter().any(|fault| fault.contains(part)), "{part} in {faults:#?}");
+        }
+        assert_eq!(faults.len(), 6, "{faults:#?}");
+    }
+
+    #[test]
+    fn what_is_no_yaml_or_no_file_is_named() {
+        assert!(read("listen: [", &[]).unwrap_err()[0].contains("line"));
+        assert!(read("listen: 7", &[]).unwrap_err()[0].contains("listen: "));
+        let flags = Flags::try_parse_from(["weir-collector", "--config", "/no/such/file"]).unwrap();
+        assert!(Config::read(&flags).unwrap_err().to_string().contains("/no/such/file"));
+    }
+
+    #[test]
+    fn a_network_port_needs_tls_or_the_word_insecure() {
+        assert!(read("", &["--listen", "127.0.0.1:0"]).unwrap_err()[0].contains("needs tls"));
+        assert!(read("", &["--listen", "127.0.0.1:0", "--insecure"]).is_ok());
+    }
+
+    #[test]
+    fn a_log_level_is_a_level_or_a_filter() {
+        for (level, sound) in [("info", true), ("DEBUG", true), ("warn,weir_collector=debug", true), ("loud", false)] {
+            assert_eq!(read("", &["--log-level", level]).is_ok(), sound, "{level}");
+        }
+    }
+}

@@ -1,0 +1,84 @@
+//! Lives: collector.
+//! Called by: `main`.
+//! May touch: the command line.
+//! Never: has a setting the file has not.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use clap::Parser;
+use weir_transport::{SocketConfig, TcpConfig};
+
+use crate::config::Config;
+use crate::logging::LogFormat;
+
+/// Collects flow records from Weir agents, keeps a bounded recent history and serves it to `weirctl observe`.
+#[derive(Clone, Debug, Default, Parser)]
+#[command(name = "weir-collector", version, after_help = EXAMPLES)]
+pub struct Flags {
+    /// Configuration file (YAML); flags override it.
+    #[arg(long, short, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Listen on this Unix socket (default /run/weir/collector.sock when nothing else is configured).
+    #[arg(long, value_name = "PATH")]
+    pub socket: Option<PathBuf>,
+    /// Users that may connect to the socket besides root; may be repeated.
+    #[arg(long = "allow-uid", value_name = "UID")]
+    pub allow_uids: Vec<u32>,
+    /// Listen on this TCP address; certificates come from the configuration file.
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    pub listen: Option<SocketAddr>,
+    /// Listen on TCP without TLS. Anyone who reaches the port may send and read records.
+    #[arg(long)]
+    pub insecure: bool,
+    /// Records to keep.
+    #[arg(long, value_name = "RECORDS")]
+    pub history: Option<usize>,
+    /// error, warn, info, debug or trace; or a filter such as "info,weir_collector=debug".
+    #[arg(long, value_name = "LEVEL")]
+    pub log_level: Option<String>,
+    /// How to write the log.
+    #[arg(long, value_name = "FORMAT")]
+    pub log_format: Option<LogFormat>,
+    /// Check the configuration, report every fault, and exit.
+    #[arg(long)]
+    pub check: bool,
+}
+
+const EXAMPLES: &str = "Examples:
+  weir-collector
+  weir-collector --config /etc/weir/collector.yaml --check
+  weir-collector --socket /tmp/collector.sock --history 1000000
+
+Exit codes: 0 stopped as asked, 1 failed, 2 configuration or usage refused.";
+
+impl Flags {
+    /// Lets what is set here win over the file.
+    pub fn override_config(&self, config: &mut Config) {
+        let socket = &mut config.listen.socket;
+        if let Some(path) = &self.socket {
+            socket
+                .get_or_insert_with(|| SocketConfig { path: PathBuf::new(), allowed_uids: Vec::new() })
+                .path
+                .clone_from(path);
+        }
+        if let (Some(socket), false) = (socket, self.allow_uids.is_empty()) {
+            socket.allowed_uids.clone_from(&self.allow_uids);
+        }
+        if let Some(listen) = self.listen {
+            config.listen.tcp.get_or_insert(TcpConfig { listen, tls: None, insecure: false }).listen = listen;
+        }
+        if let (Some(tcp), true) = (&mut config.listen.tcp, self.insecure) {
+            tcp.insecure = true;
+        }
+        if let Some(records) = self.history {
+            config.history.records = records;
+        }
+        if let Some(level) = &self.log_level {
+            config.log.level.clone_from(level);
+        }
+        if let Some(format) = self.log_format {
+            config.log.format = format;
+        }
+    }
+}

@@ -1,0 +1,187 @@
+//! Lives: collector.
+//! Called by: `store`, under its lock, for each batch.
+//! May touch: memory only.
+//! Never: lets a sender make it grow without bound; what does not fit is summed under "other" or forgotten oldest first.
+//!
+//! Batches of one boot of a node are numbered from 1 without gaps. A number at or below the last one is a resend of what
+//! is already here. A number that skips some means batches are gone for good, because a sender sends in order. The first
+//! batch ever seen of a boot may have any number: the ones before it went to an earlier run of this collector.
+
+use std::collections::BTreeMap;
+
+/// Boots remembered of one node; the oldest goes.
+const MAX_BOOTS: usize = 4;
+/// Different words a node may use in sums; there are about 80 in truth.
+const MAX_WORDS: usize = 1024;
+/// Where the rest is summed.
+const OTHER: &str = "other";
+
+/// One boot of one node.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Boot {
+    /// Random name of the boot.
+    pub boot_id: String,
+    /// Number of the first batch seen.
+    pub first_sequence: u64,
+    /// Number of the last batch taken over.
+    pub last_sequence: u64,
+    /// Batches that never came.
+    pub missing_batches: u64,
+    /// Batches that came again.
+    pub duplicates: u64,
+    /// Records taken over.
+    pub records: u64,
+    /// Streams open now.
+    pub streams: u32,
+    /// When it was last heard, nanoseconds since the Unix epoch.
+    pub last_seen_ns: u64,
+    /// Decisions by "hook/verdict/reason".
+    pub decisions: BTreeMap<String, u64>,
+    /// Lost decisions by cause.
+    pub losses: BTreeMap<String, u64>,
+}
+
+/// What a record adds to the sums of its node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Tally {
+    /// Equal decisions.
+    Decision {
+        /// "hook/verdict/reason".
+        what: String,
+        /// How many.
+        count: u64,
+    },
+    /// Decisions whose records are lost.
+    Loss {
+        /// Why.
+        cause: String,
+        /// How many.
+        count: u64,
+    },
+    /// Nothing: the record is not about decisions.
+    Nothing,
+}
+
+/// What the number of a batch says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Order {
+    /// Not seen before; `missing` batches before it never came.
+    New {
+        /// Batches that never came.
+        missing: u64,
+    },
+    /// Already here.
+    Duplicate,
+}
+
+/// Every node heard of since the start.
+#[derive(Debug, Default)]
+pub struct Nodes {
+    nodes: BTreeMap<String, Vec<Boot>>,
+}
+
+impl Nodes {
+    /// The boot a batch belongs to, made known if it is not.
+    pub fn boot(&mut self, node: &str, boot_id: &str) -> &mut Boot {
+        let boots = self.nodes.entry(node.to_owned()).or_default();
+        // A boot in use is moved to the end, so that the first is the one unheard of for longest.
+        let known = boots.iter().position(|boot| boot.boot_id == boot_id).map(|index| boots.remove(index));
+        let boot = known.unwrap_or_else(|| Boot { boot_id: boot_id.to_owned(), ..Boot::default() });
+        if boots.len() >= MAX_BOOTS {
+            boots.remove(0);
+        }
+        boots.push_mut(boot)
+    }
+
+    /// Every boot with the name of its node; of one node, the one heard last comes last.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &Boot)> {
+        self.nodes.iter().flat_map(|(node, boots)| boots.iter().map(move |boot| (node.as_str(), boot)))
+    }
+}
+
+impl Boot {
+    /// Judges a batch by its number and counts it.
+    pub fn order(&mut self, sequence: u64) -> Order {
+        if self.first_sequence == 0 {
+            self.first_sequence = sequence;
+            self.last_sequence = sequence;
+            return Order::New { missing: 0 };
+        }
+        if sequence <= self.last_sequence {
+            self.duplicates += 1;
+            return Order::Duplicate;
+        }
+        let missing = sequence - self.last_sequence - 1;
+        self.missing_batches += missing;
+        self.last_sequence = sequence;
+        Order::New { missing }
+    }
+
+    /// Adds what one record stands for.
+    pub fn add(&mut self, tally: &Tally) {
+        self.records += 1;
+        match tally {
+            Tally::Decision { what, count } => sum(&mut self.decisions, what, *count),
+            Tally::Loss { cause, count } => sum(&mut self.losses, cause, *count),
+            Tally::Nothing => {}
+        }
+    }
+}
+
+fn sum(sums: &mut BTreeMap<String, u64>, word: &str, count: u64) {
+    let word = if sums.contains_key(word) || sums.len() < MAX_WORDS { word } else { OTHER };
+    let total = sums.entry(word.to_owned()).or_default();
+    *total = total.saturating_add(count);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn batches_are_judged_by_their_number() {
+        let mut nodes = Nodes::default();
+        let new = Order::New { missing: 0 };
+        for (boot_id, sequence, expected) in [
+            ("a", 1, new),
+            ("a", 2, new),
+            ("a", 2, Order::Duplicate),
+            ("a", 1, Order::Duplicate),
+            ("a", 6, Order::New { missing: 3 }),
+            ("a", 4, Order::Duplicate),
+            ("b", 1, new),
+            ("a", 7, new),
+            ("b", 2, new),
+            ("c", 900, new),
+        ] {
+            assert_eq!(nodes.boot("n", boot_id).order(sequence), expected, "{boot_id} {sequence}");
+        }
+        let a = nodes.boot("n", "a");
+        assert_eq!((a.first_sequence, a.last_sequence, a.missing_batches, a.duplicates), (1, 7, 3, 3));
+        assert_eq!(nodes.boot("n", "c").first_sequence, 900);
+    }
+
+    #[test]
+    fn sums_are_by_word_and_bounded() {
+        let mut boot = Boot::default();
+        boot.add(&Tally::Nothing);
+        for index in 0..2000 {
+            boot.add(&Tally::Decision { what: format!("hook/deny/{index}"), count: 2 });
+        }
+        boot.add(&Tally::Loss { cause: "ring_full".to_owned(), count: 5 });
+        assert_eq!(boot.records, 2002);
+        assert_eq!(boot.decisions.values().sum::<u64>(), 4000);
+        assert_eq!(boot.decisions.len(), MAX_WORDS + 1);
+        assert_eq!(boot.losses["ring_full"], 5);
+    }
+
+    #[test]
+    fn the_boot_unheard_of_for_longest_is_forgotten() {
+        let mut nodes = Nodes::default();
+        for boot_id in ["a", "b", "c", "d", "a", "e"] {
+            nodes.boot("n", boot_id);
+        }
+        let kept: Vec<_> = nodes.iter().map(|(_, boot)| boot.boot_id.as_str()).collect();
+        assert_eq!(kept, ["c", "d", "a", "e"]);
+    }
+}

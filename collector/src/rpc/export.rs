@@ -1,0 +1,118 @@
+//! Lives: collector.
+//! Called by: agents, one stream each.
+//! May touch: the store.
+//! Never: acknowledges what is not in the history; believes a node name its certificate contradicts.
+//!
+//! The first batch of a stream says which node and boot it speaks for; the others must agree. With TLS, a certificate
+//! that carries `spiffe://weir/node/NAME` may speak for that node only; one without such a name may speak for any.
+
+use std::pin::Pin;
+
+use futures_util::Stream;
+use futures_util::stream::unfold;
+use tonic::{Request, Response, Status, Streaming};
+use weir_proto::v1::flow_collector_server::FlowCollector;
+use weir_proto::v1::{Ack, Batch, FlowRecord};
+use weir_transport::Peer;
+
+use super::{Service, tally::tally};
+use crate::nodes::Order;
+use crate::store;
+
+/// Longest node name or boot id.
+const MAX_NAME: usize = 253;
+
+#[tonic::async_trait]
+impl FlowCollector for Service {
+    type ExportStream = Pin<Box<dyn Stream<Item = Result<Ack, Status>> + Send>>;
+
+    async fn export(&self, request: Request<Streaming<Batch>>) -> Result<Response<Self::ExportStream>, Status> {
+        let peer = request.extensions().get::<Peer>().cloned();
+        let session = Session { service: self.clone(), peer, batches: request.into_inner(), sender: None };
+        Ok(Response::new(Box::pin(unfold(Some(session), Session::step))))
+    }
+}
+
+/// One stream.
+struct Session {
+    service: Service,
+    peer: Option<Peer>,
+    batches: Streaming<Batch>,
+    sender: Option<Sender>,
+}
+
+/// Who a stream speaks for.
+struct Sender {
+    node: String,
+    boot_id: String,
+    /// Shows the node as connected for as long as the stream is open.
+    _connected: store::Connected<FlowRecord>,
+}
+
+impl Session {
+    /// Waits for a batch, takes it over and acknowledges it. After an error the stream is over.
+    async fn step(session: Option<Self>) -> Option<(Result<Ack, Status>, Option<Self>)> {
+        let mut session = session?;
+        let batch = tokio::select! {
+            batch = session.batches.message() => batch,
+            () = session.service.stop.stopped() => return None,
+        };
+        match batch.and_then(|batch| batch.map(|batch| session.take(batch)).transpose()) {
+            Ok(Some(ack)) => Some((Ok(ack), Some(session))),
+            Ok(None) => None,
+            Err(status) => {
+                tracing::warn!(code = ?status.code(), reason = status.message(), "a stream of records ended");
+                Some((Err(status), None))
+            }
+        }
+    }
+
+    fn take(&mut self, batch: Batch) -> Result<Ack, Status> {
+        let sender = self.sender_of(&batch)?;
+        if batch.sequence == 0 {
+            return Err(Status::invalid_argument("a batch has no sequence number; they begin at 1"));
+        }
+        let numbered = |mut record: FlowRecord| {
+            record.node.clone_from(&batch.node);
+            let tally = tally(&record);
+            (record, tally)
+        };
+        let records = batch.records.into_iter().map(numbered).collect();
+        let batch = store::Batch { sequence: batch.sequence, records };
+        let (node, boot_id, sequence) = (sender.node.clone(), sender.boot_id.clone(), batch.sequence);
+        let taken = self.service.store.take(&node, &boot_id, batch);
+        match taken.order {
+            Order::New { missing: 0 } => {}
+            Order::New { missing } => tracing::warn!(node, boot_id, sequence, missing, "batches are missing"),
+            Order::Duplicate => tracing::debug!(node, boot_id, sequence, "a batch came again"),
+        }
+        Ok(Ack { sequence: taken.acknowledge })
+    }
+
+    /// Checks on whose behalf a batch comes; the first one decides for the stream.
+    fn sender_of(&mut self, batch: &Batch) -> Result<&Sender, Status> {
+        let sender = match self.sender.take() {
+            Some(sender) if sender.node == batch.node && sender.boot_id == batch.boot_id => sender,
+            Some(sender) => {
+                let message = format!("this stream speaks for node {}, boot {}", sender.node, sender.boot_id);
+                return Err(Status::invalid_argument(message));
+            }
+            None => self.admit(batch)?,
+        };
+        Ok(self.sender.insert(sender))
+    }
+
+    fn admit(&self, batch: &Batch) -> Result<Sender, Status> {
+        let legal = |name: &str| (1..=MAX_NAME).contains(&name.len()) && name.chars().all(|c| c.is_ascii_graphic());
+        if !legal(&batch.node) || !legal(&batch.boot_id) {
+            return Err(Status::invalid_argument("node and boot_id must be 1 to 253 printable ASCII characters"));
+        }
+        if let Some(certified) = self.peer.as_ref().and_then(Peer::node).filter(|node| *node != batch.node) {
+            let message = format!("the certificate is for node {certified}, not {}", batch.node);
+            return Err(Status::permission_denied(message));
+        }
+        tracing::info!(node = batch.node, boot_id = batch.boot_id, sequence = batch.sequence, "a node connected");
+        let connected = self.service.store.connected(&batch.node, &batch.boot_id);
+        Ok(Sender { node: batch.node.clone(), boot_id: batch.boot_id.clone(), _connected: connected })
+    }
+}

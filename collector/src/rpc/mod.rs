@@ -1,0 +1,46 @@
+//! Lives: collector.
+//! Called by: `run`, once.
+//! May touch: accepted connections, the store.
+//! Never: decides anything about records; it translates between the wire and the store.
+
+mod export;
+mod filter;
+mod observe;
+mod status;
+mod tally;
+
+use std::sync::Arc;
+
+use tonic::transport::Error;
+use weir_proto::v1::FlowRecord;
+use weir_proto::v1::flow_collector_server::FlowCollectorServer;
+use weir_proto::v1::flow_query_server::FlowQueryServer;
+use weir_transport::Listeners;
+
+use crate::supervisor::Stop;
+
+/// The store, as the wire fills it.
+pub type Store = crate::store::Store<FlowRecord>;
+
+/// Largest batch accepted, bytes. A sender of good will stays far below.
+const MAX_BATCH: usize = 8 << 20;
+
+/// What both services share.
+#[derive(Clone, Debug)]
+struct Service {
+    store: Arc<Store>,
+    stop: Stop,
+}
+
+/// Serves until the stop signal; open streams end then too.
+///
+/// # Errors
+/// The server cannot go on.
+pub async fn serve(listeners: Listeners, store: Arc<Store>, mut stop: Stop) -> Result<(), Error> {
+    let service = Service { store, stop: stop.clone() };
+    weir_transport::server()
+        .add_service(FlowCollectorServer::new(service.clone()).max_decoding_message_size(MAX_BATCH))
+        .add_service(FlowQueryServer::new(service))
+        .serve_with_incoming_shutdown(listeners, async move { stop.stopped().await })
+        .await
+}

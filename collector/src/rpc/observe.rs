@@ -1,0 +1,132 @@
+//! Lives: collector.
+//! Called by: `weirctl observe` and other readers.
+//! May touch: the store, a page at a time.
+//! Never: buffers for a slow reader. What has left the history before the reader came to it is counted as skipped (whether
+//! it would have matched is not known then) and told with the next record, or at the end.
+
+use std::collections::VecDeque;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use futures_util::Stream;
+use futures_util::stream::unfold;
+use tokio::sync::watch;
+use tonic::{Request, Response, Status};
+use weir_proto::v1::flow_query_server::FlowQuery;
+use weir_proto::v1::{CollectorStatusRequest, CollectorStatusResponse, FlowRecord, ObserveRequest, ObserveResponse};
+
+use super::filter::Matcher;
+use super::{Service, status};
+
+/// Records taken from the history at a time: the lock is held for as long as that many pointers are copied.
+const PAGE: usize = 512;
+
+#[tonic::async_trait]
+impl FlowQuery for Service {
+    type ObserveStream = Pin<Box<dyn Stream<Item = Result<ObserveResponse, Status>> + Send>>;
+
+    async fn observe(&self, request: Request<ObserveRequest>) -> Result<Response<Self::ObserveStream>, Status> {
+        let reader = Reader::new(self.clone(), request.into_inner())?;
+        let stream = unfold(reader, |mut reader| async move { reader.next().await.map(|item| (Ok(item), reader)) });
+        Ok(Response::new(Box::pin(stream)))
+    }
+
+    async fn collector_status(
+        &self,
+        _: Request<CollectorStatusRequest>,
+    ) -> Result<Response<CollectorStatusResponse>, Status> {
+        Ok(Response::new(status::response(self.store.summary())))
+    }
+}
+
+/// One reader and how far it has come.
+struct Reader {
+    service: Service,
+    matcher: Matcher,
+    end: watch::Receiver<u64>,
+    /// Matching records that are ready to be sent.
+    ready: VecDeque<Arc<FlowRecord>>,
+    position: u64,
+    /// Where to stop; `None` to follow.
+    until: Option<u64>,
+    skipped: u64,
+}
+
+impl Reader {
+    fn new(service: Service, request: ObserveRequest) -> Result<Self, Status> {
+        let matcher = Matcher::new(request.filter, request.since_ns)?;
+        let end_watch = service.store.watch();
+        let (begin, end) = service.store.bounds();
+        let only_new = request.follow && request.last == 0 && request.since_ns == 0;
+        let until = (!request.follow).then_some(end);
+        let mut reader =
+            Self { service, matcher, end: end_watch, ready: VecDeque::new(), position: begin, until, skipped: 0 };
+        if only_new || request.last > 0 {
+            reader.position = end;
+        }
+        if request.last > 0 {
+            reader.find_last(request.last, end);
+        }
+        Ok(reader)
+    }
+
+    /// Collects the newest matching records before `end`, looking backwards.
+    fn find_last(&mut self, wanted: u64, end: u64) {
+        let mut position = end;
+        loop {
+            let page = self.service.store.page_before(position, PAGE);
+            for record in page.records.iter().rev().filter(|record| self.matcher.matches(record)) {
+                self.ready.push_front(Arc::clone(record));
+                if self.ready.len() as u64 >= wanted {
+                    return;
+                }
+            }
+            if page.records.is_empty() {
+                return;
+            }
+            position = page.next;
+        }
+    }
+
+    async fn next(&mut self) -> Option<ObserveResponse> {
+        loop {
+            if let Some(record) = self.ready.pop_front() {
+                let record = Some(FlowRecord::clone(&record));
+                return Some(ObserveResponse { record, skipped: std::mem::take(&mut self.skipped) });
+            }
+            if self.until.is_some_and(|until| self.position >= until) {
+                return self.last_words();
+            }
+            if !self.read_page() && !self.wait().await {
+                return self.last_words();
+            }
+        }
+    }
+
+    /// Reads on; false when there is nothing new.
+    fn read_page(&mut self) -> bool {
+        let left = self.until.map_or(u64::MAX, |until| until.saturating_sub(self.position));
+        let limit = usize::try_from(left).unwrap_or(PAGE).min(PAGE);
+        let page = self.service.store.page(self.position, limit);
+        let new = page.next > self.position;
+        self.position = page.next;
+        self.skipped += page.missed;
+        self.ready.extend(page.records.into_iter().filter(|record| self.matcher.matches(record)));
+        new
+    }
+
+    /// Waits for new records; false when the collector stops.
+    async fn wait(&mut self) -> bool {
+        let position = self.position;
+        tokio::select! {
+            more = self.end.wait_for(|end| *end > position) => more.is_ok(),
+            () = self.service.stop.stopped() => false,
+        }
+    }
+
+    /// Tells what was skipped after the last record, if anything was.
+    fn last_words(&mut self) -> Option<ObserveResponse> {
+        let skipped = std::mem::take(&mut self.skipped);
+        (skipped > 0).then_some(ObserveResponse { record: None, skipped })
+    }
+}

@@ -1,0 +1,38 @@
+//! Lives: collector.
+//! Called by: `observe`, for CollectorStatus.
+//! May touch: nothing.
+//! Never: sums over boots of a node; their counters in the kernel began anew.
+
+use weir_proto::v1::CollectorStatusResponse;
+use weir_proto::v1::collector_status_response::Node;
+
+use crate::nodes::Boot;
+use crate::store::Summary;
+
+/// The store's summary as the wire has it: one entry for each boot of each node, the one heard last at the end.
+pub fn response(summary: Summary) -> CollectorStatusResponse {
+    CollectorStatusResponse {
+        nodes: summary.boots.into_iter().map(|(node, boot)| entry(node, boot)).collect(),
+        history_records: summary.kept,
+        history_capacity: summary.capacity,
+        evicted: summary.evicted,
+        start_ns: summary.start_ns,
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+    }
+}
+
+fn entry(node: String, boot: Boot) -> Node {
+    Node {
+        node,
+        boot_id: boot.boot_id,
+        last_sequence: boot.last_sequence,
+        records: boot.records,
+        duplicates: boot.duplicates,
+        connected: boot.streams > 0,
+        last_seen_ns: boot.last_seen_ns,
+        decisions: boot.decisions.into_iter().collect(),
+        losses: boot.losses.into_iter().collect(),
+        first_sequence: boot.first_sequence,
+        missing_batches: boot.missing_batches,
+    }
+}

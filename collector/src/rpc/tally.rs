@@ -1,0 +1,57 @@
+//! Lives: collector.
+//! Called by: `export`, for each record.
+//! May touch: nothing.
+//! Never: lets a record that is no decision into the sums of decisions.
+
+use weir_proto::v1::{FlowRecord, RecordType, Verdict};
+
+use crate::nodes::Tally;
+
+/// What a record adds to the sums of its node.
+pub fn tally(record: &FlowRecord) -> Tally {
+    match record.r#type() {
+        RecordType::Verdict => Tally::Decision {
+            what: format!("{}/{}/{}", record.hook, verdict_word(record.verdict()), record.reason),
+            count: record.count,
+        },
+        RecordType::Loss => Tally::Loss { cause: record.loss_cause.clone(), count: record.count },
+        RecordType::Close | RecordType::Unspecified => Tally::Nothing,
+    }
+}
+
+const fn verdict_word(verdict: Verdict) -> &'static str {
+    match verdict {
+        Verdict::Allow => "allow",
+        Verdict::Deny => "deny",
+        Verdict::Audit => "audit",
+        Verdict::Unspecified => "unspecified",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_decisions_and_losses_count() {
+        let record = |kind: RecordType| FlowRecord {
+            r#type: kind.into(),
+            verdict: Verdict::Deny.into(),
+            hook: "connect".to_owned(),
+            reason: "default".to_owned(),
+            loss_cause: "ring_full".to_owned(),
+            count: 7,
+            ..FlowRecord::default()
+        };
+        let decision = Tally::Decision { what: "connect/deny/default".to_owned(), count: 7 };
+        let loss = Tally::Loss { cause: "ring_full".to_owned(), count: 7 };
+        for (kind, expected) in [
+            (RecordType::Verdict, decision),
+            (RecordType::Loss, loss),
+            (RecordType::Close, Tally::Nothing),
+            (RecordType::Unspecified, Tally::Nothing),
+        ] {
+            assert_eq!(tally(&record(kind)), expected, "{kind:?}");
+        }
+    }
+}
