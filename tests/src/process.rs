@@ -91,6 +91,7 @@ pub struct Running {
     child: Child,
     log: PathBuf,
     output: Arc<Output>,
+    left: bool,
 }
 
 #[derive(Debug, Default)]
@@ -107,22 +108,40 @@ struct Printed {
 }
 
 impl Running {
-    /// Starts `command` with its outputs in `folder`. Its own process group: Ctrl-C is for us to handle.
+    /// Starts `command`, reads its standard output as it comes, and keeps both outputs in a log in `folder`.
     ///
     /// # Errors
     /// When it cannot be started.
     pub fn start(name: &str, mut command: Command, folder: &Path) -> Result<Running, WorldError> {
         let (log, file) = fresh_log(folder, name)?;
-        let errors = file.try_clone().map_err(|source| lost("opening", &log, source))?;
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(errors).process_group(0);
-        let program = Path::new(command.get_program()).to_path_buf();
-        let mut child = command.spawn().map_err(|source| lost("starting", &program, source))?;
-        let output = Arc::new(Output::default());
-        if let Some(stdout) = child.stdout.take() {
-            let output = Arc::clone(&output);
+        command.stdout(Stdio::piped());
+        let mut running = Running::spawn(name, command, log, &file)?;
+        if let Some(stdout) = running.child.stdout.take() {
+            let output = Arc::clone(&running.output);
             thread::spawn(move || output.read(BufReader::new(stdout), file));
         }
-        Ok(Running { name: name.to_owned(), child, log, output })
+        Ok(running)
+    }
+
+    /// Starts a program that may outlive this one: both outputs go straight to the log.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn start_daemon(name: &str, mut command: Command, folder: &Path) -> Result<Running, WorldError> {
+        let (log, file) = fresh_log(folder, name)?;
+        command.stdout(file.try_clone().map_err(|source| lost("opening", &log, source))?);
+        let running = Running::spawn(name, command, log, &file)?;
+        running.output.close();
+        Ok(running)
+    }
+
+    /// Its own process group: Ctrl-C is for us to handle.
+    fn spawn(name: &str, mut command: Command, log: PathBuf, file: &File) -> Result<Running, WorldError> {
+        let errors = file.try_clone().map_err(|source| lost("opening", &log, source))?;
+        command.stdin(Stdio::null()).stderr(errors).process_group(0);
+        let program = Path::new(command.get_program()).to_path_buf();
+        let child = command.spawn().map_err(|source| lost("starting", &program, source))?;
+        Ok(Running { name: name.to_owned(), child, log, output: Arc::default(), left: false })
     }
 
     /// The process's id.
@@ -276,6 +295,16 @@ impl Running {
         WorldError::Process { name: self.name.clone(), problem, log: self.log.clone() }
     }
 
+    /// Whether it is gone.
+    pub fn ended(&mut self) -> bool {
+        !matches!(self.child.try_wait(), Ok(None))
+    }
+
+    /// Lets it run on after this process.
+    pub fn leave(mut self) {
+        self.left = true;
+    }
+
     fn kill(&mut self) {
         drop(self.child.kill());
         drop(self.child.wait());
@@ -284,7 +313,9 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
-        self.kill();
+        if !self.left {
+            self.kill();
+        }
     }
 }
 
@@ -298,6 +329,10 @@ impl Output {
             printed.lines.push(line);
             self.changed.notify_all();
         }
+        self.close();
+    }
+
+    fn close(&self) {
         self.state.lock().unwrap_or_else(PoisonError::into_inner).ended = true;
         self.changed.notify_all();
     }

@@ -1,1 +1,172 @@
-//! Lives: nowhere yet.
+//! Lives: weir-tests, Weir running inside a world.
+//! Called by: live tests and the demo.
+//! May touch: the world it is given, the programs weir-collector, weir-agent and weirctl.
+//! Never: looks inside them; everything goes through configuration files, weirctl and signals.
+
+mod config;
+pub mod ctl;
+mod error;
+pub mod record;
+pub mod status;
+
+use std::path::PathBuf;
+use std::process::Command;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+pub use config::{Options, Tls};
+pub use error::HarnessError;
+pub use record::Record;
+pub use status::Status;
+
+use crate::process::{Running, SOON, ended_well, program};
+use crate::world::{Who, World};
+
+/// How often a state is looked at while waiting for it.
+const LOOK: Duration = Duration::from_millis(20);
+/// Loading and verifying the programs on a busy machine.
+const READY_WITHIN: Duration = Duration::from_secs(30);
+/// A clean stop is a quick one.
+pub const STOP_WITHIN: Duration = Duration::from_secs(5);
+
+/// A collector and an agent in a world.
+#[derive(Debug)]
+pub struct Harness {
+    // Declared before the world: programs stop while their namespaces are still there.
+    agent: Option<Running>,
+    collector: Option<Running>,
+    options: Options,
+    world: World,
+}
+
+impl Harness {
+    /// Starts both and waits until the agent enforces.
+    ///
+    /// # Errors
+    /// When one of them does not come up; the error carries the end of its log.
+    pub fn start(world: World, options: Options) -> Result<Harness, HarnessError> {
+        let mut harness = Harness { agent: None, collector: None, options, world };
+        harness.start_collector()?;
+        harness.start_agent()?;
+        Ok(harness)
+    }
+
+    /// The world around it.
+    #[must_use]
+    pub fn world(&self) -> &World {
+        &self.world
+    }
+
+    /// Starts a collector.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn start_collector(&mut self) -> Result<(), HarnessError> {
+        let file = self.world.write("collector.yaml", &config::collector(&self.world, &self.options))?;
+        let mut command = self.world.probe(Who::Node);
+        command.args(["exec", "--"]).arg(program("weir-collector")).arg("--config").arg(file);
+        self.collector = Some(Running::start_daemon("collector", command, self.world.folder())?);
+        self.wait("the collector to answer", Harness::collector_answers)
+    }
+
+    /// Starts an agent and waits until it enforces.
+    ///
+    /// # Errors
+    /// When it does not get there.
+    pub fn start_agent(&mut self) -> Result<(), HarnessError> {
+        let command = self.agent_command()?;
+        self.agent = Some(Running::start_daemon("agent", command, self.world.folder())?);
+        self.wait("the agent to enforce", |harness| harness.status().is_ok_and(|status| status.ready()))
+    }
+
+    /// The agent as it is started here, to start it once more or with other flags.
+    ///
+    /// # Errors
+    /// When its configuration cannot be written.
+    pub fn agent_command(&self) -> Result<Command, HarnessError> {
+        let file = self.world.write("agent.yaml", &config::agent(&self.world, &self.options))?;
+        let mut command = self.world.probe(Who::Node);
+        command.args(["exec", "--"]).arg(program("weir-agent")).arg("--config").arg(file);
+        Ok(command)
+    }
+
+    /// SIGTERM to the agent; how long it took.
+    ///
+    /// # Errors
+    /// When it is not gone in time, or ended badly.
+    pub fn stop_agent(&mut self) -> Result<Duration, HarnessError> {
+        stop(self.agent.take())
+    }
+
+    /// SIGTERM to the collector; how long it took.
+    ///
+    /// # Errors
+    /// When it is not gone in time, or ended badly.
+    pub fn stop_collector(&mut self) -> Result<Duration, HarnessError> {
+        stop(self.collector.take())
+    }
+
+    /// Path of the agent's socket.
+    #[must_use]
+    pub fn agent_socket(&self) -> PathBuf {
+        config::agent_socket(&self.world)
+    }
+
+    /// Path of the collector's socket.
+    #[must_use]
+    pub fn collector_socket(&self) -> PathBuf {
+        config::collector_socket(&self.world)
+    }
+
+    /// Waits until `look` is satisfied.
+    ///
+    /// # Errors
+    /// When that takes too long, or a program of ours ended meanwhile.
+    pub fn wait(&mut self, what: &str, look: impl Fn(&Harness) -> bool) -> Result<(), HarnessError> {
+        let deadline = Instant::now() + READY_WITHIN;
+        while !look(self) {
+            self.still_running()?;
+            if Instant::now() > deadline {
+                return Err(HarnessError::Waited { what: what.to_owned(), logs: self.logs() });
+            }
+            sleep(LOOK);
+        }
+        Ok(())
+    }
+
+    fn still_running(&mut self) -> Result<(), HarnessError> {
+        for running in [&mut self.agent, &mut self.collector].into_iter().flatten() {
+            if running.ended() {
+                return Err(running.fault("ended by itself".to_owned()).into());
+            }
+        }
+        Ok(())
+    }
+
+    /// The ends of both logs, for a failure.
+    #[must_use]
+    pub fn logs(&self) -> String {
+        let logs = [("agent", &self.agent), ("collector", &self.collector)];
+        let tails = logs.into_iter().filter_map(|(name, running)| {
+            running.as_ref().map(|running| format!("  log of the {name}:\n{}", running.log_tail(30)))
+        });
+        tails.collect()
+    }
+
+    /// Lets everything run on after this process.
+    ///
+    /// # Errors
+    /// When the world cannot be marked as kept.
+    pub fn keep(self) -> Result<(), HarnessError> {
+        let Harness { agent, collector, world, .. } = self;
+        [agent, collector].into_iter().flatten().for_each(Running::leave);
+        Ok(world.keep()?)
+    }
+}
+
+fn stop(running: Option<Running>) -> Result<Duration, HarnessError> {
+    let Some(mut running) = running else { return Ok(Duration::ZERO) };
+    let start = Instant::now();
+    let status = running.stop(SOON)?;
+    if ended_well(status) { Ok(start.elapsed()) } else { Err(running.fault(format!("ended with {status}")).into()) }
+}

@@ -6,6 +6,16 @@
 //! A harness of our own, because worlds are shared by the tests of a file and must go after the last of them. One test at
 //! a time unless told otherwise: several of them measure rates, and two cores are not many.
 
+mod closing;
+mod kinds;
+mod lifecycle;
+mod limits;
+mod policies;
+mod rows;
+mod stage;
+mod tls;
+mod updates;
+mod verdicts;
 mod worlds;
 
 use libtest_mimic::{Arguments, Failed, Trial, run};
@@ -19,8 +29,20 @@ fn main() -> anyhow::Result<()> {
     }
     let mut arguments = Arguments::from_args();
     arguments.test_threads.get_or_insert(1);
-    let trials = [worlds::trials()].into_iter().flatten().collect();
-    run(&arguments, trials).exit();
+    let groups = [
+        worlds::trials(),
+        verdicts::trials(),
+        kinds::trials(),
+        closing::trials(),
+        limits::trials(),
+        updates::trials(),
+        policies::trials(),
+        lifecycle::trials(),
+        tls::trials(),
+    ];
+    let conclusion = run(&arguments, groups.into_iter().flatten().collect());
+    stage::close();
+    conclusion.exit()
 }
 
 /// A test called `promise`.

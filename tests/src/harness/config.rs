@@ -1,0 +1,83 @@
+//! Lives: weir-tests, configuration files for the programs under test.
+//! Called by: harness.
+//! May touch: nothing; it makes text.
+//! Never: relies on a default that a world must not share with the host (sockets, state folder).
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use serde_json::{Value, json};
+
+use crate::world::World;
+
+/// What differs between tests.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Verdict for processes of no known workload: allow or deny.
+    pub unknown: &'static str,
+    /// Interfaces for XDP; by default every port of the bridge.
+    pub interfaces: Vec<String>,
+    /// How XDP is attached: auto, native, generic.
+    pub xdp_mode: &'static str,
+    /// The agent's TCP listener with mutual TLS.
+    pub tls: Option<Tls>,
+}
+
+/// A listener with certificates.
+#[derive(Clone, Debug)]
+pub struct Tls {
+    /// Where.
+    pub listen: SocketAddr,
+    /// The server's certificate, PEM.
+    pub certificate: PathBuf,
+    /// Its key, PEM.
+    pub key: PathBuf,
+    /// Who signs clients, PEM.
+    pub client_ca: PathBuf,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Options { unknown: "allow", interfaces: vec!["v-*".to_owned()], xdp_mode: "auto", tls: None }
+    }
+}
+
+/// Path of the agent's socket.
+pub fn agent_socket(world: &World) -> PathBuf {
+    world.folder().join("agent.sock")
+}
+
+/// Path of the collector's socket.
+pub fn collector_socket(world: &World) -> PathBuf {
+    world.folder().join("collector.sock")
+}
+
+/// The agent's file. JSON is YAML.
+pub fn agent(world: &World, options: &Options) -> String {
+    let mut file = json!({
+        "node": world.name(),
+        "cgroupRoot": world.managed(),
+        "interfaces": options.interfaces,
+        "xdpMode": options.xdp_mode,
+        "unknownWorkloads": options.unknown,
+        "stateDir": world.folder().join("state"),
+        "grpc": {"socket": {"path": agent_socket(world), "allowedUids": [0]}},
+        "collector": {"address": format!("unix:{}", collector_socket(world).display())},
+        "log": {"level": "debug", "format": "text"},
+    });
+    if let (Some(tls), Some(grpc)) = (&options.tls, file.get_mut("grpc").and_then(Value::as_object_mut)) {
+        let files = json!({"certificate": tls.certificate, "key": tls.key, "clientCa": tls.client_ca});
+        grpc.insert("tcp".to_owned(), json!({"listen": tls.listen, "tls": files}));
+    }
+    file.to_string()
+}
+
+/// The collector's file.
+pub fn collector(world: &World, _options: &Options) -> String {
+    json!({
+        "listen": {"socket": {"path": collector_socket(world), "allowedUids": [0]}},
+        "history": {"records": 200_000},
+        "log": {"level": "debug", "format": "text"},
+    })
+    .to_string()
+}

@@ -1,0 +1,142 @@
+//! Lives: weir-tests, what `weirctl status -o json` says.
+//! Called by: harness, live tests, the demo.
+//! May touch: nothing.
+//! Never: forgives a difference between kernel, agent and collector.
+
+use std::collections::BTreeMap;
+
+use serde::Deserialize;
+
+/// Both programs.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Status {
+    /// The agent's part.
+    pub agent: Agent,
+    /// The collector's part.
+    pub collector: Collector,
+}
+
+/// weir.v1.StatusResponse, what tests look at.
+#[derive(Clone, Debug, Deserialize)]
+#[expect(missing_docs, reason = "the fields are those of weir.v1.StatusResponse, documented there")]
+pub struct Agent {
+    pub node: String,
+    pub generation: u64,
+    pub enforcing: bool,
+    pub workloads: Vec<Workload>,
+    pub interfaces: Vec<Interface>,
+    pub counters: Vec<Counter>,
+    pub exporter: Exporter,
+}
+
+/// weir.v1.WorkloadStatus.
+#[derive(Clone, Debug, Deserialize)]
+#[expect(missing_docs, reason = "the fields are those of weir.v1.WorkloadStatus, documented there")]
+pub struct Workload {
+    pub workload: String,
+    pub state: String,
+    #[serde(default)]
+    pub detail: String,
+}
+
+/// weir.v1.InterfaceStatus.
+#[derive(Clone, Debug, Deserialize)]
+#[expect(missing_docs, reason = "the fields are those of weir.v1.InterfaceStatus, documented there")]
+pub struct Interface {
+    pub name: String,
+    pub mode: String,
+}
+
+/// weir.v1.Counter.
+#[derive(Clone, Debug, Deserialize)]
+#[expect(missing_docs, reason = "the fields are those of weir.v1.Counter, documented there")]
+pub struct Counter {
+    pub hook: String,
+    pub verdict: String,
+    pub reason: String,
+    pub decided: u64,
+    #[serde(default)]
+    pub recorded: u64,
+    #[serde(default)]
+    pub lost: u64,
+}
+
+/// weir.v1.ExporterStatus.
+#[derive(Clone, Debug, Deserialize)]
+#[expect(missing_docs, reason = "the fields are those of weir.v1.ExporterStatus, documented there")]
+pub struct Exporter {
+    pub state: String,
+    #[serde(default)]
+    pub records_lost: u64,
+    #[serde(default)]
+    pub boot_id: String,
+}
+
+/// weir.v1.CollectorStatusResponse, what tests look at.
+#[derive(Clone, Debug, Deserialize)]
+#[expect(missing_docs, reason = "the fields are those of weir.v1.CollectorStatusResponse, documented there")]
+pub struct Collector {
+    pub nodes: Vec<Node>,
+}
+
+/// weir.v1.CollectorStatusResponse.Node.
+#[derive(Clone, Debug, Deserialize)]
+#[expect(missing_docs, reason = "the fields are those of weir.v1.CollectorStatusResponse.Node, documented there")]
+pub struct Node {
+    pub node: String,
+    #[serde(default)]
+    pub boot_id: String,
+    #[serde(default)]
+    pub decisions: BTreeMap<String, u64>,
+}
+
+impl Status {
+    /// Whether the agent enforces and its records reach the collector.
+    #[must_use]
+    pub fn ready(&self) -> bool {
+        let agent = &self.agent;
+        agent.enforcing && agent.exporter.state == "connected" && agent.interfaces.iter().all(Interface::attached)
+    }
+
+    /// Whether every workload with a cgroup is attached.
+    #[must_use]
+    pub fn all_attached(&self) -> bool {
+        self.agent.workloads.iter().all(|workload| matches!(workload.state.as_str(), "attached" | "remote"))
+    }
+
+    /// Every place where kernel, agent and collector do not agree; empty when all do.
+    #[must_use]
+    pub fn disagreements(&self) -> Vec<String> {
+        let boot = &self.agent.exporter.boot_id;
+        let ours = |node: &&Node| node.node == self.agent.node && node.boot_id == *boot;
+        let Some(node) = self.collector.nodes.iter().find(ours) else {
+            return vec![format!("the collector does not know {} of boot {boot}", self.agent.node)];
+        };
+        let mut left = node.decisions.clone();
+        let mut found = Vec::new();
+        for counter in &self.agent.counters {
+            let name = format!("{}/{}/{}", counter.hook, counter.verdict, counter.reason);
+            let (decided, recorded, lost) = (counter.decided, counter.recorded, counter.lost);
+            let collected = left.remove(&name).unwrap_or(0);
+            if decided != recorded + lost || recorded != collected {
+                found.push(format!(
+                    "{name}: decided {decided}, recorded {recorded}, lost {lost}, collected {collected}"
+                ));
+            }
+        }
+        found.extend(left.iter().map(|(name, count)| format!("{name}: collected {count}, not counted by the agent")));
+        found
+    }
+
+    /// Decisions counted by the kernel.
+    #[must_use]
+    pub fn decided(&self) -> u64 {
+        self.agent.counters.iter().map(|counter| counter.decided).sum()
+    }
+}
+
+impl Interface {
+    fn attached(&self) -> bool {
+        matches!(self.mode.as_str(), "native" | "generic")
+    }
+}

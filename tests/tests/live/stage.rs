@@ -1,0 +1,64 @@
+//! Lives: weir-tests, the world with a running Weir that most live tests share.
+//! Called by: the tests, through [`on_stage`]; main, to close it.
+//! May touch: its world.
+//! Never: lets a test end well while kernel, agent and collector disagree; goes on with a stage on which a test failed.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use libtest_mimic::Trial;
+use weir_tests::harness::{Harness, Options};
+use weir_tests::world::World;
+
+use crate::test;
+
+static STAGE: Mutex<Option<Harness>> = Mutex::new(None);
+
+/// How long it may take until everything decided has reached the collector.
+const AGREE_WITHIN: Duration = Duration::from_secs(10);
+
+/// A test on the shared stage.
+pub fn on_stage(promise: &str, body: impl FnOnce(&mut Harness) -> Result<()> + Send + 'static) -> Trial {
+    test(promise, move || {
+        let mut stage = stage();
+        let mut harness = match stage.take() {
+            Some(harness) => harness,
+            None => Harness::start(World::new("stage")?, Options::default()).context("setting the stage")?,
+        };
+        let done = body(&mut harness).and_then(|()| agrees(&harness));
+        match done {
+            Ok(()) => {
+                *stage = Some(harness);
+                Ok(())
+            }
+            // The next test gets a fresh one.
+            Err(error) => Err(anyhow::anyhow!("{error:#}\n{}", harness.logs())),
+        }
+    })
+}
+
+/// Takes the stage down.
+pub fn close() {
+    drop(stage().take());
+}
+
+/// Kernel counters, agent and collector agree once traffic has stopped.
+pub fn agrees(harness: &Harness) -> Result<()> {
+    let deadline = Instant::now() + AGREE_WITHIN;
+    loop {
+        let status = harness.status()?;
+        let differences = status.disagreements();
+        if differences.is_empty() {
+            return Ok(());
+        }
+        if Instant::now() > deadline {
+            bail!("kernel, agent and collector do not agree:\n{}", differences.join("\n"));
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+fn stage() -> MutexGuard<'static, Option<Harness>> {
+    STAGE.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,94 @@
+//! Lives: weir-tests, live tests of the agent's network listener.
+//! Called by: main.
+//! May touch: a world of its own, certificates in its folder.
+//! Never: uses a key outside that folder.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Result, ensure};
+use libtest_mimic::Trial;
+use rcgen::{BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair};
+use weir_tests::harness::ctl::{Said, call};
+use weir_tests::harness::{Harness, Options, Tls};
+use weir_tests::process::program;
+use weir_tests::world::{Who, World};
+
+use crate::test;
+
+pub fn trials() -> Vec<Trial> {
+    vec![test("over_the_network_only_a_client_with_the_right_certificate_is_served", only_ours)]
+}
+
+/// Files of one party.
+struct Party {
+    certificate: PathBuf,
+    key: PathBuf,
+}
+
+/// An authority: its certificate's file and what signs.
+struct Authority {
+    file: PathBuf,
+    issuer: Issuer<'static, KeyPair>,
+}
+
+fn authority(folder: &Path, name: &str) -> Result<Authority> {
+    let mut params = CertificateParams::new(Vec::new())?;
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    params.distinguished_name.push(rcgen::DnType::CommonName, name);
+    let key = KeyPair::generate()?;
+    let file = folder.join(format!("{name}.pem"));
+    std::fs::write(&file, params.self_signed(&key)?.pem())?;
+    Ok(Authority { file, issuer: Issuer::new(params, key) })
+}
+
+fn party(folder: &Path, name: &str, by: &Authority, address: &str, use_as: ExtendedKeyUsagePurpose) -> Result<Party> {
+    let mut params = CertificateParams::new(vec![address.to_owned()])?;
+    params.extended_key_usages = vec![use_as];
+    let key = KeyPair::generate()?;
+    let files = Party { certificate: folder.join(format!("{name}.pem")), key: folder.join(format!("{name}.key")) };
+    std::fs::write(&files.certificate, params.signed_by(&key, &by.issuer)?.pem())?;
+    std::fs::write(&files.key, key.serialize_pem())?;
+    Ok(files)
+}
+
+fn only_ours() -> Result<()> {
+    use ExtendedKeyUsagePurpose::{ClientAuth, ServerAuth};
+    let world = World::new("tls")?;
+    let folder = world.folder().to_path_buf();
+    let (ours, theirs) = (authority(&folder, "ours")?, authority(&folder, "theirs")?);
+    let server = party(&folder, "server", &ours, &Who::Node.v4().to_string(), ServerAuth)?;
+    let client = party(&folder, "client", &ours, "client.example", ClientAuth)?;
+    let stranger = party(&folder, "stranger", &theirs, "client.example", ClientAuth)?;
+    let tls = Tls {
+        listen: SocketAddr::new(Who::Node.v4(), 7443),
+        certificate: server.certificate,
+        key: server.key,
+        client_ca: ours.file.clone(),
+    };
+    let harness = Harness::start(world, Options { tls: Some(tls), ..Options::default() })?;
+    let said = list(&harness, Some(&client), &ours)?;
+    ensure!(said.status.success(), "the right client is refused: {said:?}");
+    let said = list(&harness, Some(&stranger), &ours)?;
+    ensure!(!said.status.success(), "a client of another authority is served: {said:?}");
+    let said = list(&harness, None, &ours)?;
+    ensure!(!said.status.success(), "a client without a certificate is served: {said:?}");
+    let said = list(&harness, Some(&client), &theirs)?;
+    ensure!(!said.status.success(), "weirctl trusted a server of another authority: {said:?}");
+    // Bad clients stop nobody.
+    let said = list(&harness, Some(&client), &ours)?;
+    ensure!(said.status.success(), "the right client is refused afterwards: {said:?}");
+    Ok(())
+}
+
+/// weirctl in the client's namespace, over the network.
+fn list(harness: &Harness, party: Option<&Party>, trusted: &Authority) -> Result<Said> {
+    let mut command = harness.world().probe(Who::Client);
+    command.args(["exec", "--"]).arg(program("weirctl"));
+    command.args(["--agent", "https://10.77.0.1:7443"]).arg("--tls-ca").arg(&trusted.file);
+    if let Some(party) = party {
+        command.arg("--tls-certificate").arg(&party.certificate).arg("--tls-key").arg(&party.key);
+    }
+    command.args(["get", "workloads"]);
+    Ok(call(command, &["get", "workloads", "over the network"], "")?)
+}
