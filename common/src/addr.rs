@@ -20,8 +20,22 @@ impl Addr {
     #[inline(always)]
     #[must_use]
     pub const fn v4(bytes: [u8; 4]) -> Self {
-        let [a, b, c, d] = bytes;
-        Self([0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, a, b, c, d])
+        Self::from_words([0, 0, MAPPED, u32::from_ne_bytes(bytes)])
+    }
+
+    /// From four words as they lie in memory, network order within.
+    ///
+    /// Everything here works on words, not bytes: sixteen bytes that the compiler keeps apart are sixteen slots of a kernel
+    /// program's 512-byte stack.
+    #[inline(always)]
+    #[must_use]
+    pub const fn from_words(words: [u32; 4]) -> Self {
+        Self(zerocopy::transmute!(words))
+    }
+
+    #[inline(always)]
+    const fn words(&self) -> [u32; 4] {
+        zerocopy::transmute!(self.0)
     }
 
     /// An IPv6 address from its network-order bytes. A v4-mapped one is an IPv4 address, as the kernel treats it.
@@ -35,16 +49,19 @@ impl Addr {
     #[inline(always)]
     #[must_use]
     pub const fn as_v4(&self) -> Option<[u8; 4]> {
-        let [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, a, b, c, d] = self.0 else { return None };
-        Some([a, b, c, d])
+        let [a, b, c, d] = self.words();
+        if a | b | (c ^ MAPPED) != 0 {
+            return None;
+        }
+        Some(d.to_ne_bytes())
     }
 
     /// The address as two big-endian halves, for masking and hashing.
     #[inline(always)]
     #[must_use]
     pub const fn halves(&self) -> (u64, u64) {
-        let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p] = self.0;
-        (u64::from_be_bytes([a, b, c, d, e, f, g, h]), u64::from_be_bytes([i, j, k, l, m, n, o, p]))
+        let [high, low]: [u64; 2] = zerocopy::transmute!(self.0);
+        (u64::from_be(high), u64::from_be(low))
     }
 
     /// The address with all but its first `bits` bits (0 to 128, counted in the 128-bit form) cleared.
@@ -53,11 +70,12 @@ impl Addr {
     pub const fn masked(&self, bits: u32) -> Self {
         let (high, low) = self.halves();
         let (high, low) = (high & mask64(bits), low & mask64(bits.saturating_sub(64)));
-        let [a, b, c, d, e, f, g, h] = high.to_be_bytes();
-        let [i, j, k, l, m, n, o, p] = low.to_be_bytes();
-        Self([a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p])
+        Self(zerocopy::transmute!([high.to_be(), low.to_be()]))
     }
 }
+
+/// The third word of a v4-mapped address.
+const MAPPED: u32 = u32::from_ne_bytes([0, 0, 0xff, 0xff]);
 
 /// The top `bits` bits of 64; 64 or more is all of them.
 const fn mask64(bits: u32) -> u64 {

@@ -106,6 +106,12 @@ impl<'a, T: Tables> Image<'a, T> {
         Identity::from_word(self.word(Section::Identities, identity, 0).unwrap_or(0))
     }
 
+    /// The identity of a local workload by its number on this node; unknown numbers are unknown workloads.
+    #[inline(always)]
+    pub fn local(&self, workload: u32) -> u32 {
+        self.packed(Section::Workloads, workload).unwrap_or(reserved::UNKNOWN)
+    }
+
     /// One direction of a policy set.
     #[inline(always)]
     pub fn set(&self, set: u16, direction: Direction) -> Option<SetEntry> {
@@ -131,6 +137,12 @@ impl<'a, T: Tables> Image<'a, T> {
         let n = number as u32;
         let word = |i| self.word(Section::Limits, n, i);
         Some(LimitEntry::from_words([word(0)?, word(1)?, word(2)?, word(3)?, word(4)?, word(5)?, word(6)?, word(7)?]))
+    }
+
+    /// One word of a rate limit, for a caller that cannot afford the whole entry on its stack.
+    #[inline(always)]
+    pub fn limit_word(&self, number: u16, word: u32) -> Option<u64> {
+        self.word(Section::Limits, number as u32, word)
     }
 
     /// Port atoms of the node: the row length of [`Section::Services`].

@@ -199,13 +199,15 @@ pub struct MergeValue {
 const _: () = assert!(size_of::<MergeValue>() == 48);
 
 /// Attach-point storage: which workload a cgroup belongs to. All zero until the agent has written it.
+///
+/// It names no identity: identities belong to a generation, and one write to the active word must change everything.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct Local {
-    /// The workload's identity; 0 is unknown.
-    pub identity: u32,
     /// The workload's number on this node, 1 to [`crate::maps::MAX_WORKLOADS`] - 1; 0 is unknown.
     pub workload: u32,
+    /// Zero.
+    pub reserved: u32,
 }
 
 /// One entry of the reply table: which peer a client's socket expects an answer from.

@@ -23,6 +23,8 @@ pub struct Limit {
 const FRACTION_BITS: u32 = 16;
 /// The longest interval and tolerance kept: an hour, so that sums stay far from overflow.
 const CEILING_NS: u64 = 3_600_000_000_000;
+/// Units of one charge that count: more than any packet has bytes.
+const MAX_UNITS: u32 = 1 << 20;
 
 impl Limit {
     /// The limit for `per_second` units a second with bursts of `burst` units.
@@ -31,7 +33,7 @@ impl Limit {
     #[must_use]
     pub const fn new(per_second: u64, burst: u64) -> Self {
         if per_second == 0 || burst == 0 {
-            return Self { interval_q16: CEILING_NS << FRACTION_BITS.saturating_sub(8), tolerance_ns: 0 };
+            return Self { interval_q16: CEILING_NS << FRACTION_BITS, tolerance_ns: 0 };
         }
         let interval_q16 = ((1_000_000_000u128 << FRACTION_BITS) / per_second as u128) as u64;
         // Rounded up: a tolerance a nanosecond short of the cost of one unit would let nothing pass at burst 1.
@@ -44,8 +46,11 @@ impl Limit {
     #[inline(always)]
     #[must_use]
     pub const fn cost_ns(&self, units: u32) -> u64 {
-        let product = self.interval_q16.saturating_mul(units as u64);
-        let cost = product.saturating_add(1 << (FRACTION_BITS - 1)) >> FRACTION_BITS;
+        // In two halves and with bounded units, because BPF has no 128-bit product to saturate with.
+        let units = if units > MAX_UNITS { MAX_UNITS as u64 } else { units as u64 };
+        let whole = (self.interval_q16 >> FRACTION_BITS) * units;
+        let part = (self.interval_q16 & ((1 << FRACTION_BITS) - 1)) * units;
+        let cost = whole + ((part + (1 << (FRACTION_BITS - 1))) >> FRACTION_BITS);
         if cost > CEILING_NS { CEILING_NS } else { cost }
     }
 }

@@ -91,12 +91,24 @@ pub enum Section {
     Services = 5,
     /// By limit number: [`LimitEntry`], eight words each.
     Limits = 6,
+    /// By number of the local workload: its identity, 32 bits each. Added by the agent when it installs a compiled image, so
+    /// that attach points hold only a number that outlives generations.
+    Workloads = 7,
 }
 
 impl Section {
     /// Every section, in order of its number.
-    pub const ALL: [Self; 7] =
-        [Self::Identities, Self::Ports, Self::PortRows, Self::Sets, Self::Cells, Self::Services, Self::Limits];
+    pub const ALL: [Self; 8] =
+        [
+        Self::Identities,
+        Self::Ports,
+        Self::PortRows,
+        Self::Sets,
+        Self::Cells,
+        Self::Services,
+        Self::Limits,
+        Self::Workloads,
+    ];
 
     /// Bits one entry takes.
     #[inline(always)]
@@ -104,7 +116,7 @@ impl Section {
     pub const fn entry_bits(self) -> u32 {
         match self {
             Self::Ports | Self::PortRows => 16,
-            Self::Cells => 32,
+            Self::Cells | Self::Workloads => 32,
             Self::Identities | Self::Services => 64,
             Self::Sets => 128,
             Self::Limits => 512,
@@ -277,15 +289,26 @@ impl LimitEntry {
         [packets.0, packets.1, bytes.0, bytes.1, connections.0, connections.1, key, self.state as u64]
     }
 
+    /// The limit in a pair of its words; `None` when it is not set. Pairs start at word 0 (packets), 2 (bytes), 4 (connections).
+    #[inline(always)]
+    #[must_use]
+    pub const fn limit(interval_q16: u64, tolerance: u64) -> Option<Limit> {
+        if tolerance & LIMIT_SET == 0 {
+            None
+        } else {
+            Some(Limit { interval_q16, tolerance_ns: tolerance & !LIMIT_SET })
+        }
+    }
+
     /// Unpacks from the section's eight words.
     #[inline(always)]
     #[must_use]
     pub const fn from_words(words: [u64; 8]) -> Self {
         let [p0, p1, b0, b1, c0, c1, key, state] = words;
         Self {
-            packets: limit_from(p0, p1),
-            bytes: limit_from(b0, b1),
-            connections: limit_from(c0, c1),
+            packets: Self::limit(p0, p1),
+            bytes: Self::limit(b0, b1),
+            connections: Self::limit(c0, c1),
             prefix_v4: key as u8,
             prefix_v6: (key >> 8) as u8,
             audit: (key >> 16) as u8,
@@ -300,15 +323,6 @@ const fn limit_words(limit: Option<Limit>) -> (u64, u64) {
     match limit {
         Some(limit) => (limit.interval_q16, limit.tolerance_ns | LIMIT_SET),
         None => (0, 0),
-    }
-}
-
-#[inline(always)]
-const fn limit_from(interval_q16: u64, tolerance: u64) -> Option<Limit> {
-    if tolerance & LIMIT_SET == 0 {
-        None
-    } else {
-        Some(Limit { interval_q16, tolerance_ns: tolerance & !LIMIT_SET })
     }
 }
 

@@ -48,7 +48,7 @@ pub const EVENTS: &str = "EVENTS";
 pub const COUNTERS: &str = "COUNTERS";
 /// Events that found the ring full, by the same cells, per CPU.
 pub const LOST: &str = "LOST";
-/// Merged decisions that found the merge table full, by epoch and the same cells.
+/// Merged decisions that found the merge table full, by the same cells, per CPU; cumulative.
 pub const OVERFLOW: &str = "OVERFLOW";
 /// Merge epoch (0 or 1) that the kernel writes; the agent flips it, waits, and reads the other.
 pub const EPOCH: &str = "EPOCH";
@@ -56,6 +56,10 @@ pub const EPOCH: &str = "EPOCH";
 pub const MERGED_0: &str = "MERGED_0";
 /// Merged decisions of odd epochs.
 pub const MERGED_1: &str = "MERGED_1";
+/// Written only to wait for a grace period.
+pub const GRACE: &str = "GRACE";
+/// The same for the thread that reads events.
+pub const GRACE_EVENTS: &str = "GRACE_EVENTS";
 /// Rate limit state.
 pub const LIMIT_STATE: &str = "LIMIT_STATE";
 /// Per limit: packets and bytes passed and dropped, per CPU.

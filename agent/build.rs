@@ -1,0 +1,53 @@
+//! Lives: build time only.
+//! Called by: cargo, before it compiles the agent.
+//! May touch: `../ebpf`, the project's tool folder `../.tools`, and a target directory of its own inside `OUT_DIR`.
+//! Never: downloads or installs anything; `cargo xtask setup` does that, and the messages here say so.
+
+use std::{
+    env, fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+const TARGET: &str = "bpfel-unknown-none";
+
+fn main() -> Result<(), String> {
+    let root = PathBuf::from(var("CARGO_MANIFEST_DIR")?).join("..");
+    let out = PathBuf::from(var("OUT_DIR")?);
+    for watched in ["ebpf/src", "ebpf/Cargo.toml", "ebpf/Cargo.lock", "common/src", ".tools/bin/bpf-linker", ".tools/core-src"] {
+        println!("cargo::rerun-if-changed={}", root.join(watched).display());
+    }
+    let target_dir = out.join("ebpf");
+    let status = cargo_for_bpf(&root, &target_dir)?.status().map_err(|error| format!("cannot run cargo: {error}"))?;
+    if !status.success() {
+        return Err("the kernel programs did not build (see above); if bpf-linker or core's source is missing, run `cargo xtask setup`".into());
+    }
+    let built = target_dir.join(TARGET).join("release/weir");
+    fs::copy(&built, out.join("weir.bpf.o")).map_err(|error| format!("cannot copy {}: {error}", built.display()))?;
+    Ok(())
+}
+
+/// The nested build: stable rustc with `core` built for BPF, linked by the project's own bpf-linker (DESIGN.md section 4).
+fn cargo_for_bpf(root: &Path, target_dir: &Path) -> Result<Command, String> {
+    let mut cargo = Command::new(var("CARGO")?);
+    cargo.current_dir(root.join("ebpf")).args(["build", "--release", "--locked", "-Z", "build-std=core", "--target", TARGET]);
+    cargo.arg("--target-dir").arg(target_dir);
+    cargo.env("RUSTC_BOOTSTRAP", "1");
+    // The separator of CARGO_ENCODED_RUSTFLAGS is the unit separator, so that flags may hold spaces.
+    cargo.env("CARGO_ENCODED_RUSTFLAGS", "-Cdebuginfo=2\u{1f}-Clink-arg=--btf\u{1f}-Ctarget-cpu=v3");
+    // clippy and other wrappers of the outer build must not wrap the inner one.
+    for outer in ["RUSTC", "RUSTC_WRAPPER", "RUSTC_WORKSPACE_WRAPPER", "RUSTFLAGS", "CARGO_BUILD_TARGET"] {
+        cargo.env_remove(outer);
+    }
+    let tools = root.join(".tools/bin");
+    let path = env::join_paths([tools].into_iter().chain(env::split_paths(&env::var_os("PATH").unwrap_or_default())));
+    cargo.env("PATH", path.map_err(|error| format!("PATH cannot be extended: {error}"))?);
+    if let Ok(core) = fs::read_to_string(root.join(".tools/core-src")) {
+        cargo.env("__CARGO_TESTS_ONLY_SRC_ROOT", core.trim());
+    }
+    Ok(cargo)
+}
+
+fn var(name: &str) -> Result<String, String> {
+    env::var(name).map_err(|error| format!("{name}: {error}"))
+}

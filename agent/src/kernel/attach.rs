@@ -1,0 +1,86 @@
+//! Lives: agent, user space.
+//! Called by: `load`, `cgroups` and `interfaces`.
+//! May touch: one program and one target at a time.
+//! Never: keeps a link; the caller owns it, and dropping it detaches.
+
+use std::os::fd::AsFd;
+
+use aya::{
+    Ebpf,
+    programs::{CgroupAttachMode, CgroupSkbAttachType, Program, ProgramError, links::FdLink},
+};
+
+use super::error::KernelError;
+
+/// A program for cgroups and where it goes.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct CgroupHook {
+    /// Program name in the object.
+    pub program: &'static str,
+    /// Word for status output.
+    pub label: &'static str,
+    /// `enum bpf_attach_type` (include/uapi/linux/bpf.h): the second half of the attach-point storage's key.
+    pub attach_type: u32,
+}
+
+/// What is linked to each workload's cgroup.
+pub(super) const WORKLOAD_HOOKS: [CgroupHook; 10] = [
+    CgroupHook { program: "ingress", label: "ingress", attach_type: 0 },
+    CgroupHook { program: "egress", label: "egress", attach_type: 1 },
+    CgroupHook { program: "sock_create", label: "sock_create", attach_type: 2 },
+    CgroupHook { program: "sock_ops", label: "sock_ops", attach_type: 3 },
+    CgroupHook { program: "connect4", label: "connect4", attach_type: 10 },
+    CgroupHook { program: "connect6", label: "connect6", attach_type: 11 },
+    CgroupHook { program: "post_bind4", label: "post_bind4", attach_type: 12 },
+    CgroupHook { program: "post_bind6", label: "post_bind6", attach_type: 13 },
+    CgroupHook { program: "sendmsg4", label: "sendmsg4", attach_type: 14 },
+    CgroupHook { program: "sendmsg6", label: "sendmsg6", attach_type: 15 },
+];
+
+/// What is linked to the root of the managed tree: judges by the calling task.
+pub(super) const ROOT_PROGRAMS: [&str; 5] =
+    ["root_connect4", "root_connect6", "root_sendmsg4", "root_sendmsg6", "root_sock_create"];
+
+/// The XDP program.
+pub(super) const XDP: &str = "xdp_edge";
+
+/// Every program of the object.
+pub(super) fn programs() -> impl Iterator<Item = &'static str> {
+    WORKLOAD_HOOKS.iter().map(|hook| hook.program).chain(ROOT_PROGRAMS).chain([XDP])
+}
+
+/// Links `program` to a cgroup. Links coexist with other tools' programs in the same cgroup.
+pub(super) fn to_cgroup(ebpf: &mut Ebpf, program: &'static str, cgroup: impl AsFd, target: &str) -> Result<FdLink, KernelError> {
+    let loaded = ebpf.program_mut(program).ok_or(KernelError::NoProgram(program))?;
+    link(loaded, cgroup).map_err(|source| KernelError::Attach { program, target: target.to_owned(), source })
+}
+
+#[expect(clippy::wildcard_enum_match_arm, reason = "only these kinds go to cgroups; another is a build mistake and says so")]
+fn link(program: &mut Program, cgroup: impl AsFd) -> Result<FdLink, ProgramError> {
+    // Single: link-based attachment already allows several programs; AllowMultiple is refused with EINVAL.
+    let mode = CgroupAttachMode::Single;
+    let converted = match program {
+        Program::CgroupSkb(program) => {
+            let direction = match program.expected_attach_type() {
+                Some(direction) => direction,
+                None => CgroupSkbAttachType::Ingress,
+            };
+            let id = program.attach(cgroup, direction, mode)?;
+            program.take_link(id)?.try_into()
+        }
+        Program::CgroupSock(program) => {
+            let id = program.attach(cgroup, mode)?;
+            program.take_link(id)?.try_into()
+        }
+        Program::CgroupSockAddr(program) => {
+            let id = program.attach(cgroup, mode)?;
+            program.take_link(id)?.try_into()
+        }
+        Program::SockOps(program) => {
+            let id = program.attach(cgroup, mode)?;
+            program.take_link(id)?.try_into()
+        }
+        _ => return Err(ProgramError::UnexpectedProgramType),
+    };
+    converted.map_err(|_| ProgramError::UnexpectedProgramType)
+}

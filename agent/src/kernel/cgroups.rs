@@ -1,0 +1,233 @@
+//! Lives: agent, user space.
+//! Called by: `Kernel::reconcile`, about once a second and after each new generation.
+//! May touch: cgroup directories below the configured root, their attachments, attach-point storage, the table of callers.
+//! Never: the root cgroup; a directory that no workload names.
+//!
+//! A cgroup is known by its id (inode), not its path: one that was deleted and made again is a new one, attached anew.
+
+#![expect(deprecated, reason = "attach-point storage: the newer map type names the calling task's cgroup (DESIGN.md D3)")]
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs::File,
+    io,
+    os::unix::fs::MetadataExt as _,
+    path::{Path, PathBuf},
+};
+
+use aya::{
+    Ebpf,
+    maps::{CgroupStorage, HashMap, MapData, cgroup_storage::CgroupStorageKey},
+    programs::links::FdLink,
+};
+use nix::sys::statfs::{CGROUP2_SUPER_MAGIC, statfs};
+use weir_common::maps;
+use weir_policy::{CompiledWorkload, ResourceId};
+
+use super::{
+    attach::{self, ROOT_PROGRAMS, WORKLOAD_HOOKS},
+    error::{self, KernelError},
+    generation::take,
+};
+
+/// Whether a workload's programs are in place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AttachState {
+    /// Every hook is attached.
+    Attached,
+    /// Its cgroup does not exist (yet).
+    Waiting,
+    /// It has no cgroup on this node.
+    Remote,
+    /// Attaching failed; tried again at the next reconcile.
+    Failed,
+}
+
+/// One workload's attachment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WorkloadState {
+    /// The workload.
+    pub id: ResourceId,
+    /// Its number as in `Event::workload`; 0 when it is not attached.
+    pub number: u32,
+    /// Its cgroup's id; 0 when there is none.
+    pub cgroup_id: u64,
+    /// Whether it is attached.
+    pub state: AttachState,
+    /// Why not, if it is not.
+    pub detail: String,
+    /// Hooks in place.
+    pub hooks: Vec<&'static str>,
+}
+
+/// `struct weir_common::event::Local` as bytes of the map: number, then zero.
+type LocalWords = [u32; 2];
+
+/// What is attached where.
+pub(super) struct Cgroups {
+    storage: CgroupStorage<MapData, LocalWords>,
+    callers: HashMap<MapData, u64, LocalWords>,
+    root: Option<(u64, Vec<FdLink>)>,
+    attached: BTreeMap<ResourceId, Attached>,
+}
+
+struct Attached {
+    number: u32,
+    cgroup_id: u64,
+    /// Held for what dropping them does.
+    _links: Vec<FdLink>,
+}
+
+impl Cgroups {
+    pub(super) fn take(ebpf: &mut Ebpf) -> Result<Self, KernelError> {
+        let (storage, callers) = (take(ebpf, maps::LOCAL)?, take(ebpf, maps::CALLERS)?);
+        Ok(Self { storage, callers, root: None, attached: BTreeMap::new() })
+    }
+
+    /// Attaches the programs that judge by the calling task, again if the root was deleted and made anew.
+    pub(super) fn reconcile_root(&mut self, ebpf: &mut Ebpf, root: &Path) -> Result<(), KernelError> {
+        let cgroup = Cgroup::open(root)?;
+        if self.root.as_ref().is_some_and(|(id, _)| *id == cgroup.id) {
+            return Ok(());
+        }
+        let mut links = Vec::new();
+        for program in ROOT_PROGRAMS {
+            links.push(attach::to_cgroup(ebpf, program, &cgroup.directory, &root.display().to_string())?);
+        }
+        self.root = Some((cgroup.id, links));
+        Ok(())
+    }
+
+    /// Attaches what is missing and detaches what is no longer wanted.
+    pub(super) fn reconcile(
+        &mut self,
+        ebpf: &mut Ebpf,
+        root: &Path,
+        numbers: &BTreeMap<ResourceId, u32>,
+        workloads: &[CompiledWorkload],
+    ) -> Vec<WorkloadState> {
+        let wanted: BTreeSet<&ResourceId> = workloads.iter().filter(|w| w.cgroup.is_some()).map(|w| &w.id).collect();
+        self.attached.retain(|id, _| wanted.contains(id));
+        let states = workloads.iter().map(|workload| self.reconcile_one(ebpf, root, numbers, workload)).collect();
+        self.forget_callers();
+        states
+    }
+
+    fn reconcile_one(
+        &mut self,
+        ebpf: &mut Ebpf,
+        root: &Path,
+        numbers: &BTreeMap<ResourceId, u32>,
+        workload: &CompiledWorkload,
+    ) -> WorkloadState {
+        let state = |state, detail: String| WorkloadState {
+            id: workload.id.clone(),
+            number: 0,
+            cgroup_id: 0,
+            state,
+            detail,
+            hooks: Vec::new(),
+        };
+        let (Some(path), Some(number)) = (&workload.cgroup, numbers.get(&workload.id)) else {
+            return state(AttachState::Remote, String::new());
+        };
+        let path = root.join(path);
+        let cgroup = match Cgroup::open(&path) {
+            Ok(cgroup) => cgroup,
+            Err(error) if is_missing(&error) => {
+                self.attached.remove(&workload.id);
+                return state(AttachState::Waiting, format!("{} does not exist yet", path.display()));
+            }
+            Err(error) => return state(AttachState::Failed, error.to_string()),
+        };
+        if let Err(error) = self.attach(ebpf, &path, &cgroup, *number, &workload.id) {
+            tracing::error!(error = %error, "a workload is not attached");
+            return state(AttachState::Failed, error.to_string());
+        }
+        WorkloadState {
+            number: *number,
+            cgroup_id: cgroup.id,
+            hooks: WORKLOAD_HOOKS.iter().map(|hook| hook.label).collect(),
+            ..state(AttachState::Attached, String::new())
+        }
+    }
+
+    /// Links every hook that is not linked to this very cgroup, and says who it is.
+    fn attach(&mut self, ebpf: &mut Ebpf, path: &Path, cgroup: &Cgroup, number: u32, id: &ResourceId) -> Result<(), KernelError> {
+        if self.attached.get(id).is_some_and(|attached| attached.cgroup_id == cgroup.id && attached.number == number) {
+            return Ok(());
+        }
+        self.attached.remove(id);
+        let local: LocalWords = [number, 0];
+        let mut links = Vec::new();
+        for hook in WORKLOAD_HOOKS {
+            links.push(attach::to_cgroup(ebpf, hook.program, &cgroup.directory, &path.display().to_string())?);
+            // The storage exists from the attachment on; until it is written the hook sees an unknown workload.
+            let key = CgroupStorageKey::new(cgroup.id, hook.attach_type);
+            self.storage.insert(key, local, 0).map_err(error::map(maps::LOCAL))?;
+        }
+        self.callers.insert(cgroup.id, local, 0).map_err(error::map(maps::CALLERS))?;
+        self.attached.insert(id.clone(), Attached { number, cgroup_id: cgroup.id, _links: links });
+        Ok(())
+    }
+
+    /// Removes callers whose workload is gone.
+    fn forget_callers(&mut self) {
+        let living: BTreeSet<u64> = self.attached.values().map(|attached| attached.cgroup_id).collect();
+        let gone: Vec<u64> = self.callers.keys().filter_map(Result::ok).filter(|id| !living.contains(id)).collect();
+        for id in gone {
+            // Already gone is what we want.
+            let _ = self.callers.remove(&id);
+        }
+    }
+}
+
+/// An open cgroup directory and its id, which is its inode number.
+struct Cgroup {
+    directory: File,
+    id: u64,
+}
+
+impl Cgroup {
+    fn open(path: &Path) -> Result<Self, KernelError> {
+        let error = |source| KernelError::Cgroup { path: path.to_owned(), source };
+        let directory = File::open(path).map_err(error)?;
+        let id = directory.metadata().map_err(error)?.ino();
+        Ok(Self { directory, id })
+    }
+}
+
+fn is_missing(error: &KernelError) -> bool {
+    matches!(error, KernelError::Cgroup { source, .. } if source.kind() == io::ErrorKind::NotFound)
+}
+
+/// Refuses a root that is no cgroup2 directory, or is the tree's own root.
+pub(super) fn check_root(path: &Path) -> Result<(), KernelError> {
+    let problem = |problem: String| KernelError::CgroupRoot { path: PathBuf::from(path), problem };
+    let found = statfs(path).map_err(|error| problem(format!("{error}; create the directory or name one that exists")))?;
+    if found.filesystem_type() != CGROUP2_SUPER_MAGIC {
+        return Err(problem("is not on a cgroup2 filesystem; /proc/self/mountinfo says where one is mounted".to_owned()));
+    }
+    // Every cgroup but the tree's root has cgroup.type (Documentation/admin-guide/cgroup-v2.rst).
+    if !path.join("cgroup.type").exists() {
+        return Err(problem("is the root of the cgroup tree, which is never managed; name a directory below it".to_owned()));
+    }
+    Ok(())
+}
+
+/// Gives each workload with a cgroup a number of its own, keeping those already given.
+pub(super) fn number(
+    old: &BTreeMap<ResourceId, u32>,
+    workloads: &[CompiledWorkload],
+) -> Result<BTreeMap<ResourceId, u32>, KernelError> {
+    let local: Vec<&ResourceId> = workloads.iter().filter(|w| w.cgroup.is_some()).map(|w| &w.id).collect();
+    let mut numbers: BTreeMap<ResourceId, u32> =
+        local.iter().filter_map(|id| old.get(*id).map(|number| ((*id).clone(), *number))).collect();
+    let used: BTreeSet<u32> = numbers.values().copied().collect();
+    let mut free = (1..maps::MAX_WORKLOADS).filter(|number| !used.contains(number));
+    for id in local.iter().filter(|id| !old.contains_key(**id)) {
+        let number = free.next().ok_or(KernelError::TooManyWorkloads { count: local.len(), max: maps::MAX_WORKLOADS - 1 })?;
+        numbers.insert((*id).clone(), number);
+    }
+    Ok(numbers)
+}

@@ -1,0 +1,83 @@
+//! Lives: agent, user space.
+//! Called by: `Kernel::counters` for status, the loss watch of telemetry.
+//! May touch: per-CPU counter maps, read only.
+//! Never: resets a counter; they are cumulative since the programs were loaded.
+
+use aya::{
+    Ebpf,
+    maps::{MapData, PerCpuArray},
+};
+use weir_common::{
+    counters::{CELLS, describe},
+    event::LimitStats,
+    maps,
+    verdict::{Hook, Reason, Verdict},
+};
+
+use super::error::{self, KernelError};
+
+/// Decisions of one kind, and how many of them found the event ring full.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CounterCell {
+    /// Where.
+    pub hook: Hook,
+    /// What.
+    pub verdict: Verdict,
+    /// Why.
+    pub reason: Reason,
+    /// Decisions.
+    pub decided: u64,
+    /// Of these, decisions whose event was lost because the ring was full.
+    pub lost: u64,
+}
+
+/// Packets one interface's XDP program saw.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct InterfaceSeen {
+    /// Interface index.
+    pub index: u32,
+    /// Frames seen.
+    pub seen: u64,
+    /// Frames passed on.
+    pub passed: u64,
+}
+
+pub(super) fn read(ebpf: &Ebpf) -> Result<Vec<CounterCell>, KernelError> {
+    let (decided, lost) = (open(ebpf, maps::COUNTERS)?, open(ebpf, maps::LOST)?);
+    let mut cells = Vec::new();
+    for cell in 0..CELLS as u32 {
+        let Some((hook, verdict, reason)) = describe(cell) else { continue };
+        let (decided, lost) = (sum(&decided, cell).map_err(error::map(maps::COUNTERS))?, sum(&lost, cell).map_err(error::map(maps::LOST))?);
+        if decided != 0 || lost != 0 {
+            cells.push(CounterCell { hook, verdict, reason, decided, lost });
+        }
+    }
+    Ok(cells)
+}
+
+pub(super) fn read_limits(ebpf: &Ebpf, limits: usize) -> Result<Vec<LimitStats>, KernelError> {
+    let map = ebpf.map(maps::LIMIT_STATS).ok_or(KernelError::NoMap(maps::LIMIT_STATS))?;
+    let map: PerCpuArray<&MapData, [u64; 4]> = PerCpuArray::try_from(map).map_err(error::map(maps::LIMIT_STATS))?;
+    let read = |number: usize| {
+        let values = map.get(&(number as u32), 0).map_err(error::map(maps::LIMIT_STATS))?;
+        let mut total = LimitStats::default();
+        for [passed_packets, passed_bytes, exceeded_packets, exceeded_bytes] in values.iter() {
+            total.passed_packets += passed_packets;
+            total.passed_bytes += passed_bytes;
+            total.exceeded_packets += exceeded_packets;
+            total.exceeded_bytes += exceeded_bytes;
+        }
+        Ok(total)
+    };
+    (0..limits.min(maps::MAX_LIMITS as usize)).map(read).collect()
+}
+
+fn open<'a>(ebpf: &'a Ebpf, name: &'static str) -> Result<PerCpuArray<&'a MapData, u64>, KernelError> {
+    let map = ebpf.map(name).ok_or(KernelError::NoMap(name))?;
+    PerCpuArray::try_from(map).map_err(error::map(name))
+}
+
+/// The sum over CPUs.
+pub(super) fn sum<T: std::borrow::Borrow<MapData>>(map: &PerCpuArray<T, u64>, cell: u32) -> Result<u64, aya::maps::MapError> {
+    Ok(map.get(&cell, 0)?.iter().sum())
+}

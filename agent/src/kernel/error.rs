@@ -1,0 +1,79 @@
+//! Lives: agent, user space, at the edge to the kernel.
+//! Called by: everything in `kernel`.
+//! May touch: nothing.
+//! Never: a bare string for a cause; each error says what was tried, on which object, and what to look at.
+
+use std::{io, path::PathBuf};
+
+use aya::{EbpfError, maps::MapError, programs::ProgramError};
+
+/// What can go wrong between the agent and the kernel.
+#[derive(Debug, thiserror::Error)]
+pub enum KernelError {
+    /// The object or its maps were refused.
+    #[error("loading the kernel programs failed: {0}; needs root or CAP_BPF and CAP_NET_ADMIN, kernel 6.1 or later with BTF")]
+    Object(#[from] EbpfError),
+    /// The object lacks a program this version attaches.
+    #[error("the object has no program `{0}`: agent and kernel programs are of different builds")]
+    NoProgram(&'static str),
+    /// The object lacks a map this version opens.
+    #[error("the object has no map `{0}`: agent and kernel programs are of different builds")]
+    NoMap(&'static str),
+    /// The verifier refused a program.
+    #[error("the kernel refused program `{program}`: {source}\n{verifier}")]
+    Program {
+        /// Its name.
+        program: &'static str,
+        /// The system's word for it.
+        source: ProgramError,
+        /// The verifier's last lines.
+        verifier: String,
+    },
+    /// Attaching failed.
+    #[error("attaching `{program}` to {target} failed: {source}; another tool's exclusive attachment there is the usual cause")]
+    Attach {
+        /// The program.
+        program: &'static str,
+        /// Cgroup path or interface.
+        target: String,
+        /// The system's word for it.
+        source: ProgramError,
+    },
+    /// A map could not be read or written.
+    #[error("map `{map}`: {source}")]
+    Map {
+        /// The map.
+        map: &'static str,
+        /// The system's word for it.
+        source: MapError,
+    },
+    /// More workloads than a node can number.
+    #[error("{count} workloads have a cgroup on this node; at most {max} are supported")]
+    TooManyWorkloads {
+        /// How many there are.
+        count: usize,
+        /// How many there may be.
+        max: u32,
+    },
+    /// The cgroup root is not usable.
+    #[error("cgroupRoot {path}: {problem}")]
+    CgroupRoot {
+        /// As configured.
+        path: PathBuf,
+        /// What is wrong and what to do.
+        problem: String,
+    },
+    /// A cgroup directory could not be opened.
+    #[error("cgroup {path}: {source}")]
+    Cgroup {
+        /// The directory.
+        path: PathBuf,
+        /// The system's word for it.
+        source: io::Error,
+    },
+}
+
+/// Names the map an error is about.
+pub(super) fn map(name: &'static str) -> impl Fn(MapError) -> KernelError {
+    move |source| KernelError::Map { map: name, source }
+}

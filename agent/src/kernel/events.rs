@@ -1,0 +1,123 @@
+//! Lives: agent, user space, on the telemetry thread.
+//! Called by: `telemetry`, which owns it.
+//! May touch: the event ring, the merge tables, the merge epoch.
+//! Never: loses a merged count; an epoch's table is read only after every program that could still write it has finished.
+
+use std::os::fd::{AsFd, BorrowedFd};
+
+use aya::{
+    Ebpf,
+    maps::{Array, HashMap, MapData, PerCpuArray, RingBuf},
+};
+use weir_common::{
+    counters::{CELLS, describe},
+    event::{Event, MergeKey, MergeValue},
+    maps,
+    verdict::{Hook, Reason, Verdict},
+};
+use zerocopy::FromBytes as _;
+
+use super::{
+    counters::sum,
+    error::{self, KernelError},
+    generation::{Grace, take},
+};
+
+type KeyBytes = [u8; size_of::<MergeKey>()];
+type ValueBytes = [u8; size_of::<MergeValue>()];
+
+/// Everything the kernel reports.
+pub struct Events {
+    ring: RingBuf<MapData>,
+    epoch: Array<MapData, u32>,
+    merged: [HashMap<MapData, KeyBytes, ValueBytes>; 2],
+    overflow: PerCpuArray<MapData, u64>,
+    overflow_seen: Vec<u64>,
+    grace: Grace,
+    current: u32,
+}
+
+/// What one merge epoch counted.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Merged {
+    /// Decisions by key.
+    pub entries: Vec<(MergeKey, MergeValue)>,
+    /// Decisions that found the table full, by hook, verdict and reason.
+    pub overflow: Vec<(Hook, Verdict, Reason, u64)>,
+}
+
+impl AsFd for Events {
+    /// Readable when the ring holds enough to be worth waking for; a timer must look as well.
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.ring.as_fd()
+    }
+}
+
+impl Events {
+    pub(super) fn take(ebpf: &mut Ebpf) -> Result<Self, KernelError> {
+        Ok(Self {
+            ring: take(ebpf, maps::EVENTS)?,
+            epoch: take(ebpf, maps::EPOCH)?,
+            merged: [take(ebpf, maps::MERGED_0)?, take(ebpf, maps::MERGED_1)?],
+            overflow: take(ebpf, maps::OVERFLOW)?,
+            overflow_seen: vec![0; CELLS],
+            grace: Grace::open(ebpf)?,
+            current: 0,
+        })
+    }
+
+    /// Hands up to `limit` events to `sink`, oldest first; returns how many.
+    pub fn drain(&mut self, limit: usize, mut sink: impl FnMut(&Event)) -> usize {
+        let mut count = 0;
+        while count < limit {
+            let Some(item) = self.ring.next() else { break };
+            // An event of another size is of another ABI, which the loader has excluded; it is left out rather than misread.
+            if let Ok(event) = Event::read_from_bytes(&item) {
+                sink(&event);
+            }
+            count += 1;
+        }
+        count
+    }
+
+    /// Closes the merge epoch and returns what it counted. Blocks for a grace period (about 10 ms).
+    ///
+    /// # Errors
+    /// When a map cannot be read or written; what was counted stays for the next call.
+    pub fn take_merged(&mut self) -> Result<Merged, KernelError> {
+        let closed = self.current & 1;
+        self.epoch.set(0, self.current.wrapping_add(1), 0).map_err(error::map(maps::EPOCH))?;
+        self.current = self.current.wrapping_add(1);
+        self.grace.wait()?;
+        let entries = self.empty(closed)?;
+        Ok(Merged { entries, overflow: self.new_overflow()? })
+    }
+
+    fn empty(&mut self, epoch: u32) -> Result<Vec<(MergeKey, MergeValue)>, KernelError> {
+        let [even, odd] = &mut self.merged;
+        let (table, name) = if epoch == 0 { (even, maps::MERGED_0) } else { (odd, maps::MERGED_1) };
+        let all: Vec<(KeyBytes, ValueBytes)> = table.iter().collect::<Result<_, _>>().map_err(error::map(name))?;
+        let mut entries = Vec::with_capacity(all.len());
+        for (key, value) in all {
+            table.remove(&key).map_err(error::map(name))?;
+            if let (Ok(key), Ok(value)) = (MergeKey::read_from_bytes(&key), MergeValue::read_from_bytes(&value)) {
+                entries.push((key, value));
+            }
+        }
+        Ok(entries)
+    }
+
+    /// What the cumulative overflow counters have gained since the last call.
+    fn new_overflow(&mut self) -> Result<Vec<(Hook, Verdict, Reason, u64)>, KernelError> {
+        let mut gained = Vec::new();
+        for (cell, seen) in self.overflow_seen.iter_mut().enumerate() {
+            let Some((hook, verdict, reason)) = describe(cell as u32) else { continue };
+            let now = sum(&self.overflow, cell as u32).map_err(error::map(maps::OVERFLOW))?;
+            if now > *seen {
+                gained.push((hook, verdict, reason, now - *seen));
+                *seen = now;
+            }
+        }
+        Ok(gained)
+    }
+}

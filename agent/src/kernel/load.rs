@@ -1,0 +1,108 @@
+//! Lives: agent, user space.
+//! Called by: `Kernel::load`, once.
+//! May touch: the embedded object, the kernel's program loader.
+//! Never: attaches.
+
+use aya::{
+    Btf, Ebpf, EbpfLoader, Pod,
+    programs::{Program, ProgramError},
+};
+use aya_log::EbpfLogger;
+use nix::time::{ClockId, clock_getres};
+use tokio::{io::unix::AsyncFd, task::JoinHandle};
+
+use super::{attach, error::KernelError};
+
+/// The object file that `build.rs` made, aligned as an ELF parser wants it.
+pub(super) static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/weir.bpf.o"));
+
+/// Verifier lines shown with an error; the rest is at DEBUG.
+const VERIFIER_LINES: usize = 15;
+
+/// Creates the maps and loads each program.
+pub(super) fn load() -> Result<Ebpf, KernelError> {
+    let (secret_0, secret_1) = (random_word(), random_word());
+    let tick = tick_ns();
+    let mut loader = EbpfLoader::new();
+    let btf = Btf::from_sys_fs().ok();
+    loader.btf(btf.as_ref());
+    set(&mut loader, "SECRET_0", &secret_0);
+    set(&mut loader, "SECRET_1", &secret_1);
+    set(&mut loader, "TICK_NS", &tick);
+    let mut ebpf = loader.load(OBJECT)?;
+    for name in attach::programs() {
+        let program = ebpf.program_mut(name).ok_or(KernelError::NoProgram(name))?;
+        load_one(program).map_err(|source| refused(name, source))?;
+    }
+    Ok(ebpf)
+}
+
+fn set<'a, T: Pod>(loader: &mut EbpfLoader<'a>, name: &'a str, value: &'a T) {
+    loader.override_global(name, value, true);
+}
+
+#[expect(clippy::wildcard_enum_match_arm, reason = "the object holds only these kinds; another is a build mistake and says so")]
+fn load_one(program: &mut Program) -> Result<(), ProgramError> {
+    match program {
+        Program::Xdp(program) => program.load(),
+        Program::CgroupSkb(program) => program.load(),
+        Program::CgroupSock(program) => program.load(),
+        Program::CgroupSockAddr(program) => program.load(),
+        Program::SockOps(program) => program.load(),
+        _ => Err(ProgramError::UnexpectedProgramType),
+    }
+}
+
+#[expect(clippy::wildcard_enum_match_arm, reason = "only one variant carries a verifier log")]
+fn refused(program: &'static str, source: ProgramError) -> KernelError {
+    let log = match &source {
+        ProgramError::LoadError { verifier_log, .. } => verifier_log.to_string(),
+        _ => String::new(),
+    };
+    tracing::debug!(program, log, "verifier log");
+    let lines: Vec<&str> = log.lines().collect();
+    let verifier = lines.get(lines.len().saturating_sub(VERIFIER_LINES)..).unwrap_or_default().join("\n");
+    KernelError::Program { program, source, verifier }
+}
+
+/// A word the kernel's random generator made; `RandomState` draws its keys from there.
+fn random_word() -> u64 {
+    use std::hash::{BuildHasher as _, RandomState};
+    RandomState::new().hash_one("weir")
+}
+
+/// Nanoseconds per jiffy: the resolution of the coarse clock is one tick. 0 when it cannot be read.
+#[must_use]
+pub fn tick_ns() -> u64 {
+    let resolution = clock_getres(ClockId::CLOCK_MONOTONIC_COARSE).map(|time| time.tv_nsec());
+    resolution.ok().and_then(|nanoseconds| u64::try_from(nanoseconds).ok()).unwrap_or(0)
+}
+
+/// Forwards what the programs log; stops when dropped.
+pub(super) struct LogTask(JoinHandle<()>);
+
+impl Drop for LogTask {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// Starts forwarding aya-log lines to the `log` crate, and so to tracing. Needs a tokio runtime; without one (in tests) the
+/// programs' lines stay in their ring.
+pub(super) fn forward_logs(ebpf: &mut Ebpf) -> Option<LogTask> {
+    let runtime = tokio::runtime::Handle::try_current().ok()?;
+    let logger = match EbpfLogger::init(ebpf) {
+        Ok(logger) => logger,
+        Err(error) => {
+            tracing::warn!(error = %error, "kernel log lines cannot be forwarded");
+            return None;
+        }
+    };
+    let mut logger = AsyncFd::new(logger).ok()?;
+    Some(LogTask(runtime.spawn(async move {
+        while let Ok(mut ready) = logger.readable_mut().await {
+            ready.get_inner_mut().flush();
+            ready.clear_ready();
+        }
+    })))
+}

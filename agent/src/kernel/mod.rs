@@ -1,0 +1,131 @@
+//! Lives: agent, user space. The only folder that names aya.
+//! Called by: `control`, which installs generations and reconciles attachments; `telemetry`, which owns [`Events`].
+//! May touch: BPF objects, cgroup directories and interfaces the agent was given.
+//! Never: the root cgroup, another program's attachment, or an interface that was not named.
+
+mod attach;
+mod cgroups;
+mod counters;
+mod error;
+mod events;
+mod generation;
+mod interfaces;
+mod load;
+
+use std::{collections::BTreeMap, path::PathBuf};
+
+use aya::Ebpf;
+pub use cgroups::{AttachState, WorkloadState};
+pub use counters::{CounterCell, InterfaceSeen};
+pub use error::KernelError;
+pub use events::{Events, Merged};
+pub use interfaces::{InterfaceState, XdpMode};
+pub use load::tick_ns;
+use weir_policy::{CompiledWorkload, ResourceId};
+
+/// What the kernel side is to manage.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Directory in the cgroup2 tree below which workloads live. Never the tree's own root.
+    pub cgroup_root: PathBuf,
+    /// Interface names or patterns with `*` and `?`.
+    pub interfaces: Vec<String>,
+    /// How XDP programs are attached.
+    pub xdp_mode: XdpMode,
+}
+
+/// The loaded programs and their attachments. Dropping it detaches everything.
+pub struct Kernel {
+    ebpf: Ebpf,
+    options: Options,
+    tables: generation::Slots,
+    numbers: BTreeMap<ResourceId, u32>,
+    cgroups: cgroups::Cgroups,
+    interfaces: interfaces::Interfaces,
+    _logger: Option<load::LogTask>,
+}
+
+/// What is attached after a [`Kernel::reconcile`].
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Observed {
+    /// One entry per workload, in the order given.
+    pub workloads: Vec<WorkloadState>,
+    /// One entry per interface or pattern without an interface.
+    pub interfaces: Vec<InterfaceState>,
+    /// True when the root programs and every workload whose cgroup exists are attached, by a generation in force.
+    pub enforcing: bool,
+}
+
+impl Kernel {
+    /// Loads every program into the kernel, which verifies them. Attaches nothing.
+    ///
+    /// # Errors
+    /// Names the program and shows the verifier's last lines, or says which privilege or kernel feature is missing.
+    pub fn load(options: Options) -> Result<(Self, Events), KernelError> {
+        cgroups::check_root(&options.cgroup_root)?;
+        let mut ebpf = load::load()?;
+        let logger = load::forward_logs(&mut ebpf);
+        let tables = generation::Slots::take(&mut ebpf)?;
+        let events = Events::take(&mut ebpf)?;
+        let cgroups = cgroups::Cgroups::take(&mut ebpf)?;
+        let interfaces = interfaces::Interfaces::take(&mut ebpf)?;
+        let kernel = Self { ebpf, options, tables, numbers: BTreeMap::new(), cgroups, interfaces, _logger: logger };
+        Ok((kernel, events))
+    }
+
+    /// Puts a compiled policy in force: writes the idle slot, then switches with one store. On return every new decision is
+    /// made by it.
+    ///
+    /// # Errors
+    /// On an error the generation before stays in force, untouched.
+    pub fn install(&mut self, compiled: &weir_policy::Compiled) -> Result<(), KernelError> {
+        let numbers = cgroups::number(&self.numbers, &compiled.workloads)?;
+        self.tables.install(compiled, &numbers)?;
+        self.numbers = numbers;
+        Ok(())
+    }
+
+    /// Brings attachments in line with `workloads` and with the interfaces that exist now. Call after `install` and
+    /// regularly: cgroups and interfaces come and go.
+    pub fn reconcile(&mut self, workloads: &[CompiledWorkload]) -> Observed {
+        let root = self.cgroups.reconcile_root(&mut self.ebpf, &self.options.cgroup_root);
+        if let Err(error) = &root {
+            tracing::error!(error = %error, "the programs at the root of the managed tree are not attached");
+        }
+        let workloads = self.cgroups.reconcile(&mut self.ebpf, &self.options.cgroup_root, &self.numbers, workloads);
+        let interfaces = self.interfaces.reconcile(&mut self.ebpf, &self.options);
+        let failed = workloads.iter().any(|workload| workload.state == AttachState::Failed);
+        let enforcing = root.is_ok() && !failed && self.tables.generation() > 0;
+        Observed { workloads, interfaces, enforcing }
+    }
+
+    /// Decisions and losses by hook, verdict and reason; only cells that are not zero.
+    ///
+    /// # Errors
+    /// When a map cannot be read.
+    pub fn counters(&self) -> Result<Vec<CounterCell>, KernelError> {
+        counters::read(&self.ebpf)
+    }
+
+    /// Packets and bytes by limit number, for the first `limits` numbers.
+    ///
+    /// # Errors
+    /// When a map cannot be read.
+    pub fn limit_stats(&self, limits: usize) -> Result<Vec<weir_common::event::LimitStats>, KernelError> {
+        counters::read_limits(&self.ebpf, limits)
+    }
+
+    /// Packets XDP saw and passed, by interface index.
+    ///
+    /// # Errors
+    /// When a map cannot be read.
+    pub fn seen(&self) -> Result<Vec<InterfaceSeen>, KernelError> {
+        self.interfaces.seen()
+    }
+}
+
+/// The object with every program, for tests that run single programs.
+#[must_use]
+pub fn object() -> &'static [u8] {
+    load::OBJECT
+}

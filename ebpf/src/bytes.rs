@@ -1,0 +1,224 @@
+//! Lives: kernel. The only file that touches packet bytes and raw contexts.
+//! Called by: the programs, for addresses, ports and headers.
+//! May touch: `xdp_md`, `__sk_buff`, `bpf_sock_addr`, `bpf_sock`, `bpf_sock_ops`, read only.
+//! Never: reads past a bound it has not compared in the same expression the verifier sees.
+
+use aya_ebpf::{
+    bindings::{bpf_sock, bpf_sock_ops},
+    helpers::{bpf_get_socket_cookie, bpf_sk_fullsock},
+    programs::{SkBuffContext, SockAddrContext, XdpContext},
+};
+use weir_common::{
+    addr::{Addr, Port, Protocol},
+    packet::{self, Bytes, Fault, Packet},
+};
+
+/// `AF_INET`.
+const AF_INET: u32 = 2;
+/// `SOCK_STREAM`.
+pub const SOCK_STREAM: u32 = 1;
+/// `SOCK_RAW`.
+pub const SOCK_RAW: u32 = 3;
+
+/// A frame at XDP, by direct access.
+struct Frame<'a>(&'a XdpContext);
+
+impl Bytes for Frame<'_> {
+    #[inline(always)]
+    fn load<const N: usize>(&self, offset: u32) -> Option<[u8; N]> {
+        within(self.0.data(), self.0.data_end(), offset)
+    }
+
+    #[inline(always)]
+    fn len(&self) -> u32 {
+        (self.0.data_end() - self.0.data()) as u32
+    }
+}
+
+/// A packet at a cgroup_skb hook, which starts at its IP header.
+///
+/// By direct access to its linear part: the stack has pulled the headers there before it looked up the socket. What is not
+/// there counts as cut off.
+struct Skb<'a>(&'a SkBuffContext);
+
+impl Bytes for Skb<'_> {
+    #[inline(always)]
+    fn load<const N: usize>(&self, offset: u32) -> Option<[u8; N]> {
+        // SAFETY: 4-byte loads of context fields, which the verifier turns into packet pointers.
+        let (data, end) = unsafe { ((*self.0.skb.skb).data as usize, (*self.0.skb.skb).data_end as usize) };
+        within(data, end, offset)
+    }
+
+    #[inline(always)]
+    fn len(&self) -> u32 {
+        self.0.len()
+    }
+}
+
+/// `N` bytes at `offset` of the packet that lies at `data..end`.
+#[inline(always)]
+fn within<const N: usize>(data: usize, end: usize, offset: u32) -> Option<[u8; N]> {
+    let (data, end) = (opaque(data), opaque(end));
+    let start = data + offset as usize;
+    if start + N > end {
+        return None;
+    }
+    // SAFETY: start..start+N lies inside the packet, as just compared; a byte array has no alignment.
+    Some(unsafe { *(start as *const [u8; N]) })
+}
+
+/// The same value, of which the compiler no longer knows that it came from 32 bits: it would compare packet pointers by their
+/// lower halves, which the verifier does not count as a bounds check.
+#[inline(always)]
+fn opaque(mut value: usize) -> usize {
+    // SAFETY: copies a register onto itself.
+    unsafe { core::arch::asm!("{0} = {0}", inout(reg) value, options(pure, nomem, nostack)) };
+    value
+}
+
+/// Reads the headers of a packet at a cgroup_skb hook.
+#[inline(always)]
+pub fn headers(ctx: &SkBuffContext) -> Result<Packet, Fault> {
+    packet::parse_ip(&Skb(ctx), 0).map(|(packet, _)| packet)
+}
+
+/// Reads the headers of a frame at XDP.
+#[inline(always)]
+pub fn frame_headers(ctx: &XdpContext) -> Result<Packet, Fault> {
+    packet::parse_frame(&Frame(ctx))
+}
+
+/// What the hooks need of a socket.
+#[derive(Clone, Copy)]
+pub struct Sock {
+    pub kind: u32,
+    pub protocol: u32,
+    pub state: u32,
+    /// Host order.
+    pub local_port: u16,
+}
+
+impl Sock {
+    /// No socket. Not an `Option`: the compiler would read the fields of a `None`, which the verifier refuses.
+    const NONE: Self = Self { kind: 0, protocol: 0, state: 0, local_port: 0 };
+}
+
+/// The socket a packet is delivered to or comes from; all zero for packets the kernel makes without a full socket.
+#[inline(always)]
+pub fn socket_of(ctx: &SkBuffContext) -> Sock {
+    // SAFETY: `sk` is a pointer field of the context that the verifier tracks; null is checked before every use.
+    unsafe {
+        let sk = (*ctx.skb.skb).__bindgen_anon_2.sk;
+        if sk.is_null() {
+            return Sock::NONE;
+        }
+        let full = bpf_sk_fullsock(sk);
+        if full.is_null() {
+            return Sock::NONE;
+        }
+        read_sock(full)
+    }
+}
+
+/// The socket behind a `connect` or `sendmsg`.
+#[inline(always)]
+pub fn socket_behind(ctx: &SockAddrContext) -> Sock {
+    // SAFETY: as in `socket_of`.
+    unsafe {
+        let sk = (*ctx.sock_addr).__bindgen_anon_1.sk;
+        if sk.is_null() { Sock::NONE } else { read_sock(sk) }
+    }
+}
+
+/// # Safety
+/// `sk` must be a non-null full socket the verifier knows.
+#[inline(always)]
+unsafe fn read_sock(sk: *const bpf_sock) -> Sock {
+    // SAFETY: volatile, so that each field stays one load of its own size, as the verifier demands of this context.
+    unsafe {
+        Sock {
+            kind: (&raw const (*sk).type_).read_volatile(),
+            protocol: (&raw const (*sk).protocol).read_volatile(),
+            state: (&raw const (*sk).state).read_volatile(),
+            local_port: (&raw const (*sk).src_port).read_volatile() as u16,
+        }
+    }
+}
+
+/// Cookie of the socket behind any context that has one.
+#[inline(always)]
+pub fn cookie(ctx: &impl aya_ebpf::EbpfContext) -> u64 {
+    // SAFETY: the helper takes the program's own context.
+    unsafe { bpf_get_socket_cookie(ctx.as_ptr()) }
+}
+
+/// The address a `connect4` or `sendmsg4` names.
+#[inline(always)]
+pub fn target_v4(ctx: &SockAddrContext) -> (Addr, Port) {
+    // SAFETY: 4-byte loads of context fields.
+    unsafe {
+        let ip = (&raw const (*ctx.sock_addr).user_ip4).read_volatile();
+        (Addr::v4(ip.to_ne_bytes()), target_port(ctx))
+    }
+}
+
+/// The address a `connect6` or `sendmsg6` names; may be v4-mapped, which [`Addr`] treats as the IPv4 address it is.
+#[inline(always)]
+pub fn target_v6(ctx: &SockAddrContext) -> (Addr, Port) {
+    // SAFETY: 4-byte loads of context fields.
+    unsafe {
+        let base = (&raw const (*ctx.sock_addr).user_ip6).cast::<u32>();
+        let word = |n: usize| base.add(n).read_volatile();
+        (addr_of_words(word(0), word(1), word(2), word(3)), target_port(ctx))
+    }
+}
+
+#[inline(always)]
+fn target_port(ctx: &SockAddrContext) -> Port {
+    // SAFETY: 4-byte load of a context field; the port is its first two bytes, in network order.
+    let port = unsafe { (&raw const (*ctx.sock_addr).user_port).read_volatile() };
+    Port((port as u16).to_ne_bytes())
+}
+
+/// Protocol and type of the socket behind a `connect` or `sendmsg`.
+#[inline(always)]
+pub fn protocol_of(ctx: &SockAddrContext) -> Protocol {
+    // SAFETY: 4-byte load of a context field.
+    Protocol(unsafe { (&raw const (*ctx.sock_addr).protocol).read_volatile() } as u8)
+}
+
+/// Both ends of a sock_ops connection: local address and port, remote address and port.
+#[inline(always)]
+pub fn ends(ops: *const bpf_sock_ops) -> (Addr, Port, Addr, Port) {
+    // Every field is read before the branch: volatile loads in both arms would be merged into one through a computed pointer,
+    // which the verifier refuses. SAFETY: 4-byte loads of context fields that exist for both families; `local_port` is in host
+    // order, `remote_port` in network order in the upper half.
+    let (port, remote_port, family, l4, r4, l6, r6) = unsafe {
+        let local_ip6 = (&raw const (*ops).local_ip6).cast::<u32>();
+        let remote_ip6 = (&raw const (*ops).remote_ip6).cast::<u32>();
+        let words = |at: *const u32| {
+            (at.read_volatile(), at.add(1).read_volatile(), at.add(2).read_volatile(), at.add(3).read_volatile())
+        };
+        (
+            (&raw const (*ops).local_port).read_volatile(),
+            (&raw const (*ops).remote_port).read_volatile(),
+            (&raw const (*ops).family).read_volatile(),
+            (&raw const (*ops).local_ip4).read_volatile(),
+            (&raw const (*ops).remote_ip4).read_volatile(),
+            words(local_ip6),
+            words(remote_ip6),
+        )
+    };
+    let (local, remote) = if family == AF_INET {
+        (Addr::v4(l4.to_ne_bytes()), Addr::v4(r4.to_ne_bytes()))
+    } else {
+        (addr_of_words(l6.0, l6.1, l6.2, l6.3), addr_of_words(r6.0, r6.1, r6.2, r6.3))
+    };
+    (local, Port::new(port as u16), remote, Port::new(u32::from_be(remote_port) as u16))
+}
+
+/// An address from four words as they lie in memory.
+#[inline(always)]
+pub fn addr_of_words(a: u32, b: u32, c: u32, d: u32) -> Addr {
+    Addr::from_words([a, b, c, d])
+}

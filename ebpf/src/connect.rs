@@ -1,0 +1,119 @@
+//! Lives: kernel, `connect4` and `connect6` of each workload's cgroup, and of the root of the managed tree.
+//! Called by: the kernel, in the task that calls `connect()`.
+//! May touch: the address asked for; nothing is rewritten.
+//! Never: takes the last word on TCP; `sock_ops` judges again when the SYN is about to leave (DESIGN.md D5).
+//!
+//! Why here and not at the packet: the application gets EPERM at once instead of a timeout, and the task is known. A v4-mapped
+//! address arrives at connect6 only, so both share one path. The root variant judges by the calling task; both must allow.
+
+use aya_ebpf::{helpers::bpf_get_retval, macros::cgroup_sock_addr, programs::SockAddrContext};
+use weir_common::{
+    addr::{Addr, Port, Protocol},
+    decide::Query,
+    event::{Kind, Local},
+    verdict::{Direction, Hook, Reason},
+};
+
+use crate::{
+    bytes,
+    emit::{self, Caller, Subject},
+    tables, who,
+};
+
+/// `return 1`: the call goes on.
+pub const ALLOW: i32 = 1;
+/// `return 0`: the call fails with EPERM.
+pub const DENY: i32 = 0;
+
+#[cgroup_sock_addr(connect4)]
+pub fn connect4(ctx: SockAddrContext) -> i32 {
+    judge(&ctx, Hook::Connect, bytes::target_v4(&ctx))
+}
+
+#[cgroup_sock_addr(connect6)]
+pub fn connect6(ctx: SockAddrContext) -> i32 {
+    judge(&ctx, Hook::Connect, bytes::target_v6(&ctx))
+}
+
+#[cgroup_sock_addr(connect4)]
+pub fn root_connect4(ctx: SockAddrContext) -> i32 {
+    judge_caller(&ctx, Hook::Connect, bytes::target_v4(&ctx))
+}
+
+#[cgroup_sock_addr(connect6)]
+pub fn root_connect6(ctx: SockAddrContext) -> i32 {
+    judge_caller(&ctx, Hook::Connect, bytes::target_v6(&ctx))
+}
+
+/// By the socket's workload.
+#[inline(always)]
+fn judge(ctx: &SockAddrContext, hook: Hook, target: (Addr, Port)) -> i32 {
+    let subject = subject(ctx, hook, who::attached(), target);
+    let judged = tables::judge(subject.local.workload, &emit::question(&subject));
+    let caller = Caller::current();
+    if !judged.decision.verdict.passes() {
+        emit::verdict(&subject, &judged, &caller);
+        return DENY;
+    }
+    if subject.protocol == Protocol::TCP {
+        emit::note(Kind::Attempt, &subject, caller.cgroup, 0, emit::detail_of(&caller.process));
+    } else {
+        emit::verdict(&subject, &judged, &caller);
+    }
+    ALLOW
+}
+
+/// By the calling task's workload, for sockets of every cgroup of the tree. Speaks up only when it denies what the socket's
+/// own program has let through.
+#[inline(always)]
+pub fn judge_caller(ctx: &SockAddrContext, hook: Hook, target: (Addr, Port)) -> i32 {
+    // SAFETY: helper without arguments; non-zero when a program of a lower cgroup has denied already.
+    if unsafe { bpf_get_retval() } != 0 || is_kernel_thread() {
+        return ALLOW;
+    }
+    let subject = subject(ctx, hook, who::caller(), target);
+    let judged = tables::judge(subject.local.workload, &emit::question(&subject));
+    if judged.decision.verdict.passes() || is_reply(ctx, hook, &subject) {
+        return ALLOW;
+    }
+    emit::verdict(&subject, &judged, &Caller::current());
+    DENY
+}
+
+/// A server's answer by `sendto()` is judged by its ingress rule reversed (DESIGN.md D5).
+#[inline(always)]
+pub fn is_reply(ctx: &SockAddrContext, hook: Hook, subject: &Subject) -> bool {
+    if !matches!(hook, Hook::Sendmsg) {
+        return false;
+    }
+    let sock = bytes::socket_behind(ctx);
+    let decision = tables::judge(
+        subject.local.workload,
+        &Query { direction: Direction::Ingress, port: sock.local_port, ..emit::question(subject) },
+    )
+    .decision;
+    decision.verdict.passes() && decision.reason as u8 != Reason::UnknownWorkload as u8
+}
+
+/// The kernel's own threads (MPTCP subflows connect from one) are judged by the socket's program alone.
+#[inline(always)]
+fn is_kernel_thread() -> bool {
+    crate::task::process().pid == 2 || crate::task::cgroup() <= 1
+}
+
+#[inline(always)]
+pub fn subject(ctx: &SockAddrContext, hook: Hook, local: Local, target: (Addr, Port)) -> Subject {
+    Subject {
+        hook,
+        direction: Direction::Egress,
+        local,
+        local_addr: Addr::UNSPECIFIED,
+        remote_addr: target.0,
+        local_port: Port([0; 2]),
+        remote_port: target.1,
+        protocol: bytes::protocol_of(ctx),
+        cookie: bytes::cookie(ctx),
+        tcp_flags: 0,
+        ifindex: 0,
+    }
+}

@@ -1,0 +1,115 @@
+//! Lives: kernel, `cgroup_skb/egress` of each workload's cgroup.
+//! Called by: the kernel, once per packet that leaves a socket of the workload.
+//! May touch: packet bytes through `bytes::Skb`, the socket's state, the reply table.
+//! Never: changes a packet; holds back a RST or FIN, or the peer would hang.
+//!
+//! Why here beside connect and sendmsg: raw sockets, connected UDP after a policy change, and a SYN whose policy changed between
+//! `connect()` and now pass no other hook.
+
+use aya_ebpf::{macros::cgroup_skb, programs::SkBuffContext};
+use weir_common::{
+    addr::Protocol,
+    decide::Query,
+    packet::Packet,
+    verdict::{Direction, Hook, Reason},
+};
+
+use crate::{
+    bytes::{self, SOCK_STREAM, Sock},
+    connect::{ALLOW, DENY},
+    emit::{self, Subject},
+    replies,
+    tables::{self, Judged},
+    who,
+};
+
+const ESTABLISHED: u32 = 1;
+const SYN_SENT: u32 = 2;
+
+/// What becomes of a packet. Without payload: what was decided is reported before, on a stack that is soon free again.
+enum Outcome {
+    /// TCP of a connection that was judged when it opened.
+    Established,
+    /// A SYN that may leave: `sock_ops` has counted the opening.
+    Opening,
+    /// Anything else that passes: counted together with its equals.
+    Allowed,
+    /// Refused, and counted together with its equals.
+    Denied,
+}
+
+#[cgroup_skb(egress)]
+pub fn egress(ctx: SkBuffContext) -> i32 {
+    match try_egress(&ctx) {
+        Outcome::Established | Outcome::Opening | Outcome::Allowed => ALLOW,
+        Outcome::Denied => DENY,
+    }
+}
+
+#[inline(always)]
+fn try_egress(ctx: &SkBuffContext) -> Outcome {
+    let sock = bytes::socket_of(ctx);
+    if is_tcp(&sock) && sock.state != SYN_SENT {
+        return Outcome::Established;
+    }
+    match bytes::headers(ctx) {
+        Ok(packet) => judge(ctx, sock, &packet),
+        Err(_) => {
+            emit::malformed(who::attached(), Hook::Egress, Direction::Egress, 0, ctx.len());
+            Outcome::Denied
+        }
+    }
+}
+
+#[inline(always)]
+fn is_tcp(sock: &Sock) -> bool {
+    sock.kind == SOCK_STREAM && sock.protocol == u32::from(Protocol::TCP.0)
+}
+
+#[inline(always)]
+fn judge(ctx: &SkBuffContext, sock: Sock, packet: &Packet) -> Outcome {
+    let subject = Subject {
+        hook: Hook::Egress,
+        direction: Direction::Egress,
+        local: who::attached(),
+        local_addr: packet.src,
+        remote_addr: packet.dst,
+        local_port: packet.src_port,
+        remote_port: packet.dst_port,
+        protocol: packet.protocol,
+        cookie: bytes::cookie(ctx),
+        tcp_flags: packet.tcp_flags,
+        ifindex: 0,
+    };
+    let workload = subject.local.workload;
+    let judged = tables::judge(workload, &emit::question(&subject));
+    if is_tcp(&sock) {
+        return if judged.decision.verdict.passes() { Outcome::Opening } else { decided(&subject, &judged, packet) };
+    }
+    if !judged.decision.verdict.passes() {
+        return answer(&subject, &judged, packet);
+    }
+    let unconnected = sock.state != ESTABLISHED;
+    if packet.protocol == Protocol::UDP && unconnected {
+        replies::expect(workload, subject.cookie, &subject.remote_addr, subject.remote_port);
+    }
+    decided(&subject, &judged, packet)
+}
+
+/// A datagram no egress rule allows may still answer one: then the ingress rule, reversed, allows it (DESIGN.md D5).
+#[inline(always)]
+fn answer(subject: &Subject, denied: &Judged, packet: &Packet) -> Outcome {
+    let asked = Query { direction: Direction::Ingress, port: packet.src_port.number(), ..emit::question(subject) };
+    let mut judged = tables::judge(subject.local.workload, &asked);
+    if !judged.decision.verdict.passes() {
+        return decided(subject, denied, packet);
+    }
+    judged.decision.reason = Reason::Reply;
+    decided(subject, &judged, packet)
+}
+
+#[inline(always)]
+fn decided(subject: &Subject, judged: &Judged, packet: &Packet) -> Outcome {
+    emit::merged(subject, judged, packet.length);
+    if judged.decision.verdict.passes() { Outcome::Allowed } else { Outcome::Denied }
+}

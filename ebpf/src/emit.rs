@@ -1,0 +1,279 @@
+//! Lives: kernel.
+//! Called by: every program that has something to report.
+//! May touch: counters, the event ring, the merge tables.
+//! Never: counts a decision without exactly one of submitted, merged, overflowed or lost; samples.
+
+use aya_ebpf::{
+    bindings::{BPF_NOEXIST, BPF_RB_FORCE_WAKEUP, BPF_RB_NO_WAKEUP},
+    helpers::{bpf_ktime_get_ns, bpf_ringbuf_query},
+};
+use weir_common::{
+    addr::{Addr, Port, Protocol},
+    counters,
+    decide::{Decision, Query},
+    event::{Event, Kind, Local, MergeKey, MergeValue, Process},
+    verdict::{Direction, Hook, Reason, Verdict},
+};
+
+use crate::{
+    atomic, maps,
+    tables::{self, Judged},
+};
+
+/// Unread bytes in the ring from which on the reader is woken; below, its timer finds them (a wake-up costs 9 us).
+const WAKE_BYTES: u64 = 64 * 1024;
+const BPF_RB_AVAIL_DATA: u64 = 0;
+
+/// What a decision was about.
+#[derive(Clone, Copy)]
+pub struct Subject {
+    pub hook: Hook,
+    pub direction: Direction,
+    pub local: Local,
+    pub local_addr: Addr,
+    pub remote_addr: Addr,
+    pub local_port: Port,
+    pub remote_port: Port,
+    pub protocol: Protocol,
+    pub cookie: u64,
+    pub tcp_flags: u8,
+    pub ifindex: u32,
+}
+
+/// The question a subject asks in its own direction. The local identity is filled in by `tables::judge`.
+#[inline(always)]
+pub fn question(subject: &Subject) -> Query {
+    let port = match subject.direction {
+        Direction::Ingress => subject.local_port,
+        Direction::Egress => subject.remote_port,
+    };
+    Query {
+        local: 0,
+        direction: subject.direction,
+        remote: subject.remote_addr,
+        protocol: subject.protocol,
+        port: port.number(),
+    }
+}
+
+/// The calling task, for hooks that run in one.
+pub struct Caller {
+    pub process: Process,
+    pub cgroup: u64,
+}
+
+impl Caller {
+    /// For hooks that do not run in the task that matters.
+    pub const NONE: Self = Self { process: Process { pid: 0, uid: 0, comm: [0; 16], reserved: 0 }, cgroup: 0 };
+
+    /// The calling task.
+    #[inline(always)]
+    pub fn current() -> Self {
+        Self { process: crate::task::process(), cgroup: crate::task::cgroup() }
+    }
+}
+
+/// Counts a decision and sends it as one event.
+#[inline(never)]
+pub fn verdict(subject: &Subject, judged: &Judged, caller: &Caller) {
+    let cell = cell_of(subject, &judged.decision);
+    count(&maps::COUNTERS, cell);
+    let decision = &judged.decision;
+    let detail = detail_of(&caller.process);
+    let event = event(Kind::Verdict, subject, judged.generation, caller.cgroup, detail);
+    let event = Event {
+        rule: decision.rule,
+        local_identity: judged.local_identity,
+        remote_identity: decision.remote_identity,
+        verdict: decision.verdict as u8,
+        reason: decision.reason as u8,
+        ..event
+    };
+    if !submit(event) {
+        count(&maps::LOST, cell);
+    }
+}
+
+/// Sends something that is not a decision (an attempt, a bind, a close); lost quietly when the ring is full, as the agent
+/// then only misses an attribution, which it reports as unknown.
+#[inline(always)]
+pub fn note(kind: Kind, subject: &Subject, cgroup: u64, old_state: u8, detail: [u8; 32]) {
+    let event = event(kind, subject, 0, cgroup, detail);
+    submit(Event { old_state, ..event });
+}
+
+/// Counts a decision about a packet together with equal ones of this epoch.
+#[inline(never)]
+pub fn merged(subject: &Subject, judged: &Judged, bytes: u32) {
+    let cell = cell_of(subject, &judged.decision);
+    count(&maps::COUNTERS, cell);
+    let key = MergeKey {
+        local: subject.local_addr,
+        remote: subject.remote_addr,
+        generation: judged.generation,
+        rule: judged.decision.rule,
+        local_identity: judged.local_identity,
+        remote_identity: judged.decision.remote_identity,
+        workload: subject.local.workload,
+        ifindex: subject.ifindex,
+        local_port: subject.local_port,
+        remote_port: if merges_ports(subject) { Port([0; 2]) } else { subject.remote_port },
+        hook: subject.hook as u8,
+        direction: subject.direction as u8,
+        verdict: judged.decision.verdict as u8,
+        reason: judged.decision.reason as u8,
+        protocol: subject.protocol.0,
+        reserved: [0; 3],
+    };
+    let even = maps::EPOCH.get(0).is_none_or(|epoch| epoch & 1 == 0);
+    let done = if even {
+        merge_into(&maps::MERGED_0, &key, subject, bytes)
+    } else {
+        merge_into(&maps::MERGED_1, &key, subject, bytes)
+    };
+    if !done {
+        count(&maps::OVERFLOW, cell);
+    }
+}
+
+/// Counts a packet whose headers contradict themselves: it fails closed.
+#[inline(always)]
+pub fn malformed(local: Local, hook: Hook, direction: Direction, ifindex: u32, bytes: u32) {
+    let subject = Subject {
+        hook,
+        direction,
+        local,
+        local_addr: Addr::UNSPECIFIED,
+        remote_addr: Addr::UNSPECIFIED,
+        local_port: Port([0; 2]),
+        remote_port: Port([0; 2]),
+        protocol: Protocol(0),
+        cookie: 0,
+        tcp_flags: 0,
+        ifindex,
+    };
+    let decision = Decision { verdict: Verdict::Deny, reason: Reason::Malformed, rule: 0, remote_identity: 0 };
+    merged(&subject, &Judged { decision, generation: tables::generation(), local_identity: 0 }, bytes);
+}
+
+/// Whether a flood would vary the peer's port and so fill the table with one client.
+#[inline(always)]
+fn merges_ports(subject: &Subject) -> bool {
+    matches!(subject.hook, Hook::Xdp) || subject.protocol == Protocol::TCP
+}
+
+type Merged = aya_ebpf::btf_maps::HashMap<MergeKey, MergeValue, { weir_common::maps::MAX_MERGED as usize }>;
+
+/// Adds to the key's value, making it first if needed; `false` when the table is full.
+#[inline(always)]
+fn merge_into(table: &Merged, key: &MergeKey, subject: &Subject, bytes: u32) -> bool {
+    let now = now();
+    if let Some(value) = table.get_ptr_mut(key) {
+        // SAFETY: a live map value; another CPU may add at the same time, so every field is added or plainly overwritten.
+        unsafe { bump(value, subject, bytes, now) };
+        return true;
+    }
+    // Another CPU may have been first: then the insert fails and the lookup finds its entry.
+    let first = table.insert(key, &EMPTY, BPF_NOEXIST as u64).is_ok();
+    match table.get_ptr_mut(key) {
+        Some(value) => {
+            // SAFETY: as above; the agent reads it only after a grace period.
+            unsafe {
+                if first {
+                    (&raw mut (*value).first_ns).write(now);
+                }
+                bump(value, subject, bytes, now);
+            }
+            true
+        }
+        None => false,
+    }
+}
+
+/// What a new key starts with; read-only data instead of 48 bytes of stack.
+static EMPTY: MergeValue =
+    MergeValue { count: 0, bytes: 0, first_ns: 0, last_ns: 0, cookie: 0, last_port: 0, tcp_flags: 0 };
+
+/// # Safety
+/// `value` must come from a lookup in this run.
+#[inline(always)]
+unsafe fn bump(value: *mut MergeValue, subject: &Subject, bytes: u32, now: u64) {
+    // SAFETY: the fields are aligned u64/u32 of a live map value.
+    unsafe {
+        atomic::add(&raw mut (*value).count, 1);
+        atomic::add(&raw mut (*value).bytes, u64::from(bytes));
+        (&raw mut (*value).last_ns).write(now);
+        (&raw mut (*value).cookie).write(subject.cookie);
+        (&raw mut (*value).last_port).write(u32::from(subject.remote_port.number()));
+        let flags = (&raw mut (*value).tcp_flags).read();
+        (&raw mut (*value).tcp_flags).write(flags | u32::from(subject.tcp_flags));
+    }
+}
+
+#[inline(always)]
+fn cell_of(subject: &Subject, decision: &Decision) -> u32 {
+    counters::cell(subject.hook, decision.verdict, decision.reason)
+}
+
+type Counters = aya_ebpf::btf_maps::PerCpuArray<u64, { counters::CELLS }>;
+
+#[inline(always)]
+fn count(map: &Counters, cell: u32) {
+    if let Some(cell) = map.get_ptr_mut(cell) {
+        // SAFETY: a live map value of this run.
+        unsafe { atomic::add(cell, 1) };
+    }
+}
+
+#[inline(always)]
+fn event(kind: Kind, subject: &Subject, generation: u64, cgroup: u64, detail: [u8; 32]) -> Event {
+    Event {
+        time_ns: now(),
+        generation,
+        cookie: subject.cookie,
+        cgroup,
+        local: subject.local_addr,
+        remote: subject.remote_addr,
+        rule: 0,
+        local_identity: 0,
+        remote_identity: 0,
+        workload: subject.local.workload,
+        local_port: subject.local_port,
+        remote_port: subject.remote_port,
+        kind: kind as u8,
+        hook: subject.hook as u8,
+        direction: subject.direction as u8,
+        verdict: 0,
+        reason: 0,
+        protocol: subject.protocol.0,
+        tcp_flags: subject.tcp_flags,
+        old_state: 0,
+        ifindex: subject.ifindex,
+        detail,
+    }
+}
+
+/// The bytes of a process as an event carries them.
+#[inline(always)]
+pub fn detail_of(process: &Process) -> [u8; 32] {
+    // SAFETY: `Process` is 32 bytes without padding (checked where it is declared), any bytes are a valid array.
+    unsafe { core::mem::transmute::<Process, [u8; 32]>(*process) }
+}
+
+/// `false` when the ring was full.
+#[inline(always)]
+fn submit(event: Event) -> bool {
+    let Some(mut entry) = maps::EVENTS.reserve(0) else { return false };
+    entry.write(event);
+    // SAFETY: helper on a map of ours.
+    let unread = unsafe { bpf_ringbuf_query((&raw const maps::EVENTS).cast_mut().cast(), BPF_RB_AVAIL_DATA) };
+    entry.submit(u64::from(if unread >= WAKE_BYTES { BPF_RB_FORCE_WAKEUP } else { BPF_RB_NO_WAKEUP }));
+    true
+}
+
+/// `CLOCK_MONOTONIC` in nanoseconds.
+#[inline(always)]
+pub fn now() -> u64 {
+    // SAFETY: helper without arguments.
+    unsafe { bpf_ktime_get_ns() }
+}

@@ -1,0 +1,126 @@
+//! Lives: kernel, `cgroup_skb/ingress` of each workload's cgroup.
+//! Called by: the kernel, once per packet delivered to a socket of the workload.
+//! May touch: packet bytes through `bytes::Skb`, the socket's state, the reply table.
+//! Never: changes a packet; looks into packets of established TCP connections.
+//!
+//! Why here: the SYN is seen on the listening socket, so a denied connection never reaches the application, whatever network
+//! namespace or interface it came through. The kernel's own TCP state is the connection table (DESIGN.md D5).
+
+use aya_ebpf::{macros::cgroup_skb, programs::SkBuffContext};
+use weir_common::{
+    addr::Protocol,
+    decide::Query,
+    packet::{Packet, tcp},
+    verdict::{Direction, Hook, Reason},
+};
+
+use crate::{
+    bytes::{self, SOCK_STREAM, Sock},
+    connect::{ALLOW, DENY},
+    emit::{self, Caller, Subject},
+    replies,
+    tables::{self, Judged},
+    who,
+};
+
+/// States (`include/net/tcp_states.h`) in which a TCP socket belongs to a connection that was judged when it opened:
+/// ESTABLISHED 1, SYN_SENT 2, SYN_RECV 3, FIN_WAIT1 4, FIN_WAIT2 5, CLOSE_WAIT 8, LAST_ACK 9, CLOSING 11.
+const LIVING: u32 = 1 << 1 | 1 << 2 | 1 << 3 | 1 << 4 | 1 << 5 | 1 << 8 | 1 << 9 | 1 << 11;
+/// A UDP socket that called `connect()`.
+const ESTABLISHED: u32 = 1;
+
+/// What becomes of a packet. Without payload: what was decided is reported before, on a stack that is soon free again.
+enum Outcome {
+    /// Belongs to a connection that was judged when it opened; nothing is counted.
+    Established,
+    /// The last ACK of a handshake that was allowed: judged again, but the SYN's record stands for both.
+    SecondLook,
+    /// A TCP opening that passes: one event, which names the listener.
+    Opened,
+    /// Anything else that passes: counted together with its equals.
+    Allowed,
+    /// Refused, and counted together with its equals.
+    Denied,
+}
+
+#[cgroup_skb(ingress)]
+pub fn ingress(ctx: SkBuffContext) -> i32 {
+    match try_ingress(&ctx) {
+        Outcome::Established | Outcome::SecondLook | Outcome::Opened | Outcome::Allowed => ALLOW,
+        Outcome::Denied => DENY,
+    }
+}
+
+#[inline(always)]
+fn try_ingress(ctx: &SkBuffContext) -> Outcome {
+    let sock = bytes::socket_of(ctx);
+    if sock.kind == SOCK_STREAM && sock.protocol == u32::from(Protocol::TCP.0) && LIVING >> (sock.state & 31) & 1 == 1 {
+        return Outcome::Established;
+    }
+    match bytes::headers(ctx) {
+        Ok(packet) => judge(ctx, sock, &packet),
+        Err(_) => {
+            emit::malformed(who::attached(), Hook::Ingress, Direction::Ingress, 0, ctx.len());
+            Outcome::Denied
+        }
+    }
+}
+
+#[inline(always)]
+fn judge(ctx: &SkBuffContext, sock: Sock, packet: &Packet) -> Outcome {
+    let subject = Subject {
+        hook: Hook::Ingress,
+        direction: Direction::Ingress,
+        local: who::attached(),
+        local_addr: packet.dst,
+        remote_addr: packet.src,
+        local_port: packet.dst_port,
+        remote_port: packet.src_port,
+        protocol: packet.protocol,
+        cookie: bytes::cookie(ctx),
+        tcp_flags: packet.tcp_flags,
+        ifindex: 0,
+    };
+    let judged = tables::judge(subject.local.workload, &emit::question(&subject));
+    let passes = judged.decision.verdict.passes();
+    if passes && packet.protocol == Protocol::TCP {
+        if packet.tcp_flags & (tcp::SYN | tcp::ACK) != tcp::SYN {
+            return Outcome::SecondLook;
+        }
+        emit::verdict(&subject, &judged, &Caller::NONE);
+        return Outcome::Opened;
+    }
+    if !passes && packet.protocol != Protocol::TCP && may_be_reply(&subject, sock) {
+        return answer(&subject, &judged, packet);
+    }
+    decided(&subject, &judged, packet)
+}
+
+/// Whether the datagram can answer one that this socket sent.
+#[inline(always)]
+fn may_be_reply(subject: &Subject, sock: Sock) -> bool {
+    let connected = sock.state == ESTABLISHED && sock.kind != bytes::SOCK_RAW;
+    // Echo replies and the like have no port to tell them apart; the kernel matched the identifier to the socket.
+    let portless = subject.protocol != Protocol::UDP;
+    connected
+        || portless
+        || replies::expected(subject.local.workload, subject.cookie, &subject.remote_addr, subject.remote_port)
+}
+
+/// A datagram no ingress rule allows, from a peer this socket asks: the rule that allowed the question allows the answer.
+#[inline(always)]
+fn answer(subject: &Subject, denied: &Judged, packet: &Packet) -> Outcome {
+    let asked = Query { direction: Direction::Egress, port: packet.src_port.number(), ..emit::question(subject) };
+    let mut judged = tables::judge(subject.local.workload, &asked);
+    if !judged.decision.verdict.passes() {
+        return decided(subject, denied, packet);
+    }
+    judged.decision.reason = Reason::Reply;
+    decided(subject, &judged, packet)
+}
+
+#[inline(always)]
+fn decided(subject: &Subject, judged: &Judged, packet: &Packet) -> Outcome {
+    emit::merged(subject, judged, packet.length);
+    if judged.decision.verdict.passes() { Outcome::Allowed } else { Outcome::Denied }
+}

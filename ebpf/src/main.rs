@@ -1,0 +1,37 @@
+//! Lives: kernel; the object file that holds every program.
+//! Called by: agent/src/kernel/load.rs, which loads it; each program is called by the kernel at its attach point.
+//! May touch: what its modules say.
+//! Never: panics; `panic_handler` exists because the language wants one, and CI refuses an object that references it.
+#![no_std]
+#![no_main]
+#![allow(internal_features, reason = "BPF has compare-and-swap, core::sync::atomic does not offer it for this target")]
+#![feature(asm_experimental_arch, core_intrinsics)]
+
+mod atomic;
+mod bytes;
+mod connect;
+mod egress;
+mod emit;
+mod ingress;
+mod limiter;
+mod maps;
+mod post_bind;
+mod replies;
+mod sendmsg;
+mod settings;
+mod sock_create;
+mod sock_ops;
+mod tables;
+mod task;
+mod who;
+mod xdp;
+
+/// Licence string the kernel reads: GPL-compatible, as several helpers demand.
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
+
+#[panic_handler]
+fn panic(_info: &core::panic::PanicInfo<'_>) -> ! {
+    loop {}
+}

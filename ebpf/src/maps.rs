@@ -1,0 +1,103 @@
+//! Lives: kernel. Every map, with its size, key, value and who writes it.
+//! Called by: the programs; agent/src/kernel opens them by name (names: `weir_common::maps`).
+//! May touch: nothing itself.
+//! Never: declared elsewhere; sized by a number that is not in `weir_common::maps`.
+
+#![expect(
+    deprecated,
+    reason = "the newer CGRP_STORAGE names the task's cgroup; only CGROUP_STORAGE names the attach point (DESIGN.md D3)"
+)]
+
+use aya_ebpf::{
+    bindings::BPF_F_NO_PREALLOC,
+    btf_maps::{Array, ArrayOfMaps, CgroupStorage, HashMap, LpmTrie, PerCpuArray, PerCpuHashMap, RingBuf},
+    macros::btf_map,
+};
+use weir_common::{
+    addr::Addr,
+    counters,
+    event::{Event, LimitStats, Local, MergeKey, MergeValue, ReplyBucket},
+    image::Page,
+    maps::{
+        LIMIT_SLOTS, MAX_BLOCKED, MAX_CGROUPS, MAX_CIDRS, MAX_ENDPOINTS, MAX_LIMITS, MAX_MERGED, MAX_WORKLOADS,
+        REPLY_BUCKETS, RING_BYTES, SLOTS,
+    },
+};
+
+/// Lets inner arrays differ in length from the template (kernel 5.10): an image has as many pages as it needs.
+const BPF_F_INNER_MAP: usize = 1 << 12;
+const NO_PREALLOC: usize = BPF_F_NO_PREALLOC as usize;
+
+/// Pages of one slot's image. Written by the agent while the slot is idle.
+pub type Pages = Array<Page, 1, BPF_F_INNER_MAP>;
+/// Addresses of one slot.
+pub type Endpoints = HashMap<Addr, u32, { MAX_ENDPOINTS as usize }, NO_PREALLOC>;
+/// Prefixes of one slot, each with its identity.
+pub type Cidrs = LpmTrie<Addr, u32, { MAX_CIDRS as usize }>;
+/// Blocked prefixes of one slot, each with its rule.
+pub type Blocked = LpmTrie<Addr, u32, { MAX_BLOCKED as usize }>;
+
+/// The active generation; its low bit is the slot. Written by the agent.
+#[btf_map]
+pub static ACTIVE: Array<u64, 1> = Array::new();
+/// Slot -> image. Written by the agent.
+#[btf_map]
+pub static TABLES: ArrayOfMaps<Pages, { SLOTS as usize }> = ArrayOfMaps::new();
+/// Slot -> addresses. Written by the agent.
+#[btf_map]
+pub static ENDPOINTS: ArrayOfMaps<Endpoints, { SLOTS as usize }> = ArrayOfMaps::new();
+/// Slot -> CIDR peers. Written by the agent.
+#[btf_map]
+pub static CIDRS: ArrayOfMaps<Cidrs, { SLOTS as usize }> = ArrayOfMaps::new();
+/// Slot -> block list. Written by the agent.
+#[btf_map]
+pub static BLOCKED: ArrayOfMaps<Blocked, { SLOTS as usize }> = ArrayOfMaps::new();
+
+/// Who the attach point's cgroup is. Written by the agent after attaching, read by every cgroup program.
+#[btf_map]
+pub static LOCAL: CgroupStorage<Local> = CgroupStorage::new();
+/// Cgroup id -> workload, for the root programs, which judge by the calling task. Written by the agent.
+#[btf_map]
+pub static CALLERS: HashMap<u64, Local, { MAX_CGROUPS as usize }, NO_PREALLOC> = HashMap::new();
+
+/// Events. Written by the programs, read by the agent.
+#[btf_map]
+pub static EVENTS: RingBuf<Event, { RING_BYTES as usize }> = RingBuf::new();
+/// Decisions by cell (`weir_common::counters`). Written by the programs.
+#[btf_map]
+pub static COUNTERS: PerCpuArray<u64, { counters::CELLS }> = PerCpuArray::new();
+/// Decisions whose event found the ring full, by cell. Written by the programs.
+#[btf_map]
+pub static LOST: PerCpuArray<u64, { counters::CELLS }> = PerCpuArray::new();
+/// The merge epoch's low bit picks the table that programs write. Written by the agent.
+#[btf_map]
+pub static EPOCH: Array<u32, 1> = Array::new();
+/// Merged decisions of even epochs. Written by the programs, emptied by the agent.
+#[btf_map]
+pub static MERGED_0: HashMap<MergeKey, MergeValue, { MAX_MERGED as usize }> = HashMap::new();
+/// Merged decisions of odd epochs.
+#[btf_map]
+pub static MERGED_1: HashMap<MergeKey, MergeValue, { MAX_MERGED as usize }> = HashMap::new();
+/// Decisions that found the merge table full, by cell. Cumulative; written by the programs.
+#[btf_map]
+pub static OVERFLOW: PerCpuArray<u64, { counters::CELLS }> = PerCpuArray::new();
+
+/// No program reads it: the agent waits for a grace period by writing it (map-in-map updates return after one).
+#[btf_map]
+pub static GRACE: ArrayOfMaps<Array<u64, 1>, 1> = ArrayOfMaps::new();
+/// The same for the thread that reads events.
+#[btf_map]
+pub static GRACE_EVENTS: ArrayOfMaps<Array<u64, 1>, 1> = ArrayOfMaps::new();
+
+/// Rate limit state: theoretical arrival times in two rows. Written by XDP.
+#[btf_map]
+pub static LIMIT_STATE: Array<u64, { LIMIT_SLOTS as usize }> = Array::new();
+/// By limit number. Written by XDP.
+#[btf_map]
+pub static LIMIT_STATS: PerCpuArray<LimitStats, { MAX_LIMITS as usize }> = PerCpuArray::new();
+/// Expected replies, `REPLY_BUCKETS` buckets per workload, so that a workload can only push out its own. Written by egress.
+#[btf_map]
+pub static REPLIES: Array<ReplyBucket, { (MAX_WORKLOADS * REPLY_BUCKETS) as usize }> = Array::new();
+/// Interface -> packets seen and passed by XDP. Entries made by the agent, counted by XDP.
+#[btf_map]
+pub static SEEN: PerCpuHashMap<u32, [u64; 2], 1024> = PerCpuHashMap::new();

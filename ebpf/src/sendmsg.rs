@@ -1,0 +1,55 @@
+//! Lives: kernel, `sendmsg4` and `sendmsg6` of each workload's cgroup, and of the root of the managed tree.
+//! Called by: the kernel, in the task that sends a datagram from a socket that is not connected to that peer.
+//! May touch: the address asked for; nothing is rewritten.
+//! Never: has the last word; `egress` judges every datagram again, whichever way it was sent, and counts it.
+//!
+//! Why at all, when egress judges: the application gets EPERM at once, and here the task is known.
+
+use aya_ebpf::{macros::cgroup_sock_addr, programs::SockAddrContext};
+use weir_common::{
+    addr::{Addr, Port},
+    event::Kind,
+    verdict::Hook,
+};
+
+use crate::{
+    bytes,
+    connect::{self, ALLOW, DENY},
+    emit::{self, Caller},
+    replies, tables, who,
+};
+
+#[cgroup_sock_addr(sendmsg4)]
+pub fn sendmsg4(ctx: SockAddrContext) -> i32 {
+    judge(&ctx, bytes::target_v4(&ctx))
+}
+
+#[cgroup_sock_addr(sendmsg6)]
+pub fn sendmsg6(ctx: SockAddrContext) -> i32 {
+    judge(&ctx, bytes::target_v6(&ctx))
+}
+
+#[cgroup_sock_addr(sendmsg4)]
+pub fn root_sendmsg4(ctx: SockAddrContext) -> i32 {
+    connect::judge_caller(&ctx, Hook::Sendmsg, bytes::target_v4(&ctx))
+}
+
+#[cgroup_sock_addr(sendmsg6)]
+pub fn root_sendmsg6(ctx: SockAddrContext) -> i32 {
+    connect::judge_caller(&ctx, Hook::Sendmsg, bytes::target_v6(&ctx))
+}
+
+#[inline(always)]
+fn judge(ctx: &SockAddrContext, target: (Addr, Port)) -> i32 {
+    let subject = connect::subject(ctx, Hook::Sendmsg, who::attached(), target);
+    let judged = tables::judge(subject.local.workload, &emit::question(&subject));
+    if judged.decision.verdict.passes() || connect::is_reply(ctx, Hook::Sendmsg, &subject) {
+        if replies::first_of_socket(subject.local.workload, subject.cookie) {
+            let caller = Caller::current();
+            emit::note(Kind::Attempt, &subject, caller.cgroup, 0, emit::detail_of(&caller.process));
+        }
+        return ALLOW;
+    }
+    emit::verdict(&subject, &judged, &Caller::current());
+    DENY
+}

@@ -1,0 +1,28 @@
+//! Lives: kernel; read-only data the agent fills in before loading.
+//! Called by: the limiter and the reply table.
+//! May touch: its own statics, by volatile read (the compiler must not fold the zeros in).
+//! Never: changes after load.
+
+use weir_common::hash::Secret;
+
+#[unsafe(no_mangle)]
+static SECRET_0: u64 = 0;
+#[unsafe(no_mangle)]
+static SECRET_1: u64 = 0;
+/// Nanoseconds per jiffy, measured by the agent.
+#[unsafe(no_mangle)]
+static TICK_NS: u64 = 0;
+
+/// The secret of the keyed hash, drawn at load.
+#[inline(always)]
+pub fn secret() -> Secret {
+    // SAFETY: both statics are initialised, aligned and only ever written before the program is loaded.
+    unsafe { Secret(core::ptr::read_volatile(&SECRET_0), core::ptr::read_volatile(&SECRET_1)) }
+}
+
+/// Nanoseconds per jiffy.
+#[inline(always)]
+pub fn tick_ns() -> u64 {
+    // SAFETY: as above.
+    unsafe { core::ptr::read_volatile(&TICK_NS) }
+}

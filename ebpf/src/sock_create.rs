@@ -1,0 +1,88 @@
+//! Lives: kernel, `sock_create` of each workload's cgroup, and of the root of the managed tree.
+//! Called by: the kernel, in the task that calls `socket()` for IPv4 or IPv6.
+//! May touch: family, type and protocol asked for.
+//! Never: sees AF_PACKET, AF_XDP, vsock or TUN (DESIGN.md D5); those need XDP or TC on the workload's own interface.
+//!
+//! Why here: raw, SCTP and MPTCP sockets reach the network by ways the connect hooks do not see, so a policy must ask for them.
+
+use aya_ebpf::{bindings::bpf_sock, helpers::bpf_get_retval, macros::cgroup_sock, programs::SockContext};
+use weir_common::{
+    addr::{Addr, Port, Protocol},
+    decide::{Decision, Image},
+    event::Local,
+    image::{SOCKET_MPTCP, SOCKET_RAW, SOCKET_SCTP},
+    verdict::{Direction, Hook, Reason, Verdict},
+};
+
+use crate::{
+    bytes::SOCK_RAW,
+    connect::{ALLOW, DENY},
+    emit::{self, Caller, Subject},
+    tables::{Active, Judged},
+    who,
+};
+
+const IPPROTO_MPTCP: u32 = 262;
+const IPPROTO_SCTP: u32 = 132;
+
+#[cgroup_sock(sock_create)]
+pub fn sock_create(ctx: SockContext) -> i32 {
+    judge(&ctx, who::attached())
+}
+
+#[cgroup_sock(sock_create)]
+pub fn root_sock_create(ctx: SockContext) -> i32 {
+    // SAFETY: helper without arguments.
+    if unsafe { bpf_get_retval() } != 0 {
+        return ALLOW;
+    }
+    judge(&ctx, who::caller())
+}
+
+#[inline(always)]
+fn judge(ctx: &SockContext, local: Local) -> i32 {
+    let sock: *const bpf_sock = ctx.sock;
+    // SAFETY: 4-byte loads of context fields.
+    let (kind, protocol) =
+        unsafe { ((&raw const (*sock).type_).read_volatile(), (&raw const (*sock).protocol).read_volatile()) };
+    let Some(needed) = needed(kind, protocol) else { return ALLOW };
+    let Some(generation) = refused(local, needed) else { return ALLOW };
+    let subject = Subject {
+        hook: Hook::SockCreate,
+        direction: Direction::Egress,
+        local,
+        local_addr: Addr::UNSPECIFIED,
+        remote_addr: Addr::UNSPECIFIED,
+        local_port: Port([0; 2]),
+        remote_port: Port([0; 2]),
+        protocol: Protocol(protocol as u8),
+        cookie: 0,
+        tcp_flags: 0,
+        ifindex: 0,
+    };
+    let decision = Decision { verdict: Verdict::Deny, reason: Reason::SocketType, rule: 0, remote_identity: 0 };
+    emit::verdict(&subject, &Judged { decision, generation, local_identity: 0 }, &Caller::current());
+    DENY
+}
+
+/// The permission a socket needs beside TCP's and UDP's, if any.
+#[inline(always)]
+const fn needed(kind: u32, protocol: u32) -> Option<u16> {
+    match (kind, protocol) {
+        (SOCK_RAW, _) => Some(SOCKET_RAW),
+        (_, IPPROTO_SCTP) => Some(SOCKET_SCTP),
+        (_, IPPROTO_MPTCP) => Some(SOCKET_MPTCP),
+        _ => None,
+    }
+}
+
+/// The generation that refuses it, or `None` if the workload's set has the permission. No tables: refused by generation 0.
+#[inline(always)]
+fn refused(local: Local, needed: u16) -> Option<u64> {
+    let Some(active) = Active::open() else { return Some(0) };
+    let Some(image) = Image::open(&active) else { return Some(0) };
+    let Some(set) = image.set(image.identity(image.local(local.workload)).set, Direction::Egress) else {
+        return Some(image.generation());
+    };
+    if set.sockets & needed != 0 { None } else { Some(image.generation()) }
+}

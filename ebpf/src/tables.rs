@@ -1,0 +1,83 @@
+//! Lives: kernel.
+//! Called by: every program that judges.
+//! May touch: the policy maps of the slot that was active when it was opened.
+//! Never: reads the active word twice in a run; a run sees one generation (DESIGN.md D4).
+
+use aya_ebpf::btf_maps::lpm_trie::Key;
+use weir_common::{
+    addr::Addr,
+    decide::{Decision, Image, Query, Tables, no_tables},
+    image::Page,
+};
+
+use crate::maps::{self, Pages};
+
+/// The generation this run judges by.
+pub struct Active {
+    slot: u32,
+    pages: &'static Pages,
+}
+
+impl Active {
+    /// The active generation, or `None` when none was ever written (fails closed).
+    #[inline(always)]
+    pub fn open() -> Option<Self> {
+        let slot = (*maps::ACTIVE.get(0)? & 1) as u32;
+        Some(Self { slot, pages: maps::TABLES.get(slot)? })
+    }
+
+    /// The rule that blocks `addr`, if one does.
+    #[inline(always)]
+    pub fn blocked(&self, addr: &Addr) -> Option<u32> {
+        maps::BLOCKED.get(self.slot)?.get(&Key::new(128, *addr)).copied()
+    }
+}
+
+impl Tables for Active {
+    #[inline(always)]
+    fn page(&self, index: u32) -> Option<&Page> {
+        self.pages.get(index)
+    }
+
+    #[inline(always)]
+    fn endpoint(&self, addr: &Addr) -> Option<u32> {
+        // SAFETY: no program writes this map, and the agent only adds to the slot in use; the value is copied at once.
+        unsafe { maps::ENDPOINTS.get(self.slot)?.get(addr) }.copied()
+    }
+
+    #[inline(always)]
+    fn cidr(&self, addr: &Addr) -> Option<u32> {
+        maps::CIDRS.get(self.slot)?.get(&Key::new(128, *addr)).copied()
+    }
+}
+
+/// A decision, the generation that made it (0 when there was none), and who the local side was in it.
+pub struct Judged {
+    pub decision: Decision,
+    pub generation: u64,
+    pub local_identity: u32,
+}
+
+impl Judged {
+    /// Fails closed: there is nothing to judge by.
+    const NO_TABLES: Self = Self { decision: no_tables(0), generation: 0, local_identity: 0 };
+}
+
+/// Judges one opening of `workload` by the active generation; without one, denies. The query's own `local` is not read.
+///
+/// A function of its own in the object: inlined twice into one program it would need more than the 512 bytes of stack.
+#[inline(never)]
+pub fn judge(workload: u32, query: &Query) -> Judged {
+    let Some(active) = Active::open() else { return Judged::NO_TABLES };
+    let Some(image) = Image::open(&active) else { return Judged::NO_TABLES };
+    let local_identity = image.local(workload);
+    let decision = image.decide(&Query { local: local_identity, ..*query });
+    Judged { decision, generation: image.generation(), local_identity }
+}
+
+/// Number of the active generation; 0 when there is none.
+#[inline(always)]
+pub fn generation() -> u64 {
+    let Some(active) = Active::open() else { return 0 };
+    Image::open(&active).map_or(0, |image| image.generation())
+}

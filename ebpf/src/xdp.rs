@@ -1,0 +1,149 @@
+//! Lives: kernel, XDP on each managed interface.
+//! Called by: the driver (native) or the stack (generic), once per frame that comes in.
+//! May touch: packet bytes through `bytes::Frame`, the block list, rate limit state.
+//! Never: judges services by name; segmentation is decided at the socket, where the workload is known for certain.
+//!
+//! Why here: before the kernel has built a packet, so that a flood costs as little as it can.
+
+use aya_ebpf::{
+    bindings::xdp_action::{XDP_DROP, XDP_PASS},
+    macros::xdp,
+    programs::XdpContext,
+};
+use weir_common::{
+    decide::{Decision, Image},
+    event::Local,
+    image::{FLAG_BLOCKED, FLAG_LIMITS},
+    packet::{Fault, Packet},
+    verdict::{Direction, Hook, Reason, Verdict},
+};
+
+use crate::{
+    atomic, bytes,
+    emit::{self, Subject},
+    limiter::{self, AUDIT},
+    maps,
+    tables::{Active, Judged},
+};
+
+/// What becomes of a frame.
+enum Outcome {
+    /// Not IP, or nothing speaks against it.
+    Unjudged,
+    /// Passes, and is recorded as one that enforcement would drop.
+    Audited,
+    /// Refused, and recorded.
+    Denied,
+}
+
+#[xdp]
+pub fn xdp_edge(ctx: XdpContext) -> u32 {
+    let ifindex = ctx.ingress_ifindex() as u32;
+    match try_xdp(&ctx, ifindex) {
+        Outcome::Unjudged | Outcome::Audited => {
+            seen(ifindex, true);
+            XDP_PASS
+        }
+        Outcome::Denied => {
+            seen(ifindex, false);
+            XDP_DROP
+        }
+    }
+}
+
+#[inline(always)]
+fn try_xdp(ctx: &XdpContext, ifindex: u32) -> Outcome {
+    let packet = match bytes::frame_headers(ctx) {
+        Ok(packet) => packet,
+        Err(Fault::NotIp) => return Outcome::Unjudged,
+        Err(Fault::Malformed) => {
+            let length = (ctx.data_end() - ctx.data()) as u32;
+            emit::malformed(Local { workload: 0, reserved: 0 }, Hook::Xdp, Direction::Ingress, ifindex, length);
+            return Outcome::Denied;
+        }
+    };
+    // Without tables XDP passes: it holds no default deny, and the sockets behind it fail closed.
+    let Some(active) = Active::open() else { return Outcome::Unjudged };
+    let Some(image) = Image::open(&active) else { return Outcome::Unjudged };
+    if image.flags() & FLAG_BLOCKED != 0
+        && let Some(rule) = active.blocked(&packet.src)
+    {
+        return decided(&image, Verdict::Deny, Reason::Blocklist, rule, &packet, ifindex);
+    }
+    if image.flags() & FLAG_LIMITS == 0 {
+        return Outcome::Unjudged;
+    }
+    let exceeded = limited(&image, &packet);
+    let Some(reason) = Reason::from_u8(exceeded as u8) else { return Outcome::Unjudged };
+    let verdict = if exceeded & AUDIT == 0 { Verdict::Deny } else { Verdict::Audit };
+    decided(&image, verdict, reason, (exceeded >> 32) as u32, &packet, ifindex)
+}
+
+/// Charges every limit on the packet's service; the first exhausted decides. 0 if none is.
+///
+/// A function of its own in the object, with a number for an answer, for the sake of the stack.
+#[inline(never)]
+fn limited(image: &Image<'_, Active>, packet: &Packet) -> u64 {
+    let service = image.identity(image.identify(&packet.dst)).service_class;
+    let Some(atom) = image.atom(packet.protocol, packet.dst_port.number()) else { return 0 };
+    let mut numbers = image.limits_of(service, image.atoms(), atom);
+    let mut audited = 0;
+    while numbers != 0 {
+        let number = numbers as u16;
+        numbers >>= 16;
+        let answer = limiter::exceeded(image, number, packet);
+        if answer == 0 {
+            continue;
+        }
+        if answer & AUDIT == 0 {
+            return answer;
+        }
+        audited = answer;
+    }
+    audited
+}
+
+#[inline(always)]
+fn decided(
+    image: &Image<'_, Active>,
+    verdict: Verdict,
+    reason: Reason,
+    rule: u32,
+    packet: &Packet,
+    ifindex: u32,
+) -> Outcome {
+    let decision = Decision { verdict, reason, rule, remote_identity: image.identify(&packet.src) };
+    let judged = Judged { decision, generation: image.generation(), local_identity: image.identify(&packet.dst) };
+    emit::merged(&subject(packet, ifindex), &judged, packet.length);
+    if verdict.passes() { Outcome::Audited } else { Outcome::Denied }
+}
+
+#[inline(always)]
+fn subject(packet: &Packet, ifindex: u32) -> Subject {
+    Subject {
+        hook: Hook::Xdp,
+        direction: Direction::Ingress,
+        local: Local { workload: 0, reserved: 0 },
+        local_addr: packet.dst,
+        remote_addr: packet.src,
+        local_port: packet.dst_port,
+        remote_port: packet.src_port,
+        protocol: packet.protocol,
+        cookie: 0,
+        tcp_flags: packet.tcp_flags,
+        ifindex,
+    }
+}
+
+#[inline(always)]
+fn seen(ifindex: u32, passed: bool) {
+    let Some(counts) = maps::SEEN.get_ptr_mut(ifindex) else { return };
+    let counts = counts.cast::<u64>();
+    // SAFETY: a live map value of two words.
+    unsafe {
+        atomic::add(counts, 1);
+        if passed {
+            atomic::add(counts.add(1), 1);
+        }
+    }
+}
