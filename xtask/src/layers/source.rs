@@ -35,7 +35,7 @@ pub fn check(layer: &Layer, file: &Path, text: &str) -> Vec<Finding> {
     };
     let may_aya = allows(layer.kernel_api, file);
     let may_wire = allows(layer.wire, file);
-    let mut reader = Reader { file, may_aya, may_wire, pure: layer.pure, findings };
+    let mut reader = Reader { file, may_aya, may_wire, pure: layer.pure && !is_test(file), findings };
     reader.read(tokens);
     reader.findings
 }
@@ -48,6 +48,12 @@ fn allows(scope: Scope, file: &Path) -> bool {
         Scope::Kernel => inside("src") && (inside("kernel") || inside("kernel.rs")),
         Scope::Rpc => inside("rpc") || inside("rpc.rs"),
     }
+}
+
+/// Whether a whole file is tests: in a `tests` folder, or one that a module declares as its tests.
+fn is_test(file: &Path) -> bool {
+    let name = file.file_name().unwrap_or_default().to_string_lossy();
+    name.ends_with("tests.rs") || file.iter().skip(1).any(|part| part == "tests")
 }
 
 struct Reader<'a> {
@@ -181,6 +187,21 @@ mod tests {
             let findings = check(layer, &Path::new(folder).join("src/x.rs"), &format!("//! Lives: here\n{text}\n"));
             let found: Vec<usize> = findings.iter().map(|finding| finding.line).collect();
             assert_eq!(found, lines, "{folder}: {text}");
+        }
+    }
+
+    #[test]
+    fn tests_may_read_files_wherever_they_live() {
+        let rows = [
+            ("policy/src/x.rs", false),
+            ("policy/src/testsuite.rs", false),
+            ("policy/src/x_tests.rs", true),
+            ("policy/src/x/tests.rs", true),
+            ("policy/tests/refused.rs", true),
+            ("tests/src/world.rs", false),
+        ];
+        for (file, tests) in rows {
+            assert_eq!(is_test(Path::new(file)), tests, "{file}");
         }
     }
 
