@@ -28,6 +28,7 @@ pub enum Fault {
 
 /// What verdicts and limits need of a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
 pub struct Packet {
     /// Source address.
     pub src: Addr,
@@ -186,6 +187,9 @@ fn transport<B: Bytes>(bytes: &B, packet: Packet, offset: u32, rest: u32) -> Res
 }
 
 impl Packet {
+    /// A packet of which nothing is known, to be filled in.
+    pub const EMPTY: Self = Self::bare(Addr::UNSPECIFIED, Addr::UNSPECIFIED, 0, Protocol(0));
+
     /// A packet without ports.
     #[inline(always)]
     const fn bare(src: Addr, dst: Addr, length: u32, protocol: Protocol) -> Self {

@@ -4,7 +4,7 @@
 //! Never: reads past a bound it has not compared in the same expression the verifier sees.
 
 use aya_ebpf::{
-    bindings::{bpf_sock, bpf_sock_ops},
+    bindings::{__sk_buff, bpf_sock, bpf_sock_ops, xdp_md},
     helpers::{bpf_get_socket_cookie, bpf_sk_fullsock},
     programs::{SkBuffContext, SockAddrContext, XdpContext},
 };
@@ -76,16 +76,70 @@ fn opaque(mut value: usize) -> usize {
     value
 }
 
+/// What [`headers`] and [`frame_headers`] found.
+pub enum Headers {
+    /// The packet is filled in.
+    Read,
+    /// [`Fault::NotIp`].
+    NotIp,
+    /// [`Fault::Malformed`].
+    Malformed,
+}
+
 /// Reads the headers of a packet at a cgroup_skb hook.
 #[inline(always)]
-pub fn headers(ctx: &SkBuffContext) -> Result<Packet, Fault> {
-    packet::parse_ip(&Skb(ctx), 0).map(|(packet, _)| packet)
+pub fn headers(ctx: &SkBuffContext, packet: &mut Packet) -> Headers {
+    answer(weir_parse_skb(ctx.skb.skb, packet))
 }
 
 /// Reads the headers of a frame at XDP.
 #[inline(always)]
-pub fn frame_headers(ctx: &XdpContext) -> Result<Packet, Fault> {
-    packet::parse_frame(&Frame(ctx))
+pub fn frame_headers(ctx: &XdpContext, packet: &mut Packet) -> Headers {
+    answer(weir_parse_frame(ctx.ctx, packet))
+}
+
+const READ: u32 = 0;
+const NOT_IP: u32 = 1;
+const MALFORMED: u32 = 2;
+
+#[inline(always)]
+const fn answer(code: u32) -> Headers {
+    match code {
+        READ => Headers::Read,
+        NOT_IP => Headers::NotIp,
+        _ => Headers::Malformed,
+    }
+}
+
+/// A global function: the verifier checks it once, and goes on from it with one state instead of one per path through the
+/// headers. Such functions take numbers, the context, and pointers they must check for null.
+#[inline(never)]
+#[unsafe(no_mangle)]
+extern "C" fn weir_parse_skb(skb: *mut __sk_buff, packet: *mut Packet) -> u32 {
+    let ctx = SkBuffContext::new(skb);
+    let parsed = packet::parse_ip(&Skb(&ctx), 0);
+    store(parsed.map(|(packet, _)| packet), packet)
+}
+
+/// The same for frames.
+#[inline(never)]
+#[unsafe(no_mangle)]
+extern "C" fn weir_parse_frame(frame: *mut xdp_md, packet: *mut Packet) -> u32 {
+    let ctx = XdpContext::new(frame);
+    store(packet::parse_frame(&Frame(&ctx)), packet)
+}
+
+#[inline(always)]
+fn store(parsed: Result<Packet, Fault>, to: *mut Packet) -> u32 {
+    match parsed {
+        Ok(packet) if !to.is_null() => {
+            // SAFETY: not null, and the verifier checks that every caller hands memory of this size.
+            unsafe { to.write(packet) };
+            READ
+        }
+        Err(Fault::NotIp) => NOT_IP,
+        Ok(_) | Err(Fault::Malformed) => MALFORMED,
+    }
 }
 
 /// What the hooks need of a socket.

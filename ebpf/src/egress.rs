@@ -15,7 +15,7 @@ use weir_common::{
 };
 
 use crate::{
-    bytes::{self, SOCK_STREAM, Sock},
+    bytes::{self, Headers, SOCK_STREAM, Sock},
     connect::{ALLOW, DENY},
     emit::{self, Subject},
     replies,
@@ -52,9 +52,10 @@ fn try_egress(ctx: &SkBuffContext) -> Outcome {
     if is_tcp(&sock) && sock.state != SYN_SENT {
         return Outcome::Established;
     }
-    match bytes::headers(ctx) {
-        Ok(packet) => judge(ctx, sock, &packet),
-        Err(_) => {
+    let mut packet = Packet::EMPTY;
+    match bytes::headers(ctx, &mut packet) {
+        Headers::Read => judge(ctx, sock, &packet),
+        Headers::NotIp | Headers::Malformed => {
             emit::malformed(who::attached(), Hook::Egress, Direction::Egress, 0, ctx.len());
             Outcome::Denied
         }

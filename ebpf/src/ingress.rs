@@ -15,7 +15,7 @@ use weir_common::{
 };
 
 use crate::{
-    bytes::{self, SOCK_STREAM, Sock},
+    bytes::{self, Headers, SOCK_STREAM, Sock},
     connect::{ALLOW, DENY},
     emit::{self, Caller, Subject},
     replies,
@@ -57,9 +57,10 @@ fn try_ingress(ctx: &SkBuffContext) -> Outcome {
     if sock.kind == SOCK_STREAM && sock.protocol == u32::from(Protocol::TCP.0) && LIVING >> (sock.state & 31) & 1 == 1 {
         return Outcome::Established;
     }
-    match bytes::headers(ctx) {
-        Ok(packet) => judge(ctx, sock, &packet),
-        Err(_) => {
+    let mut packet = Packet::EMPTY;
+    match bytes::headers(ctx, &mut packet) {
+        Headers::Read => judge(ctx, sock, &packet),
+        Headers::NotIp | Headers::Malformed => {
             emit::malformed(who::attached(), Hook::Ingress, Direction::Ingress, 0, ctx.len());
             Outcome::Denied
         }

@@ -99,31 +99,39 @@ fn clock(entry: &LimitEntry) -> u64 {
     }
 }
 
-/// Charges `units` to the client; `false` when that exceeds the limit. A function of its own: it is called three times.
-#[inline(never)]
+/// Charges `units` to the client; `false` when that exceeds the limit.
+#[inline(always)]
 fn charge(limit: &Limit, kind: u8, who: &Charge, units: u32) -> bool {
     let (high, low) = who.client.halves();
     let place = hash::keyed(settings::secret(), high, low, u64::from(who.state) << 8 | u64::from(kind));
+    weir_charge(place, who.now, limit.cost_ns(units), limit.tolerance_ns) == 1
+}
+
+/// Advances the arrival time of the client at `place`: 1 if it conforms, 0 if it exceeds.
+///
+/// A global function with numbers only: the verifier checks it once instead of once per limit and kind, whose paths multiply.
+#[inline(never)]
+#[unsafe(no_mangle)]
+extern "C" fn weir_charge(place: u64, now: u64, cost: u64, tolerance: u64) -> u32 {
     let first = maps::LIMIT_STATE.get_ptr_mut(place as u32 & (ROW - 1));
     let second = maps::LIMIT_STATE.get_ptr_mut(ROW + ((place >> 32) as u32 & (ROW - 1)));
-    let (Some(first), Some(second)) = (first, second) else { return false };
-    let cost = limit.cost_ns(units);
+    let (Some(first), Some(second)) = (first, second) else { return 0 };
     let mut tries = 0;
     while tries < TRIES {
         // SAFETY: live map values; volatile because other CPUs write them.
         let (a, b) = unsafe { (first.read_volatile(), second.read_volatile()) };
         let estimate = gcra::earlier(a, b);
-        let Some(next) = gcra::charge(estimate, who.now, cost, limit.tolerance_ns) else { return false };
+        let Some(next) = gcra::charge(estimate, now, cost, tolerance) else { return 0 };
         let (binding, other, others) = if estimate == a { (first, second, b) } else { (second, first, a) };
         // SAFETY: as above.
         if unsafe { atomic::swap_if(binding, estimate, next) } {
             // SAFETY: as above. A lost race here only lowers the other row, which is not the binding one.
             unsafe { other.write_volatile(gcra::later(others, next)) };
-            return true;
+            return 1;
         }
         tries += 1;
     }
-    false
+    0
 }
 
 #[inline(always)]

@@ -14,12 +14,13 @@ use weir_common::{
     decide::{Decision, Image},
     event::Local,
     image::{FLAG_BLOCKED, FLAG_LIMITS},
-    packet::{Fault, Packet},
+    packet::Packet,
     verdict::{Direction, Hook, Reason, Verdict},
 };
 
 use crate::{
-    atomic, bytes,
+    atomic,
+    bytes::{self, Headers},
     emit::{self, Subject},
     limiter::{self, AUDIT},
     maps,
@@ -53,30 +54,31 @@ pub fn xdp_edge(ctx: XdpContext) -> u32 {
 
 #[inline(always)]
 fn try_xdp(ctx: &XdpContext, ifindex: u32) -> Outcome {
-    let packet = match bytes::frame_headers(ctx) {
-        Ok(packet) => packet,
-        Err(Fault::NotIp) => return Outcome::Unjudged,
-        Err(Fault::Malformed) => {
+    let mut packet = Packet::EMPTY;
+    match bytes::frame_headers(ctx, &mut packet) {
+        Headers::Read => {}
+        Headers::NotIp => return Outcome::Unjudged,
+        Headers::Malformed => {
             let length = (ctx.data_end() - ctx.data()) as u32;
             emit::malformed(Local { workload: 0, reserved: 0 }, Hook::Xdp, Direction::Ingress, ifindex, length);
             return Outcome::Denied;
         }
-    };
+    }
     // Without tables XDP passes: it holds no default deny, and the sockets behind it fail closed.
     let Some(active) = Active::open() else { return Outcome::Unjudged };
     let Some(image) = Image::open(&active) else { return Outcome::Unjudged };
     if image.flags() & FLAG_BLOCKED != 0
         && let Some(rule) = active.blocked(&packet.src)
     {
-        return decided(&image, Verdict::Deny, Reason::Blocklist, rule, &packet, ifindex);
+        return decided(&image, Reason::Blocklist as u64 | u64::from(rule) << 32, &packet, ifindex);
     }
     if image.flags() & FLAG_LIMITS == 0 {
         return Outcome::Unjudged;
     }
-    let exceeded = limited(&image, &packet);
-    let Some(reason) = Reason::from_u8(exceeded as u8) else { return Outcome::Unjudged };
-    let verdict = if exceeded & AUDIT == 0 { Verdict::Deny } else { Verdict::Audit };
-    decided(&image, verdict, reason, (exceeded >> 32) as u32, &packet, ifindex)
+    match limited(&image, &packet) {
+        0 => Outcome::Unjudged,
+        answer => decided(&image, answer, &packet, ifindex),
+    }
 }
 
 /// Charges every limit on the packet's service; the first exhausted decides. 0 if none is.
@@ -103,16 +105,18 @@ fn limited(image: &Image<'_, Active>, packet: &Packet) -> u64 {
     audited
 }
 
-#[inline(always)]
-fn decided(
-    image: &Image<'_, Active>,
-    verdict: Verdict,
-    reason: Reason,
-    rule: u32,
-    packet: &Packet,
-    ifindex: u32,
-) -> Outcome {
-    let decision = Decision { verdict, reason, rule, remote_identity: image.identify(&packet.src) };
+/// Reports a refused (or audited) packet. `answer` is laid out as `limiter::exceeded` gives it.
+///
+/// A function of its own in the object, for the sake of the stack.
+#[inline(never)]
+fn decided(image: &Image<'_, Active>, answer: u64, packet: &Packet, ifindex: u32) -> Outcome {
+    let verdict = if answer & AUDIT == 0 { Verdict::Deny } else { Verdict::Audit };
+    let decision = Decision {
+        verdict,
+        reason: Reason::from_u8(answer as u8).unwrap_or(Reason::NoTables),
+        rule: (answer >> 32) as u32,
+        remote_identity: image.identify(&packet.src),
+    };
     let judged = Judged { decision, generation: image.generation(), local_identity: image.identify(&packet.dst) };
     emit::merged(&subject(packet, ifindex), &judged, packet.length);
     if verdict.passes() { Outcome::Audited } else { Outcome::Denied }
