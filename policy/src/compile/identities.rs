@@ -105,8 +105,7 @@ impl Identities {
                 (prefix, addr, Key { owner: Owner::Entity(entity_of(&addr, &[])), blocks: held(&addr) })
             })
             .collect();
-        let addressed =
-            exact.iter().map(|(addr, key)| (addr, key)).chain(split.iter().map(|(_, addr, key)| (addr, key)));
+        let addressed = exact.iter().chain(split.iter().map(|(_, addr, key)| (addr, key)));
         for (addr, key) in addressed {
             // In no block, an address tells rules nothing; leaving it out keeps workloads without one the same.
             keys.entry(key.clone()).or_insert_with(|| (!key.blocks.is_empty()).then_some(*addr));

@@ -107,7 +107,7 @@ impl Explanation {
     pub fn deciding(&self) -> Option<&Answer> {
         let answers = || self.egress.iter().chain(&self.ingress);
         match self.verdict {
-            Verdict::Allow => answers().filter(|answer| !answer.policy.is_empty()).last().or(answers().last()),
+            Verdict::Allow => answers().rfind(|answer| !answer.policy.is_empty()).or(answers().next_back()),
             Verdict::Deny | Verdict::Audit => answers().find(|answer| answer.verdict == self.verdict),
         }
     }

@@ -15,6 +15,6 @@ pub use policy::{
     Action, Entity, IpBlock, Mode, PROTOCOLS, Peer, Policy, PolicyType, PortMatch, Rule, Socket, protocol_name,
 };
 pub use prefix::{Prefix, V4_BITS, addr, ip};
-pub use resource::{Origin, Resource, Spec};
+pub use resource::{API_VERSION, Origin, Resource, Spec};
 pub use selector::{Labels, NAMESPACE_LABEL, Operator, Requirement, Selector};
 pub use state::{Change, Resources};

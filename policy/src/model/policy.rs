@@ -52,7 +52,7 @@ impl Policy {
 }
 
 /// One rule of a direction: it matches when a peer matches and a port matches.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rule {
     /// Shown in records.
     pub name: Option<String>,
@@ -211,12 +211,6 @@ words! {
         Allow => "allow",
         /// Refuses.
         Deny => "deny",
-    }
-}
-
-impl Default for Action {
-    fn default() -> Self {
-        Self::Allow
     }
 }
 

@@ -16,13 +16,11 @@ use fields::{Faults, Field, duplicates};
 use yaml::Node;
 
 use crate::{
-    fault::{Fault, Place},
+    fault::Fault,
     id::{Kind, ResourceId},
-    model::{Labels, Origin, Resource, Spec},
+    model::{API_VERSION, Labels, Origin, Resource, Spec},
 };
 
-/// The `apiVersion` of the native kinds.
-const API_VERSION: &str = "weir.dev/v1alpha1";
 /// The namespace of documents that name none.
 const DEFAULT_NAMESPACE: &str = "default";
 
@@ -87,13 +85,9 @@ fn read(source: &str, node: &Node, faults: &mut Faults) -> Option<Resource> {
         top.require(faults, "metadata", "write metadata: {name: ...}").and_then(|field| metadata(&field, kind, faults));
     let spec = kind.and_then(|kind| spec(kind, &top, faults));
     let (metadata, spec) = (metadata?, spec?);
-    let origin = Origin { source: source.to_owned(), place: document_place(node) };
+    let origin = Origin { source: source.to_owned(), place: node.place };
     let resource = Resource::new(&metadata.namespace, &metadata.name, metadata.labels, spec, origin);
     (faults.len() == before).then_some(resource)
-}
-
-const fn document_place(node: &Node) -> Place {
-    node.place
 }
 
 fn spec(kind: Kind, top: &fields::Fields<'_>, faults: &mut Faults) -> Option<Spec> {

@@ -119,6 +119,7 @@ enum OpenKind {
 }
 
 impl Loader {
+    #[expect(clippy::wildcard_enum_match_arm, reason = "the enum may grow, and has variants that features switch on")]
     fn take(&mut self, event: Event<'_>, span: Span) -> Result<(), Broken> {
         let place = place(&span.start);
         match event {

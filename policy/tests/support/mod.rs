@@ -114,7 +114,7 @@ fn reached_by(resources: &Resources, end: &End) -> Option<Addr> {
         End::Address(address) => Some(*address),
         End::Workload(id) => match resources.get(id).unwrap().spec() {
             Spec::Workload(workload) => workload.addresses.first().copied(),
-            other => panic!("{other:?}"),
+            Spec::Policy(_) | Spec::RateLimit(_) | Spec::AddressSet(_) => panic!("{id} is no workload"),
         },
     }
 }

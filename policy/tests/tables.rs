@@ -1,0 +1,287 @@
+//! Lives: host tests.
+//! Called by: cargo test.
+//! May touch: the public surface of the crate.
+//! Never: looks at how the tables are laid out; it asks them through `weir_common::decide`, as the kernel does.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test fails by panicking"
+)]
+
+mod support;
+
+use std::time::{Duration, Instant};
+
+use support::{address, context, protocol, resources, tables};
+use weir_common::{
+    addr::Addr,
+    decide::{Image, Query},
+    image::{FIRST_IDENTITY, FLAG_BLOCKED, FLAG_LIMITS, LimitEntry, SOCKET_MPTCP, SOCKET_RAW, SOCKET_SCTP, reserved},
+    verdict::{Direction, Reason, Verdict},
+};
+use weir_policy::{Compiled, Context, Resources, cases::WORLD, compile};
+
+/// Names of the limits that a packet to `to` is charged against.
+fn limits_on(compiled: &Compiled, to: &str, word: &str, port: u16) -> Vec<String> {
+    let image = Image::open(compiled).unwrap();
+    let class = image.identity(image.identify(&address(to))).service_class;
+    let word = image.limits_of(class, image.atoms(), image.atom(protocol(word), port).unwrap());
+    let numbers = (0..4).map(|slot| (word >> (16 * slot) & 0xffff) as usize).filter(|number| *number != 0);
+    numbers.map(|number| compiled.limits[number].policy.clone()).collect()
+}
+
+fn limit_named(compiled: &Compiled, name: &str) -> LimitEntry {
+    let number = compiled.limits.iter().position(|limit| limit.policy == name).unwrap();
+    Image::open(compiled).unwrap().limit(u16::try_from(number).unwrap()).unwrap()
+}
+
+fn limit(name: &str, spec: &str) -> String {
+    format!(
+        "apiVersion: weir.dev/v1alpha1\nkind: RateLimit\nmetadata: {{name: {name}, namespace: shop}}\nspec: {spec}\n"
+    )
+}
+
+fn policy(name: &str, spec: &str) -> String {
+    format!("apiVersion: weir.dev/v1alpha1\nkind: Policy\nmetadata: {{name: {name}, namespace: shop}}\nspec: {spec}\n")
+}
+
+fn workload(name: &str, labels: &str, spec: &str) -> String {
+    format!(
+        "apiVersion: weir.dev/v1alpha1\nkind: Workload\nmetadata: {{name: {name}, namespace: shop, labels: {labels}}}\nspec: {spec}\n"
+    )
+}
+
+#[test]
+fn limits_are_found_by_destination_and_port() {
+    let everywhere = limit("everywhere", "{bytes: {perSecond: 1000000}}");
+    let api =
+        limit("api", "{workloadSelector: {matchLabels: {app: api}}, ports: [{port: 8080}], packets: {perSecond: 10}}");
+    let shop = limit("shop", "{workloadSelector: {}, ports: [{protocol: UDP}], packets: {perSecond: 10}}");
+    let compiled = tables(&resources(&[WORLD, &everywhere, &api, &shop]));
+    let rows: &[(&str, &str, u16, &[&str])] = &[
+        ("10.0.0.3", "TCP", 8080, &["RateLimit/shop/api", "RateLimit/shop/everywhere"]),
+        ("fd00::3", "TCP", 8080, &["RateLimit/shop/api", "RateLimit/shop/everywhere"]),
+        ("10.0.0.3", "TCP", 8081, &["RateLimit/shop/everywhere"]),
+        ("10.0.0.2", "UDP", 53, &["RateLimit/shop/everywhere", "RateLimit/shop/shop"]),
+        ("10.0.1.4", "UDP", 53, &["RateLimit/shop/everywhere"]),
+        ("192.0.2.1", "ICMP", 0, &["RateLimit/shop/everywhere"]),
+    ];
+    for (to, word, port, expected) in rows {
+        assert_eq!(limits_on(&compiled, to, word, *port), *expected, "{to} {port}/{word}");
+    }
+    assert_eq!(Image::open(&compiled).unwrap().flags(), FLAG_LIMITS);
+}
+
+#[test]
+fn a_fifth_limit_on_one_packet_is_refused_by_name() {
+    let four: Vec<_> = ["a", "b", "c", "d"].map(|name| limit(name, "{packets: {perSecond: 1}}")).into();
+    let fifth =
+        limit("e", "{workloadSelector: {matchLabels: {app: api}}, ports: [{port: 80}], packets: {perSecond: 1}}");
+    let mut texts: Vec<&str> = four.iter().map(String::as_str).chain([WORLD]).collect();
+    assert_eq!(limits_on(&tables(&resources(&texts)), "10.0.0.3", "TCP", 80).len(), 4);
+    texts.push(&fifth);
+    let faults = compile(&resources(&texts), &context()).unwrap_err();
+    assert_eq!(faults.len(), 1, "{faults:?}");
+    for name in ["a", "b", "c", "d", "e"] {
+        assert!(faults[0].problem.contains(&format!("RateLimit/shop/{name}")), "{}", faults[0]);
+    }
+}
+
+#[test]
+fn a_limit_keeps_its_numbers_and_defaults() {
+    let text = limit(
+        "all",
+        "{packets: {perSecond: 1000}, bytes: {perSecond: 1000}, connections: {perSecond: 5, burst: 2}, mode: audit}",
+    );
+    let compiled = tables(&resources(&[&text]));
+    let entry = limit_named(&compiled, "RateLimit/shop/all");
+    assert_eq!(entry.packets, Some(weir_common::gcra::Limit::new(1000, 100)));
+    assert_eq!(entry.bytes, Some(weir_common::gcra::Limit::new(1000, 65_535)));
+    assert_eq!(entry.connections, Some(weir_common::gcra::Limit::new(5, 2)));
+    assert_eq!((entry.prefix_v4, entry.prefix_v6, entry.audit), (32, 64, 1));
+    assert_eq!(compiled.rules[entry.rule as usize].policy, "RateLimit/shop/all");
+    let edited = limit("all", "{packets: {perSecond: 1}, client: {prefixLengthIPv4: 24, prefixLengthIPv6: 48}}");
+    let edited =
+        limit_named(&tables(&resources(&[&limit("aaa", "{packets: {perSecond: 9}}"), &edited])), "RateLimit/shop/all");
+    assert_eq!(edited.state, entry.state, "an edit and a new neighbour keep the clients' state");
+    assert_eq!((edited.prefix_v4, edited.prefix_v6, edited.audit), (24, 48, 0));
+}
+
+#[test]
+fn the_coarse_clock_is_used_only_where_the_burst_bridges_its_ticks() {
+    // A tick of 4 ms: at 1000 a second, two of them are worth 8.
+    let rows = [
+        ("{packets: {perSecond: 1000, burst: 8}}", 4_000_000, 1),
+        ("{packets: {perSecond: 1000, burst: 7}}", 4_000_000, 0),
+        ("{packets: {perSecond: 1000, burst: 8}}", 0, 0),
+        ("{packets: {perSecond: 1000, burst: 100}, connections: {perSecond: 1000, burst: 1}}", 4_000_000, 0),
+        ("{connections: {perSecond: 1, burst: 1}}", 4_000_000, 1),
+    ];
+    for (spec, tick_ns, expected) in rows {
+        let context = Context { tick_ns, ..context() };
+        let compiled = compile(&resources(&[&limit("a", spec)]), &context).unwrap();
+        assert_eq!(
+            limit_named(&compiled, "RateLimit/shop/a").coarse_clock,
+            expected,
+            "{spec} with a tick of {tick_ns}"
+        );
+    }
+}
+
+#[test]
+fn blocked_addresses_name_the_set_that_blocks_them() {
+    let set = |name: &str, list: &str| {
+        format!(
+            "apiVersion: weir.dev/v1alpha1\nkind: AddressSet\nmetadata: {{name: {name}}}\nspec: {{action: block, addresses: [{list}]}}\n"
+        )
+    };
+    let compiled =
+        tables(&resources(&[&set("a", "203.0.113.0/24, \"::/0\""), &set("b", "203.0.113.7, 203.0.113.0/24")]));
+    let by = |text: &str| compiled.blocked_by(&address(text)).map(|rule| compiled.rules[rule as usize].policy.as_str());
+    let rows = [
+        ("203.0.113.1", Some("AddressSet/a")),
+        ("203.0.113.7", Some("AddressSet/b")),
+        ("203.0.114.1", None),
+        ("2001:db8::1", Some("AddressSet/a")),
+        ("::1", Some("AddressSet/a")),
+    ];
+    for (text, expected) in rows {
+        assert_eq!(by(text), expected, "{text}");
+    }
+    assert_eq!(Image::open(&compiled).unwrap().flags(), FLAG_BLOCKED);
+}
+
+#[test]
+fn socket_kinds_are_refused_only_where_egress_is_isolated_and_nothing_allows_them() {
+    let all = SOCKET_RAW | SOCKET_SCTP | SOCKET_MPTCP;
+    let rows = [
+        ("{policyTypes: [Ingress]}", all),
+        ("{policyTypes: [Egress]}", 0),
+        ("{policyTypes: [Egress], sockets: [raw, mptcp]}", SOCKET_RAW | SOCKET_MPTCP),
+        ("{policyTypes: [Egress], mode: audit}", all),
+    ];
+    for (spec, expected) in rows {
+        let compiled = tables(&resources(&[WORLD, &policy("p", spec)]));
+        let image = Image::open(&compiled).unwrap();
+        let local = compiled.workloads.iter().find(|workload| workload.id.name == "web").unwrap().identity;
+        assert_eq!(image.set(image.identity(local).set, Direction::Egress).unwrap().sockets, expected, "{spec}");
+    }
+    let both = tables(&resources(&[
+        WORLD,
+        &policy("p", "{policyTypes: [Egress], sockets: [raw]}"),
+        &policy("q", "{sockets: [sctp]}"),
+    ]));
+    let image = Image::open(&both).unwrap();
+    let local = both.workloads.iter().find(|workload| workload.id.name == "web").unwrap().identity;
+    assert_eq!(image.set(image.identity(local).set, Direction::Egress).unwrap().sockets, SOCKET_RAW | SOCKET_SCTP);
+}
+
+#[test]
+fn an_unknown_workload_gets_the_configured_verdict() {
+    for unknown in [Verdict::Allow, Verdict::Deny] {
+        let compiled = compile(&Resources::default(), &Context { unknown, ..context() }).unwrap();
+        let (protocol, remote) = (protocol("TCP"), address("192.0.2.1"));
+        let query = Query { local: reserved::UNKNOWN, direction: Direction::Egress, remote, protocol, port: 1 };
+        let decision = Image::open(&compiled).unwrap().decide(&query);
+        assert_eq!((decision.verdict, decision.reason, decision.rule), (unknown, Reason::UnknownWorkload, 0));
+    }
+}
+
+#[test]
+fn identities_follow_what_policies_can_tell_apart() {
+    let replica = |n: usize| {
+        workload(
+            &format!("r{n}"),
+            &format!("{{app: web, replica: r{n}}}"),
+            &format!("{{cgroup: r{n}, addresses: [10.0.0.{n}]}}"),
+        )
+    };
+    let replicas: Vec<_> = (1..6).map(replica).collect();
+    let blocks = policy(
+        "p",
+        "{workloadSelector: {matchLabels: {app: web}}, ingress: [{from: [{ipBlock: {cidr: 10.0.0.4/30}}]}]}",
+    );
+    let texts: Vec<_> = replicas.iter().chain([&blocks]).map(String::as_str).collect();
+    let compiled = compile(&resources(&texts), &Context { host_addresses: vec![], ..context() }).unwrap();
+    let local: Vec<_> = compiled.workloads.iter().map(|workload| workload.identity).collect();
+    assert!(local.iter().all(|identity| *identity == local[0] && *identity >= FIRST_IDENTITY), "{local:?}");
+    let remote: Vec<_> = (1..6).map(|n| compiled.endpoints[&Addr::v4([10, 0, 0, n])]).collect();
+    assert_eq!(remote[..3], [local[0]; 3], "outside of the block an address adds nothing");
+    assert!(remote[3] == remote[4] && remote[3] != local[0], "{remote:?}");
+    assert_eq!(Image::open(&compiled).unwrap().identify(&address("10.0.0.4")), remote[3]);
+    assert_eq!(Image::open(&compiled).unwrap().identify(&address("192.0.2.1")), reserved::WORLD);
+}
+
+#[test]
+fn workloads_that_cannot_live_together_are_refused_with_their_fields() {
+    let rows: &[(&str, &str, &[&str])] = &[
+        ("{cgroup: a}", "{cgroup: a}", &["spec.cgroup"]),
+        ("{addresses: [10.0.0.2]}", "{addresses: [10.0.0.9, 10.0.0.2]}", &["spec.addresses[1]"]),
+        ("{cgroup: a}", "{cgroup: b}", &[]),
+    ];
+    for (first, second, expected) in rows {
+        let state = resources(&[&workload("one", "{app: a}", first), &workload("two", "{app: b}", second)]);
+        let fields: Vec<_> = match compile(&state, &context()) {
+            Ok(_) => Vec::new(),
+            Err(faults) => faults.into_iter().map(|fault| (fault.source, fault.line, fault.field)).collect(),
+        };
+        let expected: Vec<_> = expected.iter().map(|field| ("case".to_owned(), 1, (*field).to_owned())).collect();
+        assert_eq!(fields, expected, "{first} and {second}");
+    }
+    let alike = resources(&[
+        &workload("one", "{app: a}", "{addresses: [10.0.0.2]}"),
+        &workload("two", "{app: a}", "{addresses: [10.0.0.2]}"),
+    ]);
+    assert_eq!(compile(&alike, &context()).map(|compiled| compiled.workloads.len()), Ok(2));
+}
+
+#[test]
+fn what_is_probably_not_meant_is_warned_about() {
+    let texts = [
+        policy("nobody", "{workloadSelector: {matchLabels: {app: wbe}}}"),
+        policy("ignored", "{policyTypes: [Ingress], egress: [{}]}"),
+        limit("tiny", "{bytes: {perSecond: 100, burst: 100}}"),
+        workload("inner", "{}", "{cgroup: web/inner}"),
+    ];
+    let texts: Vec<_> = texts.iter().map(String::as_str).chain([WORLD]).collect();
+    let expected = [
+        "Workload/shop/inner: its cgroup lies inside web, another workload's; both judge it",
+        "Policy/shop/ignored: its egress rules are ignored, as policyTypes does not list Egress",
+        "Policy/shop/nobody: its workloadSelector matches no workload",
+        "RateLimit/shop/tiny: packets larger than its byte burst never pass; 1500 lets full Ethernet packets through",
+    ];
+    assert_eq!(tables(&resources(&texts)).warnings, expected);
+}
+
+/// 10,000 workloads of 50 kinds and 500 policies, in a debug build. The bound is far above what it takes.
+#[test]
+fn a_large_state_compiles_in_seconds() {
+    let mut text = String::new();
+    for n in 0..10_000 {
+        let (kind, spec) = (n % 50, format!("{{cgroup: w{n}, addresses: [10.{}.{}.{}]}}", n % 7, n / 250, n % 250));
+        text.push_str(&workload(&format!("w{n}"), &format!("{{app: a{kind}, replica: r{n}}}"), &spec));
+        text.push_str("---\n");
+    }
+    for n in 0..500 {
+        let spec = format!(
+            "{{workloadSelector: {{matchLabels: {{app: a{}}}}}, ingress: [{{from: [{{workloadSelector: {{matchLabels: {{app: a{}}}}}}}, \
+             {{ipBlock: {{cidr: 10.{}.{}.0/24}}}}], ports: [{{port: {}, endPort: {}}}]}}]}}",
+            n % 50,
+            n * 7 % 50,
+            n % 7,
+            n % 40,
+            1 + n,
+            2000 + n
+        );
+        text.push_str(&policy(&format!("p{n}"), &spec));
+        text.push_str("---\n");
+    }
+    let state = resources(&[&text]);
+    let start = Instant::now();
+    let compiled = tables(&state);
+    let took = start.elapsed();
+    println!("{took:?}, {} pages, {} rules", compiled.pages.len(), compiled.rules.len());
+    assert!(took < Duration::from_secs(30), "took {took:?}");
+}
