@@ -4,6 +4,7 @@
 //! Never: anything of the host beyond that; every process it starts ends with its world.
 
 pub mod documents;
+pub mod flood;
 pub mod harness;
 pub mod process;
 pub mod report;

@@ -44,6 +44,15 @@ impl World {
         command
     }
 
+    /// weir-probe in `who`'s namespace, but in no workload's cgroup.
+    #[must_use]
+    pub fn visitor(&self, who: Who, line: &str) -> Command {
+        let mut command = Command::new(program("weir-probe"));
+        command.arg("--netns").arg(self.netns(who)).arg("--cgroup").arg(self.outside());
+        command.args(line.split_whitespace());
+        command
+    }
+
     /// weir-probe as `who`, with a verb and arguments written as on a command line.
     #[must_use]
     pub fn probe_line(&self, who: Who, line: &str) -> Command {
@@ -138,7 +147,8 @@ impl Running {
     /// Its own process group: Ctrl-C is for us to handle.
     fn spawn(name: &str, mut command: Command, log: PathBuf, file: &File) -> Result<Running, WorldError> {
         let errors = file.try_clone().map_err(|source| lost("opening", &log, source))?;
-        command.stdin(Stdio::null()).stderr(errors).process_group(0);
+        // A log ends with the message that matters, not with a page of frames.
+        command.stdin(Stdio::null()).stderr(errors).process_group(0).env("RUST_BACKTRACE", "0");
         let program = Path::new(command.get_program()).to_path_buf();
         let child = command.spawn().map_err(|source| lost("starting", &program, source))?;
         Ok(Running { name: name.to_owned(), child, log, output: Arc::default(), left: false })

@@ -5,7 +5,7 @@
 
 use std::fs::File;
 use std::future::Future;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::AsRawFd;
 use std::path::Path;
 use std::pin::pin;
@@ -15,7 +15,8 @@ use rtnetlink::packet_route::address::AddressHeaderFlags;
 use rtnetlink::packet_route::link::{
     BridgePortState, InfoBridgePort, InfoPortData, LinkAttribute, LinkInfo, LinkMessage, State,
 };
-use rtnetlink::{Handle, LinkBridge, LinkUnspec, LinkVeth};
+use rtnetlink::packet_route::route::RouteScope;
+use rtnetlink::{Handle, LinkBridge, LinkUnspec, LinkVeth, RouteMessageBuilder};
 use tokio_stream::StreamExt;
 
 use super::error::{WorldError, file};
@@ -38,7 +39,8 @@ pub fn node(namespace: &Path, addresses: &[(IpAddr, u8)]) -> Result<(), WorldErr
         // Snooping off: neighbour discovery is multicast, and nobody here sends membership reports.
         let bridge = LinkBridge::new(BRIDGE).mcast_snooping(false).up().build();
         handle.link().add(bridge).execute().await.map_err(netlink("adding", BRIDGE))?;
-        address(&handle, BRIDGE, addresses).await
+        address(&handle, BRIDGE, addresses).await?;
+        route(&handle, BRIDGE).await
     })
 }
 
@@ -54,7 +56,8 @@ pub fn host(namespace: &Path, node: &Path, outside: &str, addresses: &[(IpAddr, 
         handle.link().add(pair).execute().await.map_err(netlink("adding", INSIDE))?;
         let away = LinkUnspec::new_with_name(outside).setns_by_fd(target.as_raw_fd()).build();
         handle.link().set(away).execute().await.map_err(netlink("moving", outside))?;
-        address(&handle, INSIDE, addresses).await
+        address(&handle, INSIDE, addresses).await?;
+        route(&handle, INSIDE).await
     })?;
     in_namespace(node, async |handle| {
         let bridge = index(&handle, BRIDGE).await?;
@@ -106,6 +109,17 @@ async fn address(handle: &Handle, name: &str, addresses: &[(IpAddr, u8)]) -> Res
         // Usable at once: nobody else can have the address in a world of our own.
         request.message_mut().header.flags |= AddressHeaderFlags::Nodad;
         request.execute().await.map_err(netlink("addressing", name))?;
+    }
+    Ok(())
+}
+
+/// Every address is on the link.
+async fn route(handle: &Handle, name: &str) -> Result<(), WorldError> {
+    let index = index(handle, name).await?;
+    let v4 = RouteMessageBuilder::<Ipv4Addr>::new().output_interface(index).scope(RouteScope::Link).build();
+    let v6 = RouteMessageBuilder::<Ipv6Addr>::new().output_interface(index).build();
+    for message in [v4, v6] {
+        handle.route().add(message).execute().await.map_err(netlink("routing", name))?;
     }
     Ok(())
 }

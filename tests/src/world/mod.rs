@@ -102,9 +102,24 @@ impl Who {
         IpAddr::V6(Ipv4Addr::new(10, 77, 0, self.last_byte()).to_ipv6_mapped())
     }
 
-    /// The bridge is one link, so neighbours are reached directly.
-    fn addresses(self) -> [(IpAddr, u8); 2] {
-        [(self.v4(), 24), (self.v6(), 48)]
+    /// Further addresses, for tables of cases that speak of addresses of their own.
+    #[must_use]
+    pub const fn more(self) -> &'static [&'static str] {
+        match self {
+            Who::Node => &["10.0.0.1"],
+            Who::Web => &["10.0.0.2", "fd00::2"],
+            Who::Api => &["10.0.0.3", "fd00::3"],
+            Who::Db => &["10.0.1.4", "fd00:1::4"],
+            Who::Client => &["10.9.0.5", "fd00:9::5"],
+            Who::Polite => &["192.0.2.1", "2001:db8::1", "10.1.2.3", "10.9.8.7", "11.0.0.1"],
+        }
+    }
+
+    /// The bridge is one link: neighbours are reached directly, and so is every other address there may be.
+    fn addresses(self) -> Vec<(IpAddr, u8)> {
+        let more = self.more().iter().filter_map(|address| address.parse::<IpAddr>().ok());
+        let more = more.map(|address| (address, if address.is_ipv4() { 32 } else { 128 }));
+        [(self.v4(), 24), (self.v6(), 48)].into_iter().chain(more).collect()
     }
 }
 
@@ -136,7 +151,7 @@ impl World {
     fn build_cgroups(&self) -> Result<(), WorldError> {
         cgroup::create(&self.cgroups)?;
         cgroup::create(&self.managed())?;
-        cgroup::create(&self.cgroups.join("outside"))?;
+        cgroup::create(&self.outside())?;
         Who::ALL.into_iter().filter(|who| who.managed()).try_for_each(|who| cgroup::create(&self.cgroup(who)))
     }
 
@@ -177,7 +192,13 @@ impl World {
     /// The cgroup in which `who`'s processes run.
     #[must_use]
     pub fn cgroup(&self, who: Who) -> PathBuf {
-        if who.managed() { self.managed().join(who.name()) } else { self.cgroups.join("outside") }
+        if who.managed() { self.managed().join(who.name()) } else { self.outside() }
+    }
+
+    /// The cgroup of all that is no workload.
+    #[must_use]
+    pub fn outside(&self) -> PathBuf {
+        self.cgroups.join("outside")
     }
 
     /// The bound name of `who`'s network namespace.

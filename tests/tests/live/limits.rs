@@ -8,6 +8,7 @@ use std::net::{IpAddr, SocketAddr};
 use anyhow::{Result, ensure};
 use libtest_mimic::Trial;
 use weir_tests::documents::{document, workloads};
+use weir_tests::flood::Flood;
 use weir_tests::harness::Harness;
 use weir_tests::harness::ctl::Mark;
 use weir_tests::world::Who::{Api, Client, Polite};
@@ -28,67 +29,44 @@ pub fn trials() -> Vec<Trial> {
 const WITHIN: f64 = 0.02;
 const SECONDS: f64 = 4.0;
 
-/// Checks what arrived against a rate and a burst. A limiter that starves is as wrong as one that leaks.
-fn holds(what: &str, arrived: f64, rate: f64, burst: f64, seconds: f64) -> Result<()> {
-    let due = rate * seconds + burst;
-    let off = (arrived - due) / due;
-    ensure!(off.abs() <= WITHIN, "{what}: {arrived} arrived in {seconds:.3} s, {due:.0} are due: {:+.2}%", off * 100.0);
-    Ok(())
-}
-
-/// Puts one limit in force; both clients' addresses in each family with the port to send to.
-fn limit(harness: &mut Harness, spec: &str) -> Result<[[IpAddr; 3]; 2]> {
+/// Puts one limit in force.
+fn limit(harness: &mut Harness, spec: &str) -> Result<()> {
     let select = "workloadSelector: {matchLabels: {app: api}}";
     let limit = document("RateLimit", "api-clients", &format!("\n  {select}\n  {spec}"));
     harness.apply(&format!("{}{limit}", workloads()))?;
-    harness
-        .wait("all workloads to be attached", |harness| harness.status().is_ok_and(|status| status.all_attached()))?;
-    Ok([[Api.v4(), Client.v4(), Polite.v4()], [Api.v6(), Client.v6(), Polite.v6()]])
+    Ok(harness
+        .wait("all workloads to be attached", |harness| harness.status().is_ok_and(|status| status.all_attached()))?)
 }
 
+/// The server's, the flooding client's and the polite one's address in each family.
+const ENDS: [[IpAddr; 3]; 2] = [[Api.v4(), Client.v4(), Polite.v4()], [Api.v6(), Client.v6(), Polite.v6()]];
+
 fn packets(harness: &mut Harness) -> Result<()> {
-    let families = limit(harness, "packets: {perSecond: 1000, burst: 100}")?;
-    datagrams(harness, families, 64, "rate_limit_packets", |packets, _| packets, (1000.0, 100.0))
+    limit(harness, "packets: {perSecond: 1000, burst: 100}")?;
+    datagrams(harness, "rate_limit_packets", |to| Flood { weight: 1.0, rate: 1000.0, burst: 100.0, ..flood(to, 64) })
 }
 
 fn bytes(harness: &mut Harness) -> Result<()> {
-    let families = limit(harness, "bytes: {perSecond: 1000000, burst: 100000}")?;
+    limit(harness, "bytes: {perSecond: 1000000, burst: 100000}")?;
     // The limit counts IP packets: 28 bytes of headers in IPv4, 48 in IPv6.
-    let whole = |packets: f64, v6: bool| packets * if v6 { 1048.0 } else { 1028.0 };
-    datagrams(harness, families, 1000, "rate_limit_bytes", whole, (1_000_000.0, 100_000.0))
+    let whole = |to: SocketAddr| if to.is_ipv6() { 1048.0 } else { 1028.0 };
+    let flood = |to| Flood { weight: whole(to), rate: 1_000_000.0, burst: 100_000.0, ..flood(to, 1000) };
+    datagrams(harness, "rate_limit_bytes", flood)
+}
+
+fn flood(to: SocketAddr, size: u32) -> Flood {
+    Flood { to, size, flood: 15_000, polite: 200, seconds: SECONDS, weight: 1.0, rate: 0.0, burst: 0.0 }
 }
 
 /// A flood and a polite stream at the same time, family by family.
-fn datagrams(
-    harness: &mut Harness,
-    families: [[IpAddr; 3]; 2],
-    size: u32,
-    reason: &str,
-    amount: impl Fn(f64, bool) -> f64,
-    (rate, burst): (f64, f64),
-) -> Result<()> {
-    for [api, client, polite] in families {
-        let world = harness.world();
-        let to = SocketAddr::new(api, 5000);
+fn datagrams(harness: &mut Harness, reason: &str, flood: impl Fn(SocketAddr) -> Flood) -> Result<()> {
+    for [api, client, _] in ENDS {
+        let flood = flood(SocketAddr::new(api, 5000));
         let mark = Mark::now();
-        let server = world.serve(Api, "udp-serve --silent --listen [::]:5000")?;
-        let line = format!("udp-paced --to {to} --size {size} --rate 200 --seconds {SECONDS}");
-        let paced = world.start("paced", world.probe_line(Polite, &line))?;
-        let line = format!("udp-flood --to {to} --size {size} --rate 15000 --seconds {SECONDS}");
-        let flood = world.start("flood", world.probe_line(Client, &line))?.sent()?;
-        let paced = paced.sent()?;
-        let served = server.served()?;
-        let passed = served.from(client).packets as f64;
-        let seconds = flood.elapsed_ms / 1000.0;
-        let sent = amount(flood.ok as f64, api.is_ipv6()) / seconds;
-        ensure!(sent > 3.0 * rate, "the flood was too slow to prove anything: {flood:?}");
-        holds(&format!("{reason} {to}"), amount(passed, api.is_ipv6()), rate, burst, seconds)?;
-        ensure!(
-            served.from(polite).packets == paced.ok,
-            "polite sent {paced:?}, of which arrived {:?}",
-            served.from(polite)
-        );
-        ensure!(paced.ok > 400 && paced.refused.is_empty(), "the polite client was too slow: {paced:?}");
+        let measured = flood.run(harness.world())?;
+        ensure!(measured.sent > 3.0 * measured.due, "the flood was too slow to prove anything: {measured:?}");
+        ensure!(measured.off().abs() <= WITHIN, "{reason} off by {:+.2}%: {measured:?}", measured.off() * 100.0);
+        ensure!(measured.polite_is_whole() && measured.polite.ok > 400, "the polite client: {measured:?}");
         is_recorded(harness, mark, reason, client, api)?;
     }
     Ok(())
@@ -105,8 +83,8 @@ fn is_recorded(harness: &Harness, mark: Mark, reason: &str, client: IpAddr, api:
 }
 
 fn connections(harness: &mut Harness) -> Result<()> {
-    let families = limit(harness, "connections: {perSecond: 50, burst: 10}")?;
-    for [api, client, polite] in families {
+    limit(harness, "connections: {perSecond: 50, burst: 10}")?;
+    for [api, client, polite] in ENDS {
         let world = harness.world();
         let to = SocketAddr::new(api, 5000);
         let mark = Mark::now();
@@ -120,7 +98,8 @@ fn connections(harness: &mut Harness) -> Result<()> {
         let served = server.served()?;
         let tried = flood.ok + flood.refused.values().sum::<u64>();
         ensure!(tried as f64 > 3.0 * 50.0 * SECONDS, "the flood was too slow to prove anything: {flood:?}");
-        holds(&format!("connections {to}"), served.from(client).packets as f64, 50.0, 10.0, SECONDS)?;
+        let (arrived, due) = (served.from(client).packets as f64, 50.0 * flood.elapsed_ms / 1000.0 + 10.0);
+        ensure!(((arrived - due) / due).abs() <= WITHIN, "{arrived} connections arrived, {due:.1} were due");
         ensure!(
             paced.refused.is_empty() && served.from(polite).packets == paced.ok,
             "{paced:?} {:?}",
@@ -132,7 +111,8 @@ fn connections(harness: &mut Harness) -> Result<()> {
 }
 
 fn audit(harness: &mut Harness) -> Result<()> {
-    let [[api, client, _], _] = limit(harness, "packets: {perSecond: 10, burst: 1}\n  mode: audit")?;
+    limit(harness, "packets: {perSecond: 10, burst: 1}\n  mode: audit")?;
+    let [[api, client, _], _] = ENDS;
     let world = harness.world();
     let mark = Mark::now();
     let server = world.serve(Api, "udp-serve --silent --listen 0.0.0.0:5000")?;

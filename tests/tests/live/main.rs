@@ -6,6 +6,7 @@
 //! A harness of our own, because worlds are shared by the tests of a file and must go after the last of them. One test at
 //! a time unless told otherwise: several of them measure rates, and two cores are not many.
 
+mod cases;
 mod closing;
 mod kinds;
 mod lifecycle;
@@ -32,6 +33,7 @@ fn main() -> anyhow::Result<()> {
     let groups = [
         worlds::trials(),
         verdicts::trials(),
+        cases::trials(),
         kinds::trials(),
         closing::trials(),
         limits::trials(),

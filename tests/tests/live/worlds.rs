@@ -40,6 +40,11 @@ fn carries() -> Result<()> {
         }
     }
     ensure!(web.accepted() == 12, "accepted {} of 12", web.accepted());
+    for (from, to) in [("192.0.2.1", "10.0.1.4:80"), ("2001:db8::1", "[fd00:1::4]:81")] {
+        let _db = world.serve(Who::Db, any)?;
+        let attempt = world.attempt(Who::Polite, &format!("tcp-connect --from {from} --to {to} --bytes 10"))?;
+        ensure!(attempt.result == "ok", "{from} to {to}: {attempt:?}");
+    }
     let refused = world.attempt(Who::Client, "tcp-connect --to 10.77.0.10:9")?;
     ensure!(refused.result == "ECONNREFUSED", "{refused:?}");
     let served = udp.served()?;

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::io::{self, ErrorKind, Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
@@ -121,6 +121,9 @@ pub struct Target {
     /// Connect to this; an IPv4-mapped IPv6 address uses an IPv6 socket
     #[arg(long, value_name = "ADDRESS:PORT")]
     to: SocketAddr,
+    /// Use this address of our own
+    #[arg(long, value_name = "ADDRESS")]
+    from: Option<IpAddr>,
     /// Bytes to send, which must come back
     #[arg(long, default_value_t = 0)]
     bytes: u64,
@@ -142,6 +145,9 @@ impl Target {
     fn talk(&self, attempt: &mut Attempt) -> io::Result<()> {
         let timeout = Duration::from_millis(self.timeout_ms);
         let socket = Socket::new(Domain::for_address(self.to), Type::STREAM, Some(Protocol::TCP))?;
+        if let Some(from) = self.from {
+            socket.bind(&SocketAddr::new(from, 0).into())?;
+        }
         socket.connect_timeout(&self.to.into(), timeout)?;
         let mut stream = TcpStream::from(socket);
         attempt.local = stream.local_addr().ok();

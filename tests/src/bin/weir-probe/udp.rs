@@ -104,6 +104,9 @@ pub struct Exchange {
     /// Send to this
     #[arg(long, value_name = "ADDRESS:PORT")]
     to: SocketAddr,
+    /// Use this address of our own
+    #[arg(long, value_name = "ADDRESS")]
+    from: Option<IpAddr>,
     /// Connect the socket first
     #[arg(long)]
     connected: bool,
@@ -126,7 +129,7 @@ impl Exchange {
     }
 
     fn talk(&self, attempt: &mut Attempt) -> io::Result<()> {
-        let socket = UdpSocket::bind((any(self.to), 0))?;
+        let socket = UdpSocket::bind((self.from.unwrap_or(any(self.to)), 0))?;
         socket.set_read_timeout(Some(Duration::from_millis(self.timeout_ms)))?;
         attempt.local = socket.local_addr().ok();
         let mut buffer = vec![0; LARGEST];

@@ -1,0 +1,231 @@
+//! Lives: weir-demo, its scenes: what is done, what must be seen, what was seen.
+//! Called by: story, in order.
+//! May touch: the stage.
+//! Never: judges by what the client says alone where a server or a record can be asked.
+
+use std::net::SocketAddr;
+
+use anyhow::Result;
+use weir_tests::flood::Flood;
+use weir_tests::harness::ctl::Mark;
+use weir_tests::harness::{HarnessError, Record};
+use weir_tests::process::SOON;
+use weir_tests::report::{Attempt, Report};
+use weir_tests::world::Who;
+
+use crate::show::Finding;
+use crate::story::{POLICY, Stage, UPDATE, WORKLOADS};
+
+/// One scene.
+pub type Scene = fn(&mut Stage) -> Result<Finding>;
+
+/// A refusal takes no network round trip.
+const AT_ONCE_MS: f64 = 100.0;
+const WITHIN: f64 = 0.02;
+
+/// Puts the first policy in force.
+pub fn policy(stage: &mut Stage) -> Result<Finding> {
+    let generation = stage.harness.apply(&format!("{WORKLOADS}---\n{POLICY}"))?;
+    stage
+        .harness
+        .wait("all workloads to be attached", |harness| harness.status().is_ok_and(|status| status.all_attached()))?;
+    let status = stage.harness.status()?;
+    let attached = status.agent.workloads.iter().filter(|workload| workload.state == "attached").count();
+    Ok(Finding {
+        step: "apply the policy over gRPC",
+        expected: "in force for 3 workloads".to_owned(),
+        observed: format!("generation {generation} in force for {attached} workloads"),
+        ok: attached == 3 && status.agent.generation == generation,
+        records: Vec::new(),
+    })
+}
+
+/// Calls that the policy allows, in both families.
+pub fn allowed(stage: &mut Stage) -> Result<Finding> {
+    let mark = Mark::now();
+    let calls = [
+        (Who::Client, Who::Web, 80, "ingress", "ingress[0] customers"),
+        (Who::Web, Who::Api, 8080, "sock_ops", "egress[0] to-api"),
+        (Who::Api, Who::Db, 5432, "sock_ops", "egress[0] to-db"),
+    ];
+    let (mut good, mut records, mut said) = (0, Vec::new(), Vec::new());
+    for (from, to, port, hook, rule) in calls {
+        for address in [to.v4(), to.v6()] {
+            let attempt = call(stage, from, SocketAddr::new(address, port), 1000)?;
+            good += usize::from(attempt.result == "ok" && attempt.received == 1000);
+            if attempt.result != "ok" {
+                said.push(format!(", {} to {address}: {}", from.name(), attempt.result));
+            }
+        }
+        let wanted = |record: &Record| record.is("allow", hook) && record.rule == rule;
+        records.extend(proof(stage, mark, rule, wanted)?);
+    }
+    let observed = format!("{good} of 6 calls answered{}", said.concat());
+    let ok = good == 6 && records.len() == calls.len();
+    Ok(Finding { step: "allowed calls", expected: "6 of 6 calls answered".to_owned(), observed, ok, records })
+}
+
+/// A call that the caller's own policy denies.
+pub fn refused(stage: &mut Stage) -> Result<Finding> {
+    let mark = Mark::now();
+    let attempt = call(stage, Who::Web, SocketAddr::new(Who::Db.v4(), 5432), 0)?;
+    let records = proof(stage, mark, "the refusal", |record| {
+        record.is("deny", "connect") && record.process.as_ref().is_some_and(|process| process.pid == attempt.pid)
+    })?;
+    let meaning = if attempt.result == "EPERM" { "Operation not permitted" } else { &attempt.result };
+    Ok(Finding {
+        step: "web calls db, past api",
+        expected: "\"Operation not permitted\" at once".to_owned(),
+        observed: format!("\"{meaning}\" after {:.1} ms", attempt.elapsed_ms),
+        ok: attempt.result == "EPERM" && attempt.elapsed_ms < AT_ONCE_MS && !records.is_empty(),
+        records,
+    })
+}
+
+/// A connection from outside that the server's policy denies.
+pub fn kept_out(stage: &mut Stage) -> Result<Finding> {
+    let mark = Mark::now();
+    let before = stage.db.accepted();
+    let attempt = call(stage, Who::Client, SocketAddr::new(Who::Db.v4(), 5432), 0)?;
+    let records = proof(stage, mark, "the drop", |record| {
+        record.is("deny", "ingress") && record.between(Who::Db.v4(), Who::Client.v4())
+    })?;
+    let reached = stage.db.accepted() - before;
+    Ok(Finding {
+        step: "the outside client calls db",
+        expected: "nothing reaches db".to_owned(),
+        observed: format!("{reached} connections reached db; the client gave up: {}", attempt.result),
+        ok: reached == 0 && attempt.result == "ETIMEDOUT" && !records.is_empty(),
+        records,
+    })
+}
+
+/// A flood and a polite client.
+pub fn limited(stage: &mut Stage) -> Result<Finding> {
+    let mark = Mark::now();
+    let to = SocketAddr::new(Who::Api.v4(), 9000);
+    let flood =
+        Flood { to, size: 64, flood: 20_000, polite: 200, seconds: 3.0, weight: 1.0, rate: 1000.0, burst: 100.0 };
+    let measured = flood.run(stage.harness.world())?;
+    let records = proof(stage, mark, "the drops of the flood", |record| {
+        record.is("deny", "xdp") && record.reason == "rate_limit_packets" && record.count > 1
+    })?;
+    let (off, sent, arrived) = (measured.off(), measured.sent, measured.arrived);
+    let observed = format!(
+        "{arrived:.0} of {sent:.0} passed ({:+.2}% of the limit); polite: {} of {}",
+        off * 100.0,
+        measured.polite_arrived,
+        measured.polite.ok
+    );
+    Ok(Finding {
+        step: "a client floods api",
+        expected: format!("{:.0} pass (within 2%); the polite client loses nothing", measured.due),
+        observed,
+        ok: off.abs() <= WITHIN && sent > 3.0 * measured.due && measured.polite_is_whole() && !records.is_empty(),
+        records,
+    })
+}
+
+/// A change of policy while web calls api and db all the time.
+pub fn updated(stage: &mut Stage) -> Result<Finding> {
+    let world = stage.harness.world();
+    let start = |to: Who, port| {
+        let line = format!("tcp-connect-loop --to {} --rate 100 --seconds 20", SocketAddr::new(to.v4(), port));
+        world.start("caller", world.probe_line(Who::Web, &line))
+    };
+    let mut callers = [start(Who::Api, 8080)?, start(Who::Db, 5432)?];
+    let mut tried = [0; 2];
+    for (caller, tried) in callers.iter_mut().zip(&mut tried) {
+        caller.wait_for(SOON, |reports| (attempts(reports) >= 30).then_some(()))?;
+        *tried = caller.attempts().len();
+    }
+    let mark = Mark::now();
+    let generation = stage.harness.add(UPDATE)?;
+    let replied = callers.each_ref().map(|caller| caller.attempts().len());
+    for (caller, replied) in callers.iter_mut().zip(replied) {
+        caller.wait_for(SOON, |reports| (attempts(reports) >= replied + 30).then_some(()))?;
+        caller.stop(SOON)?;
+    }
+    let [api, db] = callers.map(|caller| caller.attempts());
+    let [[api_before, api_after], [db_before, db_after]] = [(api, 0), (db, 1)].map(|(attempts, at)| {
+        let (before, after) = (tried.get(at).copied().unwrap_or(0), replied.get(at).copied().unwrap_or(0));
+        // The attempt that was under way when the reply came may have been judged before it.
+        [outcome(attempts.get(..before)), outcome(attempts.get(after + 1..))]
+    });
+    let mut records = proof(stage, mark, "the path that opened", |record| {
+        record.is("allow", "sock_ops") && record.rule == "egress[0] to-db" && record.generation == generation
+    })?;
+    records.extend(proof(stage, mark, "the path that closed", |record| {
+        record.is("deny", "connect") && record.remote.port == 8080 && record.generation == generation
+    })?);
+    let observed = format!("api: {api_before}, then {api_after}; db: {db_before}, then {db_after}");
+    let expected = "api: ok, then EPERM; db: EPERM, then ok".to_owned();
+    let ok = observed == expected && records.len() == 2;
+    Ok(Finding { step: "web may call db, not api: update under traffic", expected, observed, ok, records })
+}
+
+/// A document with a fault beside a good one.
+pub fn bad_document(stage: &mut Stage) -> Result<Finding> {
+    let before = stage.harness.status()?.agent.generation;
+    let documents = format!("{POLICY}---\n{}", UPDATE.replace("port: 5432", "port: 54320000"));
+    let said = stage.harness.ctl(&["apply", "-f", "-"], &documents)?;
+    let after = stage.harness.status()?.agent.generation;
+    let refused = !said.status.success() && format!("{}{}", said.out, said.err).contains("54320000");
+    Ok(Finding {
+        step: "apply a document with a wrong port",
+        expected: "refused whole, generation stays".to_owned(),
+        observed: format!(
+            "{}, generation {}",
+            if refused { "refused whole" } else { "not refused" },
+            if before == after { "stays".to_owned() } else { format!("went from {before} to {after}") }
+        ),
+        ok: refused && before == after,
+        records: Vec::new(),
+    })
+}
+
+/// Kernel counters, the agent's and the collector's sums.
+pub fn agreed(stage: &mut Stage) -> Result<Finding> {
+    let agree = stage
+        .harness
+        .wait("agreement", |harness| harness.status().is_ok_and(|status| status.disagreements().is_empty()));
+    let status = stage.harness.status()?;
+    let differences = status.disagreements();
+    let observed = if agree.is_ok() && differences.is_empty() {
+        format!("{} decisions, all three agree", status.decided())
+    } else {
+        differences.join("; ")
+    };
+    Ok(Finding {
+        step: "kernel, agent and collector count the same",
+        expected: "no difference".to_owned(),
+        observed,
+        ok: differences.is_empty(),
+        records: Vec::new(),
+    })
+}
+
+fn call(stage: &Stage, from: Who, to: SocketAddr, bytes: u64) -> Result<Attempt> {
+    Ok(stage.harness.world().attempt(from, &format!("tcp-connect --to {to} --bytes {bytes} --timeout-ms 800"))?)
+}
+
+/// The record that proves a step; none is a difference, not an error.
+fn proof(stage: &Stage, mark: Mark, what: &str, fits: impl Fn(&Record) -> bool) -> Result<Vec<Record>> {
+    match stage.harness.record(mark, what, fits) {
+        Ok(record) => Ok(vec![record]),
+        Err(HarnessError::Waited { .. }) => Ok(Vec::new()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn attempts(reports: &[Report]) -> usize {
+    reports.iter().filter(|report| matches!(report, Report::Attempt(_))).count()
+}
+
+/// The one outcome all attempts had, or all that there were.
+fn outcome(attempts: Option<&[Attempt]>) -> String {
+    let mut results: Vec<&str> = attempts.unwrap_or_default().iter().map(|attempt| attempt.result.as_str()).collect();
+    results.sort_unstable();
+    results.dedup();
+    if results.is_empty() { "nothing".to_owned() } else { results.join(" and ") }
+}

@@ -1,0 +1,87 @@
+//! Lives: weir-demo, the order of things.
+//! Called by: main.
+//! May touch: the world it builds, the file for the result.
+//! Never: stops at a difference; the table shows all of them.
+
+use std::fs;
+use std::path::Path;
+use std::time::Instant;
+
+use anyhow::{Context, Result};
+use weir_tests::harness::{Harness, Options};
+use weir_tests::process::Running;
+use weir_tests::world::{Who, World};
+
+use crate::kept;
+use crate::scenes::{self, Scene};
+use crate::show::{Finding, Show};
+
+pub const WORKLOADS: &str = include_str!("../../../demo/workloads.yaml");
+pub const POLICY: &str = include_str!("../../../demo/policy.yaml");
+pub const UPDATE: &str = include_str!("../../../demo/update.yaml");
+
+/// Weir in a world, with a server for each service.
+pub struct Stage {
+    // Declared first: the servers end before the world does.
+    pub web: Running,
+    pub api: Running,
+    pub db: Running,
+    pub harness: Harness,
+}
+
+/// Runs the demo; whether everything was as expected.
+pub fn tell(json: Option<&Path>, keep: bool) -> Result<bool> {
+    let mut show = Show::new();
+    let start = Instant::now();
+    show.title("Weir: holds traffic back, lets a chosen amount through, and measures it, inside the kernel.");
+    let world = World::new("demo").context("building the world")?;
+    show.done(
+        "four services (web, api, db, an outside client) and a polite neighbour, each in a namespace of its own",
+        start,
+    );
+    let step = Instant::now();
+    let harness = Harness::start(world, Options::default()).context("starting Weir")?;
+    show.done("weir-collector and weir-agent are up, programs attached", step);
+    let mut stage = open(harness)?;
+    show.done("web, api and db serve, with no policy yet", step);
+    let findings = play(&mut stage, &mut show)?;
+    show.table(&findings);
+    if let Some(file) = json {
+        let text = serde_json::to_string_pretty(&findings)?;
+        fs::write(file, text + "\n").with_context(|| format!("writing {}", file.display()))?;
+    }
+    let ok = findings.iter().all(|finding| finding.ok);
+    show.verdict(ok, start);
+    if keep {
+        kept::leave(stage)?;
+    }
+    Ok(ok)
+}
+
+/// The three servers. IPv6 listeners take IPv4 as well.
+fn open(harness: Harness) -> Result<Stage> {
+    let serve = |who, port| harness.world().serve(who, &format!("tcp-serve --seconds 86400 --listen [::]:{port}"));
+    let (web, api, db) = (serve(Who::Web, 80)?, serve(Who::Api, 8080)?, serve(Who::Db, 5432)?);
+    Ok(Stage { web, api, db, harness })
+}
+
+fn play(stage: &mut Stage, show: &mut Show) -> Result<Vec<Finding>> {
+    let scenes: [Scene; 8] = [
+        scenes::policy,
+        scenes::allowed,
+        scenes::refused,
+        scenes::kept_out,
+        scenes::limited,
+        scenes::updated,
+        scenes::bad_document,
+        scenes::agreed,
+    ];
+    let mut findings = Vec::new();
+    for scene in scenes {
+        let step = Instant::now();
+        let finding = scene(stage).map_err(|error| anyhow::anyhow!("{error:#}\n{}", stage.harness.logs()))?;
+        show.finding(&finding, step);
+        findings.push(finding);
+    }
+    Ok(findings)
+}
