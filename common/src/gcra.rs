@@ -101,7 +101,11 @@ mod tests {
     #[test]
     fn a_flood_passes_its_rate_and_its_burst_and_no_more() {
         // (per second, burst, gap of the flood, packets, units, expected to pass)
-        let rows = [(1000, 100, 10_000, 1_000_000, 1, 10_100), (100, 1, 100_000, 100_000, 1, 1000), (1_000_000, 1500, 100_000, 100_000, 100, 100_015)];
+        let rows = [
+            (1000, 100, 10_000, 1_000_000, 1, 10_100),
+            (100, 1, 100_000, 100_000, 1, 1000),
+            (1_000_000, 1500, 100_000, 100_000, 100, 100_015),
+        ];
         for (rate, burst, gap, packets, units, expected) in rows {
             let passed = run(Limit::new(rate, burst), gap, packets, units);
             let off = passed.abs_diff(expected.min(packets));

@@ -35,7 +35,9 @@ mod tests {
     /// Sequential clients must spread like random ones: the fullest of 1,024 buckets stays near the mean of 64.
     #[test]
     fn neighbouring_keys_spread_evenly_in_both_halves() {
-        for secret in [Secret(0x243f_6a88_85a3_08d3, 0x1319_8a2e_0370_7344), Secret(0x9e37_79b9_7f4a_7c15, 0xd1b5_4a32_d192_ed03)] {
+        for secret in
+            [Secret(0x243f_6a88_85a3_08d3, 0x1319_8a2e_0370_7344), Secret(0x9e37_79b9_7f4a_7c15, 0xd1b5_4a32_d192_ed03)]
+        {
             let (mut low, mut high) = ([0u32; 1024], [0u32; 1024]);
             for client in 0..65_536u64 {
                 let hash = keyed(secret, 0xffff, 0x0a00_0000 + client, 7);
@@ -49,7 +51,10 @@ mod tests {
 
     #[test]
     fn another_secret_is_another_order() {
-        let same = (0..1000u64).filter(|c| keyed(Secret(0x243f_6a88_85a3_08d3, 0x1319_8a2e_0370_7344), *c, 0, 0) & 15 == keyed(Secret(0xa409_3822_299f_31d0, 0x082e_fa98_ec4e_6c89), *c, 0, 0) & 15);
+        let same = (0..1000u64).filter(|c| {
+            keyed(Secret(0x243f_6a88_85a3_08d3, 0x1319_8a2e_0370_7344), *c, 0, 0) & 15
+                == keyed(Secret(0xa409_3822_299f_31d0, 0x082e_fa98_ec4e_6c89), *c, 0, 0) & 15
+        });
         assert!(same.count() < 150);
     }
 }

@@ -46,7 +46,10 @@ impl Page {
     /// Word `index` modulo the page size. The mask is what lets the kernel's verifier see the bound.
     #[inline(always)]
     #[must_use]
-    #[expect(clippy::indexing_slicing, reason = "the mask keeps the index below PAGE_WORDS; `get` costs a branch per lookup")]
+    #[expect(
+        clippy::indexing_slicing,
+        reason = "the mask keeps the index below PAGE_WORDS; `get` costs a branch per lookup"
+    )]
     pub const fn word(&self, index: u32) -> u64 {
         self.words[(index & (PAGE_WORDS as u32 - 1)) as usize]
     }
@@ -98,8 +101,7 @@ pub enum Section {
 
 impl Section {
     /// Every section, in order of its number.
-    pub const ALL: [Self; 8] =
-        [
+    pub const ALL: [Self; 8] = [
         Self::Identities,
         Self::Ports,
         Self::PortRows,
@@ -378,8 +380,14 @@ mod tests {
 
     #[test]
     fn every_protocol_and_port_has_its_own_place() {
-        let places =
-            [port_index(Protocol::TCP, 0), port_index(Protocol::TCP, 65_535), port_index(Protocol::UDP, 0), port_index(Protocol::UDP, 65_535), port_index(Protocol(0), 9), port_index(Protocol(255), 9)];
+        let places = [
+            port_index(Protocol::TCP, 0),
+            port_index(Protocol::TCP, 65_535),
+            port_index(Protocol::UDP, 0),
+            port_index(Protocol::UDP, 65_535),
+            port_index(Protocol(0), 9),
+            port_index(Protocol(255), 9),
+        ];
         assert_eq!(places, [0, 65_535, 65_536, 131_071, 131_072, 131_327]);
         assert_eq!(PORT_ENTRIES, 131_328);
     }

@@ -193,7 +193,16 @@ impl Packet {
     /// A packet without ports.
     #[inline(always)]
     const fn bare(src: Addr, dst: Addr, length: u32, protocol: Protocol) -> Self {
-        Self { src, dst, length, protocol, src_port: Port([0; 2]), dst_port: Port([0; 2]), tcp_flags: 0, later_fragment: 0 }
+        Self {
+            src,
+            dst,
+            length,
+            protocol,
+            src_port: Port([0; 2]),
+            dst_port: Port([0; 2]),
+            tcp_flags: 0,
+            later_fragment: 0,
+        }
     }
 
     /// Whether the packet opens a TCP connection.
@@ -221,8 +230,8 @@ mod tests {
 
     /// 10.0.0.1:4000 -> 10.0.0.2:80, SYN, built by hand from the RFCs.
     const SYN_V4: &[u8] = &[
-        1, 1, 1, 1, 1, 1, 2, 2, 2, 2, 2, 2, 8, 0, 0x45, 0, 0, 40, 0, 1, 0x40, 0, 64, 6, 0, 0, 10, 0, 0, 1, 10, 0, 0, 2, 0x0f, 0xa0, 0, 80,
-        0, 0, 0, 1, 0, 0, 0, 0, 0x50, 2, 0xff, 0xff, 0, 0, 0, 0,
+        1, 1, 1, 1, 1, 1, 2, 2, 2, 2, 2, 2, 8, 0, 0x45, 0, 0, 40, 0, 1, 0x40, 0, 64, 6, 0, 0, 10, 0, 0, 1, 10, 0, 0, 2,
+        0x0f, 0xa0, 0, 80, 0, 0, 0, 1, 0, 0, 0, 0, 0x50, 2, 0xff, 0xff, 0, 0, 0, 0,
     ];
 
     fn changed(edits: &[(usize, u8)]) -> Vec<u8> {
@@ -289,7 +298,18 @@ mod tests {
     fn ipv6_extension_headers_are_walked_to_the_ports_and_not_forever() {
         let chain = |headers: usize| {
             let mut frame = [0u8; 12].to_vec();
-            frame.extend([0x86, 0xdd, 0x60, 0, 0, 0, 0, (headers * 8 + 8) as u8, if headers == 0 { 17 } else { 60 }, 64]);
+            frame.extend([
+                0x86,
+                0xdd,
+                0x60,
+                0,
+                0,
+                0,
+                0,
+                (headers * 8 + 8) as u8,
+                if headers == 0 { 17 } else { 60 },
+                64,
+            ]);
             frame.extend([0xfd; 16]);
             frame.extend([0xfe; 16]);
             for n in 0..headers {

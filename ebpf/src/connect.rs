@@ -9,15 +9,14 @@
 use aya_ebpf::{helpers::bpf_get_retval, macros::cgroup_sock_addr, programs::SockAddrContext};
 use weir_common::{
     addr::{Addr, Port, Protocol},
-    decide::Query,
     event::{Kind, Local},
-    verdict::{Direction, Hook, Reason},
+    verdict::{Direction, Hook},
 };
 
 use crate::{
     bytes,
     emit::{self, Caller, Subject},
-    tables, who,
+    replies, tables, who,
 };
 
 /// `return 1`: the call goes on.
@@ -80,19 +79,11 @@ pub fn judge_caller(ctx: &SockAddrContext, hook: Hook, target: (Addr, Port)) -> 
     DENY
 }
 
-/// A server's answer by `sendto()` is judged by its ingress rule reversed (DESIGN.md D5).
+/// A server's answer by `sendto()`: judged as an answer to what came in on the socket's port.
 #[inline(always)]
 pub fn is_reply(ctx: &SockAddrContext, hook: Hook, subject: &Subject) -> bool {
-    if !matches!(hook, Hook::Sendmsg) {
-        return false;
-    }
-    let sock = bytes::socket_behind(ctx);
-    let decision = tables::judge(
-        subject.local.workload,
-        &Query { direction: Direction::Ingress, port: sock.local_port, ..emit::question(subject) },
-    )
-    .decision;
-    decision.verdict.passes() && decision.reason as u8 != Reason::UnknownWorkload as u8
+    matches!(hook, Hook::Sendmsg)
+        && replies::judge_as_answer(subject, Port::new(bytes::socket_behind(ctx).local_port)).decision.verdict.passes()
 }
 
 /// The kernel's own threads (MPTCP subflows connect from one) are judged by the socket's program alone.

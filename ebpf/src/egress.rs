@@ -9,7 +9,6 @@
 use aya_ebpf::{macros::cgroup_skb, programs::SkBuffContext};
 use weir_common::{
     addr::Protocol,
-    decide::Query,
     packet::Packet,
     verdict::{Direction, Hook, Reason},
 };
@@ -18,7 +17,7 @@ use crate::{
     bytes::{self, Headers, SOCK_STREAM, Sock},
     connect::{ALLOW, DENY},
     emit::{self, Subject},
-    replies,
+    replies::{self, Asked},
     tables::{self, Judged},
     who,
 };
@@ -92,16 +91,15 @@ fn judge(ctx: &SkBuffContext, sock: Sock, packet: &Packet) -> Outcome {
     }
     let unconnected = sock.state != ESTABLISHED;
     if packet.protocol == Protocol::UDP && unconnected {
-        replies::expect(workload, subject.cookie, &subject.remote_addr, subject.remote_port);
+        replies::expect(Asked::ByUs, workload, subject.cookie, &subject.remote_addr, subject.remote_port);
     }
     decided(&subject, &judged, packet)
 }
 
-/// A datagram no egress rule allows may still answer one: then the ingress rule, reversed, allows it (DESIGN.md D5).
+/// A datagram no egress rule allows may still answer one that was let in.
 #[inline(always)]
 fn answer(subject: &Subject, denied: &Judged, packet: &Packet) -> Outcome {
-    let asked = Query { direction: Direction::Ingress, port: packet.src_port.number(), ..emit::question(subject) };
-    let mut judged = tables::judge(subject.local.workload, &asked);
+    let mut judged = replies::judge_as_answer(subject, packet.src_port);
     if !judged.decision.verdict.passes() {
         return decided(subject, denied, packet);
     }

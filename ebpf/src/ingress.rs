@@ -18,7 +18,7 @@ use crate::{
     bytes::{self, Headers, SOCK_STREAM, Sock},
     connect::{ALLOW, DENY},
     emit::{self, Caller, Subject},
-    replies,
+    replies::{self, Asked},
     tables::{self, Judged},
     who,
 };
@@ -94,6 +94,9 @@ fn judge(ctx: &SkBuffContext, sock: Sock, packet: &Packet) -> Outcome {
     if !passes && packet.protocol != Protocol::TCP && may_be_reply(&subject, sock) {
         return answer(&subject, &judged, packet);
     }
+    if passes && packet.protocol == Protocol::UDP && judged.decision.reason as u8 != Reason::Rule as u8 {
+        replies::note_asked(&subject);
+    }
     decided(&subject, &judged, packet)
 }
 
@@ -105,7 +108,13 @@ fn may_be_reply(subject: &Subject, sock: Sock) -> bool {
     let portless = subject.protocol != Protocol::UDP;
     connected
         || portless
-        || replies::expected(subject.local.workload, subject.cookie, &subject.remote_addr, subject.remote_port)
+        || replies::expected(
+            Asked::ByUs,
+            subject.local.workload,
+            subject.cookie,
+            &subject.remote_addr,
+            subject.remote_port,
+        )
 }
 
 /// A datagram no ingress rule allows, from a peer this socket asks: the rule that allowed the question allows the answer.

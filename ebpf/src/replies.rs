@@ -1,33 +1,72 @@
 //! Lives: kernel.
-//! Called by: egress when an unconnected UDP client sends, ingress when a datagram arrives that no rule allows.
+//! Called by: egress when an unconnected UDP socket sends, ingress when a datagram arrives, each to know answers by.
 //! May touch: the reply table.
 //! Never: lets one workload push out another's entries; each owns its buckets. Within its own, the oldest of four goes.
 
 use weir_common::{
     addr::{Addr, Port},
+    decide::Query,
     event::Reply,
     hash,
     maps::{MAX_WORKLOADS, REPLY_BUCKETS, REPLY_TTL_NS},
+    verdict::{Direction, Reason, Verdict},
 };
 
-use crate::{emit, maps, settings};
+use crate::{
+    emit::{self, Subject},
+    maps, settings,
+    tables::{self, Judged},
+};
 
-/// Remembers that `cookie`'s socket sent to this peer, so that its answer may come in.
-#[inline(always)]
-pub fn expect(workload: u32, cookie: u64, peer: &Addr, port: Port) {
-    store(workload, tag(cookie, peer, port));
+/// Which way the first datagram went.
+#[derive(Clone, Copy)]
+pub enum Asked {
+    /// The socket sent one, so an answer may come in.
+    ByUs = 0,
+    /// The peer sent one that was let in although no rule names it, so an answer may go out.
+    ByPeer = 2,
 }
 
-/// Whether this peer was sent to within [`REPLY_TTL_NS`].
+/// Remembers that a datagram went between `cookie`'s socket and this peer, so that the answer may pass.
 #[inline(always)]
-pub fn expected(workload: u32, cookie: u64, peer: &Addr, port: Port) -> bool {
-    find(workload, tag(cookie, peer, port))
+pub fn expect(asked: Asked, workload: u32, cookie: u64, peer: &Addr, port: Port) {
+    store(workload, tag(asked, cookie, peer, port));
+}
+
+/// Whether there was one within [`REPLY_TTL_NS`].
+#[inline(always)]
+pub fn expected(asked: Asked, workload: u32, cookie: u64, peer: &Addr, port: Port) -> bool {
+    find(workload, tag(asked, cookie, peer, port))
+}
+
+/// Judges a datagram to `subject.remote` from `local_port` as an answer: by the ingress rule that lets the peer ask, reversed
+/// (DESIGN.md D5); where no rule names the peer and it is let in all the same, only if it did ask.
+#[inline(always)]
+pub fn judge_as_answer(subject: &Subject, local_port: Port) -> Judged {
+    let asked = Query { direction: Direction::Ingress, port: local_port.number(), ..emit::question(subject) };
+    let mut judged = tables::judge(subject.local.workload, &asked);
+    let by_rule = judged.decision.reason as u8 == Reason::Rule as u8;
+    if !by_rule
+        && !expected(Asked::ByPeer, subject.local.workload, subject.cookie, &subject.remote_addr, subject.remote_port)
+    {
+        judged.decision.verdict = Verdict::Deny;
+    }
+    judged
+}
+
+/// Remembers a peer that was let in without a rule, if its answer would not get out by an egress rule.
+#[inline(always)]
+pub fn note_asked(subject: &Subject) {
+    let answer = Query { direction: Direction::Egress, port: subject.remote_port.number(), ..emit::question(subject) };
+    if !tables::judge(subject.local.workload, &answer).decision.verdict.passes() {
+        expect(Asked::ByPeer, subject.local.workload, subject.cookie, &subject.remote_addr, subject.remote_port);
+    }
 }
 
 /// Whether this is the first datagram of a socket (within the TTL): its task is then reported once.
 #[inline(always)]
 pub fn first_of_socket(workload: u32, cookie: u64) -> bool {
-    let tag = tag(cookie, &Addr::UNSPECIFIED, Port([0; 2]));
+    let tag = tag(Asked::ByUs, cookie, &Addr::UNSPECIFIED, Port([0; 2]));
     let known = find(workload, tag);
     if !known {
         store(workload, tag);
@@ -36,9 +75,10 @@ pub fn first_of_socket(workload: u32, cookie: u64) -> bool {
 }
 
 #[inline(always)]
-fn tag(cookie: u64, peer: &Addr, port: Port) -> u64 {
+fn tag(asked: Asked, cookie: u64, peer: &Addr, port: Port) -> u64 {
     let (high, low) = peer.halves();
-    hash::keyed(settings::secret(), cookie ^ u64::from(port.number()) << 48, high, low) | 1
+    let socket = cookie ^ u64::from(port.number()) << 48 ^ (asked as u64) << 62;
+    hash::keyed(settings::secret(), socket, high, low) | 1
 }
 
 /// The bucket of `tag` among the workload's own.

@@ -50,20 +50,28 @@ pub(super) fn programs() -> impl Iterator<Item = &'static str> {
 }
 
 /// Links `program` to a cgroup. Links coexist with other tools' programs in the same cgroup.
-pub(super) fn to_cgroup(ebpf: &mut Ebpf, program: &'static str, cgroup: impl AsFd, target: &str) -> Result<FdLink, KernelError> {
+pub(super) fn to_cgroup(
+    ebpf: &mut Ebpf,
+    program: &'static str,
+    cgroup: impl AsFd,
+    target: &str,
+) -> Result<FdLink, KernelError> {
     let loaded = ebpf.program_mut(program).ok_or(KernelError::NoProgram(program))?;
     link(loaded, cgroup).map_err(|source| KernelError::Attach { program, target: target.to_owned(), source })
 }
 
-#[expect(clippy::wildcard_enum_match_arm, reason = "only these kinds go to cgroups; another is a build mistake and says so")]
+#[expect(
+    clippy::wildcard_enum_match_arm,
+    reason = "only these kinds go to cgroups; another is a build mistake and says so"
+)]
 fn link(program: &mut Program, cgroup: impl AsFd) -> Result<FdLink, ProgramError> {
     // Single: link-based attachment already allows several programs; AllowMultiple is refused with EINVAL.
     let mode = CgroupAttachMode::Single;
     let converted = match program {
         Program::CgroupSkb(program) => {
             let direction = match program.expected_attach_type() {
-                Some(direction) => direction,
-                None => CgroupSkbAttachType::Ingress,
+                Some(CgroupSkbAttachType::Egress) => CgroupSkbAttachType::Egress,
+                Some(CgroupSkbAttachType::Ingress) | None => CgroupSkbAttachType::Ingress,
             };
             let id = program.attach(cgroup, direction, mode)?;
             program.take_link(id)?.try_into()

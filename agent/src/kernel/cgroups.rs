@@ -5,7 +5,10 @@
 //!
 //! A cgroup is known by its id (inode), not its path: one that was deleted and made again is a new one, attached anew.
 
-#![expect(deprecated, reason = "attach-point storage: the newer map type names the calling task's cgroup (DESIGN.md D3)")]
+#![expect(
+    deprecated,
+    reason = "attach-point storage: the newer map type names the calling task's cgroup (DESIGN.md D3)"
+)]
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -153,7 +156,14 @@ impl Cgroups {
     }
 
     /// Links every hook that is not linked to this very cgroup, and says who it is.
-    fn attach(&mut self, ebpf: &mut Ebpf, path: &Path, cgroup: &Cgroup, number: u32, id: &ResourceId) -> Result<(), KernelError> {
+    fn attach(
+        &mut self,
+        ebpf: &mut Ebpf,
+        path: &Path,
+        cgroup: &Cgroup,
+        number: u32,
+        id: &ResourceId,
+    ) -> Result<(), KernelError> {
         if self.attached.get(id).is_some_and(|attached| attached.cgroup_id == cgroup.id && attached.number == number) {
             return Ok(());
         }
@@ -204,13 +214,18 @@ fn is_missing(error: &KernelError) -> bool {
 /// Refuses a root that is no cgroup2 directory, or is the tree's own root.
 pub(super) fn check_root(path: &Path) -> Result<(), KernelError> {
     let problem = |problem: String| KernelError::CgroupRoot { path: PathBuf::from(path), problem };
-    let found = statfs(path).map_err(|error| problem(format!("{error}; create the directory or name one that exists")))?;
+    let found =
+        statfs(path).map_err(|error| problem(format!("{error}; create the directory or name one that exists")))?;
     if found.filesystem_type() != CGROUP2_SUPER_MAGIC {
-        return Err(problem("is not on a cgroup2 filesystem; /proc/self/mountinfo says where one is mounted".to_owned()));
+        return Err(problem(
+            "is not on a cgroup2 filesystem; /proc/self/mountinfo says where one is mounted".to_owned(),
+        ));
     }
     // Every cgroup but the tree's root has cgroup.type (Documentation/admin-guide/cgroup-v2.rst).
     if !path.join("cgroup.type").exists() {
-        return Err(problem("is the root of the cgroup tree, which is never managed; name a directory below it".to_owned()));
+        return Err(problem(
+            "is the root of the cgroup tree, which is never managed; name a directory below it".to_owned(),
+        ));
     }
     Ok(())
 }
@@ -226,7 +241,8 @@ pub(super) fn number(
     let used: BTreeSet<u32> = numbers.values().copied().collect();
     let mut free = (1..maps::MAX_WORKLOADS).filter(|number| !used.contains(number));
     for id in local.iter().filter(|id| !old.contains_key(**id)) {
-        let number = free.next().ok_or(KernelError::TooManyWorkloads { count: local.len(), max: maps::MAX_WORKLOADS - 1 })?;
+        let number =
+            free.next().ok_or(KernelError::TooManyWorkloads { count: local.len(), max: maps::MAX_WORKLOADS - 1 })?;
         numbers.insert((*id).clone(), number);
     }
     Ok(numbers)

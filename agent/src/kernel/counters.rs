@@ -47,7 +47,10 @@ pub(super) fn read(ebpf: &Ebpf) -> Result<Vec<CounterCell>, KernelError> {
     let mut cells = Vec::new();
     for cell in 0..CELLS as u32 {
         let Some((hook, verdict, reason)) = describe(cell) else { continue };
-        let (decided, lost) = (sum(&decided, cell).map_err(error::map(maps::COUNTERS))?, sum(&lost, cell).map_err(error::map(maps::LOST))?);
+        let (decided, lost) = (
+            sum(&decided, cell).map_err(error::map(maps::COUNTERS))?,
+            sum(&lost, cell).map_err(error::map(maps::LOST))?,
+        );
         if decided != 0 || lost != 0 {
             cells.push(CounterCell { hook, verdict, reason, decided, lost });
         }
@@ -78,6 +81,9 @@ fn open<'a>(ebpf: &'a Ebpf, name: &'static str) -> Result<PerCpuArray<&'a MapDat
 }
 
 /// The sum over CPUs.
-pub(super) fn sum<T: std::borrow::Borrow<MapData>>(map: &PerCpuArray<T, u64>, cell: u32) -> Result<u64, aya::maps::MapError> {
+pub(super) fn sum<T: std::borrow::Borrow<MapData>>(
+    map: &PerCpuArray<T, u64>,
+    cell: u32,
+) -> Result<u64, aya::maps::MapError> {
     Ok(map.get(&cell, 0)?.iter().sum())
 }

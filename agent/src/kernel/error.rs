@@ -11,7 +11,9 @@ use aya::{EbpfError, maps::MapError, programs::ProgramError};
 #[derive(Debug, thiserror::Error)]
 pub enum KernelError {
     /// The object or its maps were refused.
-    #[error("loading the kernel programs failed: {0}; needs root or CAP_BPF and CAP_NET_ADMIN, kernel 6.1 or later with BTF")]
+    #[error(
+        "loading the kernel programs failed: {0}; needs root or CAP_BPF and CAP_NET_ADMIN, kernel 6.1 or later with BTF"
+    )]
     Object(#[from] EbpfError),
     /// The object lacks a program this version attaches.
     #[error("the object has no program `{0}`: agent and kernel programs are of different builds")]
@@ -30,7 +32,9 @@ pub enum KernelError {
         verifier: String,
     },
     /// Attaching failed.
-    #[error("attaching `{program}` to {target} failed: {source}; another tool's exclusive attachment there is the usual cause")]
+    #[error(
+        "attaching `{program}` to {target} failed: {source}; another tool's exclusive attachment there is the usual cause"
+    )]
     Attach {
         /// The program.
         program: &'static str,

@@ -64,7 +64,11 @@ impl Slots {
     }
 
     /// Writes `compiled` into the idle slot and switches to it.
-    pub(super) fn install(&mut self, compiled: &Compiled, numbers: &BTreeMap<ResourceId, u32>) -> Result<(), KernelError> {
+    pub(super) fn install(
+        &mut self,
+        compiled: &Compiled,
+        numbers: &BTreeMap<ResourceId, u32>,
+    ) -> Result<(), KernelError> {
         let next = self.installs + 1;
         let slot = (next & 1) as u32;
         // A program that read the active word before the last switch may still be in the slot we are about to reuse.
@@ -84,7 +88,11 @@ impl Slots {
     }
 }
 
-fn put<T: BorrowMut<MapData>, V: InnerMap>(outer: &mut ArrayOfMaps<T, V>, slot: u32, inner: &V) -> Result<(), MapError> {
+fn put<T: BorrowMut<MapData>, V: InnerMap>(
+    outer: &mut ArrayOfMaps<T, V>,
+    slot: u32,
+    inner: &V,
+) -> Result<(), MapError> {
     outer.set(slot, inner, 0)
 }
 
@@ -100,7 +108,9 @@ fn with_workloads(compiled: &Compiled, numbers: &BTreeMap<ResourceId, u32>) -> V
             *word |= u64::from(workload.identity) << (32 * (number & 1));
         }
     }
-    if let Some(word) = pages.first_mut().and_then(|page| page.words.get_mut((header::SECTIONS + Section::Workloads as u32) as usize)) {
+    if let Some(word) =
+        pages.first_mut().and_then(|page| page.words.get_mut((header::SECTIONS + Section::Workloads as u32) as usize))
+    {
         *word = first_page | u64::from(entries) << 32;
     }
     for chunk in words.chunks(PAGE_WORDS) {
@@ -170,4 +180,3 @@ where
     let map = ebpf.take_map(name).ok_or(KernelError::NoMap(name))?;
     T::try_from(map).map_err(error::map(name))
 }
-

@@ -98,7 +98,13 @@ impl Interfaces {
         }
     }
 
-    fn attach(&mut self, ebpf: &mut Ebpf, mode: XdpMode, index: u32, name: &str) -> Result<InterfaceState, KernelError> {
+    fn attach(
+        &mut self,
+        ebpf: &mut Ebpf,
+        mode: XdpMode,
+        index: u32,
+        name: &str,
+    ) -> Result<InterfaceState, KernelError> {
         let zero = PerCpuValues::try_from(vec![[0u64; 2]; nr_cpus().map_or(1, |count| count)]);
         if let Ok(zero) = zero {
             self.seen.insert(index, zero, 0).map_err(error::map(maps::SEEN))?;
@@ -144,7 +150,10 @@ fn attach_xdp(ebpf: &mut Ebpf, mode: XdpMode, index: u32) -> Result<(XdpLink, &'
 
 fn present() -> BTreeMap<u32, String> {
     let Ok(interfaces) = if_nameindex() else { return BTreeMap::new() };
-    interfaces.iter().filter_map(|interface| Some((interface.index(), interface.name().to_str().ok()?.to_owned()))).collect()
+    interfaces
+        .iter()
+        .filter_map(|interface| Some((interface.index(), interface.name().to_str().ok()?.to_owned())))
+        .collect()
 }
 
 fn matches(pattern: &str, name: &str) -> bool {

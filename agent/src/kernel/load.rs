@@ -3,13 +3,15 @@
 //! May touch: the embedded object, the kernel's program loader.
 //! Never: attaches.
 
+use std::time::Duration;
+
 use aya::{
     Btf, Ebpf, EbpfLoader, Pod,
     programs::{Program, ProgramError},
 };
 use aya_log::EbpfLogger;
 use nix::time::{ClockId, clock_getres};
-use tokio::{io::unix::AsyncFd, task::JoinHandle};
+use tokio::task::JoinHandle;
 
 use super::{attach, error::KernelError};
 
@@ -18,6 +20,8 @@ pub(super) static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_
 
 /// Verifier lines shown with an error; the rest is at DEBUG.
 const VERIFIER_LINES: usize = 15;
+/// How often the programs' log lines are looked for: they are rare, and none is urgent.
+const LOG_INTERVAL: Duration = Duration::from_millis(250);
 
 /// Creates the maps and loads each program.
 pub(super) fn load() -> Result<Ebpf, KernelError> {
@@ -41,7 +45,10 @@ fn set<'a, T: Pod>(loader: &mut EbpfLoader<'a>, name: &'a str, value: &'a T) {
     loader.override_global(name, value, true);
 }
 
-#[expect(clippy::wildcard_enum_match_arm, reason = "the object holds only these kinds; another is a build mistake and says so")]
+#[expect(
+    clippy::wildcard_enum_match_arm,
+    reason = "the object holds only these kinds; another is a build mistake and says so"
+)]
 fn load_one(program: &mut Program) -> Result<(), ProgramError> {
     match program {
         Program::Xdp(program) => program.load(),
@@ -91,18 +98,18 @@ impl Drop for LogTask {
 /// programs' lines stay in their ring.
 pub(super) fn forward_logs(ebpf: &mut Ebpf) -> Option<LogTask> {
     let runtime = tokio::runtime::Handle::try_current().ok()?;
-    let logger = match EbpfLogger::init(ebpf) {
+    let mut logger = match EbpfLogger::init(ebpf) {
         Ok(logger) => logger,
         Err(error) => {
             tracing::warn!(error = %error, "kernel log lines cannot be forwarded");
             return None;
         }
     };
-    let mut logger = AsyncFd::new(logger).ok()?;
     Some(LogTask(runtime.spawn(async move {
-        while let Ok(mut ready) = logger.readable_mut().await {
-            ready.get_inner_mut().flush();
-            ready.clear_ready();
+        let mut timer = tokio::time::interval(LOG_INTERVAL);
+        loop {
+            timer.tick().await;
+            logger.flush();
         }
     })))
 }
