@@ -1,0 +1,149 @@
+//! Lives: weir-agent.
+//! Called by: `main`, before anything else.
+//! May touch: the configuration file, the command line; `host` looks at what they point to.
+//! Never: changes the system; stops at the first fault.
+
+mod args;
+mod fault;
+mod host;
+mod options;
+mod reader;
+mod sample;
+mod sections;
+mod tree;
+
+use std::{net::SocketAddr, path::PathBuf};
+
+pub use args::Args;
+pub use fault::Fault;
+pub use host::check_host;
+pub use sample::sample;
+use weir_common::verdict::Verdict;
+
+/// What the agent is told to do, complete and checked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// Name of this node in records.
+    pub node: String,
+    /// Managed cgroup2 tree.
+    pub cgroup_root: PathBuf,
+    /// Interfaces (names or patterns) for XDP.
+    pub interfaces: Vec<String>,
+    /// How XDP is attached.
+    pub xdp_mode: XdpMode,
+    /// What applies to processes of no known workload.
+    pub unknown: Verdict,
+    /// Lock file and last good policy.
+    pub state_dir: PathBuf,
+    /// Policy files applied at start.
+    pub policy_dir: Option<PathBuf>,
+    /// Where the API listens.
+    pub grpc: Grpc,
+    /// Where records go; `None` when they go nowhere.
+    pub collector: Option<Collector>,
+    /// Records kept while the collector is away.
+    pub queue_records: usize,
+    /// What is logged and how.
+    pub log: Log,
+}
+
+/// How XDP is attached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum XdpMode {
+    /// Native where the driver has it, else generic.
+    Auto,
+    /// Native or not at all.
+    Native,
+    /// Generic.
+    Generic,
+}
+
+/// Where the API listens.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Grpc {
+    /// Unix socket.
+    pub socket: PathBuf,
+    /// User ids that may connect to the socket; root always may.
+    pub allowed_uids: Vec<u32>,
+    /// The network, if at all.
+    pub tcp: Option<Tcp>,
+}
+
+/// A listener on the network.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tcp {
+    /// Address and port.
+    pub listen: SocketAddr,
+    /// Mutual TLS, or `None` for none at all (insecure).
+    pub tls: Option<TlsFiles>,
+}
+
+/// Where records go.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Collector {
+    /// `unix:/path`, `https://host:port` or `http://host:port`.
+    pub address: String,
+    /// For https.
+    pub tls: Option<TlsFiles>,
+    /// Name expected in the collector's certificate.
+    pub server_name: Option<String>,
+    /// Plain http is meant.
+    pub insecure: bool,
+}
+
+/// Files of one side of mutual TLS.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TlsFiles {
+    /// Own certificate chain, PEM.
+    pub certificate: PathBuf,
+    /// Its private key, PEM.
+    pub key: PathBuf,
+    /// Authorities the other side's certificate must come from, PEM.
+    pub ca: PathBuf,
+}
+
+/// What is logged and how.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Log {
+    /// Level word.
+    pub level: &'static str,
+    /// JSON lines instead of text.
+    pub json: bool,
+}
+
+/// Reads a configuration text.
+///
+/// # Errors
+/// Every fault of it.
+pub fn read(source: &str, text: &str) -> Result<Config, Vec<Fault>> {
+    sections::read(source, text, &Args::default())
+}
+
+/// Reads the configuration file the flags name (or the default one if it exists) and lays the flags over it.
+///
+/// # Errors
+/// Every fault of both.
+pub fn load(args: &Args) -> Result<Config, Vec<Fault>> {
+    let path = args.config_path();
+    let text = match std::fs::read_to_string(&path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound && args.config.is_none() => String::new(),
+        Err(error) => return Err(vec![unreadable(&path, &error)]),
+    };
+    sections::read(&path.display().to_string(), &text, args)
+}
+
+fn unreadable(path: &std::path::Path, error: &std::io::Error) -> Fault {
+    Fault {
+        source: path.display().to_string(),
+        line: 0,
+        column: 0,
+        field: String::new(),
+        value: String::new(),
+        problem: format!("the configuration file cannot be read: {error}"),
+        remedy: "name another with --config, or write one: weir-agent --print-sample-config".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,99 @@
+//! Lives: weir-agent, configuration.
+//! Called by: `reader`, for the keys that exist; `sample`, for the file it prints.
+//! May touch: nothing.
+//! Never: an option documented a second time elsewhere; what is not in this table is an unknown key.
+
+/// One option: where it stands, what it does, and how it looks in the sample.
+pub struct OptionDoc {
+    /// Path in the file.
+    pub path: &'static str,
+    /// Value in the sample: the default, or an example where the default is "absent".
+    pub sample: &'static str,
+    /// Whether the sample has it commented out, because absent is the default.
+    pub absent: bool,
+    /// What it does.
+    pub doc: &'static str,
+}
+
+const fn option(path: &'static str, sample: &'static str, doc: &'static str) -> OptionDoc {
+    OptionDoc { path, sample, absent: false, doc }
+}
+
+const fn absent(path: &'static str, sample: &'static str, doc: &'static str) -> OptionDoc {
+    OptionDoc { path, sample, absent: true, doc }
+}
+
+/// Every option, in the order of the sample.
+pub const OPTIONS: &[OptionDoc] = &[
+    absent("node", "node-1", "Name of this node in records. Default: the host name."),
+    option("cgroupRoot", "/sys/fs/cgroup/unified/weir", "Directory of the managed cgroup2 tree. Required."),
+    option("interfaces", "[]", "Interfaces whose incoming packets XDP judges; names, or patterns such as \"veth*\"."),
+    option("xdpMode", "auto", "auto (native where the driver has it, else generic), native, or generic."),
+    option(
+        "unknownWorkloads",
+        "allow",
+        "What applies to processes in the tree that belong to no Workload: allow or deny.",
+    ),
+    option("stateDir", "/var/lib/weir", "Where the lock file and the last good policy are kept."),
+    absent(
+        "policyDir",
+        "/etc/weir/policy",
+        "Directory of *.yaml policy files applied at start, on top of the last good policy.",
+    ),
+    option("grpc.socket.path", "/run/weir/agent.sock", "Unix socket of the gRPC API."),
+    option("grpc.socket.allowedUids", "[0]", "User ids that may connect to it; root always may."),
+    absent("grpc.tcp.listen", "0.0.0.0:7443", "Address of the gRPC API on the network; absent: not on the network."),
+    absent("grpc.tcp.tls.certificate", "/etc/weir/tls/agent.crt", "Certificate chain (PEM) shown to clients."),
+    absent("grpc.tcp.tls.key", "/etc/weir/tls/agent.key", "Private key (PEM) of the certificate."),
+    absent(
+        "grpc.tcp.tls.clientCa",
+        "/etc/weir/tls/ca.crt",
+        "Authorities (PEM) that client certificates must come from.",
+    ),
+    absent(
+        "grpc.tcp.insecure",
+        "false",
+        "true instead of tls: anybody who reaches the port controls this node. For experiments.",
+    ),
+    option(
+        "collector.address",
+        "unix:/run/weir/collector.sock",
+        "Where records go: unix:/PATH, https://HOST:PORT, http://HOST:PORT (insecure), or none.",
+    ),
+    absent("collector.tls.certificate", "/etc/weir/tls/agent.crt", "Certificate chain (PEM) shown to the collector."),
+    absent("collector.tls.key", "/etc/weir/tls/agent.key", "Private key (PEM) of the certificate."),
+    absent(
+        "collector.tls.ca",
+        "/etc/weir/tls/ca.crt",
+        "Authorities (PEM) that the collector's certificate must come from.",
+    ),
+    absent(
+        "collector.tls.serverName",
+        "collector.example",
+        "Name in the collector's certificate. Default: the host of the address.",
+    ),
+    absent("collector.insecure", "false", "Must be true for an http:// address: records then travel in the clear."),
+    option(
+        "queue.records",
+        "65536",
+        "Records kept while the collector is away; beyond it new ones are dropped and counted.",
+    ),
+    option("log.level", "info", "error, warn, info, debug or trace; RUST_LOG overrides it."),
+    option("log.format", "text", "text or json."),
+];
+
+/// The keys that exist directly below `prefix` ("" is the top).
+pub fn keys_below(prefix: &str) -> Vec<&'static str> {
+    let mut keys = Vec::new();
+    for option in OPTIONS {
+        let rest = match prefix {
+            "" => Some(option.path),
+            _ => option.path.strip_prefix(prefix).and_then(|rest| rest.strip_prefix('.')),
+        };
+        let key = rest.and_then(|rest| rest.split('.').next());
+        if let Some(key) = key.filter(|key| !keys.contains(key)) {
+            keys.push(key);
+        }
+    }
+    keys
+}

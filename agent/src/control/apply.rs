@@ -1,0 +1,215 @@
+//! Lives: weir-agent, control.
+//! Called by: `actor`, for Apply and Delete; `store`, at start.
+//! May touch: the state of `Control`, in one place: [`Control::put_in_force`].
+//! Never: changes anything when there is a fault, on a dry run, or when the kernel refuses.
+
+use std::{collections::BTreeSet, sync::Arc};
+
+use weir_common::addr::Addr;
+use weir_policy::{Change, Compiled, Context, Fault, Resource, ResourceId, Resources, compile, parse_all};
+
+use super::{Control, ControlError, InForce};
+use crate::{datapath::Datapath, telemetry::clock};
+
+/// A request to change the policy.
+#[derive(Clone, Debug, Default)]
+pub struct Apply {
+    /// Name and text of each source.
+    pub sources: Vec<(String, String)>,
+    /// Change nothing.
+    pub dry_run: bool,
+    /// Delete what is not in the sources.
+    pub replace_all: bool,
+}
+
+/// The answer to a change.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Applied {
+    /// Generation in force afterwards.
+    pub generation: u64,
+    /// What changed, or would change; unchanged resources that were named are listed too.
+    pub changes: Vec<Changed>,
+    /// Empty on success.
+    pub faults: Vec<Fault>,
+    /// Legal, but probably not meant; or in force but not saved.
+    pub warnings: Vec<String>,
+}
+
+/// What happened to a resource.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Changed {
+    /// What.
+    pub action: Action,
+    /// To which.
+    pub id: ResourceId,
+}
+
+/// What can happen to a resource.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// It is new.
+    Created,
+    /// It says something else.
+    Changed,
+    /// It says the same.
+    Unchanged,
+    /// It is gone.
+    Deleted,
+}
+
+impl Action {
+    /// The word used in the API.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Created => "created",
+            Self::Changed => "changed",
+            Self::Unchanged => "unchanged",
+            Self::Deleted => "deleted",
+        }
+    }
+}
+
+/// What watchers are told: effective changes only.
+#[derive(Clone, Debug)]
+pub struct ChangeSet {
+    /// The generation that brought them.
+    pub generation: u64,
+    /// Each with the resource as it is now; `None` when it was deleted.
+    pub changes: Vec<(Changed, Option<Resource>)>,
+}
+
+impl<D: Datapath> Control<D> {
+    /// Applies sources: all of them or none.
+    ///
+    /// # Errors
+    /// The kernel refused; the generation before stays in force.
+    pub fn apply(&mut self, request: &Apply) -> Result<Applied, ControlError> {
+        let texts = request.sources.iter().map(|(name, text)| (name.as_str(), text.as_str()));
+        let parsed = match parse_all(texts) {
+            Ok(parsed) => parsed,
+            Err(faults) => return Ok(Applied { generation: self.generation(), faults, ..Applied::default() }),
+        };
+        let (candidate, changes) = self.candidate(parsed, request.replace_all);
+        match self.change(candidate, changes, request.dry_run) {
+            Err(ControlError::Faulty(faults)) => {
+                Ok(Applied { generation: self.generation(), faults, ..Applied::default() })
+            }
+            other => other,
+        }
+    }
+
+    /// Deletes resources: all of them or none.
+    ///
+    /// # Errors
+    /// One is not there, what remains is faulty, or the kernel refused; nothing was changed then.
+    pub fn delete(&mut self, ids: &[ResourceId], dry_run: bool) -> Result<Applied, ControlError> {
+        let ids: BTreeSet<&ResourceId> = ids.iter().collect();
+        let missing = |id: &&&ResourceId| self.force.resources.get(id).is_none();
+        let missing: Vec<ResourceId> = ids.iter().filter(missing).map(|id| (*id).clone()).collect();
+        if !missing.is_empty() {
+            return Err(ControlError::NotFound(missing));
+        }
+        let mut candidate = self.force.resources.clone();
+        let mut changes = Vec::new();
+        for id in ids {
+            candidate.remove(id);
+            changes.push(Changed { action: Action::Deleted, id: id.clone() });
+        }
+        self.change(candidate, changes, dry_run)
+    }
+
+    /// The resources there would be, and how they differ.
+    fn candidate(&self, parsed: Vec<Resource>, replace_all: bool) -> (Resources, Vec<Changed>) {
+        let mut candidate = self.force.resources.clone();
+        let mut changes = Vec::new();
+        let mut named = BTreeSet::new();
+        for resource in parsed {
+            let id = resource.id().clone();
+            let action = match candidate.insert(resource) {
+                Change::Created => Action::Created,
+                Change::Changed => Action::Changed,
+                Change::Unchanged => Action::Unchanged,
+            };
+            named.insert(id.clone());
+            changes.push(Changed { action, id });
+        }
+        if replace_all {
+            let gone: Vec<ResourceId> =
+                candidate.iter().map(|r| r.id().clone()).filter(|id| !named.contains(id)).collect();
+            for id in gone {
+                candidate.remove(&id);
+                changes.push(Changed { action: Action::Deleted, id });
+            }
+        }
+        (candidate, changes)
+    }
+
+    fn change(&mut self, candidate: Resources, changes: Vec<Changed>, dry_run: bool) -> Result<Applied, ControlError> {
+        let effective = changes.iter().any(|change| change.action != Action::Unchanged);
+        if !effective {
+            let warnings = self.force.compiled.warnings.clone();
+            return Ok(Applied { generation: self.generation(), changes, warnings, ..Applied::default() });
+        }
+        let context = Context { generation: self.generation() + 1, ..self.force.context.clone() };
+        let compiled = compile(&candidate, &context).map_err(ControlError::Faulty)?;
+        let mut warnings = compiled.warnings.clone();
+        if !dry_run {
+            self.put_in_force(candidate, compiled, context)?;
+            self.tell(&changes);
+            warnings.extend(self.save());
+            self.reconcile();
+        }
+        Ok(Applied { generation: self.generation(), changes, warnings, ..Applied::default() })
+    }
+
+    /// The one place where the policy changes: first in the kernel, then here.
+    fn put_in_force(&mut self, resources: Resources, compiled: Compiled, context: Context) -> Result<(), ControlError> {
+        let generation = compiled.generation;
+        self.settings.names.publish(&compiled);
+        if let Err(source) = self.datapath.install(&compiled) {
+            self.settings.names.retract(generation);
+            tracing::error!(generation, error = %source, "the kernel did not take the generation over");
+            return Err(ControlError::Install { generation, source });
+        }
+        let changed_in = resources
+            .iter()
+            .map(|resource| {
+                let same = self.force.resources.get(resource.id()) == Some(resource);
+                let before = self.force.changed_in.get(resource.id()).filter(|_| same);
+                (resource.id().clone(), before.copied().unwrap_or(generation))
+            })
+            .collect();
+        let time_ns = clock::wall_now();
+        self.force = InForce { resources, changed_in, compiled: Arc::new(compiled), context, time_ns };
+        tracing::info!(generation, resources = self.force.resources.len(), "generation in force");
+        Ok(())
+    }
+
+    fn tell(&self, changes: &[Changed]) {
+        let effective = changes.iter().filter(|change| change.action != Action::Unchanged);
+        let changes = effective.map(|change| (change.clone(), self.force.resources.get(&change.id).cloned())).collect();
+        // Nobody watching is no error.
+        let _ = self.changes.send(Arc::new(ChangeSet { generation: self.generation(), changes }));
+    }
+
+    /// Takes over a change of the host's own addresses, if it changes the tables.
+    pub(super) fn follow_host_addresses(&mut self, host_addresses: Vec<Addr>) {
+        if host_addresses == self.force.context.host_addresses {
+            return;
+        }
+        let same_number = Context { host_addresses, ..self.force.context.clone() };
+        match compile(&self.force.resources, &same_number) {
+            Ok(compiled) if compiled == *self.force.compiled => self.force.context = same_number,
+            Ok(_) => {
+                let context = Context { generation: self.generation() + 1, ..same_number };
+                let Ok(compiled) = compile(&self.force.resources, &context) else { return };
+                // A failure is logged where it happens, as is one to save; both are tried again.
+                if self.put_in_force(self.force.resources.clone(), compiled, context).is_ok() {
+                    let _ = self.save();
+                }
+            }
+            Err(faults) => tracing::error!(faults = faults.len(), "the policy does not fit the host's new addresses"),
+        }
+    }
+}

@@ -1,0 +1,144 @@
+//! Lives: weir-agent, on a thread of its own.
+//! Called by: `actor`, one command after the other; so nothing here needs a lock.
+//! May touch: the datapath, the file of the last good policy; publishes names and losses.
+//! Never: changes its state before the kernel has taken it over; judges traffic.
+//!
+//! ```text
+//! sources ─ parse ─► candidate ─ compile ─► names published ─► install ─► state replaced ─► saved ─► watchers told ─► reconcile
+//!             └───── faults, all of them, nothing changed ─────┘  └─ error: names taken back, nothing changed
+//! ```
+
+pub mod actor;
+mod apply;
+mod error;
+pub mod explain;
+mod host;
+mod store;
+pub mod view;
+
+use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
+
+pub use apply::{Action, Applied, Apply, ChangeSet, Changed};
+pub use error::ControlError;
+use tokio::sync::broadcast;
+use weir_common::verdict::Verdict;
+use weir_policy::{Compiled, Context, ResourceId, Resources};
+
+use crate::{
+    datapath::{Datapath, Observed},
+    exporter::Queue,
+    telemetry::{clock, loss::RingLosses, names::Names},
+};
+
+/// Changes a slow watcher may lag behind before it has to begin anew.
+const WATCH_BACKLOG: usize = 256;
+
+/// What control needs beside the datapath.
+pub struct Settings {
+    /// What applies to processes of no known workload.
+    pub unknown: Verdict,
+    /// Where the last good policy is kept.
+    pub state_dir: PathBuf,
+    /// The names telemetry uses.
+    pub names: Arc<Names>,
+    /// Where losses of the ring are reported.
+    pub queue: Arc<Queue>,
+}
+
+/// Owns the policy and the datapath.
+pub struct Control<D> {
+    datapath: D,
+    settings: Settings,
+    force: InForce,
+    observed: Observed,
+    ring: RingLosses,
+    changes: broadcast::Sender<Arc<ChangeSet>>,
+    start_ns: u64,
+}
+
+/// What is in force.
+struct InForce {
+    resources: Resources,
+    /// Generation that last changed each resource.
+    changed_in: BTreeMap<ResourceId, u64>,
+    compiled: Arc<Compiled>,
+    context: Context,
+    time_ns: u64,
+}
+
+impl<D: Datapath> Control<D> {
+    /// Puts an empty generation in force, so that every program finds tables before it is attached.
+    ///
+    /// # Errors
+    /// The kernel did not take it, or the file of the last good policy cannot be read.
+    pub fn start(mut datapath: D, settings: Settings) -> Result<Self, ControlError> {
+        let last = store::last_generation(&settings.state_dir)?;
+        let context = Context {
+            generation: last + 1,
+            unknown: settings.unknown,
+            host_addresses: host::addresses(),
+            tick_ns: datapath.tick_ns(),
+        };
+        let resources = Resources::default();
+        let compiled = weir_policy::compile(&resources, &context).map_err(ControlError::Empty)?;
+        settings.names.publish(&compiled);
+        datapath
+            .install(&compiled)
+            .map_err(|source| ControlError::Install { generation: context.generation, source })?;
+        let now = clock::wall_now();
+        Ok(Self {
+            datapath,
+            settings,
+            force: InForce {
+                resources,
+                changed_in: BTreeMap::new(),
+                compiled: Arc::new(compiled),
+                context,
+                time_ns: now,
+            },
+            observed: Observed::default(),
+            ring: RingLosses::default(),
+            changes: broadcast::channel(WATCH_BACKLOG).0,
+            start_ns: now,
+        })
+    }
+
+    /// The number of the generation in force.
+    pub fn generation(&self) -> u64 {
+        self.force.compiled.generation
+    }
+
+    /// Whether programs are attached and a generation is in force.
+    pub fn enforcing(&self) -> bool {
+        self.observed.enforcing
+    }
+
+    /// What is due about once a second: attach what appeared, follow the host's addresses, report what the ring lost.
+    pub fn tick(&mut self) {
+        self.follow_host_addresses(host::addresses());
+        self.reconcile();
+        self.report_losses();
+    }
+
+    /// Attaches what is missing and publishes what is attached.
+    fn reconcile(&mut self) {
+        let observed = self.datapath.reconcile(&self.force.compiled.workloads);
+        if observed != self.observed {
+            tracing::debug!(
+                enforcing = observed.enforcing,
+                workloads = observed.workloads.len(),
+                "attachments changed"
+            );
+            self.observed = observed;
+        }
+        self.settings.names.attach(&self.observed);
+    }
+
+    /// Reports decisions whose events found the ring full.
+    pub fn report_losses(&mut self) {
+        match self.datapath.counters() {
+            Ok(cells) => self.ring.update(&cells, &self.settings.queue),
+            Err(error) => tracing::error!(error = %error, "the kernel's counters could not be read"),
+        }
+    }
+}

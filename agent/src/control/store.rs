@@ -1,0 +1,132 @@
+//! Lives: weir-agent, control.
+//! Called by: `apply`, after a change is in force; `runtime`, at start.
+//! May touch: `policy.yaml` in the state directory; the policy directory, read only.
+//! Never: leaves a half-written file: it is written beside, flushed to disk, and renamed.
+
+use std::{
+    fs::{self, File},
+    io::{self, Write},
+    path::{Path, PathBuf},
+};
+
+use weir_policy::Resources;
+
+use super::{Apply, Control, ControlError};
+use crate::datapath::Datapath;
+
+const FILE: &str = "policy.yaml";
+/// First line of the file. The number goes on from it, so that no two policies of a node ever share one.
+const HEADER: &str = "# weir-agent: last good policy, generation ";
+
+impl<D: Datapath> Control<D> {
+    /// Puts the last good policy in force again; `true` if there was one.
+    ///
+    /// # Errors
+    /// It is faulty, or the kernel refused it.
+    pub fn restore(&mut self) -> Result<bool, ControlError> {
+        let path = self.settings.state_dir.join(FILE);
+        let Some(text) = read(&path)? else { return Ok(false) };
+        let sources = vec![(path.display().to_string(), text)];
+        let applied = self.apply(&Apply { sources, ..Apply::default() })?;
+        if !applied.faults.is_empty() {
+            return Err(ControlError::Stored { path, faults: applied.faults });
+        }
+        let resources = self.force.resources.len();
+        tracing::info!(generation = applied.generation, resources, "last good policy restored");
+        Ok(true)
+    }
+
+    /// Applies the files of the policy directory, all of them or none. With a last good policy in force their faults are
+    /// logged and that policy stays: a typing mistake must not take a rebooted node's policy away.
+    ///
+    /// # Errors
+    /// A file cannot be read, the kernel refused, or the files are faulty and nothing else is in force.
+    pub fn apply_dir(&mut self, dir: &Path, restored: bool) -> Result<(), ControlError> {
+        let applied = self.apply(&Apply { sources: files(dir)?, ..Apply::default() })?;
+        if applied.faults.is_empty() {
+            tracing::info!(
+                generation = applied.generation,
+                changes = applied.changes.len(),
+                "policy directory applied"
+            );
+            return Ok(());
+        }
+        if !restored {
+            return Err(ControlError::PolicyDir(applied.faults));
+        }
+        for fault in &applied.faults {
+            tracing::error!(fault = %fault, "policy directory not applied, the last good policy stays in force");
+        }
+        Ok(())
+    }
+
+    /// Saves what is in force; a warning if that failed.
+    pub(super) fn save(&self) -> Option<String> {
+        let path = self.settings.state_dir.join(FILE);
+        let error = write(&path, &text(self.generation(), &self.force.resources)).err()?;
+        tracing::error!(error = %error, path = %path.display(), "the policy in force could not be saved");
+        Some(format!(
+            "in force, but not saved: {error} ({}); a restart would bring back the policy before it",
+            path.display()
+        ))
+    }
+}
+
+/// Number of the generation in the file; 0 if there is no file.
+pub(super) fn last_generation(state_dir: &Path) -> Result<u64, ControlError> {
+    let text = read(&state_dir.join(FILE))?;
+    let number = text.as_deref().and_then(|text| text.strip_prefix(HEADER)?.lines().next()?.trim().parse().ok());
+    Ok(number.unwrap_or(0))
+}
+
+fn text(generation: u64, resources: &Resources) -> String {
+    let mut text = format!("{HEADER}{generation}\n");
+    for resource in resources.iter() {
+        let yaml = resource.to_yaml();
+        text.push_str("---\n");
+        text.push_str(yaml.trim_start_matches("---\n"));
+        if !yaml.ends_with('\n') {
+            text.push('\n');
+        }
+    }
+    text
+}
+
+fn read(path: &Path) -> Result<Option<String>, ControlError> {
+    match fs::read_to_string(path) {
+        Ok(text) => Ok(Some(text)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(source) => Err(ControlError::Read { path: path.to_owned(), source }),
+    }
+}
+
+fn write(path: &Path, text: &str) -> io::Result<()> {
+    let dir = path.parent().unwrap_or(Path::new("."));
+    fs::create_dir_all(dir)?;
+    let beside = path.with_extension("yaml.new");
+    let mut file = File::create(&beside)?;
+    file.write_all(text.as_bytes())?;
+    file.sync_all()?;
+    fs::rename(&beside, path)?;
+    // The rename itself is on disk only once the directory is.
+    File::open(dir)?.sync_all()
+}
+
+/// The policy files of a directory, in order of their names.
+fn files(dir: &Path) -> Result<Vec<(String, String)>, ControlError> {
+    let unreadable = |path: &Path, source| ControlError::Read { path: path.to_owned(), source };
+    let entries = fs::read_dir(dir).map_err(|source| unreadable(dir, source))?;
+    let mut paths: Vec<PathBuf> = entries
+        .map(|entry| entry.map(|entry| entry.path()))
+        .collect::<io::Result<_>>()
+        .map_err(|source| unreadable(dir, source))?;
+    paths.retain(|path| path.extension().is_some_and(|extension| extension == "yaml" || extension == "yml"));
+    paths.sort();
+    paths
+        .into_iter()
+        .map(|path| {
+            let text = fs::read_to_string(&path).map_err(|source| unreadable(&path, source))?;
+            Ok((path.display().to_string(), text))
+        })
+        .collect()
+}

@@ -1,0 +1,58 @@
+//! Lives: weir-agent; the line between the agent's logic and the kernel.
+//! Called by: `control`, which owns a [`Datapath`]; `telemetry`, which owns an [`EventSource`].
+//! May touch: nothing; `kernel` implements these over aya, the tests over memory.
+//! Never: names aya; lets a caller see a half-installed generation.
+
+use std::{io, time::Duration};
+
+use weir_common::event::{Event, LimitStats};
+use weir_policy::{Compiled, CompiledWorkload};
+
+pub use crate::kernel::{AttachState, CounterCell, InterfaceSeen, InterfaceState, Merged, Observed, WorkloadState};
+
+/// What a datapath reports when it cannot do what it was asked; the cause is underneath.
+pub type DatapathError = Box<dyn std::error::Error + Send + Sync>;
+
+/// The kernel programs and their tables.
+pub trait Datapath: Send + 'static {
+    /// Puts a generation in force. In force on return; nothing changed on error.
+    ///
+    /// # Errors
+    /// The tables could not be written.
+    fn install(&mut self, compiled: &Compiled) -> Result<(), DatapathError>;
+    /// Attaches what is missing and detaches what is gone; called after an install and every second.
+    fn reconcile(&mut self, workloads: &[CompiledWorkload]) -> Observed;
+    /// Decisions counted so far.
+    ///
+    /// # Errors
+    /// The counters could not be read.
+    fn counters(&self) -> Result<Vec<CounterCell>, DatapathError>;
+    /// Traffic charged against the first `limits` limits.
+    ///
+    /// # Errors
+    /// The counters could not be read.
+    fn limit_stats(&self, limits: usize) -> Result<Vec<LimitStats>, DatapathError>;
+    /// Packets seen by XDP.
+    ///
+    /// # Errors
+    /// The counters could not be read.
+    fn seen(&self) -> Result<Vec<InterfaceSeen>, DatapathError>;
+    /// Length of the kernel's tick; 0 when the coarse clock must not be used.
+    fn tick_ns(&self) -> u64;
+}
+
+/// The stream of events and merged decisions.
+pub trait EventSource: Send + 'static {
+    /// Waits until events are there or the time is over.
+    ///
+    /// # Errors
+    /// Waiting itself failed.
+    fn wait(&mut self, timeout: Duration) -> io::Result<()>;
+    /// Hands over up to `limit` events; the number handed over.
+    fn drain(&mut self, limit: usize, sink: &mut dyn FnMut(&Event)) -> usize;
+    /// Closes the merge epoch and returns what it counted. Blocks for a grace period.
+    ///
+    /// # Errors
+    /// The merge tables could not be read.
+    fn take_merged(&mut self) -> Result<Merged, DatapathError>;
+}

@@ -1,0 +1,16 @@
+//! Lives: the node agent.
+//! Called by: `main.rs`, and by the tests of the whole.
+//! May touch: what its modules may.
+//! Never: unsafe outside `kernel`.
+
+pub mod config;
+pub mod control;
+pub mod datapath;
+pub mod exporter;
+pub mod kernel;
+pub mod lock;
+pub mod logs;
+pub mod rpc;
+pub mod runtime;
+pub mod telemetry;
+mod wire;

@@ -1,0 +1,222 @@
+//! Lives: weir-agent, on the exporter's thread.
+//! Called by: `runtime`, which starts and stops it.
+//! May touch: the queue, the stream to the collector.
+//! Never: makes telemetry wait; takes a record out of the queue before the collector has acknowledged it.
+//!
+//! ```text
+//! connecting ─ stream open ─► connected ─ stream broken, no acknowledgement for ACK_PATIENCE ─► connecting (after a pause)
+//! ```
+//! A new stream begins with the first batch that was not acknowledged, so batches may arrive twice and the collector drops
+//! what it has.
+
+use std::{
+    future::Future,
+    pin::pin,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use tokio::{
+    sync::mpsc,
+    time::{Instant, sleep, sleep_until},
+};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Status, Streaming, transport::Channel};
+use weir_proto::v1::{self, flow_collector_client::FlowCollectorClient};
+use weir_transport::why;
+
+use super::records;
+use crate::exporter::{Backoff, Queue, UnknownAck};
+
+/// Batches that travel without an acknowledgement.
+const WINDOW: u64 = 16;
+/// Batches that wait for the transport.
+const OUTBOX: usize = 4;
+/// Longest time the oldest batch may stay without an acknowledgement.
+const ACK_PATIENCE: Duration = Duration::from_secs(30);
+
+/// The state of the stream, for people.
+#[derive(Debug)]
+pub struct Link {
+    collector: String,
+    state: Mutex<LinkState>,
+}
+
+/// See [`Link`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LinkState {
+    /// connected, connecting or disabled.
+    pub word: &'static str,
+    /// Why it is not connected.
+    pub detail: String,
+}
+
+impl Link {
+    /// A link to `collector`; `None` when no collector is configured.
+    #[must_use]
+    pub fn new(collector: Option<String>) -> Self {
+        let word = if collector.is_some() { "connecting" } else { "disabled" };
+        Self { collector: collector.unwrap_or_default(), state: Mutex::new(LinkState { word, detail: String::new() }) }
+    }
+
+    /// The collector's address.
+    #[must_use]
+    pub fn collector(&self) -> &str {
+        &self.collector
+    }
+
+    /// The state now.
+    #[must_use]
+    pub fn state(&self) -> LinkState {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn set(&self, word: &'static str, detail: String) {
+        *self.state.lock().unwrap_or_else(PoisonError::into_inner) = LinkState { word, detail };
+    }
+}
+
+/// Why a stream ended.
+#[derive(Debug, thiserror::Error)]
+enum Broken {
+    #[error("{}", why(.0))]
+    Stream(#[from] Status),
+    #[error("the collector ended the stream")]
+    Ended,
+    #[error("no acknowledgement for {ACK_PATIENCE:?}")]
+    Silent,
+    #[error(transparent)]
+    Acknowledgement(#[from] UnknownAck),
+}
+
+/// Sends what the queue holds, until it is closed and empty, or closed and the collector is away.
+pub async fn run(channel: Channel, queue: Arc<Queue>, node: String, link: Arc<Link>) {
+    let mut backoff = Backoff::default();
+    while !queue.is_done() {
+        let before = queue.status().acknowledged;
+        let session = Session { queue: &queue, node: &node, link: &link };
+        let Err(broken) = session.run(channel.clone()).await else { break };
+        if queue.status().acknowledged > before {
+            backoff.reset();
+        }
+        let was = link.state().word;
+        link.set("connecting", broken.to_string());
+        if was == "connected" {
+            tracing::warn!(reason = %broken, "the stream to the collector broke; records are kept and sent again");
+        } else {
+            tracing::debug!(reason = %broken, "the collector is not reachable");
+        }
+        if queue.is_closed() {
+            break;
+        }
+        pause(backoff.pause(), &queue).await;
+    }
+    let left = queue.status().queued;
+    if left > 0 {
+        tracing::warn!(records = left, "stopped with records that the collector did not acknowledge");
+    }
+}
+
+/// Waits, but not past the close of the queue.
+async fn pause(time: Duration, queue: &Queue) {
+    let end = Instant::now() + time;
+    while !queue.is_closed() {
+        tokio::select! {
+            () = sleep_until(end) => return,
+            () = queue.changed() => {}
+        }
+    }
+}
+
+/// One stream.
+struct Session<'a> {
+    queue: &'a Queue,
+    node: &'a str,
+    link: &'a Link,
+}
+
+impl Session<'_> {
+    /// Until the queue is done, or the stream broke.
+    async fn run(&self, channel: Channel) -> Result<(), Broken> {
+        let (outbox, stream) = mpsc::channel(OUTBOX);
+        let mut client = FlowCollectorClient::new(channel);
+        // A collector may answer only once it has seen a batch, so the call and the first batches go on together.
+        let mut call = pin!(client.export(ReceiverStream::new(stream)));
+        let acks = {
+            let feed = Feed { session: self, outbox: &outbox, next: self.queue.first_unacknowledged() };
+            feed.until(call.as_mut()).await?
+        };
+        self.follow(acks.0?.into_inner(), acks.1, &outbox).await
+    }
+
+    /// Sends batches and takes acknowledgements.
+    async fn follow(
+        &self,
+        mut acks: Streaming<v1::Ack>,
+        next: u64,
+        outbox: &mpsc::Sender<v1::Batch>,
+    ) -> Result<(), Broken> {
+        self.link.set("connected", String::new());
+        tracing::info!("connected to the collector");
+        let mut feed = Feed { session: self, outbox, next };
+        let mut heard = Instant::now();
+        while !self.queue.is_done() {
+            let waiting = feed.next > self.queue.first_unacknowledged();
+            if !waiting {
+                heard = Instant::now();
+            }
+            tokio::select! {
+                ack = acks.message() => {
+                    self.queue.acknowledge(ack?.ok_or(Broken::Ended)?.sequence)?;
+                    heard = Instant::now();
+                }
+                sent = feed.step() => sent?,
+                () = sleep_until(heard + ACK_PATIENCE), if waiting => return Err(Broken::Silent),
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The sending half of a stream.
+struct Feed<'a, 'b> {
+    session: &'a Session<'b>,
+    outbox: &'a mpsc::Sender<v1::Batch>,
+    next: u64,
+}
+
+impl Feed<'_, '_> {
+    /// Sends one batch, or waits until there may be one. May be cancelled at any point without losing a batch.
+    async fn step(&mut self) -> Result<(), Broken> {
+        let queue = self.session.queue;
+        let permit = self.outbox.reserve().await.map_err(|_| Broken::Ended)?;
+        let open = self.next < queue.first_unacknowledged() + WINDOW;
+        match open.then(|| queue.batch(self.next)).flatten() {
+            Some(batch) => {
+                permit.send(records::batch(&batch, self.session.node, queue.boot_id()));
+                self.next += 1;
+            }
+            None => {
+                drop(permit);
+                queue.changed().await;
+            }
+        }
+        Ok(())
+    }
+
+    /// Sends batches until the call is answered; the answer and the next batch's number.
+    async fn until<T>(mut self, mut call: impl Future<Output = T> + Unpin) -> Result<(T, u64), Broken> {
+        loop {
+            tokio::select! {
+                answer = &mut call => return Ok((answer, self.next)),
+                sent = self.step() => {
+                    // The outbox closes when the call fails; its answer says why.
+                    if sent.is_err() {
+                        return Ok((call.await, self.next));
+                    }
+                }
+                () = sleep(ACK_PATIENCE) => return Err(Broken::Silent),
+            }
+        }
+    }
+}

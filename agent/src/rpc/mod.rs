@@ -1,0 +1,104 @@
+//! Lives: weir-agent, at its gRPC edge.
+//! Called by: `runtime`.
+//! May touch: listeners, the control handle, the exporter's queue.
+//! Never: decides anything; names generated types outside this folder.
+
+mod convert;
+pub mod export;
+mod records;
+mod service;
+mod status;
+
+use std::{path::PathBuf, sync::Arc};
+
+pub use service::Service;
+use weir_proto::v1::policy_service_server::PolicyServiceServer;
+use weir_transport::{
+    ClientTlsFiles, ConnectConfig, ListenConfig, Listeners, SocketConfig, TcpConfig, TlsFiles, TransportError,
+};
+
+use crate::{
+    config::{Collector, Grpc},
+    control::actor::Handle,
+    exporter::Queue,
+    rpc::export::Link,
+    runtime::Stop,
+    telemetry::tally::Tally,
+};
+
+/// Longest request: a policy of many thousand documents.
+const MAX_REQUEST: usize = 16 * 1024 * 1024;
+
+/// What the service shows beside the policy.
+pub struct Info {
+    /// Name of this node.
+    pub node: String,
+    /// Word for what applies to processes of no known workload.
+    pub unknown: &'static str,
+    /// The managed tree.
+    pub cgroup_root: PathBuf,
+    /// Decisions recorded.
+    pub tally: Arc<Tally>,
+    /// Records kept.
+    pub queue: Arc<Queue>,
+    /// The stream to the collector.
+    pub link: Arc<Link>,
+}
+
+/// Opens the listeners. Needs the runtime they are to be served on.
+///
+/// # Errors
+/// A socket or certificate cannot be used.
+pub fn listen(grpc: &Grpc) -> Result<Listeners, TransportError> {
+    Listeners::open(&listen_config(grpc))
+}
+
+/// Serves the API until stopped, then finishes the requests under way.
+///
+/// # Errors
+/// The transport broke down.
+pub async fn serve(
+    listeners: Listeners,
+    control: Handle,
+    info: Info,
+    stop: Stop,
+) -> Result<(), tonic::transport::Error> {
+    let service = PolicyServiceServer::new(Service::new(control, info, stop.clone()))
+        .max_decoding_message_size(MAX_REQUEST)
+        .max_encoding_message_size(usize::MAX);
+    weir_transport::server()
+        .add_service(service)
+        .serve_with_incoming_shutdown(listeners, async move { stop.wait().await })
+        .await
+}
+
+fn listen_config(grpc: &Grpc) -> ListenConfig {
+    let tcp = grpc.tcp.as_ref().map(|tcp| TcpConfig {
+        listen: tcp.listen,
+        insecure: tcp.tls.is_none(),
+        tls: tcp.tls.as_ref().map(|tls| TlsFiles {
+            certificate: tls.certificate.clone(),
+            key: tls.key.clone(),
+            client_ca: tls.ca.clone(),
+        }),
+    });
+    let socket = SocketConfig { path: grpc.socket.clone(), allowed_uids: grpc.allowed_uids.clone() };
+    ListenConfig { socket: Some(socket), tcp }
+}
+
+/// How the collector is reached.
+///
+/// # Errors
+/// Its address cannot be understood.
+pub fn collector_config(collector: &Collector) -> Result<ConnectConfig, TransportError> {
+    Ok(ConnectConfig {
+        address: collector.address.parse()?,
+        tls: collector.tls.as_ref().map(|tls| ClientTlsFiles {
+            certificate: tls.certificate.clone(),
+            key: tls.key.clone(),
+            ca: tls.ca.clone(),
+            server_name: collector.server_name.clone(),
+        }),
+        insecure: collector.insecure,
+    })
+}

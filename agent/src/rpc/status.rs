@@ -1,0 +1,119 @@
+//! Lives: weir-agent, at its gRPC edge.
+//! Called by: `service`.
+//! May touch: the tally and the queue, read only.
+//! Never: sums what the kernel counted with what was recorded: showing them side by side is the point.
+
+use std::collections::HashMap;
+
+use weir_policy::ResourceId;
+use weir_proto::v1;
+
+use super::Info;
+use crate::{
+    control::view::Status,
+    datapath::{AttachState, WorkloadState},
+};
+
+/// The whole status.
+pub fn response(status: &Status, info: &Info) -> v1::StatusResponse {
+    v1::StatusResponse {
+        node: info.node.clone(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        abi_version: weir_common::ABI_VERSION,
+        generation: status.generation,
+        generation_time_ns: status.generation_time_ns,
+        start_ns: status.start_ns,
+        enforcing: status.observed.enforcing,
+        unknown_workloads: info.unknown.to_owned(),
+        workloads: workloads(status),
+        interfaces: interfaces(status),
+        counters: counters(status, info),
+        limits: limits(status),
+        exporter: Some(exporter(info)),
+        resources: status.resources.iter().map(|(kind, count)| (kind.name().to_owned(), *count)).collect(),
+        cgroup_root: info.cgroup_root.display().to_string(),
+    }
+}
+
+fn workloads(status: &Status) -> Vec<v1::WorkloadStatus> {
+    let states: HashMap<&ResourceId, &WorkloadState> =
+        status.observed.workloads.iter().map(|state| (&state.id, state)).collect();
+    let shown = status.compiled.workloads.iter().map(|workload| {
+        let state = states.get(&workload.id);
+        v1::WorkloadStatus {
+            workload: format!("{}/{}", workload.id.namespace, workload.id.name),
+            identity: workload.identity,
+            cgroup: workload.cgroup.clone().unwrap_or_default(),
+            state: attach_word(state.map_or(AttachState::Waiting, |state| state.state)).to_owned(),
+            detail: state.map(|state| state.detail.clone()).unwrap_or_default(),
+            addresses: workload.addresses.iter().map(|addr| weir_policy::ip(*addr).to_string()).collect(),
+            hooks: state.map(|state| state.hooks.iter().map(ToString::to_string).collect()).unwrap_or_default(),
+        }
+    });
+    shown.collect()
+}
+
+const fn attach_word(state: AttachState) -> &'static str {
+    match state {
+        AttachState::Attached => "attached",
+        AttachState::Waiting => "waiting",
+        AttachState::Remote => "remote",
+        AttachState::Failed => "failed",
+    }
+}
+
+fn interfaces(status: &Status) -> Vec<v1::InterfaceStatus> {
+    let shown = status.observed.interfaces.iter().map(|interface| {
+        let seen = status.seen.iter().find(|seen| seen.index == interface.index && interface.index != 0);
+        let (packets, passed) = seen.map_or((0, 0), |seen| (seen.seen, seen.passed));
+        v1::InterfaceStatus {
+            name: interface.name.clone(),
+            mode: interface.mode.to_owned(),
+            detail: interface.detail.clone(),
+            packets_seen: packets,
+            packets_passed: passed,
+            packets_dropped: packets.saturating_sub(passed),
+        }
+    });
+    shown.collect()
+}
+
+fn counters(status: &Status, info: &Info) -> Vec<v1::Counter> {
+    let shown = status.counters.iter().map(|cell| v1::Counter {
+        hook: cell.hook.name().to_owned(),
+        verdict: cell.verdict.name().to_owned(),
+        reason: cell.reason.name().to_owned(),
+        decided: cell.decided,
+        recorded: info.tally.recorded(cell.hook, cell.verdict, cell.reason),
+        lost: cell.lost,
+    });
+    shown.collect()
+}
+
+fn limits(status: &Status) -> Vec<v1::LimitStatus> {
+    // The first limit is none.
+    let numbered = status.compiled.limits.iter().zip(&status.limits).skip(1);
+    let shown = numbered.map(|(limit, stats)| v1::LimitStatus {
+        limit: limit.policy.clone(),
+        passed_packets: stats.passed_packets,
+        passed_bytes: stats.passed_bytes,
+        exceeded_packets: stats.exceeded_packets,
+        exceeded_bytes: stats.exceeded_bytes,
+    });
+    shown.collect()
+}
+
+fn exporter(info: &Info) -> v1::ExporterStatus {
+    let (queue, link) = (info.queue.status(), info.link.state());
+    v1::ExporterStatus {
+        collector: info.link.collector().to_owned(),
+        state: link.word.to_owned(),
+        detail: link.detail,
+        records_queued: queue.queued,
+        queue_capacity: queue.capacity,
+        records_sent: queue.sent,
+        records_acknowledged: queue.acknowledged,
+        records_lost: queue.lost,
+        boot_id: info.queue.boot_id().to_owned(),
+    }
+}

@@ -1,0 +1,264 @@
+//! Lives: weir-agent; the one file that says what runs, in which order it starts and stops, and how long each may take.
+//! Called by: `main`.
+//! May touch: every subsystem; signals.
+//! Never: lets a subsystem end unnoticed: one that ends before it was told to ends the process.
+//!
+//! | subsystem | where | stops | deadline |
+//! |---|---|---|---|
+//! | rpc | runtime `weir-rpc` | 1st: no new requests, those under way finish | [`RPC_DEADLINE`] |
+//! | control | thread `weir-control` | 2nd: drops the kernel side, which detaches (nothing is pinned in this version) | [`CONTROL_DEADLINE`] |
+//! | telemetry | thread `weir-telemetry` | 3rd: empties the ring and the merge tables once more | [`TELEMETRY_DEADLINE`] |
+//! | exporter | thread `weir-exporter` | 4th: sends what is left | [`EXPORTER_DEADLINE`] |
+//!
+//! The main thread, outside every runtime, has the last word: whoever misses its deadline is left behind and named.
+//!
+//! Start: an empty generation is in force before anything is attached; then the last good policy, then the policy directory,
+//! then the first reconcile attaches. "Ready" (`enforcing` in the log, `READY=1` to the service manager, `Status.enforcing`)
+//! means: programs attached, a generation in force.
+
+mod notify;
+mod subsystem;
+
+use std::{path::PathBuf, sync::Arc, time::Duration};
+
+use subsystem::{Exits, Subsystem};
+pub use subsystem::{Stop, StopSwitch};
+use tokio::{
+    runtime::{Builder, Runtime},
+    signal::unix::{SignalKind, signal},
+};
+
+use crate::{
+    config::{Config, XdpMode},
+    control::{Control, ControlError, Settings, actor},
+    datapath::{Datapath, EventSource},
+    exporter::Queue,
+    kernel::{self, Kernel, KernelError},
+    lock::{self, LockError},
+    rpc::{self, export::Link},
+    telemetry::{Parts, Telemetry, names::Names, tally::Tally},
+};
+
+const RPC_DEADLINE: Duration = Duration::from_millis(300);
+const CONTROL_DEADLINE: Duration = Duration::from_millis(500);
+const TELEMETRY_DEADLINE: Duration = Duration::from_millis(200);
+const EXPORTER_DEADLINE: Duration = Duration::from_millis(900);
+/// Threads that serve the API.
+const RPC_THREADS: usize = 2;
+
+/// Why the agent could not start, or had to end.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// Another agent runs.
+    #[error(transparent)]
+    Lock(#[from] LockError),
+    /// The kernel refused the programs.
+    #[error(transparent)]
+    Kernel(#[from] KernelError),
+    /// The policy could not be put in force.
+    #[error(transparent)]
+    Control(#[from] ControlError),
+    /// A listener or the way to the collector.
+    #[error(transparent)]
+    Transport(#[from] weir_transport::TransportError),
+    /// The system gave no thread, runtime, signal or random number.
+    #[error("{what} could not be set up")]
+    System {
+        /// Which.
+        what: &'static str,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// A subsystem ended before it was told to.
+    #[error("subsystem {name} ended early: {reason}")]
+    Ended {
+        /// Which.
+        name: &'static str,
+        /// Why.
+        reason: String,
+    },
+}
+
+/// Runs the agent until a signal stops it.
+///
+/// # Errors
+/// It could not start, or a subsystem ended early.
+pub fn run(config: &Config) -> Result<(), RunError> {
+    let _lock = lock::take(&config.state_dir)?;
+    let runtime = runtime()?;
+    let options = kernel::Options {
+        cgroup_root: config.cgroup_root.clone(),
+        interfaces: config.interfaces.clone(),
+        xdp_mode: match config.xdp_mode {
+            XdpMode::Auto => kernel::XdpMode::Auto,
+            XdpMode::Native => kernel::XdpMode::Native,
+            XdpMode::Generic => kernel::XdpMode::Generic,
+        },
+    };
+    let (kernel, events) = {
+        let _inside = runtime.enter();
+        Kernel::load(options)?
+    };
+    run_on(config, runtime, kernel, events, terminated())
+}
+
+fn runtime() -> Result<Runtime, RunError> {
+    let mut builder = Builder::new_multi_thread();
+    let built = builder.worker_threads(RPC_THREADS).thread_name("weir-rpc").enable_all().build();
+    built.map_err(|source| RunError::System { what: "the runtime of the API", source })
+}
+
+/// Runs over any datapath, until `ended`.
+///
+/// # Errors
+/// As [`run`].
+pub fn run_on<D: Datapath, S: EventSource>(
+    config: &Config,
+    runtime: Runtime,
+    datapath: D,
+    events: S,
+    ended: impl Future<Output = Result<(), RunError>>,
+) -> Result<(), RunError> {
+    let (exits, mut exited) = Exits::channel();
+    let agent = Agent::start(config, &runtime, datapath, events, &exits)?;
+    let result = runtime.block_on(async {
+        tokio::select! {
+            ended = ended => ended,
+            early = exited.next() => Err(early),
+        }
+    });
+    if let Err(error) = &result {
+        tracing::error!(error = %error, "stopping");
+    }
+    agent.stop();
+    runtime.shutdown_background();
+    result
+}
+
+/// SIGTERM or SIGINT.
+async fn terminated() -> Result<(), RunError> {
+    let listen = |kind| signal(kind).map_err(|source| RunError::System { what: "a signal handler", source });
+    let (mut terminate, mut interrupt) = (listen(SignalKind::terminate())?, listen(SignalKind::interrupt())?);
+    let name = tokio::select! {
+        _ = terminate.recv() => "SIGTERM",
+        _ = interrupt.recv() => "SIGINT",
+    };
+    tracing::info!(signal = name, "stopping");
+    Ok(())
+}
+
+/// Every subsystem that runs.
+struct Agent {
+    rpc: Subsystem,
+    control: Subsystem,
+    telemetry: Subsystem,
+    exporter: Option<Subsystem>,
+    queue: Arc<Queue>,
+}
+
+impl Agent {
+    fn start<D: Datapath, S: EventSource>(
+        config: &Config,
+        runtime: &Runtime,
+        datapath: D,
+        events: S,
+        exits: &Exits,
+    ) -> Result<Self, RunError> {
+        let (names, tally) = (Arc::new(Names::default()), Arc::new(Tally::default()));
+        let queue = Arc::new(Queue::new(config.queue_records, boot_id()?, config.collector.is_some()));
+        let link = Arc::new(Link::new(config.collector.as_ref().map(|collector| collector.address.clone())));
+
+        let parts = Parts {
+            names: Arc::clone(&names),
+            queue: Arc::clone(&queue),
+            tally: Arc::clone(&tally),
+            cgroup_root: config.cgroup_root.clone(),
+        };
+        let telemetry = Telemetry::new(events, parts);
+        let telemetry =
+            Subsystem::thread("telemetry", exits, move |stop| telemetry.run(&stop).map_err(|e| e.to_string()))?;
+        let exporter = exporter(config, &queue, &link, exits)?;
+
+        let settings =
+            Settings { unknown: config.unknown, state_dir: config.state_dir.clone(), names, queue: Arc::clone(&queue) };
+        let mut control = Control::start(datapath, settings)?;
+        let restored = control.restore()?;
+        if let Some(dir) = &config.policy_dir {
+            control.apply_dir(dir, restored)?;
+        }
+        let (handle, mailbox) = actor::channel();
+        let control = Subsystem::thread("control", exits, move |stop| {
+            actor::run(control, &mailbox, &stop, || {
+                tracing::info!("enforcing");
+                notify::ready();
+            });
+            Ok(())
+        })?;
+
+        let info = rpc::Info {
+            node: config.node.clone(),
+            unknown: config.unknown.name(),
+            cgroup_root: PathBuf::from(&config.cgroup_root),
+            tally,
+            queue: Arc::clone(&queue),
+            link,
+        };
+        let listeners = {
+            let _inside = runtime.enter();
+            rpc::listen(&config.grpc)?
+        };
+        let rpc = Subsystem::task("rpc", exits, runtime, |stop| async move {
+            rpc::serve(listeners, handle, info, stop).await.map_err(|error| weir_transport::why(&error))
+        });
+        Ok(Self { rpc, control, telemetry, exporter, queue })
+    }
+
+    /// Stops everything, in the order of the table above.
+    fn stop(self) {
+        notify::stopping();
+        self.rpc.stop(RPC_DEADLINE);
+        self.control.stop(CONTROL_DEADLINE);
+        self.telemetry.stop(TELEMETRY_DEADLINE);
+        self.queue.close();
+        if let Some(exporter) = self.exporter {
+            exporter.finish(EXPORTER_DEADLINE);
+        }
+        tracing::info!("stopped");
+    }
+}
+
+/// The exporter's thread, with a runtime of its own so that a heavy request never delays a record.
+fn exporter(
+    config: &Config,
+    queue: &Arc<Queue>,
+    link: &Arc<Link>,
+    exits: &Exits,
+) -> Result<Option<Subsystem>, RunError> {
+    let Some(collector) = &config.collector else {
+        tracing::warn!("no collector is configured: decisions are counted, their records are not kept");
+        return Ok(None);
+    };
+    let connect = rpc::collector_config(collector)?;
+    let system = |source| RunError::System { what: "the runtime of the exporter", source };
+    let runtime = Builder::new_current_thread().enable_all().build().map_err(system)?;
+    let channel = {
+        let _inside = runtime.enter();
+        connect.connect()?
+    };
+    let (queue, link, node) = (Arc::clone(queue), Arc::clone(link), config.node.clone());
+    let thread = Subsystem::thread("exporter", exits, move |_| {
+        runtime.block_on(rpc::export::run(channel, queue, node, link));
+        Ok(())
+    })?;
+    Ok(Some(thread))
+}
+
+/// A random name for this run, from the kernel.
+fn boot_id() -> Result<String, RunError> {
+    let read = std::fs::read_to_string("/proc/sys/kernel/random/uuid");
+    read.map(|text| text.trim().to_owned()).map_err(|source| RunError::System { what: "a random boot id", source })
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,318 @@
+//! Lives: weir-agent, telemetry.
+//! Called by: the telemetry thread, with each event and each merged decision.
+//! May touch: its maps; `/proc` and the cgroup tree through `process` and `cgroups`.
+//! Never: drops an event it cannot join: what is not known stays empty in the record, and misses are counted.
+//!
+//! ```text
+//! Attempt, cookie ─► flows[cookie] ─► SockOps verdict (same cookie) names the process ─► Close of the side that connected
+//! Bound, cookie ──► bound[cookie] ─► Ingress verdict (listener's cookie) names the process ─┐
+//!                                                     passive[workload, addresses, ports] ◄─┘ ─► Close of the accepted side
+//! ```
+
+use std::{path::PathBuf, sync::Arc};
+
+use weir_common::{
+    addr::{Addr, Port, Protocol},
+    event::{Event, Kind, MergeKey, MergeValue},
+    verdict::{Direction, Hook, Reason, Verdict},
+};
+
+use super::{
+    bounded::Bounded,
+    cgroups::Cgroups,
+    clock::Clock,
+    names::Snapshot,
+    process::Processes,
+    record::{End, ProcessInfo, Record, RecordKind, RuleName, Traffic},
+    totals,
+};
+
+/// Connections remembered from their opening to their close, for each side.
+const CONNECTIONS: usize = 65_536;
+/// Bound sockets remembered.
+const BOUND: usize = 16_384;
+
+/// What is remembered between events.
+pub struct Join {
+    flows: Bounded<u64, Flow>,
+    passive: Bounded<Tuple, Opened>,
+    bound: Bounded<u64, Caller>,
+    processes: Processes,
+    cgroups: Cgroups,
+    /// How the kernel's time relates to other clocks.
+    pub clock: Clock,
+    stats: JoinStats,
+}
+
+/// How well joining works.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct JoinStats {
+    /// Entries evicted for newer ones.
+    pub evicted: u64,
+    /// Closes whose opening is not known.
+    pub missed_closes: u64,
+    /// Events with numbers this version does not know; they are not recorded.
+    pub unreadable: u64,
+}
+
+/// Who called.
+#[derive(Clone, Default)]
+struct Caller {
+    process: Option<Arc<ProcessInfo>>,
+    cgroup: Option<Arc<str>>,
+}
+
+/// A connection this side opens.
+struct Flow {
+    caller: Caller,
+    opened: Option<Opened>,
+}
+
+/// The decision that let a connection open.
+#[derive(Clone)]
+struct Opened {
+    time_ns: u64,
+    verdict: Verdict,
+    reason: Reason,
+    hook: Hook,
+    rule: Option<Arc<RuleName>>,
+    generation: u64,
+    remote_identity: u32,
+    caller: Caller,
+}
+
+/// A connection by its ends. The workload is part of it: two network namespaces may use the same addresses.
+type Tuple = (u32, Addr, Port, Addr, Port);
+
+impl Join {
+    /// Nothing remembered yet. `proc` is `/proc` except in tests.
+    pub fn new(proc: PathBuf, cgroup_root: PathBuf) -> Self {
+        Self {
+            flows: Bounded::new(CONNECTIONS),
+            passive: Bounded::new(CONNECTIONS),
+            bound: Bounded::new(BOUND),
+            processes: Processes::new(proc),
+            cgroups: Cgroups::new(cgroup_root),
+            clock: Clock::now(),
+            stats: JoinStats::default(),
+        }
+    }
+
+    /// How well joining works.
+    pub fn stats(&self) -> JoinStats {
+        let evicted = self.flows.evicted() + self.passive.evicted() + self.bound.evicted();
+        JoinStats { evicted, ..self.stats }
+    }
+
+    /// Takes one event; the record it makes, if it makes one.
+    pub fn event(&mut self, event: &Event, names: &Snapshot) -> Option<Record> {
+        match Kind::from_u8(event.kind) {
+            Some(Kind::Verdict) => self.verdict(event, names),
+            Some(Kind::Attempt) => {
+                let caller = self.caller(event, names);
+                self.flows.insert(event.cookie, Flow { caller, opened: None });
+                None
+            }
+            Some(Kind::Bound) => {
+                let caller = self.caller(event, names);
+                self.bound.insert(event.cookie, caller);
+                None
+            }
+            Some(Kind::Close) => Some(self.close(event, names)),
+            None => {
+                self.stats.unreadable += 1;
+                None
+            }
+        }
+    }
+
+    fn verdict(&mut self, event: &Event, names: &Snapshot) -> Option<Record> {
+        let (hook, verdict, reason) =
+            (Hook::from_u8(event.hook), Verdict::from_u8(event.verdict), Reason::from_u8(event.reason));
+        let (Some(hook), Some(verdict), Some(reason)) = (hook, verdict, reason) else {
+            self.stats.unreadable += 1;
+            return None;
+        };
+        let mut caller = self.caller(event, names);
+        if caller.process.is_none() {
+            caller = self.remembered_caller(hook, event.cookie).unwrap_or(caller);
+        }
+        let opened = Opened {
+            time_ns: event.time_ns,
+            verdict,
+            reason,
+            hook,
+            rule: names.rule(event.generation, event.rule),
+            generation: event.generation,
+            remote_identity: event.remote_identity,
+            caller,
+        };
+        let record = Record {
+            time_ns: self.clock.wall(event.time_ns),
+            direction: Direction::from_u8(event.direction),
+            tcp_flags: u32::from(event.tcp_flags),
+            count: 1,
+            interface: names.interface(event.ifindex),
+            ..of_opening(event, &opened, names)
+        };
+        self.remember(event, opened);
+        Some(record)
+    }
+
+    /// Keeps the decision that let a TCP connection open, for its close.
+    fn remember(&mut self, event: &Event, opened: Opened) {
+        let passes = opened.verdict.passes() && Protocol(event.protocol) == Protocol::TCP;
+        if passes && opened.hook == Hook::SockOps {
+            self.flows.insert(event.cookie, Flow { caller: opened.caller.clone(), opened: Some(opened) });
+        } else if passes && opened.hook == Hook::Ingress {
+            self.passive.insert(tuple(event), opened);
+        }
+    }
+
+    fn close(&mut self, event: &Event, names: &Snapshot) -> Record {
+        let known = Direction::from_u8(event.direction);
+        let active = match known {
+            Some(Direction::Ingress) => None,
+            Some(Direction::Egress) | None => self.flows.remove(&event.cookie).and_then(|flow| flow.opened),
+        };
+        let passive = match (known, &active) {
+            (Some(Direction::Ingress) | None, None) => self.passive.remove(&tuple(event)),
+            (Some(Direction::Egress), _) | (_, Some(_)) => None,
+        };
+        let role = match (known, &passive) {
+            (Some(direction), _) => direction,
+            (None, Some(_)) => Direction::Ingress,
+            (None, None) => Direction::Egress,
+        };
+        let opened = active.or(passive);
+        let base = match &opened {
+            Some(opened) => of_opening(event, opened, names),
+            None => {
+                self.stats.missed_closes += 1;
+                Record { hook: Hook::from_u8(event.hook), generation: event.generation, ..of_ends(event, names) }
+            }
+        };
+        let time_ns = self.clock.wall(event.time_ns);
+        Record {
+            kind: RecordKind::Close,
+            time_ns,
+            end_ns: time_ns,
+            start_ns: opened.as_ref().map_or(0, |opened| self.clock.wall(opened.time_ns)),
+            direction: known.or_else(|| opened.is_some().then_some(role)),
+            traffic: totals::traffic(&event.totals(), role, event.old_state),
+            ..base
+        }
+    }
+
+    /// The process and cgroup an event names itself.
+    fn caller(&mut self, event: &Event, names: &Snapshot) -> Caller {
+        let process = self.processes.describe(&event.process(), event.time_ns, &self.clock);
+        let cgroup = names.cgroup(event.cgroup).or_else(|| self.cgroups.path(event.cgroup, event.time_ns));
+        Caller { process, cgroup }
+    }
+
+    /// The caller an earlier event named for the socket.
+    fn remembered_caller(&self, hook: Hook, cookie: u64) -> Option<Caller> {
+        let flow = || self.flows.get(&cookie).map(|flow| flow.caller.clone());
+        let bound = || self.bound.get(&cookie).cloned();
+        match hook {
+            Hook::SockOps | Hook::Egress => flow().or_else(bound),
+            Hook::Ingress => bound().or_else(flow),
+            Hook::Xdp | Hook::Connect | Hook::Sendmsg | Hook::SockCreate | Hook::PostBind => None,
+        }
+    }
+
+    /// The record of equal decisions that the kernel counted together.
+    pub fn merged(&mut self, key: &MergeKey, value: &MergeValue, names: &Snapshot) -> Option<Record> {
+        let (hook, verdict, reason) =
+            (Hook::from_u8(key.hook), Verdict::from_u8(key.verdict), Reason::from_u8(key.reason));
+        let (Some(hook), Some(verdict), Some(reason)) = (hook, verdict, reason) else {
+            self.stats.unreadable += 1;
+            return None;
+        };
+        let local = end(key.workload, key.local_identity, key.local, key.local_port, key.generation, names);
+        let last_port = Port::new(u16::try_from(value.last_port).unwrap_or(0));
+        let remote_port = if key.remote_port == Port::default() { last_port } else { key.remote_port };
+        let caller = self.remembered_caller(hook, value.cookie).unwrap_or_default();
+        Some(Record {
+            time_ns: self.clock.wall(value.first_ns),
+            end_ns: self.clock.wall(value.last_ns),
+            verdict: Some(verdict),
+            reason: Some(reason),
+            hook: Some(hook),
+            direction: Direction::from_u8(key.direction),
+            rule: names.rule(key.generation, key.rule),
+            generation: key.generation,
+            cgroup: caller.cgroup.or_else(|| local.workload.as_ref()?.cgroup.clone()),
+            process: caller.process,
+            local,
+            remote: end(0, key.remote_identity, key.remote, remote_port, key.generation, names),
+            protocol: key.protocol,
+            tcp_flags: value.tcp_flags,
+            cookie: value.cookie,
+            count: value.count,
+            traffic: carried(hook, value),
+            interface: names.interface(key.ifindex),
+            ..Record::default()
+        })
+    }
+}
+
+/// Decisions that found the merge table full: counted, their ends not known.
+pub fn overflowed(hook: Hook, verdict: Verdict, reason: Reason, count: u64, first_ns: u64, last_ns: u64) -> Record {
+    let (verdict, reason, hook) = (Some(verdict), Some(reason), Some(hook));
+    Record { time_ns: first_ns, end_ns: last_ns, verdict, reason, hook, count, ..Record::default() }
+}
+
+/// A record with what the decision at the opening and the event have in common.
+fn of_opening(event: &Event, opened: &Opened, names: &Snapshot) -> Record {
+    let base = of_ends(event, names);
+    Record {
+        verdict: Some(opened.verdict),
+        reason: Some(opened.reason),
+        hook: Some(opened.hook),
+        rule: opened.rule.clone(),
+        generation: opened.generation,
+        remote: End { identity: opened.remote_identity, ..base.remote },
+        process: opened.caller.process.clone(),
+        cgroup: opened.caller.cgroup.clone().or(base.cgroup),
+        ..base
+    }
+}
+
+/// A record with the two ends of an event.
+fn of_ends(event: &Event, names: &Snapshot) -> Record {
+    let generation = event.generation;
+    let local = end(event.workload, event.local_identity, event.local, event.local_port, generation, names);
+    Record {
+        cgroup: local.workload.as_ref().and_then(|workload| workload.cgroup.clone()),
+        local,
+        remote: end(0, event.remote_identity, event.remote, event.remote_port, generation, names),
+        protocol: event.protocol,
+        cookie: event.cookie,
+        ..Record::default()
+    }
+}
+
+/// One end, its workload by its number or else by its address.
+fn end(number: u32, identity: u32, addr: Addr, port: Port, generation: u64, names: &Snapshot) -> End {
+    let workload = names.by_number(number).or_else(|| names.by_addr(generation, &addr));
+    End { workload, identity, addr, port: port.number() }
+}
+
+fn tuple(event: &Event) -> Tuple {
+    (event.workload, event.local, event.local_port, event.remote, event.remote_port)
+}
+
+/// Merged decisions are about packets: those at egress were on their way out, all others on their way in.
+fn carried(hook: Hook, value: &MergeValue) -> Traffic {
+    if hook == Hook::Egress {
+        Traffic { bytes_sent: value.bytes, packets_sent: value.count, ..Traffic::default() }
+    } else {
+        Traffic { bytes_received: value.bytes, packets_received: value.count, ..Traffic::default() }
+    }
+}
+
+#[cfg(test)]
+#[path = "join_tests.rs"]
+mod tests;

@@ -1,0 +1,41 @@
+//! Lives: weir-agent, called from the control thread, which owns the kernel's counters.
+//! Called by: `control`, about once a second and at the end.
+//! May touch: its own copy of the counters; the exporter's queue.
+//! Never: reports a loss twice.
+
+use std::collections::HashMap;
+
+use weir_common::counters;
+
+use super::{clock, record::Cause};
+use crate::{datapath::CounterCell, exporter::Queue};
+
+/// Turns growing loss counters into losses with a time.
+#[derive(Debug)]
+pub struct RingLosses {
+    seen: HashMap<u32, u64>,
+    looked_ns: u64,
+}
+
+impl Default for RingLosses {
+    fn default() -> Self {
+        Self { seen: HashMap::new(), looked_ns: clock::wall_now() }
+    }
+}
+
+impl RingLosses {
+    /// Reports what the counters have gained since the last call.
+    pub fn update(&mut self, cells: &[CounterCell], queue: &Queue) {
+        let now = clock::wall_now();
+        for cell in cells {
+            let index = counters::cell(cell.hook, cell.verdict, cell.reason);
+            let seen = self.seen.entry(index).or_default();
+            let gained = cell.lost.saturating_sub(*seen);
+            if gained > 0 {
+                *seen = cell.lost;
+                queue.lost(Cause::RingFull, index, gained, self.looked_ns, now);
+            }
+        }
+        self.looked_ns = now;
+    }
+}

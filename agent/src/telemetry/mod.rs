@@ -1,0 +1,176 @@
+//! Lives: weir-agent, on a thread of its own.
+//! Called by: `runtime`, which starts and stops it.
+//! May touch: the event source, the exporter's queue, the tally.
+//! Never: waits for the collector or for control work; drops an event without counting it.
+//!
+//! Every [`TURN`] at the latest the ring is emptied; every [`MERGE_EVERY`] the merged decisions of the epoch are taken. The
+//! ring's own loss counters belong to the kernel side and are read by `control` (see [`loss`]).
+
+mod bounded;
+mod cgroups;
+pub mod clock;
+mod join;
+pub mod loss;
+pub mod names;
+mod process;
+pub mod record;
+pub mod tally;
+mod totals;
+
+use std::{
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+pub use join::JoinStats;
+use weir_common::event::Event;
+
+use crate::{
+    datapath::EventSource,
+    exporter::Queue,
+    runtime::Stop,
+    telemetry::{clock::Clock, join::Join, names::Names, record::Record, tally::Tally},
+};
+
+/// Longest time an event lies in the ring; the kernel wakes us earlier when many have gathered.
+const TURN: Duration = Duration::from_millis(50);
+/// Time between two merge epochs.
+const MERGE_EVERY: Duration = Duration::from_millis(250);
+/// Time between two looks at the wall clock.
+const CLOCK_EVERY: Duration = Duration::from_secs(1);
+/// Events taken at once.
+const BATCH: usize = 4096;
+/// Batches taken at the end: more than a full ring holds.
+const LAST_BATCHES: usize = 32;
+
+/// What telemetry needs beside the events.
+pub struct Parts {
+    /// The names behind the numbers.
+    pub names: Arc<Names>,
+    /// Where records go.
+    pub queue: Arc<Queue>,
+    /// Where decisions are counted.
+    pub tally: Arc<Tally>,
+    /// The managed tree.
+    pub cgroup_root: PathBuf,
+}
+
+/// The telemetry loop.
+pub struct Telemetry<S> {
+    source: S,
+    parts: Parts,
+    join: Join,
+    events: Vec<Event>,
+    merged_at: Instant,
+    clock_at: Instant,
+    /// Wall clock at the end of the last merge epoch.
+    epoch_ns: u64,
+    shown: JoinStats,
+}
+
+impl<S: EventSource> Telemetry<S> {
+    /// A loop over `source`.
+    pub fn new(source: S, parts: Parts) -> Self {
+        let join = Join::new(PathBuf::from("/proc"), parts.cgroup_root.clone());
+        let now = Instant::now();
+        let epoch_ns = clock::wall_now();
+        Self {
+            source,
+            parts,
+            join,
+            events: Vec::new(),
+            merged_at: now,
+            clock_at: now,
+            epoch_ns,
+            shown: JoinStats::default(),
+        }
+    }
+
+    /// Reads until stopped, then once more to the end.
+    ///
+    /// # Errors
+    /// The ring cannot be waited for.
+    pub fn run(mut self, stop: &Stop) -> std::io::Result<()> {
+        while !stop.is_set() {
+            self.source.wait(TURN)?;
+            self.turn();
+        }
+        for _ in 0..LAST_BATCHES {
+            if self.drain() < BATCH {
+                break;
+            }
+        }
+        self.take_merged();
+        self.show_stats();
+        Ok(())
+    }
+
+    fn turn(&mut self) {
+        let now = Instant::now();
+        if now.duration_since(self.clock_at) >= CLOCK_EVERY {
+            self.join.clock = Clock::now();
+            self.clock_at = now;
+            self.show_stats();
+        }
+        self.drain();
+        if now.duration_since(self.merged_at) >= MERGE_EVERY {
+            self.merged_at = now;
+            self.take_merged();
+        }
+    }
+
+    /// Turns up to a batch of events into records; how many events there were.
+    fn drain(&mut self) -> usize {
+        let events = &mut self.events;
+        events.clear();
+        let taken = self.source.drain(BATCH, &mut |event| events.push(*event));
+        // After the events, not before: an event's generation is published before the event can exist.
+        let names = self.parts.names.snapshot();
+        let mut records = Vec::with_capacity(self.events.len());
+        records.extend(self.events.iter().filter_map(|event| self.join.event(event, &names)));
+        self.hand_over(records);
+        taken
+    }
+
+    fn take_merged(&mut self) {
+        let merged = match self.source.take_merged() {
+            Ok(merged) => merged,
+            Err(error) => {
+                tracing::error!(error = %error, "merged decisions could not be read; tried again with the next epoch");
+                return;
+            }
+        };
+        let names = self.parts.names.snapshot();
+        let (first, last) = (self.epoch_ns, clock::wall_now());
+        self.epoch_ns = last;
+        let mut records: Vec<Record> =
+            merged.entries.iter().filter_map(|(key, value)| self.join.merged(key, value, &names)).collect();
+        records.extend(
+            merged
+                .overflow
+                .iter()
+                .map(|(hook, verdict, reason, count)| join::overflowed(*hook, *verdict, *reason, *count, first, last)),
+        );
+        self.hand_over(records);
+    }
+
+    fn hand_over(&self, records: Vec<Record>) {
+        for record in &records {
+            self.parts.tally.count(record);
+        }
+        self.parts.queue.push(records);
+    }
+
+    fn show_stats(&mut self) {
+        let stats = self.join.stats();
+        if stats != self.shown {
+            let JoinStats { evicted, missed_closes, unreadable } = stats;
+            tracing::debug!(evicted, missed_closes, unreadable, "attribution since the start");
+            self.shown = stats;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

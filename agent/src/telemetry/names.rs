@@ -1,0 +1,142 @@
+//! Lives: weir-agent, between control and telemetry.
+//! Called by: `control`, which publishes a generation before it is installed and the attachments after each reconcile;
+//!   `telemetry`, which takes a snapshot per batch of events.
+//! May touch: its own memory.
+//! Never: changes a snapshot somebody holds; keeps more than [`KEPT`] generations.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::{Arc, PoisonError, RwLock},
+};
+
+use weir_common::addr::Addr;
+use weir_policy::{Compiled, CompiledWorkload, ResourceId};
+
+use super::record::{RuleName, WorkloadName};
+use crate::datapath::Observed;
+
+/// Generations whose tables are kept, so that late events are attributed by the generation in the record.
+pub const KEPT: usize = 64;
+
+/// The names behind the numbers in events.
+#[derive(Debug, Default)]
+pub struct Names {
+    current: RwLock<Arc<Snapshot>>,
+}
+
+/// The names at one moment.
+#[derive(Clone, Debug, Default)]
+pub struct Snapshot {
+    generations: BTreeMap<u64, Arc<Generation>>,
+    numbers: HashMap<u32, Arc<WorkloadName>>,
+    cgroups: HashMap<u64, Arc<str>>,
+    interfaces: HashMap<u32, Arc<str>>,
+}
+
+/// The names of one generation.
+#[derive(Debug, Default)]
+struct Generation {
+    rules: Vec<Arc<RuleName>>,
+    by_addr: HashMap<Addr, Arc<WorkloadName>>,
+    by_id: HashMap<ResourceId, Arc<WorkloadName>>,
+}
+
+impl Names {
+    /// The names now.
+    pub fn snapshot(&self) -> Arc<Snapshot> {
+        Arc::clone(&self.current.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Adds a generation. Before it is installed: its first event may be read before `install` returns.
+    pub fn publish(&self, compiled: &Compiled) {
+        self.change(|snapshot| {
+            snapshot.generations.insert(compiled.generation, Arc::new(Generation::of(compiled)));
+            while snapshot.generations.len() > KEPT {
+                snapshot.generations.pop_first();
+            }
+        });
+    }
+
+    /// Takes a generation back that could not be installed.
+    pub fn retract(&self, generation: u64) {
+        self.change(|snapshot| {
+            snapshot.generations.remove(&generation);
+        });
+    }
+
+    /// Takes over what a reconcile found. Numbers that are gone stay until they are given to another: events may be late.
+    pub fn attach(&self, observed: &Observed) {
+        self.change(|snapshot| {
+            let Some(latest) = snapshot.generations.last_entry().map(|entry| Arc::clone(entry.get())) else { return };
+            for workload in observed.workloads.iter().filter(|workload| workload.number != 0) {
+                let Some(name) = latest.by_id.get(&workload.id) else { continue };
+                snapshot.numbers.insert(workload.number, Arc::clone(name));
+                if let Some(cgroup) = &name.cgroup {
+                    snapshot.cgroups.insert(workload.cgroup_id, Arc::clone(cgroup));
+                }
+            }
+            let named = observed.interfaces.iter().filter(|interface| interface.index != 0);
+            snapshot.interfaces.extend(named.map(|interface| (interface.index, Arc::from(interface.name.as_str()))));
+        });
+    }
+
+    fn change(&self, edit: impl FnOnce(&mut Snapshot)) {
+        let mut current = self.current.write().unwrap_or_else(PoisonError::into_inner);
+        let mut next = Snapshot::clone(&current);
+        edit(&mut next);
+        *current = Arc::new(next);
+    }
+}
+
+impl Snapshot {
+    /// The rule `number` of `generation`; `None` for 0, and for a generation too old to be kept.
+    pub fn rule(&self, generation: u64, number: u32) -> Option<Arc<RuleName>> {
+        let index = usize::try_from(number).ok().filter(|index| *index != 0)?;
+        self.generations.get(&generation)?.rules.get(index).cloned()
+    }
+
+    /// The workload that claims `addr` in `generation`, or in the latest where the event carries none.
+    pub fn by_addr(&self, generation: u64, addr: &Addr) -> Option<Arc<WorkloadName>> {
+        let latest = || self.generations.last_key_value().map(|(_, generation)| generation);
+        self.generations.get(&generation).or_else(latest)?.by_addr.get(addr).cloned()
+    }
+
+    /// The workload with this number on this node.
+    pub fn by_number(&self, number: u32) -> Option<Arc<WorkloadName>> {
+        self.numbers.get(&number).cloned()
+    }
+
+    /// The path of a workload's cgroup.
+    pub fn cgroup(&self, id: u64) -> Option<Arc<str>> {
+        self.cgroups.get(&id).cloned()
+    }
+
+    /// The name of an interface.
+    pub fn interface(&self, index: u32) -> Option<Arc<str>> {
+        self.interfaces.get(&index).cloned()
+    }
+}
+
+impl Generation {
+    fn of(compiled: &Compiled) -> Self {
+        let rule =
+            |info: &weir_policy::RuleInfo| Arc::new(RuleName { policy: info.policy.clone(), rule: info.rule.clone() });
+        let mut names = Self { rules: compiled.rules.iter().map(rule).collect(), ..Self::default() };
+        for workload in &compiled.workloads {
+            let name = Arc::new(WorkloadName::of(workload));
+            names.by_addr.extend(workload.addresses.iter().map(|addr| (*addr, Arc::clone(&name))));
+            names.by_id.insert(workload.id.clone(), name);
+        }
+        names
+    }
+}
+
+impl WorkloadName {
+    fn of(workload: &CompiledWorkload) -> Self {
+        Self {
+            name: format!("{}/{}", workload.id.namespace, workload.id.name),
+            labels: workload.labels.iter().map(|(key, value)| format!("{key}={value}")).collect(),
+            cgroup: workload.cgroup.as_deref().map(Arc::from),
+        }
+    }
+}

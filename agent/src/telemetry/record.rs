@@ -1,0 +1,156 @@
+//! Lives: weir-agent, telemetry.
+//! Called by: `join`, which makes records; `exporter`, which keeps them; `rpc`, which sends them.
+//! May touch: nothing.
+//! Never: names generated types; copies a name that is shared.
+
+use std::sync::Arc;
+
+use weir_common::{
+    addr::Addr,
+    verdict::{Direction, Hook, Reason, Verdict},
+};
+
+/// One line of the story: a decision, a connection's end, or a loss.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Record {
+    /// What it tells.
+    pub kind: RecordKind,
+    /// Wall clock, nanoseconds: of the decision, the first of several, the close.
+    pub time_ns: u64,
+    /// Of the last of several, or of the connection's end; 0: same as `time_ns`.
+    pub end_ns: u64,
+    /// For a close: when the connection was opened; 0 when not known.
+    pub start_ns: u64,
+    /// What was decided. For a close: when it was opened; `None` when not known.
+    pub verdict: Option<Verdict>,
+    /// Why.
+    pub reason: Option<Reason>,
+    /// Where.
+    pub hook: Option<Hook>,
+    /// Which side opened.
+    pub direction: Option<Direction>,
+    /// The rule that decided.
+    pub rule: Option<Arc<RuleName>>,
+    /// The generation that judged.
+    pub generation: u64,
+    /// The end on this node.
+    pub local: End,
+    /// The other end.
+    pub remote: End,
+    /// IP protocol number.
+    pub protocol: u8,
+    /// TCP flags of the packet, or of all merged ones.
+    pub tcp_flags: u32,
+    /// The process behind the local end.
+    pub process: Option<Arc<ProcessInfo>>,
+    /// Cgroup path below the managed tree.
+    pub cgroup: Option<Arc<str>>,
+    /// Socket cookie; 0 for none.
+    pub cookie: u64,
+    /// Decisions this stands for; 0 for a close.
+    pub count: u64,
+    /// What went over the wire.
+    pub traffic: Traffic,
+    /// Interface (XDP).
+    pub interface: Option<Arc<str>>,
+}
+
+/// What a record tells.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum RecordKind {
+    /// A decision, or several equal ones.
+    #[default]
+    Verdict,
+    /// A TCP connection ended.
+    Close,
+    /// Records were lost.
+    Loss(Cause),
+}
+
+/// Where records were lost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Cause {
+    /// Decisions whose event found the kernel's ring full.
+    RingFull,
+    /// Decisions whose record found the agent's queue full.
+    QueueFull,
+    /// Closes whose record found the agent's queue full; counted apart, because they are not decisions.
+    QueueFullClose,
+}
+
+impl Cause {
+    /// The word used in the API.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::RingFull => "ring_full",
+            Self::QueueFull => "queue_full",
+            Self::QueueFullClose => "queue_full_close",
+        }
+    }
+}
+
+/// One end of a flow.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct End {
+    /// The workload, if the address or socket belongs to one.
+    pub workload: Option<Arc<WorkloadName>>,
+    /// Its identity.
+    pub identity: u32,
+    /// Its address; unspecified when there is none.
+    pub addr: Addr,
+    /// Its port; 0 when there is none.
+    pub port: u16,
+}
+
+/// A workload as records name it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WorkloadName {
+    /// "namespace/name".
+    pub name: String,
+    /// "key=value", sorted.
+    pub labels: Vec<String>,
+    /// Path below the managed tree, if it runs here.
+    pub cgroup: Option<Arc<str>>,
+}
+
+/// A rule as records name it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RuleName {
+    /// "Kind/namespace/name".
+    pub policy: String,
+    /// Its name or place within.
+    pub rule: String,
+}
+
+/// The process behind a socket.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ProcessInfo {
+    /// Process id.
+    pub pid: u32,
+    /// User id.
+    pub uid: u32,
+    /// Name of the task.
+    pub command: String,
+    /// Path of the executable; empty if the process was gone, or its pid another's, before it could be read.
+    pub executable: String,
+    /// Start time, clock ticks since boot; 0 when the executable is empty.
+    pub start_ticks: u64,
+}
+
+/// What went over the wire.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Traffic {
+    /// Payload bytes sent (close), bytes of IP packets (merged).
+    pub bytes_sent: u64,
+    /// As above, received.
+    pub bytes_received: u64,
+    /// Segments or packets sent.
+    pub packets_sent: u64,
+    /// Segments or packets received.
+    pub packets_received: u64,
+    /// Smoothed round-trip time.
+    pub rtt_us: u32,
+    /// Segments retransmitted.
+    pub retransmits: u32,
+}

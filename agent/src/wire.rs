@@ -1,0 +1,63 @@
+//! Lives: weir-agent, between its logic and the kernel side.
+//! Called by: `control` and `telemetry`, through the traits.
+//! May touch: the kernel side's own functions, nothing behind them.
+//! Never: adds behaviour; what is decided is decided on either side of here.
+
+use std::{io, os::fd::AsFd, time::Duration};
+
+use nix::{
+    errno::Errno,
+    poll::{PollFd, PollFlags, PollTimeout, poll},
+};
+use weir_common::event::{Event, LimitStats};
+use weir_policy::{Compiled, CompiledWorkload};
+
+use crate::{
+    datapath::{CounterCell, Datapath, DatapathError, EventSource, InterfaceSeen, Merged, Observed},
+    kernel::{self, Events, Kernel},
+};
+
+impl Datapath for Kernel {
+    fn install(&mut self, compiled: &Compiled) -> Result<(), DatapathError> {
+        Ok(Self::install(self, compiled)?)
+    }
+
+    fn reconcile(&mut self, workloads: &[CompiledWorkload]) -> Observed {
+        Self::reconcile(self, workloads)
+    }
+
+    fn counters(&self) -> Result<Vec<CounterCell>, DatapathError> {
+        Ok(Self::counters(self)?)
+    }
+
+    fn limit_stats(&self, limits: usize) -> Result<Vec<LimitStats>, DatapathError> {
+        Ok(Self::limit_stats(self, limits)?)
+    }
+
+    fn seen(&self) -> Result<Vec<InterfaceSeen>, DatapathError> {
+        Ok(Self::seen(self)?)
+    }
+
+    fn tick_ns(&self) -> u64 {
+        kernel::tick_ns()
+    }
+}
+
+impl EventSource for Events {
+    fn wait(&mut self, timeout: Duration) -> io::Result<()> {
+        let timeout = PollTimeout::try_from(timeout).unwrap_or(PollTimeout::MAX);
+        match poll(&mut [PollFd::new(self.as_fd(), PollFlags::POLLIN)], timeout) {
+            // A signal is no reason to stop reading.
+            Ok(_) | Err(Errno::EINTR) => Ok(()),
+            Err(errno) => Err(errno.into()),
+        }
+    }
+
+    fn drain(&mut self, limit: usize, sink: &mut dyn FnMut(&Event)) -> usize {
+        Self::drain(self, limit, sink)
+    }
+
+    fn take_merged(&mut self) -> Result<Merged, DatapathError> {
+        Ok(Self::take_merged(self)?)
+    }
+}
