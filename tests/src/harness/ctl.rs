@@ -5,8 +5,9 @@
 
 use std::io::Write;
 use std::process::{Command, ExitStatus, Stdio};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
+use jiff::Timestamp;
 use serde::de::DeserializeOwned;
 
 use super::{Harness, HarnessError, Record, Status};
@@ -125,7 +126,7 @@ impl Harness {
     pub fn record(&self, mark: Mark, what: &str, fits: impl Fn(&Record) -> bool) -> Result<Record, HarnessError> {
         let deadline = Instant::now() + ARRIVE_WITHIN;
         loop {
-            let since: Vec<Record> = self.records()?.into_iter().filter(|record| record.time_ns >= mark.0).collect();
+            let since: Vec<Record> = self.records()?.into_iter().filter(|record| record.time >= mark.0).collect();
             if let Some(found) = since.iter().find(|record| fits(record)) {
                 return Ok(found.clone());
             }
@@ -146,14 +147,13 @@ impl Harness {
 
 /// A point in time, to tell the records of one step from those before.
 #[derive(Clone, Copy, Debug)]
-pub struct Mark(u64);
+pub struct Mark(Timestamp);
 
 impl Mark {
     /// Now. Record times come from another clock, brought to the wall clock once: a little slack is due.
     #[must_use]
     pub fn now() -> Mark {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        Mark(u64::try_from(now.as_nanos()).unwrap_or(u64::MAX).saturating_sub(2_000_000))
+        Mark(Timestamp::now().saturating_sub(Duration::from_millis(2)).unwrap_or_default())
     }
 }
 

@@ -6,16 +6,17 @@
 use std::fmt;
 use std::net::IpAddr;
 
-use serde::{Deserialize, Serialize};
+use jiff::Timestamp;
+use serde::{Deserialize, Deserializer, Serialize};
 
 /// One record.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(default)]
+#[serde(default, rename_all = "camelCase")]
 #[expect(missing_docs, reason = "the fields are those of weir.v1.FlowRecord, documented there")]
 pub struct Record {
     #[serde(rename = "type")]
     pub kind: String,
-    pub time_ns: u64,
+    pub time: Timestamp,
     pub verdict: String,
     pub reason: String,
     pub hook: String,
@@ -23,9 +24,11 @@ pub struct Record {
     pub policy: String,
     pub rule: String,
     pub generation: u64,
+    #[serde(deserialize_with = "or_default")]
     pub local: End,
+    #[serde(deserialize_with = "or_default")]
     pub remote: End,
-    pub protocol: u32,
+    pub protocol: String,
     pub process: Option<Process>,
     pub cgroup: String,
     pub cookie: u64,
@@ -41,7 +44,7 @@ pub struct Record {
 
 /// One end of a flow.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(default)]
+#[serde(default, rename_all = "camelCase")]
 #[expect(missing_docs, reason = "the fields are those of weir.v1.Endpoint, documented there")]
 pub struct End {
     pub workload: String,
@@ -53,13 +56,18 @@ pub struct End {
 
 /// The process behind the local end.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(default)]
+#[serde(default, rename_all = "camelCase")]
 #[expect(missing_docs, reason = "the fields are those of weir.v1.Process, documented there")]
 pub struct Process {
     pub pid: u32,
     pub uid: u32,
     pub command: String,
     pub executable: String,
+}
+
+/// A record of a loss has no ends.
+fn or_default<'de, D: Deserializer<'de>>(deserializer: D) -> Result<End, D::Error> {
+    Ok(Option::deserialize(deserializer)?.unwrap_or_default())
 }
 
 impl Record {

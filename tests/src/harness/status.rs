@@ -18,6 +18,7 @@ pub struct Status {
 
 /// weir.v1.StatusResponse, what tests look at.
 #[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
 #[expect(missing_docs, reason = "the fields are those of weir.v1.StatusResponse, documented there")]
 pub struct Agent {
     pub node: String,
@@ -26,11 +27,12 @@ pub struct Agent {
     pub workloads: Vec<Workload>,
     pub interfaces: Vec<Interface>,
     pub counters: Vec<Counter>,
-    pub exporter: Exporter,
+    pub exporter: Option<Exporter>,
 }
 
 /// weir.v1.WorkloadStatus.
 #[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
 #[expect(missing_docs, reason = "the fields are those of weir.v1.WorkloadStatus, documented there")]
 pub struct Workload {
     pub workload: String,
@@ -41,6 +43,7 @@ pub struct Workload {
 
 /// weir.v1.InterfaceStatus.
 #[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
 #[expect(missing_docs, reason = "the fields are those of weir.v1.InterfaceStatus, documented there")]
 pub struct Interface {
     pub name: String,
@@ -49,6 +52,7 @@ pub struct Interface {
 
 /// weir.v1.Counter.
 #[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
 #[expect(missing_docs, reason = "the fields are those of weir.v1.Counter, documented there")]
 pub struct Counter {
     pub hook: String,
@@ -63,6 +67,7 @@ pub struct Counter {
 
 /// weir.v1.ExporterStatus.
 #[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
 #[expect(missing_docs, reason = "the fields are those of weir.v1.ExporterStatus, documented there")]
 pub struct Exporter {
     pub state: String,
@@ -74,6 +79,7 @@ pub struct Exporter {
 
 /// weir.v1.CollectorStatusResponse, what tests look at.
 #[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
 #[expect(missing_docs, reason = "the fields are those of weir.v1.CollectorStatusResponse, documented there")]
 pub struct Collector {
     pub nodes: Vec<Node>,
@@ -81,6 +87,7 @@ pub struct Collector {
 
 /// weir.v1.CollectorStatusResponse.Node.
 #[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
 #[expect(missing_docs, reason = "the fields are those of weir.v1.CollectorStatusResponse.Node, documented there")]
 pub struct Node {
     pub node: String,
@@ -95,7 +102,9 @@ impl Status {
     #[must_use]
     pub fn ready(&self) -> bool {
         let agent = &self.agent;
-        agent.enforcing && agent.exporter.state == "connected" && agent.interfaces.iter().all(Interface::attached)
+        agent.enforcing
+            && agent.exporter.as_ref().is_some_and(|exporter| exporter.state == "connected")
+            && agent.interfaces.iter().all(Interface::attached)
     }
 
     /// Whether every workload with a cgroup is attached.
@@ -107,8 +116,8 @@ impl Status {
     /// Every place where kernel, agent and collector do not agree; empty when all do.
     #[must_use]
     pub fn disagreements(&self) -> Vec<String> {
-        let boot = &self.agent.exporter.boot_id;
-        let ours = |node: &&Node| node.node == self.agent.node && node.boot_id == *boot;
+        let boot = self.agent.exporter.as_ref().map_or("", |exporter| exporter.boot_id.as_str());
+        let ours = |node: &&Node| node.node == self.agent.node && node.boot_id == boot;
         let Some(node) = self.collector.nodes.iter().find(ours) else {
             return vec![format!("the collector does not know {} of boot {boot}", self.agent.node)];
         };

@@ -143,7 +143,7 @@ impl Case<'_> {
         let incoming = matches!(row.proof.hook, "ingress" | "xdp");
         let (local, remote) = if incoming { (row.to, row.from) } else { (row.from, row.to) };
         let port = if incoming { record.local.port } else { record.remote.port };
-        let protocol = if row.how == How::Tcp { 6 } else { 17 };
+        let protocol = if row.how == How::Tcp { "TCP" } else { "UDP" };
         let pid = if incoming { pid_of(servers, row) } else { attempt.pid };
         record.is(row.proof.verdict, row.proof.hook)
             && record.reason == row.proof.reason
