@@ -1,0 +1,241 @@
+//! Lives: ctl.
+//! Called by: `observe`.
+//! May touch: nothing.
+//! Never: says anything twice; what a line does not name is as one would expect.
+//!
+//! The opener of a connection stands left of the arrow, whichever end is local.
+
+use jiff::tz::TimeZone;
+
+use super::style::{BAD, DIM, ODD, clean, paint, verdict};
+use super::time::{of_day, span};
+use crate::view::{Direction, End, Kind, Record};
+
+/// Identities that are not workloads (weir.v1 Endpoint.identity).
+const NAMED_IDENTITIES: [(u32, &str); 2] = [(1, "world"), (2, "host")];
+
+/// One record as one line, without its end.
+pub fn line(record: &Record, zone: &TimeZone) -> String {
+    let mut words = vec![paint(DIM, &of_day(record.time, zone)), clean(&record.node).into_owned()];
+    match record.kind {
+        Kind::Loss => words.extend(loss(record)),
+        Kind::Close => words.extend([paint(DIM, "CLOSE"), flow(record)].into_iter().chain(totals(record))),
+        Kind::Verdict | Kind::Unknown => words.extend(decision(record)),
+    }
+    words.extend(origin(record));
+    words.retain(|word| !word.is_empty());
+    words.join(" ")
+}
+
+fn loss(record: &Record) -> Vec<String> {
+    vec![
+        paint(BAD, "LOSS"),
+        format!("{} records lost: {}", record.count, clean(&record.loss_cause)),
+        clean(&record.hook).into_owned(),
+    ]
+}
+
+fn decision(record: &Record) -> Vec<String> {
+    let word = record.verdict.name().to_uppercase();
+    let reason = match record.reason.as_str() {
+        "rule" | "default" | "" => String::new(),
+        other => format!("reason={}", clean(other)),
+    };
+    let named = |name: &str, value: &str| match value.is_empty() {
+        true => String::new(),
+        false => format!("{name}={}", clean(value)),
+    };
+    let rule = match record.rule.is_empty() {
+        true => String::new(),
+        false => format!("rule=\"{}\"", clean(&record.rule)),
+    };
+    vec![
+        paint(verdict(record.verdict), &word),
+        flow(record),
+        reason,
+        named("policy", &record.policy),
+        rule,
+        named("if", &record.interface),
+    ]
+}
+
+/// Direction, hook, both ends and the protocol.
+fn flow(record: &Record) -> String {
+    let local = record.local.as_ref().map_or_else(|| "?".to_owned(), |end| shown(end, record.has_ports));
+    let remote = record.remote.as_ref().map_or_else(|| "?".to_owned(), |end| shown(end, record.has_ports));
+    let (opener, other) = match record.direction {
+        Direction::Ingress => (remote, local),
+        Direction::Egress | Direction::Unknown => (local, remote),
+    };
+    let hook = clean(&record.hook);
+    let words =
+        [record.direction.name(), hook.as_ref(), &format!("{opener} -> {other}"), &record.protocol, &record.tcp_flags];
+    words.into_iter().filter(|word| !word.is_empty()).collect::<Vec<_>>().join(" ")
+}
+
+fn totals(record: &Record) -> Vec<String> {
+    let open = record.end.map(|end| end.duration_since(record.time)).filter(|open| !open.is_zero());
+    vec![
+        format!(
+            "sent={}B/{} received={}B/{}",
+            record.bytes_sent, record.packets_sent, record.bytes_received, record.packets_received
+        ),
+        format!("rtt={}us", record.rtt_us),
+        if record.retransmits > 0 { paint(ODD, &format!("retransmits={}", record.retransmits)) } else { String::new() },
+        open.map_or_else(String::new, |open| format!("open={}", span(open))),
+    ]
+}
+
+/// The process, the generation, and how many equal decisions this stands for.
+fn origin(record: &Record) -> Vec<String> {
+    let process = record.process.as_ref().map(|process| {
+        let program = if process.command.is_empty() { &process.executable } else { &process.command };
+        format!("pid={} {}", process.pid, clean(program)).trim_end().to_owned()
+    });
+    let many = record.count > 1 && record.kind != Kind::Loss;
+    vec![
+        process.unwrap_or_default(),
+        if record.generation > 0 { format!("gen={}", record.generation) } else { String::new() },
+        if many { paint(ODD, &format!("x{}", record.count)) } else { String::new() },
+    ]
+}
+
+/// An end: `shop/web(10.0.0.2:0)`, `world(203.0.113.9:443)`, `[2001:db8::1]:80`.
+pub fn shown(end: &End, has_ports: bool) -> String {
+    let address = match (end.address, has_ports) {
+        (Some(address), true) if address.is_ipv6() => format!("[{address}]:{}", end.port),
+        (Some(address), true) => format!("{address}:{}", end.port),
+        (Some(address), false) => address.to_string(),
+        (None, _) => String::new(),
+    };
+    let named = NAMED_IDENTITIES.iter().find(|(identity, _)| *identity == end.identity).map(|(_, name)| *name);
+    let name = if end.workload.is_empty() { named.unwrap_or_default() } else { &end.workload };
+    match (name.is_empty(), address.is_empty()) {
+        (true, true) => "?".to_owned(),
+        (true, false) => address,
+        (false, true) => clean(name).into_owned(),
+        (false, false) => format!("{}({address})", clean(name)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::view::{Process, Verdict};
+
+    fn end(workload: &str, identity: u32, address: &str, port: u32) -> Option<End> {
+        Some(End { workload: workload.to_owned(), identity, address: address.parse().ok(), port, labels: Vec::new() })
+    }
+
+    fn denied() -> Record {
+        Record {
+            time: "2026-11-21T23:04:05.123Z".parse().unwrap(),
+            node: "node-1".to_owned(),
+            verdict: Verdict::Deny,
+            reason: "default".to_owned(),
+            hook: "connect".to_owned(),
+            direction: Direction::Egress,
+            policy: "Policy/shop/db".to_owned(),
+            rule: "default ingress".to_owned(),
+            generation: 7,
+            local: end("shop/web", 10, "10.0.0.2", 0),
+            remote: end("shop/db", 11, "10.0.0.4", 5432),
+            protocol: "TCP".to_owned(),
+            has_ports: true,
+            process: Some(Process { pid: 123, command: "curl".to_owned(), ..Process::default() }),
+            count: 3,
+            ..Record::default()
+        }
+    }
+
+    #[test]
+    fn records_are_one_line_each() {
+        let limited = Record {
+            hook: "xdp".to_owned(),
+            reason: "rate_limit_packets".to_owned(),
+            direction: Direction::Ingress,
+            policy: "RateLimit/shop/api".to_owned(),
+            rule: String::new(),
+            local: end("shop/api", 12, "2001:db8::2", 80),
+            remote: end("", 1, "2001:db8::9", 40000),
+            tcp_flags: "SYN".to_owned(),
+            interface: "eth0".to_owned(),
+            process: None,
+            count: 900,
+            ..denied()
+        };
+        let ping = Record {
+            verdict: Verdict::Audit,
+            protocol: "ICMP".to_owned(),
+            has_ports: false,
+            remote: end("", 0, "10.0.0.4", 0),
+            process: None,
+            count: 1,
+            ..denied()
+        };
+        let close = Record {
+            kind: Kind::Close,
+            end: Some("2026-11-21T23:04:06.373Z".parse().unwrap()),
+            hook: "sock_ops".to_owned(),
+            bytes_sent: 120,
+            packets_sent: 3,
+            bytes_received: 4000,
+            packets_received: 5,
+            rtt_us: 80,
+            retransmits: 1,
+            count: 0,
+            ..denied()
+        };
+        let loss = Record {
+            time: denied().time,
+            node: "node-1".to_owned(),
+            kind: Kind::Loss,
+            loss_cause: "ring_full".to_owned(),
+            count: 12,
+            ..Record::default()
+        };
+        let hostile = Record {
+            local: None,
+            policy: String::new(),
+            rule: String::new(),
+            process: Some(Process { pid: 1, command: "a\x1b[2Jb".to_owned(), ..Process::default() }),
+            count: 1,
+            ..denied()
+        };
+        for (record, expected) in [
+            (
+                denied(),
+                "23:04:05.123 node-1 DENY egress connect shop/web(10.0.0.2:0) -> shop/db(10.0.0.4:5432) TCP \
+                 policy=Policy/shop/db rule=\"default ingress\" pid=123 curl gen=7 x3",
+            ),
+            (
+                limited,
+                "23:04:05.123 node-1 DENY ingress xdp world([2001:db8::9]:40000) -> shop/api([2001:db8::2]:80) TCP SYN \
+                 reason=rate_limit_packets policy=RateLimit/shop/api if=eth0 gen=7 x900",
+            ),
+            (
+                ping,
+                "23:04:05.123 node-1 AUDIT egress connect shop/web(10.0.0.2) -> 10.0.0.4 ICMP policy=Policy/shop/db \
+                 rule=\"default ingress\" gen=7",
+            ),
+            (
+                close,
+                "23:04:05.123 node-1 CLOSE egress sock_ops shop/web(10.0.0.2:0) -> shop/db(10.0.0.4:5432) TCP \
+                 sent=120B/3 received=4000B/5 rtt=80us retransmits=1 open=1.250s pid=123 curl gen=7",
+            ),
+            (loss, "23:04:05.123 node-1 LOSS 12 records lost: ring_full"),
+            (
+                hostile,
+                "23:04:05.123 node-1 DENY egress connect ? -> shop/db(10.0.0.4:5432) TCP pid=1 a\\u{1b}[2Jb gen=7",
+            ),
+        ] {
+            let line = line(&record, &TimeZone::UTC);
+            assert_eq!(anstream::adapter::strip_str(&line).to_string(), expected);
+        }
+    }
+
+    #[test]
+    fn a_deny_stands_out() {
+        assert!(line(&denied(), &TimeZone::UTC).contains(&paint(BAD, "DENY")));
+    }
+}

@@ -1,0 +1,187 @@
+//! Lives: ctl.
+//! Called by: `status`.
+//! May touch: the writer it is given.
+//! Never: hides a section because it is bad news; an empty one is left out.
+
+use std::io::{self, Write};
+
+use jiff::Timestamp;
+use jiff::tz::TimeZone;
+
+use super::style::{BAD, BOLD, DIM, GOOD, ODD, PLAIN, clean, paint, state};
+use super::table::Table;
+use super::time::{full, span};
+use crate::agreement::Agreement;
+use crate::view::{Agent, Collector, Exporter};
+
+/// What is needed to show times.
+#[derive(Clone, Debug)]
+pub struct Clock {
+    pub now: Timestamp,
+    pub zone: TimeZone,
+}
+
+impl Clock {
+    fn up(&self, start: Option<Timestamp>) -> String {
+        start.map_or_else(String::new, |start| format!(", up {}", span(self.now.duration_since(start))))
+    }
+
+    fn since(&self, time: Option<Timestamp>) -> String {
+        time.map_or_else(String::new, |time| format!(" since {}", full(time, &self.zone)))
+    }
+}
+
+/// The agent's part.
+pub fn agent(out: &mut dyn Write, agent: &Agent, counters: &Agreement, clock: &Clock) -> io::Result<()> {
+    let (node, version) = (clean(&agent.node), clean(&agent.version));
+    writeln!(
+        out,
+        "{} on {node}: {version}, abi {}{}",
+        paint(BOLD, "weir-agent"),
+        agent.abi_version,
+        clock.up(agent.start)
+    )?;
+    let enforcing = if agent.enforcing { paint(GOOD, "yes") } else { paint(BAD, "no") };
+    writeln!(
+        out,
+        "  enforcing          {enforcing}, generation {}{}",
+        agent.generation,
+        clock.since(agent.generation_time)
+    )?;
+    writeln!(out, "  unknown workloads  {}", clean(&agent.unknown_workloads))?;
+    writeln!(out, "  cgroup root        {}", clean(&agent.cgroup_root))?;
+    let counts = agent.resources.iter().map(|(kind, count)| format!("{count} {kind}")).collect::<Vec<_>>();
+    writeln!(out, "  resources          {}", if counts.is_empty() { "none".to_owned() } else { counts.join(", ") })?;
+    if let Some(exporter) = &agent.exporter {
+        self::exporter(out, exporter)?;
+    }
+    section(out, "Workloads", &workloads(agent))?;
+    section(out, "Interfaces", &interfaces(agent))?;
+    section(out, "Rate limits", &limits(agent))?;
+    section(out, "Counters", &self::counters(agent))?;
+    agreement(out, counters)
+}
+
+fn exporter(out: &mut dyn Write, exporter: &Exporter) -> io::Result<()> {
+    let mut target = clean(&exporter.collector).into_owned();
+    if !exporter.detail.is_empty() {
+        target = format!("{target} ({})", clean(&exporter.detail)).trim_start().to_owned();
+    }
+    writeln!(out, "  exporter           {} {target}", paint(state(&exporter.state), &clean(&exporter.state)))?;
+    let Exporter { records_queued: queued, queue_capacity: capacity, records_sent: sent, .. } = exporter;
+    let lost = match exporter.records_lost {
+        0 => "0 lost".to_owned(),
+        lost => paint(BAD, &format!("{lost} lost")),
+    };
+    let acknowledged = exporter.records_acknowledged;
+    writeln!(out, "  records            {queued}/{capacity} queued, {sent} sent, {acknowledged} acknowledged, {lost}")
+}
+
+fn workloads(agent: &Agent) -> Table {
+    let mut table = Table::new(&["WORKLOAD", ">IDENTITY", "STATE", "CGROUP", "ADDRESSES", "HOOKS", "DETAIL"]);
+    for workload in &agent.workloads {
+        table.styled([
+            (workload.workload.clone(), PLAIN),
+            (workload.identity.to_string(), PLAIN),
+            (workload.state.clone(), state(&workload.state)),
+            (or_dash(&workload.cgroup), PLAIN),
+            (or_dash(&workload.addresses.join(",")), PLAIN),
+            (or_dash(&workload.hooks.join(",")), DIM),
+            (workload.detail.clone(), ODD),
+        ]);
+    }
+    table
+}
+
+fn interfaces(agent: &Agent) -> Table {
+    let mut table = Table::new(&["INTERFACE", "MODE", ">SEEN", ">PASSED", ">DROPPED", "DETAIL"]);
+    for interface in &agent.interfaces {
+        table.styled([
+            (interface.name.clone(), PLAIN),
+            (interface.mode.clone(), state(&interface.mode)),
+            (interface.packets_seen.to_string(), PLAIN),
+            (interface.packets_passed.to_string(), PLAIN),
+            (interface.packets_dropped.to_string(), PLAIN),
+            (interface.detail.clone(), ODD),
+        ]);
+    }
+    table
+}
+
+fn limits(agent: &Agent) -> Table {
+    let columns = &["LIMIT", ">PASSED", ">PASSED BYTES", ">EXCEEDED", ">EXCEEDED BYTES"];
+    let mut table = Table::new(columns);
+    for limit in &agent.limits {
+        let numbers = [limit.passed_packets, limit.passed_bytes, limit.exceeded_packets, limit.exceeded_bytes];
+        let [passed, passed_bytes, exceeded, exceeded_bytes] = numbers.map(|number| number.to_string());
+        table.row([limit.limit.clone(), passed, passed_bytes, exceeded, exceeded_bytes]);
+    }
+    table
+}
+
+fn counters(agent: &Agent) -> Table {
+    let mut table = Table::new(&["HOOK", "VERDICT", "REASON", ">DECIDED", ">RECORDED", ">LOST"]);
+    for counter in &agent.counters {
+        let odd = if counter.agrees() { PLAIN } else { ODD };
+        let verdict = match counter.verdict.as_str() {
+            "deny" => BAD,
+            "allow" => GOOD,
+            "audit" => ODD,
+            _ => PLAIN,
+        };
+        table.styled([
+            (counter.hook.clone(), PLAIN),
+            (counter.verdict.clone(), verdict),
+            (counter.reason.clone(), PLAIN),
+            (counter.decided.to_string(), odd),
+            (counter.recorded.to_string(), odd),
+            (counter.lost.to_string(), if counter.lost > 0 { BAD } else { PLAIN }),
+        ]);
+    }
+    table
+}
+
+/// The collector's part.
+pub fn collector(out: &mut dyn Write, collector: &Collector, sums: &Agreement, clock: &Clock) -> io::Result<()> {
+    let (version, up) = (clean(&collector.version), clock.up(collector.start));
+    writeln!(out, "\n{}: {version}{up}", paint(BOLD, "weir-collector"))?;
+    let Collector { history_records: kept, history_capacity: capacity, evicted, .. } = collector;
+    writeln!(out, "  history            {kept}/{capacity} records, {evicted} evicted")?;
+    let columns =
+        &["NODE", "BOOT", "CONNECTED", ">RECORDS", ">DECISIONS", ">DUPLICATES", ">MISSING", ">LOSSES", "LAST SEEN"];
+    let mut table = Table::new(columns);
+    for node in &collector.nodes {
+        let connected = if node.connected { "yes" } else { "no" };
+        let seen = node.last_seen.map_or_else(|| "never".to_owned(), |seen| full(seen, &clock.zone));
+        table.styled([
+            (node.node.clone(), PLAIN),
+            (node.boot_id.chars().take(12).collect(), DIM),
+            (connected.to_owned(), state(connected)),
+            (node.records.to_string(), PLAIN),
+            (node.decisions.values().sum::<u64>().to_string(), PLAIN),
+            (node.duplicates.to_string(), PLAIN),
+            (node.missing_batches.to_string(), if node.missing_batches > 0 { BAD } else { PLAIN }),
+            (node.losses.values().sum::<u64>().to_string(), PLAIN),
+            (seen, PLAIN),
+        ]);
+    }
+    section(out, "Nodes", &table)?;
+    agreement(out, sums)
+}
+
+fn section(out: &mut dyn Write, title: &str, table: &Table) -> io::Result<()> {
+    if table.is_empty() {
+        return Ok(());
+    }
+    writeln!(out, "\n{}", paint(BOLD, title))?;
+    table.write(out)
+}
+
+fn agreement(out: &mut dyn Write, agreement: &Agreement) -> io::Result<()> {
+    let style = if agreement.agree { GOOD } else { ODD };
+    writeln!(out, "{}", paint(style, &clean(&agreement.says)))
+}
+
+fn or_dash(text: &str) -> String {
+    if text.is_empty() { "-".to_owned() } else { text.to_owned() }
+}

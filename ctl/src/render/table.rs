@@ -1,0 +1,83 @@
+//! Lives: ctl.
+//! Called by: verbs that show rows.
+//! May touch: the writer it is given.
+//! Never: cuts a value. Our own rather than a library's because cells carry styles and widths must not count those.
+
+use std::io::{self, Write};
+
+use anstyle::Style;
+
+use super::style::{BOLD, PLAIN, clean};
+
+/// Rows below a heading.
+#[derive(Debug)]
+pub struct Table {
+    columns: &'static [&'static str],
+    rows: Vec<Vec<(String, Style)>>,
+}
+
+impl Table {
+    /// An empty table. A column whose name begins with ">" is aligned to the right.
+    pub const fn new(columns: &'static [&'static str]) -> Self {
+        Self { columns, rows: Vec::new() }
+    }
+
+    /// Adds a row without styles.
+    pub fn row<const N: usize>(&mut self, cells: [String; N]) {
+        self.styled(cells.map(|cell| (cell, PLAIN)));
+    }
+
+    /// Adds a row.
+    pub fn styled<const N: usize>(&mut self, cells: [(String, Style); N]) {
+        self.rows.push(cells.into_iter().map(|(text, style)| (clean(&text).into_owned(), style)).collect());
+    }
+
+    /// Whether there is no row.
+    pub const fn is_empty(&self) -> bool {
+        self.rows.is_empty()
+    }
+
+    /// Writes heading and rows; columns are as wide as their widest cell.
+    pub fn write(&self, out: &mut dyn Write) -> io::Result<()> {
+        let heading: Vec<_> = self.columns.iter().map(|name| (name.trim_start_matches('>').to_owned(), BOLD)).collect();
+        let width = |column: usize| {
+            let cells = self.rows.iter().chain([&heading]).filter_map(|row| row.get(column));
+            cells.map(|(text, _)| text.chars().count()).max().unwrap_or(0)
+        };
+        let widths: Vec<_> = (0..self.columns.len()).map(width).collect();
+        [&heading].into_iter().chain(&self.rows).try_for_each(|row| line(out, self.columns, &widths, row))
+    }
+}
+
+fn line(out: &mut dyn Write, columns: &[&str], widths: &[usize], row: &[(String, Style)]) -> io::Result<()> {
+    let last = row.len().saturating_sub(1);
+    for (index, ((text, style), (name, width))) in row.iter().zip(columns.iter().zip(widths)).enumerate() {
+        let gap = width.saturating_sub(text.chars().count());
+        match (name.starts_with('>'), index == last) {
+            (true, _) => write!(out, "{:gap$}{style}{text}{style:#}", "")?,
+            (false, true) => write!(out, "{style}{text}{style:#}")?,
+            (false, false) => write!(out, "{style}{text}{style:#}{:gap$}", "")?,
+        }
+        out.write_all(if index == last { b"\n" } else { b"  " })?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::render::style::BAD;
+
+    #[test]
+    fn columns_are_aligned_and_styles_take_no_room() {
+        let mut table = Table::new(&["NAME", ">COUNT", "DETAIL"]);
+        table.row(["a".to_owned(), "1".to_owned(), "x".to_owned()]);
+        table.styled([("longer".to_owned(), BAD), ("1000000".to_owned(), BAD), (String::new(), PLAIN)]);
+        let mut out = Vec::new();
+        table.write(&mut out).unwrap();
+        let text = String::from_utf8(out).unwrap();
+        assert!(text.contains("\x1b["), "cells are styled");
+        let expected = "NAME      COUNT  DETAIL\na             1  x\nlonger  1000000  \n";
+        assert_eq!(anstream::adapter::strip_str(&text).to_string(), expected);
+    }
+}

@@ -1,0 +1,114 @@
+//! Lives: ctl.
+//! Called by: the clients of this folder.
+//! May touch: nothing.
+//! Never: sorts or sums; that is for whoever shows it.
+
+use weir_proto::v1;
+
+use super::convert::time;
+use crate::view::{Agent, Collector, Counter, Exporter, Interface, Limit, Node, Workload};
+
+pub fn agent(wire: v1::StatusResponse) -> Agent {
+    Agent {
+        node: wire.node,
+        version: wire.version,
+        abi_version: wire.abi_version,
+        generation: wire.generation,
+        generation_time: time(wire.generation_time_ns),
+        start: time(wire.start_ns),
+        enforcing: wire.enforcing,
+        unknown_workloads: wire.unknown_workloads,
+        cgroup_root: wire.cgroup_root,
+        resources: wire.resources.into_iter().collect(),
+        workloads: wire.workloads.into_iter().map(workload).collect(),
+        interfaces: wire.interfaces.into_iter().map(interface).collect(),
+        counters: wire.counters.into_iter().map(counter).collect(),
+        limits: wire.limits.into_iter().map(limit).collect(),
+        exporter: wire.exporter.map(exporter),
+    }
+}
+
+fn workload(wire: v1::WorkloadStatus) -> Workload {
+    Workload {
+        workload: wire.workload,
+        identity: wire.identity,
+        cgroup: wire.cgroup,
+        state: wire.state,
+        detail: wire.detail,
+        addresses: wire.addresses,
+        hooks: wire.hooks,
+    }
+}
+
+fn interface(wire: v1::InterfaceStatus) -> Interface {
+    Interface {
+        name: wire.name,
+        mode: wire.mode,
+        detail: wire.detail,
+        packets_seen: wire.packets_seen,
+        packets_passed: wire.packets_passed,
+        packets_dropped: wire.packets_dropped,
+    }
+}
+
+fn counter(wire: v1::Counter) -> Counter {
+    Counter {
+        hook: wire.hook,
+        verdict: wire.verdict,
+        reason: wire.reason,
+        decided: wire.decided,
+        recorded: wire.recorded,
+        lost: wire.lost,
+    }
+}
+
+fn limit(wire: v1::LimitStatus) -> Limit {
+    Limit {
+        limit: wire.limit,
+        passed_packets: wire.passed_packets,
+        passed_bytes: wire.passed_bytes,
+        exceeded_packets: wire.exceeded_packets,
+        exceeded_bytes: wire.exceeded_bytes,
+    }
+}
+
+fn exporter(wire: v1::ExporterStatus) -> Exporter {
+    Exporter {
+        collector: wire.collector,
+        state: wire.state,
+        detail: wire.detail,
+        records_queued: wire.records_queued,
+        queue_capacity: wire.queue_capacity,
+        records_sent: wire.records_sent,
+        records_acknowledged: wire.records_acknowledged,
+        records_lost: wire.records_lost,
+        boot_id: wire.boot_id,
+    }
+}
+
+pub fn collector(wire: v1::CollectorStatusResponse) -> Collector {
+    Collector {
+        version: wire.version,
+        start: time(wire.start_ns),
+        history_records: wire.history_records,
+        history_capacity: wire.history_capacity,
+        evicted: wire.evicted,
+        nodes: wire.nodes.into_iter().map(node).collect(),
+    }
+}
+
+fn node(wire: v1::collector_status_response::Node) -> Node {
+    Node {
+        node: wire.node,
+        boot_id: wire.boot_id,
+        connected: wire.connected,
+        records: wire.records,
+        duplicates: wire.duplicates,
+        first_sequence: wire.first_sequence,
+        last_sequence: wire.last_sequence,
+        missing_batches: wire.missing_batches,
+        last_seen: time(wire.last_seen_ns),
+        decisions: wire.decisions.into_iter().collect(),
+        losses: wire.losses.into_iter().collect(),
+    }
+}

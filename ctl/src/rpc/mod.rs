@@ -1,0 +1,63 @@
+//! Lives: ctl.
+//! Called by: verbs.
+//! May touch: the agent's and the collector's API.
+//! Never: lets a wire type out; answers are `view` types, errors are `Failure`s.
+
+mod agent;
+mod collector;
+mod convert;
+mod convert_status;
+
+use std::future::Future;
+use std::time::Duration;
+
+use tokio::time::timeout;
+use tonic::{Code, Response, Status};
+use weir_transport::{Endpoint, why};
+
+pub use agent::AgentClient;
+pub use collector::{CollectorClient, ObserveQuery};
+
+use crate::failure::Failure;
+
+/// Longest wait for an answer.
+const ANSWER: Duration = Duration::from_secs(30);
+
+/// Waits for an answer.
+async fn answer<T>(
+    service: &'static str,
+    endpoint: &Endpoint,
+    call: impl Future<Output = Result<Response<T>, Status>>,
+) -> Result<T, Failure> {
+    match timeout(ANSWER, call).await {
+        Ok(Ok(response)) => Ok(response.into_inner()),
+        Ok(Err(status)) => Err(failure(service, endpoint, &status)),
+        Err(_) => Err(Failure::Unreachable {
+            service,
+            endpoint: endpoint.to_string(),
+            why: format!("no answer within {} seconds", ANSWER.as_secs()),
+        }),
+    }
+}
+
+/// Tells a refusal from not getting through. A status made on this side, because the connection failed, has a source.
+fn failure(service: &'static str, endpoint: &Endpoint, status: &Status) -> Failure {
+    let ours = std::error::Error::source(status).is_some();
+    if ours || matches!(status.code(), Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled) {
+        return Failure::Unreachable { service, endpoint: endpoint.to_string(), why: reason(status) };
+    }
+    let message = match status.message().is_empty() {
+        true => status.code().description().to_owned(),
+        false => status.message().to_owned(),
+    };
+    Failure::Refused(message)
+}
+
+/// The causes in words a person can act on.
+fn reason(status: &Status) -> String {
+    match std::error::Error::source(status) {
+        // The outer layers only say that there was a transport error.
+        Some(source) => why(source).trim_start_matches("transport error: ").to_owned(),
+        None => status.message().to_owned(),
+    }
+}

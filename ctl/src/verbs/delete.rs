@@ -1,0 +1,66 @@
+//! Lives: ctl, the verb delete.
+//! Called by: `verbs`.
+//! May touch: the files named, the agent.
+//! Never: deletes some of what was named and not the rest.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use weir_policy::{Kind, ResourceId, parse_all};
+
+use super::resource::{Format, id, kind, show};
+use crate::cli::Connection;
+use crate::failure::Failure;
+use crate::files;
+use crate::render::output::remark;
+use crate::render::style::clean;
+
+const EXAMPLES: &str = "Examples:
+  weirctl delete policy api -n shop
+  weirctl delete policy shop/api shop/web
+  weirctl delete -f policy.yaml --dry-run";
+
+/// Arguments of delete.
+#[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
+pub struct Arguments {
+    /// Workload, Policy, RateLimit or AddressSet.
+    #[arg(value_parser = kind, required_unless_present = "files", conflicts_with = "files")]
+    kind: Option<Kind>,
+    /// NAME, or NAMESPACE/NAME.
+    #[arg(required_unless_present = "files", conflicts_with = "files")]
+    names: Vec<String>,
+    /// Namespace of the names [default: default].
+    #[arg(short, long, conflicts_with = "files")]
+    namespace: Option<String>,
+    /// Delete what these documents name: a file, a folder, or - for standard input; may be repeated.
+    #[arg(short, long = "file", value_name = "FILE|DIR|-")]
+    files: Vec<PathBuf>,
+    /// Say what would be deleted and delete nothing.
+    #[arg(long)]
+    dry_run: bool,
+    /// How to show what became of each resource.
+    #[arg(short, long, value_enum, default_value_t = Format::Text)]
+    output: Format,
+}
+
+/// Runs it.
+pub async fn run(arguments: &Arguments, connection: &Connection) -> Result<(), Failure> {
+    let ids = match arguments.kind {
+        Some(kind) => arguments.names.iter().map(|name| id(kind, name, arguments.namespace.as_deref())).collect(),
+        None => from_files(arguments),
+    }?;
+    let changed = connection.agent()?.delete(&ids, arguments.dry_run).await?;
+    show(&changed, arguments.output)
+}
+
+fn from_files(arguments: &Arguments) -> Result<Vec<ResourceId>, Failure> {
+    let sources = files::read(&arguments.files)?;
+    match parse_all(sources.iter().map(|source| (source.name.as_str(), source.text.as_str()))) {
+        Ok(resources) => Ok(resources.iter().map(|resource| resource.id().clone()).collect()),
+        Err(faults) => {
+            faults.iter().for_each(|fault| remark(&clean(&fault.to_string())));
+            Err(Failure::Refused("refused: the documents are not valid; nothing was deleted".to_owned()))
+        }
+    }
+}

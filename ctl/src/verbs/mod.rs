@@ -1,0 +1,60 @@
+//! Lives: ctl.
+//! Called by: `main`.
+//! May touch: what the verb says.
+//! Never: more than choose the verb.
+
+mod apply;
+mod completion;
+mod delete;
+mod explain;
+mod get;
+mod observe;
+mod resource;
+mod status;
+mod version;
+mod watch;
+
+use clap::Subcommand;
+
+use crate::cli::Cli;
+use crate::failure::{Failure, Outcome};
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Verb {
+    /// Apply documents: all of them or none.
+    Apply(apply::Arguments),
+    /// Show resources.
+    Get(get::Arguments),
+    /// Delete resources: all of them or none.
+    Delete(delete::Arguments),
+    /// Show what the agent enforces, what it counted, and whether the collector has the same numbers.
+    Status(status::Arguments),
+    /// Show flow records from the collector.
+    Observe(observe::Arguments),
+    /// Say whether something is allowed, and why.
+    Explain(explain::Arguments),
+    /// Follow changes of resources.
+    Watch(watch::Arguments),
+    /// Print a completion script for a shell.
+    Completion(completion::Arguments),
+    /// Print versions.
+    Version(version::Arguments),
+}
+
+/// Runs the verb.
+pub async fn run(cli: Cli) -> Result<Outcome, Failure> {
+    let connection = cli.connection;
+    match cli.verb {
+        Verb::Apply(arguments) => apply::run(arguments, &connection).await?,
+        Verb::Get(arguments) => get::run(&arguments, &connection).await?,
+        Verb::Delete(arguments) => delete::run(&arguments, &connection).await?,
+        Verb::Status(arguments) => status::run(&arguments, &connection).await?,
+        Verb::Observe(arguments) => observe::run(arguments, &connection).await?,
+        Verb::Explain(arguments) => return explain::run(&arguments, &connection).await,
+        Verb::Watch(arguments) => watch::run(&arguments, &connection).await?,
+        Verb::Completion(arguments) => completion::run(&arguments)?,
+        Verb::Version(arguments) => version::run(&arguments, &connection).await?,
+    }
+    Ok(Outcome::Done)
+}

@@ -1,0 +1,153 @@
+//! Lives: ctl.
+//! Called by: verbs that name a resource or show what became of some.
+//! May touch: the writer it is given.
+//! Never: guesses a kind.
+
+use std::io::Write;
+
+use serde::Serialize;
+use weir_policy::{Fault, Kind, ResourceId};
+
+use crate::failure::Failure;
+use crate::render::output::{self, remark};
+use crate::render::style::{BAD, DIM, GOOD, ODD, PLAIN, clean, paint};
+use crate::view::{Change, Changed};
+
+/// The namespace of a name that says none.
+const DEFAULT_NAMESPACE: &str = "default";
+
+/// Reads a kind, for clap.
+pub fn kind(word: &str) -> Result<Kind, String> {
+    word.parse::<Kind>().map_err(|unknown| unknown.to_string())
+}
+
+/// The resource that `NAME` or `NAMESPACE/NAME`, and perhaps `-n`, stand for.
+pub fn id(kind: Kind, name: &str, namespace: Option<&str>) -> Result<ResourceId, Failure> {
+    let (written, name) = name.rsplit_once('/').map_or((None, name), |(namespace, name)| (Some(namespace), name));
+    let namespace = match (kind.namespaced(), written, namespace) {
+        (false, None, None) => "",
+        (false, _, _) => return Err(Failure::Usage(format!("{kind} resources have no namespace"))),
+        (true, Some(written), Some(flag)) if written != flag => {
+            return Err(Failure::Usage(format!("the name says namespace {written} and -n says {flag}")));
+        }
+        (true, written, flag) => written.or(flag).unwrap_or(DEFAULT_NAMESPACE),
+    };
+    Ok(ResourceId::new(kind, namespace, name))
+}
+
+/// How to show what became of resources.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Format {
+    /// A line for each.
+    Text,
+    /// One JSON object.
+    Json,
+}
+
+/// Shows the answer to apply and delete. Faults make it a failure.
+pub fn show(changed: &Changed, format: Format) -> Result<(), Failure> {
+    let mut out = output::open();
+    match format {
+        Format::Text => text(&mut out, changed)?,
+        Format::Json => output::json(&mut out, &Json::from(changed))?,
+    }
+    out.flush()?;
+    if format == Format::Text {
+        changed.faults.iter().for_each(|fault| remark(&clean(&fault.to_string())));
+    }
+    match changed.faults.len() {
+        0 => Ok(()),
+        faults => Err(Failure::Refused(format!(
+            "refused: {faults} {}; nothing was changed (generation {} stays in force)",
+            if faults == 1 { "fault" } else { "faults" },
+            changed.generation
+        ))),
+    }
+}
+
+fn text(out: &mut dyn Write, changed: &Changed) -> Result<(), Failure> {
+    changed.warnings.iter().for_each(|warning| remark(&format!("{} {}", paint(ODD, "warning:"), clean(warning))));
+    if !changed.faults.is_empty() {
+        return Ok(());
+    }
+    for change in &changed.changes {
+        let style = match change.action.as_str() {
+            "created" => GOOD,
+            "changed" => ODD,
+            "deleted" => BAD,
+            "unchanged" => DIM,
+            _ => PLAIN,
+        };
+        writeln!(out, "{} {}", paint(style, &format!("{:9}", clean(&change.action))), clean(&change.id()))?;
+    }
+    match changed.dry_run {
+        true => writeln!(out, "dry run: nothing was changed; generation {} stays in force", changed.generation)?,
+        false => writeln!(out, "generation {} is in force", changed.generation)?,
+    }
+    Ok(())
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Json<'a> {
+    generation: u64,
+    dry_run: bool,
+    changes: &'a [Change],
+    faults: Vec<JsonFault<'a>>,
+    warnings: &'a [String],
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct JsonFault<'a> {
+    source: &'a str,
+    line: u32,
+    column: u32,
+    field: &'a str,
+    value: &'a str,
+    problem: &'a str,
+    remedy: &'a str,
+}
+
+impl<'a> From<&'a Changed> for Json<'a> {
+    fn from(changed: &'a Changed) -> Self {
+        let fault = |fault: &'a Fault| JsonFault {
+            source: &fault.source,
+            line: fault.line,
+            column: fault.column,
+            field: &fault.field,
+            value: &fault.value,
+            problem: &fault.problem,
+            remedy: &fault.remedy,
+        };
+        Self {
+            generation: changed.generation,
+            dry_run: changed.dry_run,
+            changes: &changed.changes,
+            faults: changed.faults.iter().map(fault).collect(),
+            warnings: &changed.warnings,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_and_a_flag_make_an_id() {
+        for (kind, name, flag, expected) in [
+            (Kind::Policy, "api", None, Some("Policy/default/api")),
+            (Kind::Policy, "api", Some("shop"), Some("Policy/shop/api")),
+            (Kind::Policy, "shop/api", None, Some("Policy/shop/api")),
+            (Kind::Policy, "shop/api", Some("shop"), Some("Policy/shop/api")),
+            (Kind::Policy, "shop/api", Some("other"), None),
+            (Kind::AddressSet, "bad", None, Some("AddressSet/bad")),
+            (Kind::AddressSet, "bad", Some("shop"), None),
+            (Kind::AddressSet, "shop/bad", None, None),
+        ] {
+            let id = id(kind, name, flag).ok().map(|id| id.to_string());
+            assert_eq!(id.as_deref(), expected, "{kind} {name} {flag:?}");
+        }
+    }
+}

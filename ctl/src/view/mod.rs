@@ -1,0 +1,12 @@
+//! Lives: ctl.
+//! Called by: `rpc`, which fills these from the wire; verbs and `render`, which show them; `-o json`, which is them.
+//! May touch: nothing.
+//! Never: renames a field lightly: scripts read the JSON.
+
+mod policy;
+mod record;
+mod status;
+
+pub use policy::{Change, Changed, Explanation, Item, Listing, Side, WatchEvent};
+pub use record::{Direction, End, Kind, Process, Record, Verdict};
+pub use status::{Agent, Collector, Counter, Exporter, Interface, Limit, Node, Workload};

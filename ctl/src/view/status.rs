@@ -1,0 +1,122 @@
+//! Lives: ctl.
+//! Called by: see `view`.
+//! May touch: nothing.
+//! Never: judges; whether numbers agree is said by `agreement`.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use serde::Serialize;
+
+/// An agent.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Agent {
+    pub node: String,
+    pub version: String,
+    pub abi_version: u32,
+    pub generation: u64,
+    pub generation_time: Option<Timestamp>,
+    pub start: Option<Timestamp>,
+    pub enforcing: bool,
+    pub unknown_workloads: String,
+    pub cgroup_root: String,
+    pub resources: BTreeMap<String, u64>,
+    pub workloads: Vec<Workload>,
+    pub interfaces: Vec<Interface>,
+    pub counters: Vec<Counter>,
+    pub limits: Vec<Limit>,
+    pub exporter: Option<Exporter>,
+}
+
+/// A workload on the agent's node.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Workload {
+    pub workload: String,
+    pub identity: u32,
+    pub cgroup: String,
+    pub state: String,
+    pub detail: String,
+    pub addresses: Vec<String>,
+    pub hooks: Vec<String>,
+}
+
+/// An interface with a program on it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Interface {
+    pub name: String,
+    pub mode: String,
+    pub detail: String,
+    pub packets_seen: u64,
+    pub packets_passed: u64,
+    pub packets_dropped: u64,
+}
+
+/// Decisions of one kind.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Counter {
+    pub hook: String,
+    pub verdict: String,
+    pub reason: String,
+    pub decided: u64,
+    pub recorded: u64,
+    pub lost: u64,
+}
+
+/// A rate limit and what it let through.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Limit {
+    pub limit: String,
+    pub passed_packets: u64,
+    pub passed_bytes: u64,
+    pub exceeded_packets: u64,
+    pub exceeded_bytes: u64,
+}
+
+/// The agent's way to its collector.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Exporter {
+    pub collector: String,
+    pub state: String,
+    pub detail: String,
+    pub records_queued: u64,
+    pub queue_capacity: u64,
+    pub records_sent: u64,
+    pub records_acknowledged: u64,
+    pub records_lost: u64,
+    pub boot_id: String,
+}
+
+/// A collector.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Collector {
+    pub version: String,
+    pub start: Option<Timestamp>,
+    pub history_records: u64,
+    pub history_capacity: u64,
+    pub evicted: u64,
+    pub nodes: Vec<Node>,
+}
+
+/// One boot of a node as the collector knows it.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Node {
+    pub node: String,
+    pub boot_id: String,
+    pub connected: bool,
+    pub records: u64,
+    pub duplicates: u64,
+    pub first_sequence: u64,
+    pub last_sequence: u64,
+    pub missing_batches: u64,
+    pub last_seen: Option<Timestamp>,
+    pub decisions: BTreeMap<String, u64>,
+    pub losses: BTreeMap<String, u64>,
+}
