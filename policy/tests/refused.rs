@@ -11,7 +11,12 @@
     reason = "a test fails by panicking"
 )]
 
-use weir_policy::{Fault, parse, parse_all};
+use proptest::prelude::*;
+use weir_policy::{
+    Fault,
+    cases::{CASES, WORLD},
+    parse, parse_all,
+};
 
 /// What, the spec of a Policy, and the faults: line and column within the spec's first line at 5, field, remedy.
 type Row = (&'static str, &'static str, &'static [(&'static str, &'static str)]);
@@ -421,5 +426,68 @@ fn a_resource_described_twice_in_one_apply_is_refused() {
 fn nothing_is_no_fault() {
     for text in ["", "\n# only a comment\n", "---\n---\n", "---\n...\n"] {
         assert_eq!(parse("-", text), Ok(Vec::new()), "{text:?}");
+    }
+}
+
+/// Pieces that YAML gives a meaning, and some that it does not.
+const PIECES: &[&str] = &[
+    "",
+    " ",
+    "\n",
+    "\n---\n",
+    ":",
+    ": ",
+    "- ",
+    "[",
+    "]",
+    "{",
+    "}",
+    "&a ",
+    "*a",
+    "!",
+    "|",
+    ">",
+    "\"",
+    "'",
+    "#",
+    "%",
+    "~",
+    "\t",
+    "\0",
+    "\u{feff}",
+    "\u{85}",
+    "é",
+    "99999999999999999999",
+    "-0",
+    "::ffff:1.2.3.4/0",
+    "/",
+    "<<: *a",
+    "? ",
+    "null",
+];
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 2000, failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// Whatever is done to a document, it is read or refused with a place and a remedy; nothing panics.
+    #[test]
+    fn a_damaged_document_is_read_or_refused(
+        case in prop::sample::select(CASES),
+        damage in prop::collection::vec((any::<prop::sample::Index>(), 0usize..6, prop::sample::select(PIECES)), 1..5),
+    ) {
+        let mut text: Vec<char> = format!("{WORLD}---{}", case.documents).chars().collect();
+        for (at, removed, piece) in damage {
+            let start = at.index(text.len());
+            let end = (start + removed).min(text.len());
+            text.splice(start..end, piece.chars());
+        }
+        let text: String = text.into_iter().collect();
+        if let Err(faults) = parse("damaged", &text) {
+            prop_assert!(!faults.is_empty());
+            for fault in faults {
+                prop_assert!(fault.line > 0 && fault.column > 0, "{fault} in {text}");
+                prop_assert!(!fault.problem.is_empty() && !fault.remedy.is_empty(), "{fault} in {text}");
+            }
+        }
     }
 }

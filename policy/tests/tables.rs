@@ -283,5 +283,5 @@ fn a_large_state_compiles_in_seconds() {
     let compiled = tables(&state);
     let took = start.elapsed();
     println!("{took:?}, {} pages, {} rules", compiled.pages.len(), compiled.rules.len());
-    assert!(took < Duration::from_secs(30), "took {took:?}");
+    assert!(took < Duration::from_secs(60), "took {took:?}");
 }
