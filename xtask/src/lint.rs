@@ -40,7 +40,8 @@ pub fn run(repo: &Repo) -> Result<Report> {
     Ok(Report::new("lint", start, steps))
 }
 
-const CLIPPY: [&str; 7] = ["clippy", "--workspace", "--all-targets", "--locked", "--", "-D", "warnings"];
+const CLIPPY: [&str; 8] =
+    ["clippy", "--workspace", "--all-targets", "--locked", "--keep-going", "--", "-D", "warnings"];
 
 fn step(name: &str, command: &mut Command) -> Result<Step> {
     let start = Instant::now();
