@@ -6,6 +6,7 @@
 mod attach;
 mod cgroups;
 mod counters;
+mod dry_run;
 mod error;
 mod events;
 mod generation;
@@ -17,6 +18,7 @@ use std::{collections::BTreeMap, path::PathBuf};
 use aya::Ebpf;
 pub use cgroups::{AttachState, WorkloadState};
 pub use counters::{CounterCell, InterfaceSeen};
+pub use dry_run::PacketHook;
 pub use error::KernelError;
 pub use events::{Events, Merged};
 pub use interfaces::{InterfaceState, XdpMode};
@@ -124,7 +126,7 @@ impl Kernel {
     }
 }
 
-/// The object with every program, for tests that run single programs.
+/// The object with every program, for tests that inspect it.
 #[must_use]
 pub fn object() -> &'static [u8] {
     load::OBJECT

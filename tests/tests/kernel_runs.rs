@@ -1,0 +1,291 @@
+//! In-kernel test runs: the loaded programs judge packets made here (`BPF_PROG_TEST_RUN`), row by row, and say why in their
+//! counters and records. No namespace, no interface; only a cgroup of the test's own, because the agent's loader wants one.
+
+use std::{
+    fs,
+    path::PathBuf,
+    sync::{Mutex, MutexGuard},
+};
+
+use etherparse::PacketBuilder;
+use weir_agent::kernel::{Events, Kernel, Options, PacketHook, XdpMode, tick_ns};
+use weir_common::{
+    event::{MergeKey, MergeValue},
+    packet::{self, Bytes, Fault},
+    verdict::{Hook, Reason, Verdict},
+};
+use weir_policy::{Context, Resources, compile, parse};
+
+const XDP_DROP: u32 = 1;
+const XDP_PASS: u32 = 2;
+
+/// The programs under one policy. One at a time: the kernel charges test runs of one process against one clock and two CPUs.
+struct Bench {
+    kernel: Kernel,
+    events: Events,
+    cgroup: PathBuf,
+    _one_at_a_time: MutexGuard<'static, ()>,
+}
+
+static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+
+impl Bench {
+    fn new(name: &str, documents: &str, unknown: Verdict) -> Self {
+        let guard = ONE_AT_A_TIME.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let cgroup = weir_tests::world::cgroup::mount().expect("cgroup2 is mounted").join(format!("weir-{name}-{}", std::process::id()));
+        fs::create_dir_all(&cgroup).expect("a cgroup of our own; needs root");
+        let options = Options { cgroup_root: cgroup.clone(), interfaces: Vec::new(), xdp_mode: XdpMode::Generic };
+        let (mut kernel, events) = Kernel::load(options).unwrap_or_else(|error| panic!("{error}"));
+        let mut resources = Resources::default();
+        for resource in parse("test.yaml", documents).unwrap_or_else(|faults| panic!("{faults:?}")) {
+            let _ = resources.insert(resource);
+        }
+        let context = Context { generation: 7, unknown, host_addresses: Vec::new(), tick_ns: tick_ns() };
+        let compiled = compile(&resources, &context).unwrap_or_else(|faults| panic!("{faults:?}"));
+        kernel.install(&compiled).unwrap_or_else(|error| panic!("{error}"));
+        Self { kernel, events, cgroup, _one_at_a_time: guard }
+    }
+
+    fn run(&self, hook: PacketHook, frame: &[u8]) -> u32 {
+        self.kernel.dry_run(hook, frame).unwrap_or_else(|error| panic!("{error}"))
+    }
+
+    fn merged(&mut self) -> Vec<(MergeKey, MergeValue)> {
+        self.events.take_merged().unwrap_or_else(|error| panic!("{error}")).entries
+    }
+
+    fn decided(&self, hook: Hook, verdict: Verdict, reason: Reason) -> u64 {
+        let cells = self.kernel.counters().unwrap_or_else(|error| panic!("{error}"));
+        cells.iter().filter(|c| (c.hook, c.verdict, c.reason) == (hook, verdict, reason)).map(|c| c.decided).sum()
+    }
+}
+
+impl Drop for Bench {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir(&self.cgroup);
+    }
+}
+
+const POLICY: &str = r#"
+apiVersion: weir.dev/v1alpha1
+kind: Workload
+metadata: {name: api, labels: {app: api}}
+spec: {addresses: [10.0.0.2, "fd00::2"]}
+---
+apiVersion: weir.dev/v1alpha1
+kind: RateLimit
+metadata: {name: api}
+spec:
+  workloadSelector: {matchLabels: {app: api}}
+  ports: [{protocol: UDP, port: 9000, endPort: 9010}]
+  packets: {perSecond: 1, burst: 5}
+---
+apiVersion: weir.dev/v1alpha1
+kind: RateLimit
+metadata: {name: connections}
+spec:
+  workloadSelector: {matchLabels: {app: api}}
+  ports: [{protocol: TCP, port: 443}]
+  connections: {perSecond: 1, burst: 3}
+---
+apiVersion: weir.dev/v1alpha1
+kind: RateLimit
+metadata: {name: watched}
+spec:
+  workloadSelector: {matchLabels: {app: api}}
+  ports: [{protocol: UDP, port: 7000}]
+  mode: audit
+  packets: {perSecond: 1, burst: 1}
+---
+apiVersion: weir.dev/v1alpha1
+kind: RateLimit
+metadata: {name: volume}
+spec:
+  workloadSelector: {matchLabels: {app: api}}
+  ports: [{protocol: UDP, port: 5000}]
+  bytes: {perSecond: 1000, burst: 2000}
+---
+apiVersion: weir.dev/v1alpha1
+kind: AddressSet
+metadata: {name: blocked}
+spec: {action: block, addresses: [203.0.113.0/24, "2001:db8:bad::/48"]}
+"#;
+
+fn udp(src: [u8; 4], dst: [u8; 4], port: u16, payload: usize) -> Vec<u8> {
+    let mut frame = Vec::new();
+    let builder = PacketBuilder::ethernet2([2; 6], [4; 6]).ipv4(src, dst, 64).udp(40_000, port);
+    builder.write(&mut frame, &vec![0; payload]).unwrap();
+    frame
+}
+
+fn udp6(src: &str, dst: &str, port: u16) -> Vec<u8> {
+    let octets = |text: &str| text.parse::<std::net::Ipv6Addr>().unwrap().octets();
+    let mut frame = Vec::new();
+    let builder = PacketBuilder::ethernet2([2; 6], [4; 6]).ipv6(octets(src), octets(dst), 64).udp(40_000, port);
+    builder.write(&mut frame, &[0; 16]).unwrap();
+    frame
+}
+
+fn syn(src: [u8; 4], dst: [u8; 4], port: u16, from: u16) -> Vec<u8> {
+    let mut frame = Vec::new();
+    PacketBuilder::ethernet2([2; 6], [4; 6]).ipv4(src, dst, 64).tcp(from, port, 1, 1000).syn().write(&mut frame, &[]).unwrap();
+    frame
+}
+
+fn tagged(frame: &[u8], tags: usize) -> Vec<u8> {
+    let mut out = frame[..12].to_vec();
+    for _ in 0..tags {
+        out.extend([0x81, 0, 0, 7]);
+    }
+    out.extend(&frame[12..]);
+    out
+}
+
+const API: [u8; 4] = [10, 0, 0, 2];
+
+#[test]
+fn xdp_drops_a_blocked_source_in_both_families_behind_tags_too_and_names_the_rule() {
+    let mut bench = Bench::new("blocked", POLICY, Verdict::Allow);
+    let rows = [
+        ("v4 inside", udp([203, 0, 113, 9], API, 1, 8), XDP_DROP),
+        ("v4 just below", udp([203, 0, 112, 255], API, 1, 8), XDP_PASS),
+        ("v4 just above", udp([203, 0, 114, 0], API, 1, 8), XDP_PASS),
+        ("v4 as destination", udp([10, 0, 0, 9], [203, 0, 113, 9], 1, 8), XDP_PASS),
+        ("v4 tagged", tagged(&udp([203, 0, 113, 9], API, 1, 8), 1), XDP_DROP),
+        ("v4 double tagged", tagged(&udp([203, 0, 113, 9], API, 1, 8), 2), XDP_DROP),
+        ("v6 inside", udp6("2001:db8:bad::7", "fd00::2", 1), XDP_DROP),
+        ("v6 outside", udp6("2001:db8:bae::7", "fd00::2", 1), XDP_PASS),
+    ];
+    let mut dropped = 0;
+    for (name, frame, expected) in &rows {
+        assert_eq!(bench.run(PacketHook::Xdp, frame), *expected, "{name}");
+        dropped += u64::from(*expected == XDP_DROP);
+    }
+    assert_eq!(bench.decided(Hook::Xdp, Verdict::Deny, Reason::Blocklist), dropped);
+    let merged = bench.merged();
+    assert_eq!(merged.iter().map(|(_, value)| value.count).sum::<u64>(), dropped, "every drop is in a record");
+    assert!(merged.iter().all(|(key, _)| key.generation == 7 && key.rule != 0), "{merged:?}");
+}
+
+#[test]
+fn each_limit_lets_its_burst_through_and_says_which_limit_was_exceeded() {
+    type Row<'a> = (&'a str, Vec<u8>, u64, u64, u32, Reason, Verdict);
+    let rows: [Row<'_>; 6] = [
+        ("packets", udp([10, 0, 1, 1], API, 9000, 10), 50, 5, XDP_DROP, Reason::RateLimitPackets, Verdict::Deny),
+        ("packets, end of the range", udp([10, 0, 1, 2], API, 9010, 10), 50, 5, XDP_DROP, Reason::RateLimitPackets, Verdict::Deny),
+        ("packets, IPv6", udp6("fd00::99", "fd00::2", 9000), 50, 5, XDP_DROP, Reason::RateLimitPackets, Verdict::Deny),
+        ("connections", syn([10, 0, 1, 3], API, 443, 1000), 50, 3, XDP_DROP, Reason::RateLimitConnections, Verdict::Deny),
+        ("bytes: 228 of 2000", udp([10, 0, 1, 4], API, 5000, 200), 50, 8, XDP_DROP, Reason::RateLimitBytes, Verdict::Deny),
+        ("audit passes all", udp([10, 0, 1, 5], API, 7000, 10), 50, 50, XDP_DROP, Reason::RateLimitPackets, Verdict::Audit),
+    ];
+    for (name, frame, sent, burst, _, reason, verdict) in rows {
+        let mut bench = Bench::new("limits", POLICY, Verdict::Allow);
+        let passed = (0..sent).filter(|_| bench.run(PacketHook::Xdp, &frame) == XDP_PASS).count() as u64;
+        // The clock runs meanwhile: one unit a second may be earned back.
+        assert!((burst..=burst + 1).contains(&passed), "{name}: {passed} of {sent} passed, burst {burst}");
+        let recorded: u64 = bench.merged().iter().filter(|(key, _)| key.reason == reason as u8).map(|(_, value)| value.count).sum();
+        let expected = if verdict == Verdict::Audit { sent - 1 } else { sent - passed };
+        assert!(recorded.abs_diff(expected) <= 1, "{name}: {recorded} recorded, {expected} expected");
+        assert_eq!(bench.decided(Hook::Xdp, verdict, reason), recorded, "{name}: counter and records agree");
+    }
+}
+
+#[test]
+fn one_clients_flood_leaves_every_other_client_its_own_limit() {
+    let bench = Bench::new("fair", POLICY, Verdict::Allow);
+    let flood = udp([10, 0, 1, 1], API, 9000, 10);
+    for _ in 0..1000 {
+        let _ = bench.run(PacketHook::Xdp, &flood);
+    }
+    for host in 2..=200u8 {
+        let polite = udp([10, 0, 1, host], API, 9000, 10);
+        for packet in 0..5 {
+            assert_eq!(bench.run(PacketHook::Xdp, &polite), XDP_PASS, "client {host}, packet {packet}");
+        }
+    }
+}
+
+#[test]
+fn what_no_limit_names_is_never_held_back() {
+    let bench = Bench::new("free", POLICY, Verdict::Allow);
+    let rows = [
+        ("port beside the range", udp([10, 0, 1, 1], API, 9011, 10)),
+        ("another destination", udp([10, 0, 1, 1], [10, 0, 0, 3], 9000, 10)),
+        ("same port, other protocol", syn([10, 0, 1, 1], API, 9000, 1)),
+    ];
+    for (name, frame) in rows {
+        for _ in 0..50 {
+            assert_eq!(bench.run(PacketHook::Xdp, &frame), XDP_PASS, "{name}");
+        }
+    }
+}
+
+struct Frame<'a>(&'a [u8]);
+
+impl Bytes for Frame<'_> {
+    fn load<const N: usize>(&self, offset: u32) -> Option<[u8; N]> {
+        self.0.get(offset as usize..offset as usize + N)?.try_into().ok()
+    }
+    fn len(&self) -> u32 {
+        self.0.len() as u32
+    }
+}
+
+/// xorshift64*: enough to vary packets, reproducible from the seed in the failure message.
+fn next(state: &mut u64) -> u64 {
+    *state ^= *state >> 12;
+    *state ^= *state << 25;
+    *state ^= *state >> 27;
+    state.wrapping_mul(0x2545_f491_4f6c_dd1d)
+}
+
+#[test]
+fn xdp_and_the_host_parser_agree_on_mutated_frames() {
+    let bench = Bench::new("mutated", POLICY, Verdict::Allow);
+    let seeds = [udp([10, 0, 9, 9], [10, 0, 9, 8], 53, 30), udp6("fd00::9", "fd00::8", 53), syn([10, 0, 9, 9], [10, 0, 9, 8], 80, 9), tagged(&syn([10, 0, 9, 9], [10, 0, 9, 8], 80, 9), 1)];
+    let mut random = 0x5eed_0001u64;
+    let (mut malformed, mut read) = (0, 0);
+    for round in 0..40_000u64 {
+        let mut frame = seeds[(next(&mut random) % seeds.len() as u64) as usize].clone();
+        for _ in 0..=next(&mut random) % 4 {
+            let at = 12 + (next(&mut random) as usize) % (frame.len() - 12);
+            frame[at] = next(&mut random) as u8;
+        }
+        // Sources stay outside the block list and destinations outside the limits, so only the headers decide.
+        frame.truncate(14 + (next(&mut random) as usize) % (frame.len() - 13));
+        let expected = match packet::parse_frame(&Frame(&frame)) {
+            Err(Fault::Malformed) => XDP_DROP,
+            Err(Fault::NotIp) => XDP_PASS,
+            Ok(packet) if packet.src.masked(120) == weir_common::addr::Addr::v4([203, 0, 113, 0]) => XDP_DROP,
+            Ok(_) => XDP_PASS,
+        };
+        malformed += u64::from(expected == XDP_DROP);
+        read += u64::from(expected == XDP_PASS);
+        assert_eq!(bench.run(PacketHook::Xdp, &frame), expected, "round {round}: {frame:02x?}");
+    }
+    assert!(malformed > 1000 && read > 1000, "both answers were tried: {malformed} malformed, {read} read");
+    assert_eq!(bench.decided(Hook::Xdp, Verdict::Deny, Reason::Malformed), malformed);
+}
+
+#[test]
+fn socket_hooks_give_an_unknown_workload_the_configured_verdict_and_count_it() {
+    for (unknown, expected) in [(Verdict::Allow, 1), (Verdict::Deny, 0)] {
+        for (hook, place) in [(PacketHook::Ingress, Hook::Ingress), (PacketHook::Egress, Hook::Egress)] {
+            let mut bench = Bench::new("unknown", POLICY, unknown);
+            for _ in 0..3 {
+                assert_eq!(bench.run(hook, &udp([10, 0, 1, 1], API, 53, 10)), expected, "{hook:?}, unknown: {unknown:?}");
+            }
+            assert_eq!(bench.decided(place, unknown, Reason::UnknownWorkload), 3);
+            assert_eq!(bench.merged().iter().map(|(_, value)| value.count).sum::<u64>(), 3);
+        }
+    }
+}
+
+#[test]
+fn the_object_has_no_way_to_panic() {
+    let object = weir_agent::kernel::object();
+    let file = object::File::parse(object).unwrap();
+    use object::{Object as _, ObjectSymbol as _};
+    let panics: Vec<&str> = file.symbols().filter_map(|s| s.name().ok()).filter(|name| name.contains("panick")).collect();
+    assert!(panics.is_empty(), "a kernel program can panic through {panics:?}");
+}
