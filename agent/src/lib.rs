@@ -13,4 +13,6 @@ pub mod logs;
 pub mod rpc;
 pub mod runtime;
 pub mod telemetry;
+#[cfg(test)]
+mod testing;
 mod wire;

@@ -142,3 +142,6 @@ impl<D: Datapath> Control<D> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -18,7 +18,7 @@ use std::{
 
 use tokio::{
     sync::mpsc,
-    time::{Instant, sleep, sleep_until},
+    time::{Instant, sleep, sleep_until, timeout},
 };
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, Streaming, transport::Channel};
@@ -32,6 +32,8 @@ use crate::exporter::{Backoff, Queue, UnknownAck};
 const WINDOW: u64 = 16;
 /// Batches that wait for the transport.
 const OUTBOX: usize = 4;
+/// How long a call may stay unanswered before batches are made for it: one that fails at once costs no batch.
+const ANSWER_PATIENCE: Duration = Duration::from_millis(500);
 /// Longest time the oldest batch may stay without an acknowledgement.
 const ACK_PATIENCE: Duration = Duration::from_secs(30);
 
@@ -140,13 +142,11 @@ impl Session<'_> {
     async fn run(&self, channel: Channel) -> Result<(), Broken> {
         let (outbox, stream) = mpsc::channel(OUTBOX);
         let mut client = FlowCollectorClient::new(channel);
-        // A collector may answer only once it has seen a batch, so the call and the first batches go on together.
+        // A collector may answer only once it has seen a batch, so after a while the call and the first batches go on together.
         let mut call = pin!(client.export(ReceiverStream::new(stream)));
-        let acks = {
-            let feed = Feed { session: self, outbox: &outbox, next: self.queue.first_unacknowledged() };
-            feed.until(call.as_mut()).await?
-        };
-        self.follow(acks.0?.into_inner(), acks.1, &outbox).await
+        let feed = Feed { session: self, outbox: &outbox, next: self.queue.first_unacknowledged() };
+        let (answer, next) = feed.until(call.as_mut()).await?;
+        self.follow(answer?.into_inner(), next, &outbox).await
     }
 
     /// Sends batches and takes acknowledgements.
@@ -206,6 +206,9 @@ impl Feed<'_, '_> {
 
     /// Sends batches until the call is answered; the answer and the next batch's number.
     async fn until<T>(mut self, mut call: impl Future<Output = T> + Unpin) -> Result<(T, u64), Broken> {
+        if let Ok(answer) = timeout(ANSWER_PATIENCE, &mut call).await {
+            return Ok((answer, self.next));
+        }
         loop {
             tokio::select! {
                 answer = &mut call => return Ok((answer, self.next)),
@@ -220,3 +223,7 @@ impl Feed<'_, '_> {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "export_tests.rs"]
+mod tests;

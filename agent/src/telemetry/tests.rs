@@ -1,1 +1,100 @@
-//! Lives: tests.
+//! Lives: weir-agent, tests of the telemetry loop.
+//! Called by: `cargo test`.
+//! May touch: a fake kernel.
+//! Never: sleeps to wait for something.
+
+use weir_common::{
+    addr::Port,
+    event::{Kind, MergeKey, MergeValue},
+    verdict::{Direction, Hook, Reason, Verdict},
+};
+
+use super::{
+    record::{Cause, RecordKind},
+    *,
+};
+use crate::{
+    datapath::{CounterCell, Merged},
+    runtime::StopSwitch,
+    telemetry::loss::RingLosses,
+    testing::{Fake, addr, event},
+};
+
+fn parts() -> Parts {
+    let queue = Arc::new(Queue::new(10_000, "boot".into(), true));
+    Parts { names: Arc::default(), queue, tally: Arc::default(), cgroup_root: "/nonexistent".into() }
+}
+
+fn records(queue: &Queue) -> Vec<Record> {
+    queue.batch(1).map(|batch| batch.records.clone()).unwrap_or_default()
+}
+
+fn merged(count: u64) -> Merged {
+    let key = MergeKey {
+        local: addr(1),
+        remote: addr(2),
+        generation: 1,
+        rule: 0,
+        local_identity: 0,
+        remote_identity: 1,
+        workload: 0,
+        ifindex: 0,
+        local_port: Port::new(80),
+        remote_port: Port::new(0),
+        hook: Hook::Xdp as u8,
+        direction: Direction::Ingress as u8,
+        verdict: Verdict::Deny as u8,
+        reason: Reason::Blocklist as u8,
+        protocol: 17,
+        reserved: [0; 3],
+    };
+    let value = MergeValue { count, first_ns: 1, last_ns: 2, ..MergeValue::default() };
+    Merged { entries: vec![(key, value)], overflow: vec![(Hook::Xdp, Verdict::Deny, Reason::Blocklist, 7)] }
+}
+
+#[test]
+fn what_is_in_the_ring_and_the_tables_at_the_stop_is_still_recorded_and_counted() {
+    let (fake, parts) = (Fake::default(), parts());
+    let (queue, tally) = (Arc::clone(&parts.queue), Arc::clone(&parts.tally));
+    for cookie in 0..900 {
+        fake.decide(event(Kind::Verdict, Hook::SockOps, Direction::Egress, cookie));
+    }
+    fake.inner().merged.push_back(merged(40));
+    let (switch, stop) = StopSwitch::new();
+    switch.set();
+    Telemetry::new(fake, parts).run(&stop).unwrap();
+    assert_eq!(tally.recorded(Hook::SockOps, Verdict::Allow, Reason::Rule), 900);
+    assert_eq!(tally.recorded(Hook::Xdp, Verdict::Deny, Reason::Blocklist), 47);
+    let counts: u64 = records(&queue).iter().map(|record| record.count).sum();
+    assert_eq!((counts, queue.status().queued), (947, 902));
+}
+
+#[test]
+fn merged_decisions_that_cannot_be_read_do_not_stop_the_events() {
+    let (fake, parts) = (Fake::default(), parts());
+    let tally = Arc::clone(&parts.tally);
+    fake.inner().fail_merged = true;
+    fake.decide(event(Kind::Verdict, Hook::Connect, Direction::Egress, 1));
+    let (switch, stop) = StopSwitch::new();
+    switch.set();
+    Telemetry::new(fake, parts).run(&stop).unwrap();
+    assert_eq!(tally.recorded(Hook::Connect, Verdict::Allow, Reason::Rule), 1);
+}
+
+#[test]
+fn the_rings_losses_are_told_once_with_their_hook_and_count() {
+    let queue = Queue::new(100, "boot".into(), true);
+    let mut losses = RingLosses::default();
+    let cell =
+        |lost| CounterCell { hook: Hook::Connect, verdict: Verdict::Deny, reason: Reason::Default, decided: 100, lost };
+    for lost in [0, 5, 5, 12] {
+        losses.update(&[cell(lost)], &queue);
+    }
+    let told = records(&queue);
+    assert_eq!(told.iter().map(|record| record.count).collect::<Vec<_>>(), [5, 7]);
+    assert!(
+        told.iter()
+            .all(|record| record.kind == RecordKind::Loss(Cause::RingFull) && record.hook == Some(Hook::Connect))
+    );
+    assert!(told.iter().all(|record| record.time_ns > 0 && record.end_ns >= record.time_ns));
+}

@@ -1,0 +1,305 @@
+//! Lives: weir-agent, tests of control.
+//! Called by: `cargo test`.
+//! May touch: a fake kernel, a temporary state directory.
+//! Never: asks a real kernel.
+
+use std::sync::Arc;
+
+use weir_common::{
+    addr::Addr,
+    verdict::{Reason, Verdict},
+};
+use weir_policy::{Kind, ResourceId};
+
+use super::{
+    explain::{Ask, EndError},
+    *,
+};
+use crate::testing::{Fake, FakeDatapath};
+
+const WEB: &str = "\
+apiVersion: weir.dev/v1alpha1
+kind: Workload
+metadata: {name: web, namespace: shop, labels: {app: web}}
+spec: {cgroup: web, addresses: [10.0.0.1]}
+";
+const API: &str = "\
+apiVersion: weir.dev/v1alpha1
+kind: Workload
+metadata: {name: api, namespace: shop, labels: {app: api}}
+spec: {cgroup: api, addresses: [10.0.0.2]}
+---
+apiVersion: weir.dev/v1alpha1
+kind: Policy
+metadata: {name: api, namespace: shop}
+spec:
+  workloadSelector: {matchLabels: {app: api}}
+  ingress: [{name: from-web, from: [{workloadSelector: {matchLabels: {app: web}}}], ports: [{port: 80}]}]
+---
+apiVersion: weir.dev/v1alpha1
+kind: RateLimit
+metadata: {name: api, namespace: shop}
+spec: {workloadSelector: {matchLabels: {app: api}}, packets: {perSecond: 100}}
+";
+
+struct World {
+    fake: Fake,
+    dir: tempfile::TempDir,
+    control: Control<FakeDatapath>,
+}
+
+fn settings(dir: &tempfile::TempDir) -> Settings {
+    let queue = Arc::new(Queue::new(1024, "boot".into(), true));
+    Settings { unknown: Verdict::Allow, state_dir: dir.path().join("state"), names: Arc::default(), queue }
+}
+
+fn world() -> World {
+    world_in(tempfile::tempdir().unwrap())
+}
+
+fn world_in(dir: tempfile::TempDir) -> World {
+    let fake = Fake::default();
+    let control = Control::start(fake.datapath(), settings(&dir)).unwrap();
+    World { fake, dir, control }
+}
+
+fn request(texts: &[&str]) -> Apply {
+    let sources = texts.iter().enumerate().map(|(n, text)| (format!("{n}.yaml"), (*text).to_owned())).collect();
+    Apply { sources, ..Apply::default() }
+}
+
+impl World {
+    fn apply(&mut self, texts: &[&str]) -> Applied {
+        self.control.apply(&request(texts)).unwrap()
+    }
+
+    fn generations(&self) -> Vec<u64> {
+        self.fake.inner().installed.iter().map(|compiled| compiled.generation).collect()
+    }
+
+    fn ids(&self) -> Vec<String> {
+        self.control.list(None, None).resources.iter().map(|view| view.resource.id().to_string()).collect()
+    }
+
+    fn saved(&self) -> Option<String> {
+        std::fs::read_to_string(self.dir.path().join("state/policy.yaml")).ok()
+    }
+}
+
+fn actions(applied: &Applied) -> Vec<(&'static str, String)> {
+    applied.changes.iter().map(|change| (change.action.name(), change.id.to_string())).collect()
+}
+
+#[test]
+fn an_empty_generation_is_in_force_before_anything_is_attached() {
+    let mut world = world();
+    assert_eq!((world.generations(), world.fake.inner().reconciled.len()), (vec![1], 0));
+    assert!(!world.control.enforcing());
+    world.control.tick();
+    assert!(world.control.enforcing());
+    assert_eq!(world.fake.inner().reconciled.len(), 1);
+}
+
+#[test]
+fn a_generation_is_one_effective_change() {
+    let mut world = world();
+    let first = world.apply(&[WEB, API]);
+    assert_eq!((first.generation, first.faults.len()), (2, 0));
+    assert!(actions(&first).iter().all(|(action, _)| *action == "created"));
+    assert_eq!(world.fake.inner().reconciled.len(), 1, "attached at once, not at the next tick");
+    let same = world.apply(&[WEB, API]);
+    assert_eq!(same.generation, 2);
+    assert!(actions(&same).iter().all(|(action, _)| *action == "unchanged"));
+    let changed = world.apply(&[&WEB.replace("10.0.0.1", "10.0.0.3")]);
+    assert_eq!((changed.generation, actions(&changed)), (3, vec![("changed", "Workload/shop/web".to_owned())]));
+    assert_eq!(world.generations(), [1, 2, 3]);
+    let generation = |kind, name: &str| world.control.get(&ResourceId::new(kind, "shop", name)).unwrap().generation;
+    assert_eq!((generation(Kind::Workload, "web"), generation(Kind::Workload, "api")), (3, 2));
+}
+
+#[test]
+fn a_dry_run_tells_what_would_change_and_changes_nothing() {
+    let mut world = world();
+    let would = world.control.apply(&Apply { dry_run: true, ..request(&[WEB]) }).unwrap();
+    assert_eq!((would.generation, actions(&would)), (1, vec![("created", "Workload/shop/web".to_owned())]));
+    assert_eq!((world.ids().len(), world.generations(), world.saved()), (0, vec![1], None));
+}
+
+#[test]
+fn one_fault_refuses_all_sources_and_every_fault_is_told() {
+    let mut world = world();
+    world.apply(&[WEB]);
+    let before = world.saved();
+    let bad = WEB.replace("cgroup", "cgruop");
+    let worse = API.replace("port: 80", "port: 80000");
+    let refused = world.apply(&[API, &bad, &worse]);
+    assert_eq!((refused.generation, refused.changes.len()), (2, 0));
+    assert!(refused.faults.len() >= 2, "{:?}", refused.faults);
+    assert!(refused.faults.iter().any(|f| f.source == "1.yaml") && refused.faults.iter().any(|f| f.source == "2.yaml"));
+    // Readable by itself, but two workloads of different labels claim one address.
+    let refused = world.apply(&[&API.replace("10.0.0.2", "10.0.0.1")]);
+    assert!(!refused.faults.is_empty());
+    assert_eq!(
+        (world.ids(), world.generations(), world.saved()),
+        (vec!["Workload/shop/web".to_owned()], vec![1, 2], before)
+    );
+}
+
+#[test]
+fn a_kernel_that_refuses_leaves_everything_as_it_was() {
+    let mut world = world();
+    world.apply(&[WEB]);
+    let before = (world.ids(), world.saved());
+    let mut watch = world.control.watch(None);
+    world.fake.inner().fail_install = true;
+    let error = world.control.apply(&request(&[API])).unwrap_err();
+    assert!(matches!(error, ControlError::Install { generation: 3, .. }), "{error}");
+    let delete = world.control.delete(&[ResourceId::new(Kind::Workload, "shop", "web")], false);
+    assert!(matches!(delete, Err(ControlError::Install { generation: 3, .. })));
+    assert_eq!((world.ids(), world.saved()), before);
+    assert_eq!(world.control.generation(), 2);
+    assert!(watch.changes.try_recv().is_err(), "nobody is told of what did not happen");
+    assert_eq!(world.control.settings.names.snapshot().rule(3, 1), None, "the names of generation 3 are taken back");
+
+    world.fake.inner().fail_install = false;
+    assert_eq!(world.apply(&[API]).generation, 3, "the number was not used up");
+}
+
+#[test]
+fn a_start_that_the_kernel_refuses_is_an_error() {
+    let fake = Fake::default();
+    fake.inner().fail_install = true;
+    let dir = tempfile::tempdir().unwrap();
+    assert!(matches!(
+        Control::start(fake.datapath(), settings(&dir)).err(),
+        Some(ControlError::Install { generation: 1, .. })
+    ));
+}
+
+#[test]
+fn deleting_is_all_or_nothing_too() {
+    let mut world = world();
+    world.apply(&[WEB, API]);
+    let (web, ghost) = (ResourceId::new(Kind::Workload, "shop", "web"), ResourceId::new(Kind::Policy, "shop", "ghost"));
+    let refused = world.control.delete(&[web.clone(), ghost.clone()], false);
+    assert!(matches!(refused, Err(ControlError::NotFound(ids)) if ids == [ghost]));
+    assert_eq!((world.ids().len(), world.control.generation()), (4, 2));
+    let deleted = world.control.delete(&[web.clone(), web], false).unwrap();
+    assert_eq!((deleted.generation, deleted.changes.len(), world.ids().len()), (3, 1, 3));
+}
+
+#[test]
+fn replacing_all_deletes_what_is_not_named() {
+    let mut world = world();
+    world.apply(&[WEB, API]);
+    let replaced = world.control.apply(&Apply { replace_all: true, ..request(&[WEB]) }).unwrap();
+    let deleted = actions(&replaced).iter().filter(|(action, _)| *action == "deleted").count();
+    assert_eq!((deleted, world.ids()), (3, vec!["Workload/shop/web".to_owned()]));
+}
+
+#[test]
+fn the_last_good_policy_is_there_again_after_a_restart_under_a_new_number() {
+    let mut world = world();
+    world.apply(&[WEB, API]);
+    let ids = world.ids();
+    let World { dir, .. } = world;
+    let mut after = world_in(dir);
+    assert!(after.control.restore().unwrap());
+    assert_eq!((after.ids(), after.generations()), (ids, vec![3, 4]));
+    assert_eq!(after.apply(&[WEB, API]).generation, 4, "the same documents change nothing");
+}
+
+#[test]
+fn a_stored_policy_that_is_broken_names_its_file_and_what_to_do() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::create_dir_all(dir.path().join("state")).unwrap();
+    std::fs::write(dir.path().join("state/policy.yaml"), "kind: Nonsense\n").unwrap();
+    let error = world_in(dir).control.restore().unwrap_err().to_string();
+    assert!(error.contains("policy.yaml") && error.contains("delete it"), "{error}");
+}
+
+#[test]
+fn a_policy_that_cannot_be_saved_is_in_force_with_a_warning() {
+    let mut world = world();
+    std::fs::write(world.dir.path().join("state"), "a file where the directory should be").unwrap();
+    let applied = world.apply(&[WEB]);
+    assert_eq!(applied.generation, 2);
+    assert!(applied.warnings.iter().any(|warning| warning.contains("not saved")), "{:?}", applied.warnings);
+}
+
+#[test]
+fn the_policy_directory_comes_on_top_and_its_faults_never_take_a_policy_away() {
+    let dir = tempfile::tempdir().unwrap();
+    let files = dir.path().join("policy");
+    std::fs::create_dir_all(&files).unwrap();
+    std::fs::write(files.join("b.yaml"), API).unwrap();
+    std::fs::write(files.join("a.yml"), WEB).unwrap();
+    std::fs::write(files.join("notes.txt"), "no policy").unwrap();
+    let mut world = world_in(dir);
+    world.control.apply_dir(&files, false).unwrap();
+    assert_eq!((world.ids().len(), world.control.generation()), (4, 2));
+
+    std::fs::write(files.join("c.yaml"), "kind: Nonsense\n").unwrap();
+    world.control.apply_dir(&files, true).unwrap();
+    assert_eq!(world.ids().len(), 4);
+    let error = world.control.apply_dir(&files, false).unwrap_err();
+    assert!(matches!(&error, ControlError::PolicyDir(faults) if !faults.is_empty()), "{error}");
+}
+
+#[test]
+fn watchers_see_every_effective_change_after_their_snapshot() {
+    let mut world = world();
+    world.apply(&[WEB]);
+    let mut watch = world.control.watch(Some(Kind::Workload));
+    assert_eq!((watch.listing.resources.len(), watch.listing.generation), (1, 2));
+    world.apply(&[WEB]);
+    world.apply(&[WEB, API]);
+    let changes = watch.changes.try_recv().unwrap();
+    assert_eq!((changes.generation, changes.changes.len()), (3, 3), "unchanged ones are not told");
+    assert!(watch.changes.try_recv().is_err());
+}
+
+#[test]
+fn new_addresses_of_the_host_make_a_generation_and_the_same_ones_do_not() {
+    let mut world = world();
+    let before = world.control.generation();
+    let mut addresses = world.control.force.context.host_addresses.clone();
+    world.control.follow_host_addresses(addresses.clone());
+    assert_eq!(world.control.generation(), before);
+    addresses.push(Addr::v4([198, 51, 100, 7]));
+    world.control.follow_host_addresses(addresses.clone());
+    assert_eq!(world.control.generation(), before + 1);
+    world.fake.inner().fail_install = true;
+    world.control.follow_host_addresses(Vec::new());
+    assert_eq!(world.control.force.context.host_addresses, addresses, "tried again with the next tick");
+}
+
+#[test]
+fn explain_answers_from_what_is_in_force() {
+    let mut world = world();
+    world.apply(&[WEB, API]);
+    let ask = |from: &str, to: &str, port| {
+        world.control.explain(&Ask { from: from.into(), to: to.into(), protocol: 6, port })
+    };
+    let allowed = ask("web", "shop/api", 80).unwrap();
+    assert_eq!((allowed.verdict, allowed.generation), (Verdict::Allow, 2));
+    assert_eq!(allowed.ingress.decided, Some((Verdict::Allow, Reason::Rule)));
+    assert_eq!(
+        (allowed.ingress.policy.as_str(), allowed.ingress.rule.as_str()),
+        ("Policy/shop/api", "ingress[0] from-web")
+    );
+    assert_eq!(allowed.egress.decided, Some((Verdict::Allow, Reason::NoPolicy)));
+    assert_eq!(allowed.limits, ["RateLimit/shop/api"]);
+    let denied = ask("10.0.0.1", "10.0.0.2", 81).unwrap();
+    assert_eq!((denied.verdict, denied.ingress.decided), (Verdict::Deny, Some((Verdict::Deny, Reason::Default))));
+    assert!(!denied.ingress.why.is_empty());
+    let outside = ask("192.0.2.9", "api", 80).unwrap();
+    assert_eq!((outside.verdict, outside.egress.decided), (Verdict::Deny, None));
+    assert!(outside.egress.why.contains("no workload known here"), "{}", outside.egress.why);
+    assert!(matches!(ask("nobody", "api", 80), Err(ControlError::End(EndError::Unknown(_)))));
+    let other = WEB.replace("shop", "other").replace("10.0.0.1", "10.0.0.9").replace("cgroup: web", "cgroup: web2");
+    world.apply(&[&other]);
+    let ask = Ask { from: "web".into(), to: "api".into(), protocol: 6, port: 80 };
+    let ambiguous = world.control.explain(&ask).unwrap_err().to_string();
+    assert!(ambiguous.contains("other/web, shop/web"), "{ambiguous}");
+}

@@ -1,0 +1,196 @@
+//! Lives: weir-agent, tests only.
+//! Called by: the tests of `control`, `telemetry` and `runtime`.
+//! May touch: memory shared with the test that made it.
+//! Never: succeeds where it was told to fail.
+
+use std::{
+    collections::VecDeque,
+    io,
+    sync::{Arc, Mutex, MutexGuard},
+    time::Duration,
+};
+
+use weir_common::{
+    addr::{Addr, Port},
+    counters,
+    event::{Event, Kind, LimitStats, Process, Totals},
+    verdict::{Direction, Hook, Reason, Verdict},
+};
+use weir_policy::{Compiled, CompiledWorkload, ResourceId};
+
+use crate::datapath::{
+    AttachState, CounterCell, Datapath, DatapathError, EventSource, InterfaceSeen, InterfaceState, Merged, Observed,
+    WorkloadState,
+};
+
+/// What a fake kernel holds; the test keeps a handle.
+#[derive(Default)]
+pub struct Inner {
+    pub installed: Vec<Compiled>,
+    pub reconciled: Vec<Vec<ResourceId>>,
+    pub fail_install: bool,
+    pub fail_counters: bool,
+    pub fail_merged: bool,
+    pub break_wait: bool,
+    pub counters: Vec<CounterCell>,
+    pub events: VecDeque<Event>,
+    pub merged: VecDeque<Merged>,
+    pub dropped: bool,
+}
+
+/// A kernel in memory.
+#[derive(Clone, Default)]
+pub struct Fake(Arc<Mutex<Inner>>);
+
+/// The datapath half of a fake; its end is noted.
+pub struct FakeDatapath(Fake);
+
+impl Fake {
+    pub fn inner(&self) -> MutexGuard<'_, Inner> {
+        self.0.lock().unwrap()
+    }
+
+    pub fn datapath(&self) -> FakeDatapath {
+        FakeDatapath(self.clone())
+    }
+
+    /// A decision of the fake kernel: counted, and an event in the ring.
+    pub fn decide(&self, event: Event) {
+        let cell = (Hook::from_u8(event.hook), Verdict::from_u8(event.verdict), Reason::from_u8(event.reason));
+        let (Some(hook), Some(verdict), Some(reason)) = cell else { panic!("not a decision") };
+        let mut inner = self.inner();
+        inner.events.push_back(event);
+        let index = counters::cell(hook, verdict, reason);
+        let found = inner.counters.iter_mut().find(|c| counters::cell(c.hook, c.verdict, c.reason) == index);
+        match found {
+            Some(cell) => cell.decided += 1,
+            None => inner.counters.push(CounterCell { hook, verdict, reason, decided: 1, lost: 0 }),
+        }
+    }
+}
+
+impl Drop for FakeDatapath {
+    fn drop(&mut self) {
+        self.0.inner().dropped = true;
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error("told to fail")]
+pub struct ToldToFail;
+
+impl Datapath for FakeDatapath {
+    fn install(&mut self, compiled: &Compiled) -> Result<(), DatapathError> {
+        let mut inner = self.0.inner();
+        if inner.fail_install {
+            return Err(ToldToFail.into());
+        }
+        inner.installed.push(compiled.clone());
+        Ok(())
+    }
+
+    fn reconcile(&mut self, workloads: &[CompiledWorkload]) -> Observed {
+        let mut inner = self.0.inner();
+        assert!(!inner.installed.is_empty(), "attached before a generation was in force");
+        inner.reconciled.push(workloads.iter().map(|workload| workload.id.clone()).collect());
+        let state = |(index, workload): (usize, &CompiledWorkload)| WorkloadState {
+            id: workload.id.clone(),
+            number: if workload.cgroup.is_some() { index as u32 + 1 } else { 0 },
+            cgroup_id: if workload.cgroup.is_some() { index as u64 + 1001 } else { 0 },
+            state: if workload.cgroup.is_some() { AttachState::Attached } else { AttachState::Remote },
+            detail: String::new(),
+            hooks: vec!["ingress"],
+        };
+        let interfaces = vec![InterfaceState { name: "eth0".into(), index: 7, mode: "native", detail: String::new() }];
+        Observed { workloads: workloads.iter().enumerate().map(state).collect(), interfaces, enforcing: true }
+    }
+
+    fn counters(&self) -> Result<Vec<CounterCell>, DatapathError> {
+        let inner = self.0.inner();
+        if inner.fail_counters { Err(ToldToFail.into()) } else { Ok(inner.counters.clone()) }
+    }
+
+    fn limit_stats(&self, limits: usize) -> Result<Vec<LimitStats>, DatapathError> {
+        Ok((0..limits as u64).map(|n| LimitStats { passed_packets: n * 10, ..LimitStats::default() }).collect())
+    }
+
+    fn seen(&self) -> Result<Vec<InterfaceSeen>, DatapathError> {
+        Ok(vec![InterfaceSeen { index: 7, seen: 5, passed: 3 }])
+    }
+
+    fn tick_ns(&self) -> u64 {
+        4_000_000
+    }
+}
+
+impl EventSource for Fake {
+    fn wait(&mut self, _: Duration) -> io::Result<()> {
+        if self.inner().break_wait {
+            return Err(io::Error::other(ToldToFail));
+        }
+        // What a poll without events does, only shorter.
+        std::thread::sleep(Duration::from_millis(2));
+        Ok(())
+    }
+
+    fn drain(&mut self, limit: usize, sink: &mut dyn FnMut(&Event)) -> usize {
+        let mut inner = self.inner();
+        let count = inner.events.len().min(limit);
+        inner.events.drain(..count).for_each(|event| sink(&event));
+        count
+    }
+
+    fn take_merged(&mut self) -> Result<Merged, DatapathError> {
+        let mut inner = self.inner();
+        if inner.fail_merged { Err(ToldToFail.into()) } else { Ok(inner.merged.pop_front().unwrap_or_default()) }
+    }
+}
+
+/// `10.0.0.LAST`.
+pub fn addr(last: u8) -> Addr {
+    Addr::v4([10, 0, 0, last])
+}
+
+/// An event between 10.0.0.1:4000 and 10.0.0.2:80 at one second, of generation 2.
+pub fn event(kind: Kind, hook: Hook, direction: Direction, cookie: u64) -> Event {
+    Event {
+        time_ns: 1_000_000_000,
+        generation: 2,
+        cookie,
+        cgroup: 0,
+        local: addr(1),
+        remote: addr(2),
+        rule: 0,
+        local_identity: 16,
+        remote_identity: 17,
+        workload: 0,
+        local_port: Port::new(4000),
+        remote_port: Port::new(80),
+        kind: kind as u8,
+        hook: hook as u8,
+        direction: direction as u8,
+        verdict: if kind == Kind::Verdict { Verdict::Allow as u8 } else { 0 },
+        reason: if kind == Kind::Verdict { Reason::Rule as u8 } else { 0 },
+        protocol: 6,
+        tcp_flags: 0,
+        old_state: 0,
+        ifindex: 0,
+        detail: [0; 32],
+    }
+}
+
+/// The detail of an event that names a process.
+pub fn process(pid: u32, command: &str) -> [u8; 32] {
+    let mut comm = [0; 16];
+    comm[..command.len()].copy_from_slice(command.as_bytes());
+    bytes(&Process { pid, uid: 5, comm, reserved: 0 })
+}
+
+/// The detail of a close.
+pub fn totals(totals: Totals) -> [u8; 32] {
+    bytes(&totals)
+}
+
+fn bytes(value: &(impl zerocopy::IntoBytes + zerocopy::Immutable)) -> [u8; 32] {
+    value.as_bytes().try_into().unwrap()
+}
