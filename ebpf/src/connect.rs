@@ -7,6 +7,7 @@
 //! address arrives at connect6 only, so both share one path. The root variant judges by the calling task; both must allow.
 
 use aya_ebpf::{helpers::bpf_get_retval, macros::cgroup_sock_addr, programs::SockAddrContext};
+use aya_log_ebpf::error;
 use weir_common::{
     addr::{Addr, Port, Protocol},
     event::{Kind, Local},
@@ -51,6 +52,9 @@ fn judge(ctx: &SockAddrContext, hook: Hook, target: (Addr, Port)) -> i32 {
     let judged = tables::judge(subject.local.workload, &emit::question(&subject));
     let caller = Caller::current();
     if !judged.decision.verdict.passes() {
+        if judged.generation == 0 {
+            error!(ctx, "no generation is in force: every opening is refused");
+        }
         emit::verdict(&subject, &judged, &caller);
         return DENY;
     }
