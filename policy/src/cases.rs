@@ -358,6 +358,7 @@ spec:
             probe(("data/db", "shop/web"), ("TCP", 22), Audit, Fallback, "Policy/shop/trial default ingress"),
             probe(("data/db", "shop/api"), ("TCP", 80), Allow, Rule, "Policy/shop/real ingress[0]"),
             probe(("data/db", "shop/api"), ("TCP", 81), Deny, Fallback, "Policy/shop/real default ingress"),
+            probe(("data/db", "shop/api"), ("TCP", 82), Deny, Fallback, "Policy/shop/real default ingress"),
             probe(("shop/web", "shop/api"), ("TCP", 80), Audit, Rule, "Policy/shop/trial-deny ingress[0]"),
         ],
     },

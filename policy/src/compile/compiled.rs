@@ -40,7 +40,7 @@ pub struct Compiled {
 pub struct RuleInfo {
     /// The resource, as "Policy/shop/api".
     pub policy: String,
-    /// The rule in it, as "ingress[0] from-web", "default ingress", "limit" or "block".
+    /// The rule in it, as `ingress[0] from-web`, "default ingress", "limit" or "block".
     pub rule: String,
 }
 

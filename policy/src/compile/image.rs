@@ -76,9 +76,8 @@ impl Image<'_, '_> {
         let mut words = vec![0; last as usize + 1];
         let with_classes = self.identities.list.iter().zip(&self.classes.of_identity).zip(&services.of_identity);
         for ((identity, peer_class), service_class) in with_classes {
-            let subject =
-                identity.subject().filter(|subject| self.identities.local.get(*subject) == Some(&identity.number));
-            let set_number = subject.and_then(|subject| self.subjects.set_of.get(subject)).copied().unwrap_or(0);
+            let set_number =
+                identity.subject().and_then(|subject| self.subjects.set_of.get(subject)).copied().unwrap_or(0);
             // More sets than 16 bits number were refused.
             let set_number = u16::try_from(set_number).unwrap_or(0);
             let word = Identity { set: set_number, peer_class: *peer_class, service_class: *service_class }.to_word();

@@ -77,7 +77,7 @@ pub struct Answer {
     pub reason: Reason,
     /// The policy that decided, as "Policy/namespace/name"; empty where none isolates.
     pub policy: String,
-    /// Its rule, as "ingress[0] name" or "default ingress"; empty where none isolates.
+    /// Its rule, as `ingress[0] name` or "default ingress"; empty where none isolates.
     pub rule: String,
     /// The reason as a sentence.
     pub why: String,
