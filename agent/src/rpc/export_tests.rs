@@ -223,13 +223,12 @@ async fn a_collector_that_drops_the_stream_and_dies_and_comes_back_misses_nothin
     let server = serve(&world.path, &world.taken, Manner::Late);
     world.push(2000, 100);
     world.all_acknowledged().await;
+    server.die().await;
     let taken = world.taken.0.lock().unwrap();
     assert!(taken.arrivals > taken.batches.len() as u64, "some batches came twice, or nothing was tested");
     assert!(taken.boot_ids.iter().all(|id| id == "boot-1"));
     let numbers: Vec<u64> = taken.batches.keys().copied().collect();
     assert_eq!(numbers, (1..=numbers.len() as u64).collect::<Vec<_>>(), "no gaps");
-    drop(taken);
-    server.die().await;
 }
 
 #[tokio::test]

@@ -54,7 +54,7 @@ pub enum RunError {
     Lock(#[from] LockError),
     /// The kernel refused the programs.
     #[error(transparent)]
-    Kernel(#[from] KernelError),
+    Kernel(Box<KernelError>),
     /// The policy could not be put in force.
     #[error(transparent)]
     Control(#[from] ControlError),
@@ -98,7 +98,7 @@ pub fn run(config: &Config) -> Result<(), RunError> {
     };
     let (kernel, events) = {
         let _inside = runtime.enter();
-        Kernel::load(options)?
+        Kernel::load(options).map_err(|error| RunError::Kernel(Box::new(error)))?
     };
     run_on(config, runtime, kernel, events, terminated())
 }

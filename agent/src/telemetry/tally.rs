@@ -27,10 +27,9 @@ impl Default for Tally {
 impl Tally {
     /// Counts the decisions of a record.
     pub fn count(&self, record: &Record) {
-        if let (RecordKind::Verdict, Some(cell)) = (record.kind, cell_of(record)) {
-            if let Some(counter) = usize::try_from(cell).ok().and_then(|index| self.cells.get(index)) {
-                counter.fetch_add(record.count, Ordering::Relaxed);
-            }
+        let cell = cell_of(record).filter(|_| record.kind == RecordKind::Verdict);
+        if let Some(counter) = cell.and_then(|cell| self.cells.get(usize::try_from(cell).ok()?)) {
+            counter.fetch_add(record.count, Ordering::Relaxed);
         }
     }
 
