@@ -11,7 +11,9 @@ pub fn workloads() -> String {
     Who::ALL.into_iter().filter(|who| who.managed()).map(workload).collect()
 }
 
-fn workload(who: Who) -> String {
+/// One of them.
+#[must_use]
+pub fn workload(who: Who) -> String {
     let (name, v4, v6) = (who.name(), who.v4(), who.v6());
     format!(
         "---\n\

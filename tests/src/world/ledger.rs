@@ -70,12 +70,14 @@ pub fn keep(name: &str) -> Result<(), WorldError> {
     Ok(())
 }
 
-/// Removes every kept world; says which.
+/// Removes every kept world that was built with `label`; says which.
 ///
 /// # Errors
 /// What could not be removed.
-pub fn remove_kept() -> Result<Vec<String>, WorldError> {
-    let kept: Vec<String> = worlds().into_iter().filter(|name| folder(name).join(KEEP).exists()).collect();
+pub fn remove_kept(label: &str) -> Result<Vec<String>, WorldError> {
+    let prefix = format!("weir-{label}-");
+    let ours = |name: &String| name.starts_with(&prefix) && folder(name).join(KEEP).exists();
+    let kept: Vec<String> = worlds().into_iter().filter(ours).collect();
     kept.iter().try_for_each(|name| remove(name))?;
     Ok(kept)
 }

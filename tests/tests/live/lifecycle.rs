@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use libtest_mimic::Trial;
-use weir_tests::documents::{document, workloads};
+use weir_tests::documents::{document, workload, workloads};
 use weir_tests::harness::ctl::Mark;
 use weir_tests::harness::{Harness, STOP_WITHIN};
 use weir_tests::process::SOON;
@@ -108,7 +108,8 @@ fn late_cgroup(harness: &mut Harness) -> Result<()> {
 }
 
 fn unknown(harness: &mut Harness) -> Result<()> {
-    harness.apply("")?;
+    // A process in a managed cgroup that no workload names.
+    harness.apply(&workload(Api))?;
     let _server = harness.world().serve(Api, "tcp-serve --listen 0.0.0.0:80")?;
     let mark = Mark::now();
     let attempt = harness.world().attempt(Web, "tcp-connect --to 10.77.0.20:80")?;

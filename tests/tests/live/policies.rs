@@ -81,10 +81,13 @@ fn explain(harness: &mut Harness) -> Result<()> {
     harness
         .wait("all workloads to be attached", |harness| harness.status().is_ok_and(|status| status.all_attached()))?;
     let _server = harness.world().serve(Api, "tcp-serve --listen 0.0.0.0:80 --listen 0.0.0.0:81")?;
-    for (port, verdict, fate) in [(80, "allow", "ok"), (81, "deny", "EPERM")] {
+    // Scripts see the verdict in the exit code.
+    for (port, verdict, code, fate) in [(80, "allow", 0, "ok"), (81, "deny", 4, "EPERM")] {
         let port_word = format!("{port}/tcp");
         let asked = ["explain", "--from", "shop/web", "--to", "shop/api", "--port", &port_word, "-o", "json"];
-        let said: Explained = harness.ctl(&asked, "")?.json()?;
+        let said = harness.ctl(&asked, "")?;
+        ensure!(said.status.code() == Some(code), "{said:?}");
+        let said: Explained = serde_json::from_str(&said.out)?;
         ensure!((said.verdict.as_str(), said.generation) == (verdict, generation), "{said:?}");
         let attempt = harness.world().attempt(Web, &format!("tcp-connect --to 10.77.0.20:{port}"))?;
         ensure!(attempt.result == fate, "{attempt:?}");

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use libtest_mimic::Trial;
+use weir_tests::process::Running;
 use weir_tests::world::{Who, World, cgroup, ledger, netns};
 
 use crate::test;
@@ -18,6 +19,7 @@ pub fn trials() -> Vec<Trial> {
         test("without_weir_a_world_carries_tcp_and_udp_in_both_families", carries),
         test("without_weir_a_paced_stream_arrives_whole_and_a_flood_is_fast_enough_to_test_limits", streams),
         test("a_world_leaves_nothing_behind", leaves_nothing),
+        test("a_kept_world_and_its_processes_live_on_until_it_is_removed", kept),
         test("a_world_whose_maker_was_killed_is_collected_by_the_next", collected),
     ]
 }
@@ -77,6 +79,20 @@ fn leaves_nothing() -> Result<()> {
     ensure!(traces(&name)?.len() == 8, "{:?}", traces(&name)?);
     drop(world);
     ensure!(traces(&name)?.is_empty() && !folder.exists(), "{:?}", traces(&name)?);
+    Ok(())
+}
+
+fn kept() -> Result<()> {
+    let world = World::new("kept")?;
+    let name = world.name().to_owned();
+    let mut line = world.probe(Who::Db);
+    line.args(["tcp-serve", "--listen", "0.0.0.0:80", "--seconds", "60"]);
+    let mut server = Running::start_daemon("server", line, world.folder())?;
+    world.keep()?;
+    ledger::collect();
+    ensure!(traces(&name)?.len() == 8 && !server.ended(), "not kept: {:?}", traces(&name)?);
+    ensure!(ledger::remove_kept("kept")? == [name.clone()], "another world was kept as well");
+    ensure!(traces(&name)?.is_empty() && server.ended(), "left: {:?}", traces(&name)?);
     Ok(())
 }
 

@@ -38,7 +38,7 @@ fn main() -> Result<ExitCode> {
         bail!("the demo needs root: it makes namespaces and cgroups of its own, and loads programs into the kernel");
     }
     if options.remove {
-        let removed = ledger::remove_kept()?;
+        let removed = ledger::remove_kept(story::LABEL)?;
         println!(
             "{}",
             if removed.is_empty() { "nothing was kept".into() } else { format!("removed {}", removed.join(", ")) }

@@ -16,6 +16,9 @@ use crate::kept;
 use crate::scenes::{self, Scene};
 use crate::show::{Finding, Show};
 
+/// What the demo's worlds are called.
+pub const LABEL: &str = "demo";
+
 pub const WORKLOADS: &str = include_str!("../../../demo/workloads.yaml");
 pub const POLICY: &str = include_str!("../../../demo/policy.yaml");
 pub const UPDATE: &str = include_str!("../../../demo/update.yaml");
@@ -34,7 +37,7 @@ pub fn tell(json: Option<&Path>, keep: bool) -> Result<bool> {
     let mut show = Show::new();
     let start = Instant::now();
     show.title("Weir: holds traffic back, lets a chosen amount through, and measures it, inside the kernel.");
-    let world = World::new("demo").context("building the world")?;
+    let world = World::new(LABEL).context("building the world")?;
     show.done(
         "four services (web, api, db, an outside client) and a polite neighbour, each in a namespace of its own",
         start,
