@@ -3,6 +3,8 @@
 //! May touch: standard error.
 //! Never: writes to standard output, which belongs to answers.
 
+use std::io::IsTerminal;
+
 use serde::Deserialize;
 use tracing_subscriber::EnvFilter;
 
@@ -51,7 +53,8 @@ impl LogConfig {
     /// Sends events to standard error from now on.
     pub fn start(&self) {
         let filter = EnvFilter::builder().parse_lossy(&self.level);
-        let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+        let colour = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+        let log = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colour).with_writer(std::io::stderr);
         let started = match self.format {
             LogFormat::Text => log.try_init(),
             LogFormat::Json => log.json().try_init(),

@@ -9,7 +9,7 @@ use weir_transport::{Listeners, TransportError};
 
 use crate::config::Config;
 use crate::rpc::{self, Store};
-use crate::supervisor::{Ended, Supervisor};
+use crate::supervisor::{Ended, Signals, Supervisor};
 
 /// Why the collector cannot run.
 #[derive(Debug, thiserror::Error)]
@@ -27,6 +27,7 @@ pub enum RunError {
 /// # Errors
 /// An address cannot be listened on, or the server ended early.
 pub async fn run(config: &Config) -> Result<(), RunError> {
+    let signals = Signals::install()?;
     let listeners = Listeners::open(&config.listen)?;
     let addresses = listeners.local_addrs();
     let store = Arc::new(Store::new(config.history.records));
@@ -35,7 +36,7 @@ pub async fn run(config: &Config) -> Result<(), RunError> {
     supervisor.spawn("server", async move { Ok(rpc::serve(listeners, store, stop).await?) });
     let socket = config.listen.socket.as_ref().map(|socket| socket.path.display().to_string());
     tracing::info!(socket, tcp = ?addresses, records = config.history.records, "ready");
-    supervisor.run().await?;
+    supervisor.run(signals).await?;
     tracing::info!("stopped");
     Ok(())
 }

@@ -14,7 +14,7 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::{Id, JoinSet};
 use tokio::time::{sleep, timeout};
@@ -60,6 +60,24 @@ impl Stop {
     }
 }
 
+/// The signals that ask for a stop. From the moment this exists they no longer kill the process.
+#[derive(Debug)]
+pub struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    /// Takes them over; to be done before anyone could know the process is there.
+    ///
+    /// # Errors
+    /// Signals cannot be received.
+    pub fn install() -> Result<Self, Ended> {
+        let take = |kind| signal(kind).map_err(|source| Ended::Signals { source });
+        Ok(Self { terminate: take(SignalKind::terminate())?, interrupt: take(SignalKind::interrupt())? })
+    }
+}
+
 /// Owner of all tasks.
 #[derive(Debug)]
 pub struct Supervisor {
@@ -90,14 +108,11 @@ impl Supervisor {
     /// Runs until SIGTERM or SIGINT, or until a task ends early; then stops the others.
     ///
     /// # Errors
-    /// A task ended early, or signals cannot be received.
-    pub async fn run(mut self) -> Result<(), Ended> {
-        let signals = |source| Ended::Signals { source };
-        let mut terminate = signal(SignalKind::terminate()).map_err(signals)?;
-        let mut interrupt = signal(SignalKind::interrupt()).map_err(signals)?;
+    /// A task ended early.
+    pub async fn run(mut self, mut signals: Signals) -> Result<(), Ended> {
         let outcome = tokio::select! {
-            _ = terminate.recv() => Ok("SIGTERM"),
-            _ = interrupt.recv() => Ok("SIGINT"),
+            _ = signals.terminate.recv() => Ok("SIGTERM"),
+            _ = signals.interrupt.recv() => Ok("SIGINT"),
             ended = self.first_to_end() => Err(ended),
         };
         let _last_word = LastWord::arm();
@@ -166,7 +181,7 @@ mod tests {
                 Ok(())
             });
             supervisor.spawn("hasty", async move { outcome });
-            let ended = supervisor.run().await.unwrap_err().to_string();
+            let ended = supervisor.run(Signals::install().unwrap()).await.unwrap_err().to_string();
             assert!(ended.contains("hasty") && ended.contains(cause), "{ended}");
         }
     }

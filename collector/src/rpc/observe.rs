@@ -11,6 +11,7 @@ use std::sync::Arc;
 use futures_util::Stream;
 use futures_util::stream::unfold;
 use tokio::sync::watch;
+use tokio::task::yield_now;
 use tonic::{Request, Response, Status};
 use weir_proto::v1::flow_query_server::FlowQuery;
 use weir_proto::v1::{CollectorStatusRequest, CollectorStatusResponse, FlowRecord, ObserveRequest, ObserveResponse};
@@ -26,7 +27,7 @@ impl FlowQuery for Service {
     type ObserveStream = Pin<Box<dyn Stream<Item = Result<ObserveResponse, Status>> + Send>>;
 
     async fn observe(&self, request: Request<ObserveRequest>) -> Result<Response<Self::ObserveStream>, Status> {
-        let reader = Reader::new(self.clone(), request.into_inner())?;
+        let reader = Reader::new(self.clone(), request.into_inner()).await?;
         let stream = unfold(reader, |mut reader| async move { reader.next().await.map(|item| (Ok(item), reader)) });
         Ok(Response::new(Box::pin(stream)))
     }
@@ -53,7 +54,7 @@ struct Reader {
 }
 
 impl Reader {
-    fn new(service: Service, request: ObserveRequest) -> Result<Self, Status> {
+    async fn new(service: Service, request: ObserveRequest) -> Result<Self, Status> {
         let matcher = Matcher::new(request.filter, request.since_ns)?;
         let end_watch = service.store.watch();
         let (begin, end) = service.store.bounds();
@@ -65,13 +66,13 @@ impl Reader {
             reader.position = end;
         }
         if request.last > 0 {
-            reader.find_last(request.last, end);
+            reader.find_last(request.last, end).await;
         }
         Ok(reader)
     }
 
     /// Collects the newest matching records before `end`, looking backwards.
-    fn find_last(&mut self, wanted: u64, end: u64) {
+    async fn find_last(&mut self, wanted: u64, end: u64) {
         let mut position = end;
         loop {
             let page = self.service.store.page_before(position, PAGE);
@@ -85,6 +86,7 @@ impl Reader {
                 return;
             }
             position = page.next;
+            yield_now().await;
         }
     }
 
@@ -100,6 +102,8 @@ impl Reader {
             if !self.read_page() && !self.wait().await {
                 return self.last_words();
             }
+            // A long search that finds nothing must not keep others from running.
+            yield_now().await;
         }
     }
 

@@ -3,9 +3,9 @@
 //! May touch: a temporary directory, one child process.
 //! Never: leaves the child behind.
 
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Lines};
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, ChildStderr, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
@@ -14,13 +14,16 @@ use weir_transport::{Endpoint, connect};
 
 use crate::world::{Agent, batch};
 
-/// A collector in a process of its own that has said it is ready.
-struct Process(Child);
+/// A collector in a process of its own that has said it is ready, and the pipe it goes on logging to.
+struct Process {
+    child: Child,
+    _log: Lines<BufReader<ChildStderr>>,
+}
 
 impl Drop for Process {
     fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
+        let _ = self.child.kill();
+        let _ = self.child.wait();
     }
 }
 
@@ -28,10 +31,9 @@ fn start(socket: &Path) -> Process {
     let mut command = Command::new(env!("CARGO_BIN_EXE_weir-collector"));
     let mut child = command.arg("--socket").arg(socket).stderr(Stdio::piped()).spawn().unwrap();
     let mut log = BufReader::new(child.stderr.take().unwrap()).lines();
-    let process = Process(child);
-    assert!(log.by_ref().any(|line| line.unwrap().contains("ready")), "it ended before it was ready");
-    // Keep the pipe open, or a later log line would fail.
-    std::mem::forget(log);
+    let ready = log.by_ref().any(|line| line.unwrap().contains("ready"));
+    let process = Process { child, _log: log };
+    assert!(ready, "it ended before it was ready");
     process
 }
 
@@ -45,8 +47,8 @@ async fn sigterm_is_a_clean_and_quick_stop_with_streams_open() {
         let mut agent = Agent::connect(channel).await.unwrap();
         agent.send(batch(1, [1])).await.unwrap();
         let begin = Instant::now();
-        kill(Pid::from_raw(process.0.id().cast_signed()), signal).unwrap();
-        let status = tokio::task::spawn_blocking(move || process.0.wait().unwrap()).await.unwrap();
+        kill(Pid::from_raw(process.child.id().cast_signed()), signal).unwrap();
+        let status = tokio::task::spawn_blocking(move || process.child.wait().unwrap()).await.unwrap();
         assert!(status.success(), "{signal}: {status}");
         assert!(begin.elapsed() < Duration::from_secs(2), "{signal} took {:?}", begin.elapsed());
         assert!(!socket.exists());
