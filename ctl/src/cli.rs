@@ -44,6 +44,7 @@ pub struct Connection {
         long,
         global = true,
         env = "WEIR_AGENT",
+        hide_env_values = true,
         value_name = "ADDRESS",
         default_value = "unix:/run/weir/agent.sock"
     )]
@@ -53,21 +54,22 @@ pub struct Connection {
         long,
         global = true,
         env = "WEIR_COLLECTOR",
+        hide_env_values = true,
         value_name = "ADDRESS",
         default_value = "unix:/run/weir/collector.sock"
     )]
     pub collector: Endpoint,
     /// Certificate to show, PEM.
-    #[arg(long, global = true, env = "WEIR_TLS_CERTIFICATE", value_name = "FILE")]
+    #[arg(long, global = true, env = "WEIR_TLS_CERTIFICATE", hide_env_values = true, value_name = "FILE")]
     pub tls_certificate: Option<PathBuf>,
     /// Key of the certificate, PEM.
-    #[arg(long, global = true, env = "WEIR_TLS_KEY", value_name = "FILE")]
+    #[arg(long, global = true, env = "WEIR_TLS_KEY", hide_env_values = true, value_name = "FILE")]
     pub tls_key: Option<PathBuf>,
     /// Authorities that sign the services' certificates, PEM.
-    #[arg(long, global = true, env = "WEIR_TLS_CA", value_name = "FILE")]
+    #[arg(long, global = true, env = "WEIR_TLS_CA", hide_env_values = true, value_name = "FILE")]
     pub tls_ca: Option<PathBuf>,
     /// Name expected in the service's certificate, if it is not the host of the address.
-    #[arg(long, global = true, env = "WEIR_TLS_SERVER_NAME", value_name = "NAME")]
+    #[arg(long, global = true, env = "WEIR_TLS_SERVER_NAME", hide_env_values = true, value_name = "NAME")]
     pub tls_server_name: Option<String>,
     /// Allow http:// addresses, which protect nothing.
     #[arg(long, global = true)]

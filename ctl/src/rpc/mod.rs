@@ -9,6 +9,7 @@ mod convert;
 mod convert_status;
 
 use std::future::Future;
+use std::io;
 use std::time::Duration;
 
 use tokio::time::timeout;
@@ -44,7 +45,12 @@ async fn answer<T>(
 fn failure(service: &'static str, endpoint: &Endpoint, status: &Status) -> Failure {
     let ours = std::error::Error::source(status).is_some();
     if ours || matches!(status.code(), Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled) {
-        return Failure::Unreachable { service, endpoint: endpoint.to_string(), why: reason(status) };
+        let hint = match (endpoint, hung_up(status)) {
+            (Endpoint::Unix(_), true) => " (it hung up; is this user in its allowedUids?)",
+            (Endpoint::Unix(_) | Endpoint::Tls { .. } | Endpoint::Plain { .. }, _) => "",
+        };
+        let why = format!("{}{hint}", reason(status));
+        return Failure::Unreachable { service, endpoint: endpoint.to_string(), why };
     }
     let message = match status.message().is_empty() {
         true => status.code().description().to_owned(),
@@ -60,4 +66,17 @@ fn reason(status: &Status) -> String {
         Some(source) => why(source).trim_start_matches("transport error: ").to_owned(),
         None => status.message().to_owned(),
     }
+}
+
+/// Whether the connection was made and then closed on us, which is how a socket refuses a user.
+fn hung_up(status: &Status) -> bool {
+    let mut next = std::error::Error::source(status);
+    while let Some(error) = next {
+        let kind = error.downcast_ref::<io::Error>().map(io::Error::kind);
+        if let Some(io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset | io::ErrorKind::UnexpectedEof) = kind {
+            return true;
+        }
+        next = error.source();
+    }
+    false
 }

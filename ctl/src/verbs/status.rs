@@ -4,11 +4,13 @@
 //! Never: fails because there is no collector; it says so.
 
 use std::io::Write;
+use std::time::{Duration, Instant};
 
 use clap::Args;
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use serde::Serialize;
+use tokio::time::sleep;
 
 use crate::agreement::{Agreement, across, within};
 use crate::cli::Connection;
@@ -18,8 +20,12 @@ use crate::render::status::{Clock, agent as show_agent, collector as show_collec
 use crate::render::style::{ODD, clean, paint};
 use crate::view::{Agent, Collector};
 
+/// Rest between two rounds of --wait.
+const AGAIN: Duration = Duration::from_millis(200);
+
 const EXAMPLES: &str = "Examples:
   weirctl status
+  weirctl status --wait 10                       # exit code 1 unless all numbers agree within 10 seconds
   weirctl status -o json | jq '.countersAgree.agree, .collectorAgrees.agree'
 
 The counters are the kernel's. Each decision is either recorded, or lost and counted as lost, so DECIDED = RECORDED + LOST;
@@ -32,6 +38,9 @@ pub struct Arguments {
     /// How to show it.
     #[arg(short, long, value_enum, default_value_t = Format::Table)]
     output: Format,
+    /// Ask again until kernel, agent and collector agree on the numbers; exit code 1 if they still do not after this long.
+    #[arg(long, value_name = "SECONDS")]
+    wait: Option<u64>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -40,8 +49,33 @@ enum Format {
     Json,
 }
 
+/// What was learned in one round.
+struct Round {
+    agent: Agent,
+    counters: Agreement,
+    collector: Result<Collector, Failure>,
+    sums: Option<Agreement>,
+}
+
 /// Runs it.
 pub async fn run(arguments: &Arguments, connection: &Connection) -> Result<(), Failure> {
+    let patience = Duration::from_secs(arguments.wait.unwrap_or(0));
+    let begin = Instant::now();
+    let mut round = ask(connection).await?;
+    while !round.agrees() && begin.elapsed() < patience {
+        sleep(AGAIN).await;
+        round = ask(connection).await?;
+    }
+    round.show(arguments.output)?;
+    match arguments.wait {
+        Some(seconds) if !round.agrees() => {
+            Err(Failure::Refused(format!("the numbers do not agree after {seconds} seconds")))
+        }
+        Some(_) | None => Ok(()),
+    }
+}
+
+async fn ask(connection: &Connection) -> Result<Round, Failure> {
     let agent = connection.agent()?.status().await?;
     // Asked second, so that what the agent has counted had time to arrive.
     let collector = match connection.collector() {
@@ -50,26 +84,44 @@ pub async fn run(arguments: &Arguments, connection: &Connection) -> Result<(), F
     };
     let counters = within(&agent);
     let sums = collector.as_ref().ok().map(|collector| across(&agent, collector));
-    let mut out = output::open();
-    match arguments.output {
-        Format::Table => table(&mut out, &agent, &counters, collector.as_ref().ok().zip(sums.as_ref()))?,
-        Format::Json => {
-            let error = collector.as_ref().err().map(ToString::to_string);
-            let (collector, countering) = (collector.as_ref().ok(), &counters);
-            let all = Json {
-                agent: &agent,
-                counters_agree: countering,
-                collector,
-                collector_error: error.as_deref(),
-                collector_agrees: sums.as_ref(),
-            };
-            output::json(&mut out, &all)?;
+    Ok(Round { agent, counters, collector, sums })
+}
+
+impl Round {
+    fn agrees(&self) -> bool {
+        self.counters.agree && self.sums.as_ref().is_some_and(|sums| sums.agree)
+    }
+
+    fn show(&self, format: Format) -> Result<(), Failure> {
+        let mut out = output::open();
+        match format {
+            Format::Table => self.table(&mut out)?,
+            Format::Json => output::json(&mut out, &self.json())?,
+        }
+        Ok(out.flush()?)
+    }
+
+    fn table(&self, out: &mut dyn Write) -> Result<(), Failure> {
+        let clock = Clock { now: Timestamp::now(), zone: TimeZone::system() };
+        show_agent(out, &self.agent, &self.counters, &clock)?;
+        if let (Ok(collector), Some(sums)) = (&self.collector, &self.sums) {
+            show_collector(out, collector, sums, &clock)?;
+        }
+        if let Err(failure) = &self.collector {
+            writeln!(out, "\n{}", paint(ODD, &clean(&format!("collector: {failure}"))))?;
+        }
+        Ok(())
+    }
+
+    fn json(&self) -> Json<'_> {
+        Json {
+            agent: &self.agent,
+            counters_agree: &self.counters,
+            collector: self.collector.as_ref().ok(),
+            collector_error: self.collector.as_ref().err().map(ToString::to_string),
+            collector_agrees: self.sums.as_ref(),
         }
     }
-    if let (Format::Table, Err(failure)) = (arguments.output, &collector) {
-        writeln!(out, "\n{}", paint(ODD, &clean(&format!("collector: {failure}"))))?;
-    }
-    Ok(out.flush()?)
 }
 
 #[derive(Serialize)]
@@ -78,20 +130,6 @@ struct Json<'a> {
     agent: &'a Agent,
     counters_agree: &'a Agreement,
     collector: Option<&'a Collector>,
-    collector_error: Option<&'a str>,
+    collector_error: Option<String>,
     collector_agrees: Option<&'a Agreement>,
-}
-
-fn table(
-    out: &mut dyn Write,
-    agent: &Agent,
-    counters: &Agreement,
-    collector: Option<(&Collector, &Agreement)>,
-) -> Result<(), Failure> {
-    let clock = Clock { now: Timestamp::now(), zone: TimeZone::system() };
-    show_agent(out, agent, counters, &clock)?;
-    if let Some((collector, sums)) = collector {
-        show_collector(out, collector, sums, &clock)?;
-    }
-    Ok(())
 }

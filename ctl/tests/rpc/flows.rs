@@ -116,6 +116,14 @@ async fn status_shows_everything_and_whether_the_numbers_agree() {
 }
 
 #[tokio::test]
+async fn status_waits_for_agreement_and_no_longer() {
+    let world = World::new();
+    assert_eq!(world.run("status --wait 5").await.code, Some(0));
+    let seen = world.run("--collector unix:/no/such.sock status --wait 0").await;
+    assert!(seen.code == Some(1) && seen.err.contains("do not agree"), "{seen:?}");
+}
+
+#[tokio::test]
 async fn status_without_a_collector_says_so() {
     let world = World::new();
     let line = "--collector unix:/no/such.sock status";

@@ -8,5 +8,6 @@
 mod agent;
 mod collector;
 mod commands;
+mod encrypted;
 mod flows;
 mod world;
