@@ -23,7 +23,6 @@ use tokio::{
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, Streaming, transport::Channel};
 use weir_proto::v1::{self, flow_collector_client::FlowCollectorClient};
-use weir_transport::why;
 
 use super::records;
 use crate::exporter::{Backoff, Queue, UnknownAck};
@@ -81,7 +80,7 @@ impl Link {
 /// Why a stream ended.
 #[derive(Debug, thiserror::Error)]
 enum Broken {
-    #[error("{}", why(.0))]
+    #[error("{}", words(.0))]
     Stream(#[from] Status),
     #[error("the collector ended the stream")]
     Ended,
@@ -89,6 +88,14 @@ enum Broken {
     Silent,
     #[error(transparent)]
     Acknowledgement(#[from] UnknownAck),
+}
+
+/// What a status says to people: the code's own words are of no help where there are others.
+fn words(status: &Status) -> &str {
+    match status.message() {
+        "" => status.code().description(),
+        message => message,
+    }
 }
 
 /// Sends what the queue holds, until it is closed and empty, or closed and the collector is away.

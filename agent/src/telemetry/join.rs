@@ -77,6 +77,7 @@ struct Opened {
     hook: Hook,
     rule: Option<Arc<RuleName>>,
     generation: u64,
+    local_identity: u32,
     remote_identity: u32,
     caller: Caller,
 }
@@ -144,6 +145,7 @@ impl Join {
             hook,
             rule: names.rule(event.generation, event.rule),
             generation: event.generation,
+            local_identity: event.local_identity,
             remote_identity: event.remote_identity,
             caller,
         };
@@ -273,6 +275,7 @@ fn of_opening(event: &Event, opened: &Opened, names: &Snapshot) -> Record {
         hook: Some(opened.hook),
         rule: opened.rule.clone(),
         generation: opened.generation,
+        local: End { identity: opened.local_identity, ..base.local },
         remote: End { identity: opened.remote_identity, ..base.remote },
         process: opened.caller.process.clone(),
         cgroup: opened.caller.cgroup.clone().or(base.cgroup),

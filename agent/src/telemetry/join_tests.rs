@@ -115,6 +115,7 @@ fn a_connection_that_goes_out_names_its_process_twice_and_its_totals_once() {
         detail: totals(numbers),
         old_state: 5,
         generation: 0,
+        local_identity: 0,
         workload: 3,
         ..event(Kind::Close, Hook::SockOps, Direction::Egress, 77)
     };
@@ -134,7 +135,7 @@ fn a_connection_that_goes_out_names_its_process_twice_and_its_totals_once() {
     };
     assert_eq!(closed.traffic, expected);
     assert_eq!((closed.start_ns, closed.time_ns), (1_700_000_001_000_000_000, 1_700_000_004_000_000_000));
-    assert_eq!(closed.remote.identity, 17);
+    assert_eq!((closed.local.identity, closed.remote.identity), (16, 17));
 
     // The cookie is not remembered any longer: the next close of it is a miss.
     let again = world.take(at(5_000_000_000, close)).unwrap();

@@ -33,8 +33,9 @@ use crate::{
     telemetry::{clock::Clock, join::Join, names::Names, record::Record, tally::Tally},
 };
 
-/// Longest time an event lies in the ring; the kernel wakes us earlier when many have gathered.
-const TURN: Duration = Duration::from_millis(50);
+/// Longest time an event lies in the ring; the kernel wakes us earlier when many have gathered. Short, because `/proc` can
+/// name the executable of a process only while it lives; an empty turn costs a few microseconds.
+const TURN: Duration = Duration::from_millis(5);
 /// Time between two merge epochs.
 const MERGE_EVERY: Duration = Duration::from_millis(250);
 /// Time between two looks at the wall clock.
@@ -125,6 +126,9 @@ impl<S: EventSource> Telemetry<S> {
         let events = &mut self.events;
         events.clear();
         let taken = self.source.drain(BATCH, &mut |event| events.push(*event));
+        if taken == 0 {
+            return 0;
+        }
         // After the events, not before: an event's generation is published before the event can exist.
         let names = self.parts.names.snapshot();
         let mut records = Vec::with_capacity(self.events.len());
