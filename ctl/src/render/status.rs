@@ -78,7 +78,7 @@ fn exporter(out: &mut dyn Write, exporter: &Exporter) -> io::Result<()> {
 }
 
 fn workloads(agent: &Agent) -> Table {
-    let mut table = Table::new(&["WORKLOAD", ">IDENTITY", "STATE", "CGROUP", "ADDRESSES", "HOOKS", "DETAIL"]);
+    let mut table = Table::new(&["WORKLOAD", ">IDENTITY", "STATE", "CGROUP", "ADDRESSES", "DETAIL", "HOOKS"]);
     for workload in &agent.workloads {
         table.styled([
             (workload.workload.clone(), PLAIN),
@@ -86,8 +86,8 @@ fn workloads(agent: &Agent) -> Table {
             (workload.state.clone(), state(&workload.state)),
             (or_dash(&workload.cgroup), PLAIN),
             (or_dash(&workload.addresses.join(",")), PLAIN),
-            (or_dash(&workload.hooks.join(",")), DIM),
             (workload.detail.clone(), ODD),
+            (or_dash(&workload.hooks.join(",")), DIM),
         ]);
     }
     table

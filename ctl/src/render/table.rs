@@ -37,28 +37,50 @@ impl Table {
         self.rows.is_empty()
     }
 
-    /// Writes heading and rows; columns are as wide as their widest cell.
+    /// Writes heading and rows; columns are as wide as their widest cell, and one without any content is left out.
     pub fn write(&self, out: &mut dyn Write) -> io::Result<()> {
+        let used =
+            |column: &usize| self.rows.iter().filter_map(|row| row.get(*column)).any(|(text, _)| !text.is_empty());
+        let used: Vec<_> = (0..self.columns.len()).filter(used).collect();
         let heading: Vec<_> = self.columns.iter().map(|name| (name.trim_start_matches('>').to_owned(), BOLD)).collect();
         let width = |column: usize| {
             let cells = self.rows.iter().chain([&heading]).filter_map(|row| row.get(column));
             cells.map(|(text, _)| text.chars().count()).max().unwrap_or(0)
         };
         let widths: Vec<_> = (0..self.columns.len()).map(width).collect();
-        [&heading].into_iter().chain(&self.rows).try_for_each(|row| line(out, self.columns, &widths, row))
+        [&heading].into_iter().chain(&self.rows).try_for_each(|row| {
+            let cells = used.iter().filter_map(|column| {
+                let (text, style) = row.get(*column)?;
+                Some(Cell {
+                    text,
+                    style,
+                    right: self.columns.get(*column)?.starts_with('>'),
+                    width: *widths.get(*column)?,
+                })
+            });
+            line(out, &cells.collect::<Vec<_>>())
+        })
     }
 }
 
-fn line(out: &mut dyn Write, columns: &[&str], widths: &[usize], row: &[(String, Style)]) -> io::Result<()> {
-    let last = row.len().saturating_sub(1);
-    for (index, ((text, style), (name, width))) in row.iter().zip(columns.iter().zip(widths)).enumerate() {
+/// A cell and its place.
+struct Cell<'a> {
+    text: &'a str,
+    style: &'a Style,
+    right: bool,
+    width: usize,
+}
+
+fn line(out: &mut dyn Write, cells: &[Cell<'_>]) -> io::Result<()> {
+    for (index, Cell { text, style, right, width }) in cells.iter().enumerate() {
         let gap = width.saturating_sub(text.chars().count());
-        match (name.starts_with('>'), index == last) {
+        let last = index + 1 == cells.len();
+        match (right, last) {
             (true, _) => write!(out, "{:gap$}{style}{text}{style:#}", "")?,
             (false, true) => write!(out, "{style}{text}{style:#}")?,
             (false, false) => write!(out, "{style}{text}{style:#}{:gap$}", "")?,
         }
-        out.write_all(if index == last { b"\n" } else { b"  " })?;
+        out.write_all(if last { b"\n" } else { b"  " })?;
     }
     Ok(())
 }
@@ -70,9 +92,10 @@ mod tests {
 
     #[test]
     fn columns_are_aligned_and_styles_take_no_room() {
-        let mut table = Table::new(&["NAME", ">COUNT", "DETAIL"]);
-        table.row(["a".to_owned(), "1".to_owned(), "x".to_owned()]);
-        table.styled([("longer".to_owned(), BAD), ("1000000".to_owned(), BAD), (String::new(), PLAIN)]);
+        let mut table = Table::new(&["NAME", ">COUNT", "EMPTY", "DETAIL"]);
+        table.row(["a", "1", "", "x"].map(str::to_owned));
+        let [name, count, empty, detail] = ["longer", "1000000", "", ""].map(str::to_owned);
+        table.styled([(name, BAD), (count, BAD), (empty, PLAIN), (detail, PLAIN)]);
         let mut out = Vec::new();
         table.write(&mut out).unwrap();
         let text = String::from_utf8(out).unwrap();
