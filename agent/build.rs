@@ -10,12 +10,18 @@ use std::{
 };
 
 const TARGET: &str = "bpfel-unknown-none";
+/// What the kernel programs are made from and with.
+const WATCHED: [&str; 6] =
+    ["ebpf/src", "ebpf/Cargo.toml", "ebpf/Cargo.lock", "common/src", ".tools/bin/bpf-linker", ".tools/core-src"];
 
 fn main() -> Result<(), String> {
     let root = PathBuf::from(var("CARGO_MANIFEST_DIR")?).join("..");
     let out = PathBuf::from(var("OUT_DIR")?);
-    for watched in ["ebpf/src", "ebpf/Cargo.toml", "ebpf/Cargo.lock", "common/src", ".tools/bin/bpf-linker", ".tools/core-src"] {
-        println!("cargo::rerun-if-changed={}", root.join(watched).display());
+    for watched in WATCHED.map(|watched| root.join(watched)) {
+        // A watched file that does not exist would run this script again at every build.
+        if watched.exists() {
+            println!("cargo::rerun-if-changed={}", watched.display());
+        }
     }
     let target_dir = out.join("ebpf");
     let status = cargo_for_bpf(&root, &target_dir)?.status().map_err(|error| format!("cannot run cargo: {error}"))?;
@@ -30,7 +36,15 @@ fn main() -> Result<(), String> {
 /// The nested build: stable rustc with `core` built for BPF, linked by the project's own bpf-linker (DESIGN.md section 4).
 fn cargo_for_bpf(root: &Path, target_dir: &Path) -> Result<Command, String> {
     let mut cargo = Command::new(var("CARGO")?);
-    cargo.current_dir(root.join("ebpf")).args(["build", "--release", "--locked", "-Z", "build-std=core", "--target", TARGET]);
+    cargo.current_dir(root.join("ebpf")).args([
+        "build",
+        "--release",
+        "--locked",
+        "-Z",
+        "build-std=core",
+        "--target",
+        TARGET,
+    ]);
     cargo.arg("--target-dir").arg(target_dir);
     cargo.env("RUSTC_BOOTSTRAP", "1");
     // The separator of CARGO_ENCODED_RUSTFLAGS is the unit separator, so that flags may hold spaces.

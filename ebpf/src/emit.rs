@@ -165,6 +165,7 @@ fn merges_ports(subject: &Subject) -> bool {
 type Merged = aya_ebpf::btf_maps::HashMap<MergeKey, MergeValue, { weir_common::maps::MAX_MERGED as usize }>;
 
 /// Adds to the key's value, making it first if needed; `false` when the table is full.
+#[expect(clippy::needless_borrows_for_generic_args, reason = "by value, EMPTY would be copied onto the stack")]
 #[inline(always)]
 fn merge_into(table: &Merged, key: &MergeKey, subject: &Subject, bytes: u32) -> bool {
     let now = now();
