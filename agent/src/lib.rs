@@ -2,6 +2,14 @@
 //! Called by: `main.rs`, and by the tests of the whole.
 //! May touch: what its modules may.
 //! Never: unsafe outside `kernel`.
+//!
+//! ```text
+//!            rpc ──► control ──► datapath ── wire ──► kernel        policy comes in, tables and attachments go down
+//!             ▲         │ names                         │
+//!             │         ▼                               ▼ events
+//!  collector ◄── rpc::export ◄── exporter ◄── telemetry ◄┘          decisions come up, records go out
+//! ```
+//! `runtime` starts and stops all of it; begin reading there. `config`, `lock` and `logs` come before it.
 
 pub mod config;
 pub mod control;

@@ -26,9 +26,9 @@ fn every_fault_is_reported_at_its_place_with_a_remedy() {
         (
             "cgroupRoot: /w\nlog: {level: loud, format: xml}\nxdpMode: fast\n",
             &[
-                ("a.yaml:3:10: xdpMode: is none of the choices (fast)", "auto, native, generic"),
                 ("a.yaml:2:14: log.level: is none of the choices (loud)", "error, warn"),
                 ("a.yaml:2:28: log.format: is none of the choices (xml)", "text, json"),
+                ("a.yaml:3:10: xdpMode: is none of the choices (fast)", "auto, native, generic"),
             ],
         ),
         ("cgroupRoot: /w\ninterfaces: eth0\n", &[("a.yaml:2:13: interfaces: must be a list (eth0)", "[eth0, ...]")]),

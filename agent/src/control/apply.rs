@@ -6,78 +6,13 @@
 use std::{collections::BTreeSet, sync::Arc};
 
 use weir_common::addr::Addr;
-use weir_policy::{Change, Compiled, Context, Fault, Resource, ResourceId, Resources, compile, parse_all};
+use weir_policy::{Change, Compiled, Context, Resource, ResourceId, Resources, compile, parse_all};
 
-use super::{Control, ControlError, InForce};
+use super::{
+    Control, ControlError, InForce,
+    change::{Action, Applied, Apply, ChangeSet, Changed},
+};
 use crate::{datapath::Datapath, telemetry::clock};
-
-/// A request to change the policy.
-#[derive(Clone, Debug, Default)]
-pub struct Apply {
-    /// Name and text of each source.
-    pub sources: Vec<(String, String)>,
-    /// Change nothing.
-    pub dry_run: bool,
-    /// Delete what is not in the sources.
-    pub replace_all: bool,
-}
-
-/// The answer to a change.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Applied {
-    /// Generation in force afterwards.
-    pub generation: u64,
-    /// What changed, or would change; unchanged resources that were named are listed too.
-    pub changes: Vec<Changed>,
-    /// Empty on success.
-    pub faults: Vec<Fault>,
-    /// Legal, but probably not meant; or in force but not saved.
-    pub warnings: Vec<String>,
-}
-
-/// What happened to a resource.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Changed {
-    /// What.
-    pub action: Action,
-    /// To which.
-    pub id: ResourceId,
-}
-
-/// What can happen to a resource.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Action {
-    /// It is new.
-    Created,
-    /// It says something else.
-    Changed,
-    /// It says the same.
-    Unchanged,
-    /// It is gone.
-    Deleted,
-}
-
-impl Action {
-    /// The word used in the API.
-    #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Created => "created",
-            Self::Changed => "changed",
-            Self::Unchanged => "unchanged",
-            Self::Deleted => "deleted",
-        }
-    }
-}
-
-/// What watchers are told: effective changes only.
-#[derive(Clone, Debug)]
-pub struct ChangeSet {
-    /// The generation that brought them.
-    pub generation: u64,
-    /// Each with the resource as it is now; `None` when it was deleted.
-    pub changes: Vec<(Changed, Option<Resource>)>,
-}
 
 impl<D: Datapath> Control<D> {
     /// Applies sources: all of them or none.

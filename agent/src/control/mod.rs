@@ -10,6 +10,7 @@
 
 pub mod actor;
 mod apply;
+mod change;
 mod error;
 pub mod explain;
 mod host;
@@ -18,7 +19,7 @@ pub mod view;
 
 use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
 
-pub use apply::{Action, Applied, Apply, ChangeSet, Changed};
+pub use change::{Action, Applied, Apply, ChangeSet, Changed};
 pub use error::ControlError;
 use tokio::sync::broadcast;
 use weir_common::verdict::Verdict;
@@ -51,6 +52,8 @@ pub struct Control<D> {
     settings: Settings,
     force: InForce,
     observed: Observed,
+    /// Generation by which telemetry was told the names of what is attached; 0 before the first time.
+    named: u64,
     ring: RingLosses,
     changes: broadcast::Sender<Arc<ChangeSet>>,
     start_ns: u64,
@@ -97,6 +100,7 @@ impl<D: Datapath> Control<D> {
                 time_ns: now,
             },
             observed: Observed::default(),
+            named: 0,
             ring: RingLosses::default(),
             changes: broadcast::channel(WATCH_BACKLOG).0,
             start_ns: now,

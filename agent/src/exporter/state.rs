@@ -38,6 +38,8 @@ pub struct State {
     acknowledged: u64,
     lost: u64,
     closed: bool,
+    /// Set with the first record that found no room, until half of the room is free again.
+    full: bool,
 }
 
 impl State {
@@ -53,6 +55,7 @@ impl State {
             acknowledged: 0,
             lost: 0,
             closed: false,
+            full: false,
         }
     }
 
@@ -79,6 +82,10 @@ impl State {
     }
 
     fn drop_record(&mut self, record: &Record) {
+        if !self.full {
+            self.full = true;
+            tracing::warn!(capacity = self.capacity, "the queue of records is full: new ones are counted and dropped");
+        }
         let (first, last) = (record.time_ns, record.end_ns.max(record.time_ns));
         match record.kind {
             RecordKind::Verdict => {
@@ -122,6 +129,10 @@ impl State {
                 self.held -= batch.records.len();
                 self.acknowledged += length(&batch);
             }
+        }
+        if self.full && self.held <= self.capacity / 2 {
+            self.full = false;
+            tracing::info!(decisions_lost = self.lost, "the queue of records has room again");
         }
         self.tell_losses();
         Ok(())

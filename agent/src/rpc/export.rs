@@ -9,12 +9,7 @@
 //! A new stream begins with the first batch that was not acknowledged, so batches may arrive twice and the collector drops
 //! what it has.
 
-use std::{
-    future::Future,
-    pin::pin,
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
-};
+use std::{future::Future, pin::pin, sync::Arc, time::Duration};
 
 use tokio::{
     sync::mpsc,
@@ -24,7 +19,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, Streaming, transport::Channel};
 use weir_proto::v1::{self, flow_collector_client::FlowCollectorClient};
 
-use super::records;
+use super::{link::Link, records};
 use crate::exporter::{Backoff, Queue, UnknownAck};
 
 /// Batches that travel without an acknowledgement.
@@ -35,47 +30,6 @@ const OUTBOX: usize = 4;
 const ANSWER_PATIENCE: Duration = Duration::from_millis(500);
 /// Longest time the oldest batch may stay without an acknowledgement.
 const ACK_PATIENCE: Duration = Duration::from_secs(30);
-
-/// The state of the stream, for people.
-#[derive(Debug)]
-pub struct Link {
-    collector: String,
-    state: Mutex<LinkState>,
-}
-
-/// See [`Link`].
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct LinkState {
-    /// connected, connecting or disabled.
-    pub word: &'static str,
-    /// Why it is not connected.
-    pub detail: String,
-}
-
-impl Link {
-    /// A link to `collector`; `None` when no collector is configured.
-    #[must_use]
-    pub fn new(collector: Option<String>) -> Self {
-        let word = if collector.is_some() { "connecting" } else { "disabled" };
-        Self { collector: collector.unwrap_or_default(), state: Mutex::new(LinkState { word, detail: String::new() }) }
-    }
-
-    /// The collector's address.
-    #[must_use]
-    pub fn collector(&self) -> &str {
-        &self.collector
-    }
-
-    /// The state now.
-    #[must_use]
-    pub fn state(&self) -> LinkState {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    fn set(&self, word: &'static str, detail: String) {
-        *self.state.lock().unwrap_or_else(PoisonError::into_inner) = LinkState { word, detail };
-    }
-}
 
 /// Why a stream ended.
 #[derive(Debug, thiserror::Error)]

@@ -5,12 +5,14 @@
 
 mod convert;
 pub mod export;
+mod link;
 mod records;
 mod service;
 mod status;
 
 use std::{path::PathBuf, sync::Arc};
 
+pub use link::{Link, LinkState};
 pub use service::Service;
 use weir_proto::v1::policy_service_server::PolicyServiceServer;
 use weir_transport::{
@@ -21,7 +23,6 @@ use crate::{
     config::{Collector, Grpc},
     control::actor::Handle,
     exporter::Queue,
-    rpc::export::Link,
     runtime::Stop,
     telemetry::tally::Tally,
 };
@@ -101,4 +102,35 @@ pub fn collector_config(collector: &Collector) -> Result<ConnectConfig, Transpor
         }),
         insecure: collector.insecure,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_configured_is_what_is_opened() {
+        let text = "cgroupRoot: /w\n\
+                    grpc:\n  socket: {path: /s, allowedUids: [5]}\n  tcp: {listen: '[::1]:7', tls: {certificate: /c, key: /k, clientCa: /a}}\n\
+                    collector: {address: 'https://c:1', tls: {certificate: /d, key: /l, ca: /b, serverName: n}}\n";
+        let config = crate::config::read("t.yaml", text).unwrap();
+        let listen = listen_config(&config.grpc);
+        let socket = SocketConfig { path: "/s".into(), allowed_uids: vec![5] };
+        let tls = TlsFiles { certificate: "/c".into(), key: "/k".into(), client_ca: "/a".into() };
+        let tcp = TcpConfig { listen: "[::1]:7".parse().unwrap(), tls: Some(tls), insecure: false };
+        assert_eq!(listen, ListenConfig { socket: Some(socket), tcp: Some(tcp) });
+        let connect = collector_config(config.collector.as_ref().unwrap()).unwrap();
+        let tls = ClientTlsFiles {
+            certificate: "/d".into(),
+            key: "/l".into(),
+            ca: "/b".into(),
+            server_name: Some("n".to_owned()),
+        };
+        let address = "https://c:1".parse().unwrap();
+        assert_eq!(connect, ConnectConfig { address, tls: Some(tls), insecure: false });
+
+        let text = "cgroupRoot: /w\ngrpc: {tcp: {listen: '[::1]:7', insecure: true}}\n";
+        let listen = listen_config(&crate::config::read("t.yaml", text).unwrap().grpc);
+        assert!(listen.tcp.is_some_and(|tcp| tcp.insecure && tcp.tls.is_none()));
+    }
 }

@@ -16,26 +16,29 @@
 //! then the first reconcile attaches. "Ready" (`enforcing` in the log, `READY=1` to the service manager, `Status.enforcing`)
 //! means: programs attached, a generation in force.
 
+mod error;
 mod notify;
 mod subsystem;
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
+pub use error::RunError;
 use subsystem::{Exits, Subsystem};
 pub use subsystem::{Stop, StopSwitch};
 use tokio::{
     runtime::{Builder, Runtime},
     signal::unix::{SignalKind, signal},
 };
+use weir_common::verdict::Verdict;
 
 use crate::{
     config::{Config, XdpMode},
-    control::{Control, ControlError, Settings, actor},
+    control::{Control, Settings, actor},
     datapath::{Datapath, EventSource},
     exporter::Queue,
-    kernel::{self, Kernel, KernelError},
-    lock::{self, LockError},
-    rpc::{self, export::Link},
+    kernel::{self, Kernel},
+    lock,
+    rpc::{self, Link},
     telemetry::{Parts, Telemetry, names::Names, tally::Tally},
 };
 
@@ -45,40 +48,6 @@ const TELEMETRY_DEADLINE: Duration = Duration::from_millis(200);
 const EXPORTER_DEADLINE: Duration = Duration::from_millis(900);
 /// Threads that serve the API.
 const RPC_THREADS: usize = 2;
-
-/// Why the agent could not start, or had to end.
-#[derive(Debug, thiserror::Error)]
-pub enum RunError {
-    /// Another agent runs.
-    #[error(transparent)]
-    Lock(#[from] LockError),
-    /// The kernel refused the programs.
-    #[error(transparent)]
-    Kernel(Box<KernelError>),
-    /// The policy could not be put in force.
-    #[error(transparent)]
-    Control(#[from] ControlError),
-    /// A listener or the way to the collector.
-    #[error(transparent)]
-    Transport(#[from] weir_transport::TransportError),
-    /// The system gave no thread, runtime, signal or random number.
-    #[error("{what} could not be set up")]
-    System {
-        /// Which.
-        what: &'static str,
-        /// Why.
-        #[source]
-        source: std::io::Error,
-    },
-    /// A subsystem ended before it was told to.
-    #[error("subsystem {name} ended early: {reason}")]
-    Ended {
-        /// Which.
-        name: &'static str,
-        /// Why.
-        reason: String,
-    },
-}
 
 /// Runs the agent until a signal stops it.
 ///
@@ -95,6 +64,7 @@ pub fn run(config: &Config) -> Result<(), RunError> {
             XdpMode::Native => kernel::XdpMode::Native,
             XdpMode::Generic => kernel::XdpMode::Generic,
         },
+        strict: !config.unknown.passes(),
     };
     let (kernel, events) = {
         let _inside = runtime.enter();

@@ -9,10 +9,10 @@
 //!                                                     passive[workload, addresses, ports] ◄─┘ ─► Close of the accepted side
 //! ```
 
-use std::{path::PathBuf, sync::Arc};
+use std::path::PathBuf;
 
 use weir_common::{
-    addr::{Addr, Port, Protocol},
+    addr::{Port, Protocol},
     event::{Event, Kind, MergeKey, MergeValue},
     verdict::{Direction, Hook, Reason, Verdict},
 };
@@ -22,8 +22,9 @@ use super::{
     cgroups::Cgroups,
     clock::Clock,
     names::Snapshot,
+    opening::{Caller, Flow, Opened, Tuple, carried, end, of_ends, of_opening, tuple},
     process::Processes,
-    record::{End, ProcessInfo, Record, RecordKind, RuleName, Traffic},
+    record::{Record, RecordKind},
     totals,
 };
 
@@ -54,36 +55,6 @@ pub struct JoinStats {
     /// Events with numbers this version does not know; they are not recorded.
     pub unreadable: u64,
 }
-
-/// Who called.
-#[derive(Clone, Default)]
-struct Caller {
-    process: Option<Arc<ProcessInfo>>,
-    cgroup: Option<Arc<str>>,
-}
-
-/// A connection this side opens.
-struct Flow {
-    caller: Caller,
-    opened: Option<Opened>,
-}
-
-/// The decision that let a connection open.
-#[derive(Clone)]
-struct Opened {
-    time_ns: u64,
-    verdict: Verdict,
-    reason: Reason,
-    hook: Hook,
-    rule: Option<Arc<RuleName>>,
-    generation: u64,
-    local_identity: u32,
-    remote_identity: u32,
-    caller: Caller,
-}
-
-/// A connection by its ends. The workload is part of it: two network namespaces may use the same addresses.
-type Tuple = (u32, Addr, Port, Addr, Port);
 
 impl Join {
     /// Nothing remembered yet. `proc` is `/proc` except in tests.
@@ -257,62 +228,6 @@ impl Join {
             interface: names.interface(key.ifindex),
             ..Record::default()
         })
-    }
-}
-
-/// Decisions that found the merge table full: counted, their ends not known.
-pub fn overflowed(hook: Hook, verdict: Verdict, reason: Reason, count: u64, first_ns: u64, last_ns: u64) -> Record {
-    let (verdict, reason, hook) = (Some(verdict), Some(reason), Some(hook));
-    Record { time_ns: first_ns, end_ns: last_ns, verdict, reason, hook, count, ..Record::default() }
-}
-
-/// A record with what the decision at the opening and the event have in common.
-fn of_opening(event: &Event, opened: &Opened, names: &Snapshot) -> Record {
-    let base = of_ends(event, names);
-    Record {
-        verdict: Some(opened.verdict),
-        reason: Some(opened.reason),
-        hook: Some(opened.hook),
-        rule: opened.rule.clone(),
-        generation: opened.generation,
-        local: End { identity: opened.local_identity, ..base.local },
-        remote: End { identity: opened.remote_identity, ..base.remote },
-        process: opened.caller.process.clone(),
-        cgroup: opened.caller.cgroup.clone().or(base.cgroup),
-        ..base
-    }
-}
-
-/// A record with the two ends of an event.
-fn of_ends(event: &Event, names: &Snapshot) -> Record {
-    let generation = event.generation;
-    let local = end(event.workload, event.local_identity, event.local, event.local_port, generation, names);
-    Record {
-        cgroup: local.workload.as_ref().and_then(|workload| workload.cgroup.clone()),
-        local,
-        remote: end(0, event.remote_identity, event.remote, event.remote_port, generation, names),
-        protocol: event.protocol,
-        cookie: event.cookie,
-        ..Record::default()
-    }
-}
-
-/// One end, its workload by its number or else by its address.
-fn end(number: u32, identity: u32, addr: Addr, port: Port, generation: u64, names: &Snapshot) -> End {
-    let workload = names.by_number(number).or_else(|| names.by_addr(generation, &addr));
-    End { workload, identity, addr, port: port.number() }
-}
-
-fn tuple(event: &Event) -> Tuple {
-    (event.workload, event.local, event.local_port, event.remote, event.remote_port)
-}
-
-/// Merged decisions are about packets: those at egress were on their way out, all others on their way in.
-fn carried(hook: Hook, value: &MergeValue) -> Traffic {
-    if hook == Hook::Egress {
-        Traffic { bytes_sent: value.bytes, packets_sent: value.count, ..Traffic::default() }
-    } else {
-        Traffic { bytes_received: value.bytes, packets_received: value.count, ..Traffic::default() }
     }
 }
 

@@ -9,7 +9,11 @@ use weir_policy::{Context, compile, parse};
 use super::*;
 use crate::{
     datapath::{AttachState, InterfaceState, Observed, WorkloadState},
-    telemetry::names::Names,
+    telemetry::{
+        names::Names,
+        opening::overflowed,
+        record::{End, Traffic},
+    },
     testing::{addr, event, process, totals},
 };
 

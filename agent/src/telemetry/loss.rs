@@ -27,6 +27,7 @@ impl RingLosses {
     /// Reports what the counters have gained since the last call.
     pub fn update(&mut self, cells: &[CounterCell], queue: &Queue) {
         let now = clock::wall_now();
+        let mut decisions = 0;
         for cell in cells {
             let index = counters::cell(cell.hook, cell.verdict, cell.reason);
             let seen = self.seen.entry(index).or_default();
@@ -34,7 +35,14 @@ impl RingLosses {
             if gained > 0 {
                 *seen = cell.lost;
                 queue.lost(Cause::RingFull, index, gained, self.looked_ns, now);
+                decisions += gained;
             }
+        }
+        if decisions > 0 {
+            tracing::warn!(
+                decisions,
+                "the kernel's event ring was full: these decisions are counted, but have no record"
+            );
         }
         self.looked_ns = now;
     }

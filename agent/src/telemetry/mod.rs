@@ -12,6 +12,7 @@ pub mod clock;
 mod join;
 pub mod loss;
 pub mod names;
+mod opening;
 mod process;
 pub mod record;
 pub mod tally;
@@ -151,10 +152,9 @@ impl<S: EventSource> Telemetry<S> {
         let mut records: Vec<Record> =
             merged.entries.iter().filter_map(|(key, value)| self.join.merged(key, value, &names)).collect();
         records.extend(
-            merged
-                .overflow
-                .iter()
-                .map(|(hook, verdict, reason, count)| join::overflowed(*hook, *verdict, *reason, *count, first, last)),
+            merged.overflow.iter().map(|(hook, verdict, reason, count)| {
+                opening::overflowed(*hook, *verdict, *reason, *count, first, last)
+            }),
         );
         self.hand_over(records);
     }

@@ -1,0 +1,119 @@
+//! Lives: weir-agent, configuration.
+//! Called by: `config::read` and `config::load`.
+//! May touch: the tree of the file, the flags, the host name.
+//! Never: a default that differs from `options`.
+
+mod collector;
+mod grpc;
+mod layers;
+mod tls;
+
+use std::path::PathBuf;
+
+use collector::collector;
+use grpc::grpc;
+use layers::{Layers, Sources, flags};
+use weir_common::verdict::Verdict;
+
+use super::{
+    Args, Config, Fault, Log, XdpMode,
+    reader::Reader,
+    tree::{self, Node, Value},
+};
+
+const XDP_MODES: &[(&str, XdpMode)] =
+    &[("auto", XdpMode::Auto), ("native", XdpMode::Native), ("generic", XdpMode::Generic)];
+const UNKNOWN: &[(&str, Verdict)] = &[("allow", Verdict::Allow), ("deny", Verdict::Deny)];
+const LEVELS: &[(&str, &str)] =
+    &[("error", "error"), ("warn", "warn"), ("info", "info"), ("debug", "debug"), ("trace", "trace")];
+const FORMATS: &[(&str, bool)] = &[("text", false), ("json", true)];
+const BOOLEANS: &[(&str, bool)] = &[("true", true), ("false", false)];
+const DEFAULT_RECORDS: usize = 65_536;
+/// Below this a single batch would not fit; above it the queue alone would take gigabytes.
+const RECORDS: std::ops::RangeInclusive<usize> = 1_024..=16_777_216;
+
+/// Reads the file's text and lays the flags over it.
+pub fn read(source: &str, text: &str, args: &Args) -> Result<Config, Vec<Fault>> {
+    let mut reader = Reader::new(source);
+    let root = match tree::parse(text) {
+        Ok(root) => root,
+        Err(bad) => {
+            let place = Node { line: bad.line, column: bad.column, value: Value::Scalar(String::new()) };
+            reader.fault("", Some(&place), &format!("not readable as YAML: {}", bad.problem), "correct the line");
+            return Err(reader.into_faults());
+        }
+    };
+    let flags = flags(args);
+    let mut reader = Sources { file: reader, flags: Reader::new("command line") };
+    let config = config(&mut reader, root.as_ref(), &flags);
+    let mut faults = reader.file.into_faults();
+    // As a person reads the file; what has no place in it comes last.
+    faults.sort_by_key(|fault| (fault.line == 0, fault.line, fault.column));
+    faults.extend(reader.flags.into_faults());
+    match config {
+        Some(config) if faults.is_empty() => Ok(config),
+        _ => Err(faults),
+    }
+}
+
+fn config(reader: &mut Sources, file: Option<&Node>, flags: &Node) -> Option<Config> {
+    let top = Layers::new(reader, "", file, Some(flags));
+    let [grpc_section, collector_section, queue_section, log_section] =
+        ["grpc", "collector", "queue", "log"].map(|key| top.below(reader, key));
+    let node = top.read(reader, |reader, section| reader.text(section, "node"));
+    let node = node.or_else(|| host_name(reader));
+    let cgroup_root = top.read(reader, |reader, section| reader.path(section, "cgroupRoot"));
+    if cgroup_root.is_none() && !top.has("cgroupRoot") {
+        let remedy = "name the directory of the managed cgroup2 tree here or with --cgroup-root";
+        reader.file.fault("cgroupRoot", None, "is missing", remedy);
+    }
+    let interfaces = top.read(reader, |reader, section| reader.list(section, "interfaces", "eth0"));
+    let xdp_mode = top.read(reader, |reader, section| reader.choice(section, "xdpMode", XDP_MODES));
+    let unknown = top.read(reader, |reader, section| reader.choice(section, "unknownWorkloads", UNKNOWN));
+    let state_dir = top.read(reader, |reader, section| reader.path(section, "stateDir"));
+    let policy_dir = top.read(reader, |reader, section| reader.path(section, "policyDir"));
+    let grpc = grpc(reader, &grpc_section);
+    let collector = collector(reader, &collector_section);
+    let queue_records = queue(reader, &queue_section);
+    let log = log(reader, &log_section);
+    Some(Config {
+        node: node?,
+        cgroup_root: cgroup_root?,
+        interfaces: interfaces.unwrap_or_default(),
+        xdp_mode: xdp_mode.unwrap_or(XdpMode::Auto),
+        unknown: unknown.unwrap_or(Verdict::Allow),
+        state_dir: state_dir.unwrap_or_else(|| PathBuf::from("/var/lib/weir")),
+        policy_dir,
+        grpc,
+        collector,
+        queue_records,
+        log,
+    })
+}
+
+fn host_name(reader: &mut Sources) -> Option<String> {
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").ok().map(|name| name.trim().to_owned());
+    let name = name.filter(|name| !name.is_empty());
+    if name.is_none() {
+        reader.file.fault("node", None, "is missing and the host has no name", "write a name here or with --node");
+    }
+    name
+}
+
+fn queue(reader: &mut Sources, section: &Layers<'_>) -> usize {
+    let records: Option<usize> = section.read(reader, |reader, section| {
+        let remedy = format!("write a number from {} to {}", RECORDS.start(), RECORDS.end());
+        let value = reader.parsed(section, "records", "is no number", &remedy)?;
+        if !RECORDS.contains(&value) {
+            reader.fault("queue.records", section.get("records"), "is out of range", &remedy);
+        }
+        Some(value)
+    });
+    records.unwrap_or(DEFAULT_RECORDS)
+}
+
+fn log(reader: &mut Sources, section: &Layers<'_>) -> Log {
+    let level = section.read(reader, |reader, section| reader.choice(section, "level", LEVELS));
+    let format = section.read(reader, |reader, section| reader.choice(section, "format", FORMATS));
+    Log { level: level.unwrap_or("info"), json: format.unwrap_or(false) }
+}

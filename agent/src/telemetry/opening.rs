@@ -1,0 +1,103 @@
+//! Lives: weir-agent, telemetry.
+//! Called by: `join`, which keeps openings and turns events into records.
+//! May touch: nothing but its arguments.
+//! Never: remembers anything.
+
+use std::sync::Arc;
+
+use weir_common::{
+    addr::{Addr, Port},
+    event::{Event, MergeValue},
+    verdict::{Hook, Reason, Verdict},
+};
+
+use super::{
+    names::Snapshot,
+    record::{End, ProcessInfo, Record, RuleName, Traffic},
+};
+
+/// Who called.
+#[derive(Clone, Default)]
+pub struct Caller {
+    pub process: Option<Arc<ProcessInfo>>,
+    pub cgroup: Option<Arc<str>>,
+}
+
+/// A connection this side opens.
+pub struct Flow {
+    pub caller: Caller,
+    pub opened: Option<Opened>,
+}
+
+/// The decision that let a connection open.
+#[derive(Clone)]
+pub struct Opened {
+    pub time_ns: u64,
+    pub verdict: Verdict,
+    pub reason: Reason,
+    pub hook: Hook,
+    pub rule: Option<Arc<RuleName>>,
+    pub generation: u64,
+    pub local_identity: u32,
+    pub remote_identity: u32,
+    pub caller: Caller,
+}
+
+/// A connection by its ends. The workload is part of it: two network namespaces may use the same addresses.
+pub type Tuple = (u32, Addr, Port, Addr, Port);
+
+/// Decisions that found the merge table full: counted, their ends not known.
+pub fn overflowed(hook: Hook, verdict: Verdict, reason: Reason, count: u64, first_ns: u64, last_ns: u64) -> Record {
+    let (verdict, reason, hook) = (Some(verdict), Some(reason), Some(hook));
+    Record { time_ns: first_ns, end_ns: last_ns, verdict, reason, hook, count, ..Record::default() }
+}
+
+/// A record with what the decision at the opening and the event have in common.
+pub fn of_opening(event: &Event, opened: &Opened, names: &Snapshot) -> Record {
+    let base = of_ends(event, names);
+    Record {
+        verdict: Some(opened.verdict),
+        reason: Some(opened.reason),
+        hook: Some(opened.hook),
+        rule: opened.rule.clone(),
+        generation: opened.generation,
+        local: End { identity: opened.local_identity, ..base.local },
+        remote: End { identity: opened.remote_identity, ..base.remote },
+        process: opened.caller.process.clone(),
+        cgroup: opened.caller.cgroup.clone().or(base.cgroup),
+        ..base
+    }
+}
+
+/// A record with the two ends of an event.
+pub fn of_ends(event: &Event, names: &Snapshot) -> Record {
+    let generation = event.generation;
+    let local = end(event.workload, event.local_identity, event.local, event.local_port, generation, names);
+    Record {
+        cgroup: local.workload.as_ref().and_then(|workload| workload.cgroup.clone()),
+        local,
+        remote: end(0, event.remote_identity, event.remote, event.remote_port, generation, names),
+        protocol: event.protocol,
+        cookie: event.cookie,
+        ..Record::default()
+    }
+}
+
+/// One end, its workload by its number or else by its address.
+pub fn end(number: u32, identity: u32, addr: Addr, port: Port, generation: u64, names: &Snapshot) -> End {
+    let workload = names.by_number(number).or_else(|| names.by_addr(generation, &addr));
+    End { workload, identity, addr, port: port.number() }
+}
+
+pub fn tuple(event: &Event) -> Tuple {
+    (event.workload, event.local, event.local_port, event.remote, event.remote_port)
+}
+
+/// Merged decisions are about packets: those at egress were on their way out, all others on their way in.
+pub fn carried(hook: Hook, value: &MergeValue) -> Traffic {
+    if hook == Hook::Egress {
+        Traffic { bytes_sent: value.bytes, packets_sent: value.count, ..Traffic::default() }
+    } else {
+        Traffic { bytes_received: value.bytes, packets_received: value.count, ..Traffic::default() }
+    }
+}
