@@ -1,4 +1,4 @@
-//! Lives: kernel, `cgroup_skb/egress` of each workload's cgroup.
+//! Lives: kernel, `cgroup_skb/egress` of each workload's cgroup, and on strict nodes of the root of the managed tree.
 //! Called by: the kernel, once per packet that leaves a socket of the workload.
 //! May touch: packet bytes through `bytes::Skb`, the socket's state, the reply table.
 //! Never: changes a packet; holds back a RST or FIN, or the peer would hang.
@@ -9,6 +9,7 @@
 use aya_ebpf::{macros::cgroup_skb, programs::SkBuffContext};
 use weir_common::{
     addr::Protocol,
+    event::Local,
     packet::Packet,
     verdict::{Direction, Hook, Reason},
 };
@@ -39,23 +40,38 @@ enum Outcome {
 
 #[cgroup_skb(egress)]
 pub fn egress(ctx: SkBuffContext) -> i32 {
-    match try_egress(&ctx) {
+    action(try_egress(&ctx, who::attached()))
+}
+
+/// For strict nodes: linked to the root of the managed tree, judges packets of sockets whose cgroup no workload names. Sockets
+/// of known workloads have been judged by their own program.
+#[cgroup_skb(egress)]
+pub fn root_egress(ctx: SkBuffContext) -> i32 {
+    if who::packet_has_workload(&ctx) {
+        return ALLOW;
+    }
+    action(try_egress(&ctx, who::UNKNOWN))
+}
+
+#[inline(always)]
+fn action(outcome: Outcome) -> i32 {
+    match outcome {
         Outcome::Established | Outcome::Opening | Outcome::Allowed => ALLOW,
         Outcome::Denied => DENY,
     }
 }
 
 #[inline(always)]
-fn try_egress(ctx: &SkBuffContext) -> Outcome {
+fn try_egress(ctx: &SkBuffContext, local: Local) -> Outcome {
     let sock = bytes::socket_of(ctx);
     if is_tcp(&sock) && sock.state != SYN_SENT {
         return Outcome::Established;
     }
     let mut packet = Packet::EMPTY;
     match bytes::headers(ctx, &mut packet) {
-        Headers::Read => judge(ctx, sock, &packet),
+        Headers::Read => judge(ctx, local, sock, &packet),
         Headers::NotIp | Headers::Malformed => {
-            emit::malformed(who::attached(), Hook::Egress, Direction::Egress, 0, ctx.len());
+            emit::malformed(local, Hook::Egress, Direction::Egress, 0, ctx.len());
             Outcome::Denied
         }
     }
@@ -67,11 +83,11 @@ fn is_tcp(sock: &Sock) -> bool {
 }
 
 #[inline(always)]
-fn judge(ctx: &SkBuffContext, sock: Sock, packet: &Packet) -> Outcome {
+fn judge(ctx: &SkBuffContext, local: Local, sock: Sock, packet: &Packet) -> Outcome {
     let subject = Subject {
         hook: Hook::Egress,
         direction: Direction::Egress,
-        local: who::attached(),
+        local,
         local_addr: packet.src,
         remote_addr: packet.dst,
         local_port: packet.src_port,

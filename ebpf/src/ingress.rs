@@ -1,4 +1,4 @@
-//! Lives: kernel, `cgroup_skb/ingress` of each workload's cgroup.
+//! Lives: kernel, `cgroup_skb/ingress` of each workload's cgroup, and on strict nodes of the root of the managed tree.
 //! Called by: the kernel, once per packet delivered to a socket of the workload.
 //! May touch: packet bytes through `bytes::Skb`, the socket's state, the reply table.
 //! Never: changes a packet; looks into packets of established TCP connections.
@@ -10,6 +10,7 @@ use aya_ebpf::{macros::cgroup_skb, programs::SkBuffContext};
 use weir_common::{
     addr::Protocol,
     decide::Query,
+    event::Local,
     packet::{Packet, tcp},
     verdict::{Direction, Hook, Reason},
 };
@@ -45,34 +46,49 @@ enum Outcome {
 
 #[cgroup_skb(ingress)]
 pub fn ingress(ctx: SkBuffContext) -> i32 {
-    match try_ingress(&ctx) {
+    action(try_ingress(&ctx, who::attached()))
+}
+
+/// For strict nodes: linked to the root of the managed tree, judges packets of sockets whose cgroup no workload names. Sockets
+/// of known workloads have been judged by their own program.
+#[cgroup_skb(ingress)]
+pub fn root_ingress(ctx: SkBuffContext) -> i32 {
+    if who::packet_has_workload(&ctx) {
+        return ALLOW;
+    }
+    action(try_ingress(&ctx, who::UNKNOWN))
+}
+
+#[inline(always)]
+fn action(outcome: Outcome) -> i32 {
+    match outcome {
         Outcome::Established | Outcome::SecondLook | Outcome::Opened | Outcome::Allowed => ALLOW,
         Outcome::Denied => DENY,
     }
 }
 
 #[inline(always)]
-fn try_ingress(ctx: &SkBuffContext) -> Outcome {
+fn try_ingress(ctx: &SkBuffContext, local: Local) -> Outcome {
     let sock = bytes::socket_of(ctx);
     if sock.kind == SOCK_STREAM && sock.protocol == u32::from(Protocol::TCP.0) && LIVING >> (sock.state & 31) & 1 == 1 {
         return Outcome::Established;
     }
     let mut packet = Packet::EMPTY;
     match bytes::headers(ctx, &mut packet) {
-        Headers::Read => judge(ctx, sock, &packet),
+        Headers::Read => judge(ctx, local, sock, &packet),
         Headers::NotIp | Headers::Malformed => {
-            emit::malformed(who::attached(), Hook::Ingress, Direction::Ingress, 0, ctx.len());
+            emit::malformed(local, Hook::Ingress, Direction::Ingress, 0, ctx.len());
             Outcome::Denied
         }
     }
 }
 
 #[inline(always)]
-fn judge(ctx: &SkBuffContext, sock: Sock, packet: &Packet) -> Outcome {
+fn judge(ctx: &SkBuffContext, local: Local, sock: Sock, packet: &Packet) -> Outcome {
     let subject = Subject {
         hook: Hook::Ingress,
         direction: Direction::Ingress,
-        local: who::attached(),
+        local,
         local_addr: packet.dst,
         remote_addr: packet.src,
         local_port: packet.dst_port,

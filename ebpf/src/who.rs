@@ -3,7 +3,12 @@
 //! May touch: attach-point storage and the table of callers.
 //! Never: asks the calling task for a socket's identity (a moved process, a kernel thread or a passed socket would lie).
 
-use aya_ebpf::helpers::{bpf_get_current_ancestor_cgroup_id, bpf_get_current_cgroup_id};
+use aya_ebpf::{
+    helpers::{
+        bpf_get_current_ancestor_cgroup_id, bpf_get_current_cgroup_id, bpf_skb_ancestor_cgroup_id, bpf_skb_cgroup_id,
+    },
+    programs::SkBuffContext,
+};
 use weir_common::event::Local;
 
 use crate::maps;
@@ -18,6 +23,31 @@ pub fn attached() -> Local {
 /// How deep below the cgroup root a workload's directory is looked for.
 const MAX_DEPTH: i32 = 12;
 
+/// Nobody we know.
+pub const UNKNOWN: Local = Local { workload: 0, reserved: 0 };
+
+/// Whether the packet's socket belongs to a cgroup at or below a workload's, whose own program has judged the packet.
+#[inline(always)]
+pub fn packet_has_workload(ctx: &SkBuffContext) -> bool {
+    // SAFETY: helpers on the program's own context; levels that do not exist answer 0.
+    if known(unsafe { bpf_skb_cgroup_id(ctx.skb.skb) }).is_some() {
+        return true;
+    }
+    let mut level = 1;
+    while level < MAX_DEPTH {
+        // SAFETY: as above.
+        let id = unsafe { bpf_skb_ancestor_cgroup_id(ctx.skb.skb, level) };
+        if id == 0 {
+            return false;
+        }
+        if known(id).is_some() {
+            return true;
+        }
+        level += 1;
+    }
+    false
+}
+
 /// The workload the calling task lives in: the nearest known cgroup at or above its own.
 #[inline(always)]
 pub fn caller() -> Local {
@@ -25,7 +55,7 @@ pub fn caller() -> Local {
     if let Some(local) = known(unsafe { bpf_get_current_cgroup_id() }) {
         return local;
     }
-    let mut found = Local { workload: 0, reserved: 0 };
+    let mut found = UNKNOWN;
     let mut level = 1;
     while level < MAX_DEPTH {
         // SAFETY: helper; levels that do not exist answer 0.

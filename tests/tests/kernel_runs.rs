@@ -32,9 +32,12 @@ static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 impl Bench {
     fn new(name: &str, documents: &str, unknown: Verdict) -> Self {
         let guard = ONE_AT_A_TIME.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-        let cgroup = weir_tests::world::cgroup::mount().expect("cgroup2 is mounted").join(format!("weir-{name}-{}", std::process::id()));
+        let cgroup = weir_tests::world::cgroup::mount()
+            .expect("cgroup2 is mounted")
+            .join(format!("weir-{name}-{}", std::process::id()));
         fs::create_dir_all(&cgroup).expect("a cgroup of our own; needs root");
-        let options = Options { cgroup_root: cgroup.clone(), interfaces: Vec::new(), xdp_mode: XdpMode::Generic };
+        let options =
+            Options { cgroup_root: cgroup.clone(), interfaces: Vec::new(), xdp_mode: XdpMode::Generic, strict: false };
         let (mut kernel, events) = Kernel::load(options).unwrap_or_else(|error| panic!("{error}"));
         let mut resources = Resources::default();
         for resource in parse("test.yaml", documents).unwrap_or_else(|faults| panic!("{faults:?}")) {
@@ -128,7 +131,12 @@ fn udp6(src: &str, dst: &str, port: u16) -> Vec<u8> {
 
 fn syn(src: [u8; 4], dst: [u8; 4], port: u16, from: u16) -> Vec<u8> {
     let mut frame = Vec::new();
-    PacketBuilder::ethernet2([2; 6], [4; 6]).ipv4(src, dst, 64).tcp(from, port, 1, 1000).syn().write(&mut frame, &[]).unwrap();
+    PacketBuilder::ethernet2([2; 6], [4; 6])
+        .ipv4(src, dst, 64)
+        .tcp(from, port, 1, 1000)
+        .syn()
+        .write(&mut frame, &[])
+        .unwrap();
     frame
 }
 
@@ -169,21 +177,29 @@ fn xdp_drops_a_blocked_source_in_both_families_behind_tags_too_and_names_the_rul
 
 #[test]
 fn each_limit_lets_its_burst_through_and_says_which_limit_was_exceeded() {
-    type Row<'a> = (&'a str, Vec<u8>, u64, u64, u32, Reason, Verdict);
+    type Row<'a> = (&'a str, Vec<u8>, u64, u64, Reason, Verdict);
     let rows: [Row<'_>; 6] = [
-        ("packets", udp([10, 0, 1, 1], API, 9000, 10), 50, 5, XDP_DROP, Reason::RateLimitPackets, Verdict::Deny),
-        ("packets, end of the range", udp([10, 0, 1, 2], API, 9010, 10), 50, 5, XDP_DROP, Reason::RateLimitPackets, Verdict::Deny),
-        ("packets, IPv6", udp6("fd00::99", "fd00::2", 9000), 50, 5, XDP_DROP, Reason::RateLimitPackets, Verdict::Deny),
-        ("connections", syn([10, 0, 1, 3], API, 443, 1000), 50, 3, XDP_DROP, Reason::RateLimitConnections, Verdict::Deny),
-        ("bytes: 228 of 2000", udp([10, 0, 1, 4], API, 5000, 200), 50, 8, XDP_DROP, Reason::RateLimitBytes, Verdict::Deny),
-        ("audit passes all", udp([10, 0, 1, 5], API, 7000, 10), 50, 50, XDP_DROP, Reason::RateLimitPackets, Verdict::Audit),
+        ("packets", udp([10, 0, 1, 1], API, 9000, 10), 50, 5, Reason::RateLimitPackets, Verdict::Deny),
+        (
+            "packets, end of the range",
+            udp([10, 0, 1, 2], API, 9010, 10),
+            50,
+            5,
+            Reason::RateLimitPackets,
+            Verdict::Deny,
+        ),
+        ("packets, IPv6", udp6("fd00::99", "fd00::2", 9000), 50, 5, Reason::RateLimitPackets, Verdict::Deny),
+        ("connections", syn([10, 0, 1, 3], API, 443, 1000), 50, 3, Reason::RateLimitConnections, Verdict::Deny),
+        ("bytes: 228 of 2000", udp([10, 0, 1, 4], API, 5000, 200), 50, 8, Reason::RateLimitBytes, Verdict::Deny),
+        ("audit passes all", udp([10, 0, 1, 5], API, 7000, 10), 50, 50, Reason::RateLimitPackets, Verdict::Audit),
     ];
-    for (name, frame, sent, burst, _, reason, verdict) in rows {
+    for (name, frame, sent, burst, reason, verdict) in rows {
         let mut bench = Bench::new("limits", POLICY, Verdict::Allow);
         let passed = (0..sent).filter(|_| bench.run(PacketHook::Xdp, &frame) == XDP_PASS).count() as u64;
         // The clock runs meanwhile: one unit a second may be earned back.
         assert!((burst..=burst + 1).contains(&passed), "{name}: {passed} of {sent} passed, burst {burst}");
-        let recorded: u64 = bench.merged().iter().filter(|(key, _)| key.reason == reason as u8).map(|(_, value)| value.count).sum();
+        let recorded: u64 =
+            bench.merged().iter().filter(|(key, _)| key.reason == reason as u8).map(|(_, value)| value.count).sum();
         let expected = if verdict == Verdict::Audit { sent - 1 } else { sent - passed };
         assert!(recorded.abs_diff(expected) <= 1, "{name}: {recorded} recorded, {expected} expected");
         assert_eq!(bench.decided(Hook::Xdp, verdict, reason), recorded, "{name}: counter and records agree");
@@ -242,7 +258,12 @@ fn next(state: &mut u64) -> u64 {
 #[test]
 fn xdp_and_the_host_parser_agree_on_mutated_frames() {
     let bench = Bench::new("mutated", POLICY, Verdict::Allow);
-    let seeds = [udp([10, 0, 9, 9], [10, 0, 9, 8], 53, 30), udp6("fd00::9", "fd00::8", 53), syn([10, 0, 9, 9], [10, 0, 9, 8], 80, 9), tagged(&syn([10, 0, 9, 9], [10, 0, 9, 8], 80, 9), 1)];
+    let seeds = [
+        udp([10, 0, 9, 9], [10, 0, 9, 8], 53, 30),
+        udp6("fd00::9", "fd00::8", 53),
+        syn([10, 0, 9, 9], [10, 0, 9, 8], 80, 9),
+        tagged(&syn([10, 0, 9, 9], [10, 0, 9, 8], 80, 9), 1),
+    ];
     let mut random = 0x5eed_0001u64;
     let (mut malformed, mut read) = (0, 0);
     for round in 0..40_000u64 {
@@ -273,7 +294,11 @@ fn socket_hooks_give_an_unknown_workload_the_configured_verdict_and_count_it() {
         for (hook, place) in [(PacketHook::Ingress, Hook::Ingress), (PacketHook::Egress, Hook::Egress)] {
             let mut bench = Bench::new("unknown", POLICY, unknown);
             for _ in 0..3 {
-                assert_eq!(bench.run(hook, &udp([10, 0, 1, 1], API, 53, 10)), expected, "{hook:?}, unknown: {unknown:?}");
+                assert_eq!(
+                    bench.run(hook, &udp([10, 0, 1, 1], API, 53, 10)),
+                    expected,
+                    "{hook:?}, unknown: {unknown:?}"
+                );
             }
             assert_eq!(bench.decided(place, unknown, Reason::UnknownWorkload), 3);
             assert_eq!(bench.merged().iter().map(|(_, value)| value.count).sum::<u64>(), 3);
@@ -286,6 +311,7 @@ fn the_object_has_no_way_to_panic() {
     let object = weir_agent::kernel::object();
     let file = object::File::parse(object).unwrap();
     use object::{Object as _, ObjectSymbol as _};
-    let panics: Vec<&str> = file.symbols().filter_map(|s| s.name().ok()).filter(|name| name.contains("panick")).collect();
+    let panics: Vec<&str> =
+        file.symbols().filter_map(|s| s.name().ok()).filter(|name| name.contains("panick")).collect();
     assert!(panics.is_empty(), "a kernel program can panic through {panics:?}");
 }

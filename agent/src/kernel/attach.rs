@@ -41,12 +41,15 @@ pub(super) const WORKLOAD_HOOKS: [CgroupHook; 10] = [
 pub(super) const ROOT_PROGRAMS: [&str; 5] =
     ["root_connect4", "root_connect6", "root_sendmsg4", "root_sendmsg6", "root_sock_create"];
 
+/// What is linked to the root as well on strict nodes: judges packets of sockets that no workload owns.
+pub(super) const STRICT_PROGRAMS: [&str; 2] = ["root_ingress", "root_egress"];
+
 /// The XDP program.
 pub(super) const XDP: &str = "xdp_edge";
 
 /// Every program of the object.
 pub(super) fn programs() -> impl Iterator<Item = &'static str> {
-    WORKLOAD_HOOKS.iter().map(|hook| hook.program).chain(ROOT_PROGRAMS).chain([XDP])
+    WORKLOAD_HOOKS.iter().map(|hook| hook.program).chain(ROOT_PROGRAMS).chain(STRICT_PROGRAMS).chain([XDP])
 }
 
 /// Links `program` to a cgroup. Links coexist with other tools' programs in the same cgroup.

@@ -28,7 +28,7 @@ use weir_common::maps;
 use weir_policy::{CompiledWorkload, ResourceId};
 
 use super::{
-    attach::{self, ROOT_PROGRAMS, WORKLOAD_HOOKS},
+    attach::{self, ROOT_PROGRAMS, STRICT_PROGRAMS, WORKLOAD_HOOKS},
     error::{self, KernelError},
     generation::take,
 };
@@ -88,13 +88,14 @@ impl Cgroups {
     }
 
     /// Attaches the programs that judge by the calling task, again if the root was deleted and made anew.
-    pub(super) fn reconcile_root(&mut self, ebpf: &mut Ebpf, root: &Path) -> Result<(), KernelError> {
+    pub(super) fn reconcile_root(&mut self, ebpf: &mut Ebpf, root: &Path, strict: bool) -> Result<(), KernelError> {
         let cgroup = Cgroup::open(root)?;
         if self.root.as_ref().is_some_and(|(id, _)| *id == cgroup.id) {
             return Ok(());
         }
         let mut links = Vec::new();
-        for program in ROOT_PROGRAMS {
+        let strict_programs = STRICT_PROGRAMS.iter().filter(|_| strict);
+        for program in ROOT_PROGRAMS.iter().chain(strict_programs) {
             links.push(attach::to_cgroup(ebpf, program, &cgroup.directory, &root.display().to_string())?);
         }
         self.root = Some((cgroup.id, links));

@@ -34,6 +34,8 @@ pub struct Options {
     pub interfaces: Vec<String>,
     /// How XDP programs are attached.
     pub xdp_mode: XdpMode,
+    /// Judge the packets of sockets that no workload owns, too: for nodes where unknown workloads are denied.
+    pub strict: bool,
 }
 
 /// The loaded programs and their attachments. Dropping it detaches everything.
@@ -90,7 +92,7 @@ impl Kernel {
     /// Brings attachments in line with `workloads` and with the interfaces that exist now. Call after `install` and
     /// regularly: cgroups and interfaces come and go.
     pub fn reconcile(&mut self, workloads: &[CompiledWorkload]) -> Observed {
-        let root = self.cgroups.reconcile_root(&mut self.ebpf, &self.options.cgroup_root);
+        let root = self.cgroups.reconcile_root(&mut self.ebpf, &self.options.cgroup_root, self.options.strict);
         if let Err(error) = &root {
             tracing::error!(error = %error, "the programs at the root of the managed tree are not attached");
         }
