@@ -127,15 +127,15 @@ impl<D: Datapath> Control<D> {
     /// Attaches what is missing and publishes what is attached.
     fn reconcile(&mut self) {
         let observed = self.datapath.reconcile(&self.force.compiled.workloads);
-        if observed != self.observed {
-            tracing::debug!(
-                enforcing = observed.enforcing,
-                workloads = observed.workloads.len(),
-                "attachments changed"
-            );
+        let generation = self.generation();
+        // A new generation may have renamed what is attached as before.
+        if observed != self.observed || self.named != generation {
+            let (enforcing, workloads) = (observed.enforcing, observed.workloads.len());
+            tracing::debug!(enforcing, workloads, "attachments taken over");
+            self.settings.names.attach(&observed);
             self.observed = observed;
+            self.named = generation;
         }
-        self.settings.names.attach(&self.observed);
     }
 
     /// Reports decisions whose events found the ring full.

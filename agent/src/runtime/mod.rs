@@ -29,7 +29,6 @@ use tokio::{
     runtime::{Builder, Runtime},
     signal::unix::{SignalKind, signal},
 };
-use weir_common::verdict::Verdict;
 
 use crate::{
     config::{Config, XdpMode},
