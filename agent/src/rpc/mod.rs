@@ -9,6 +9,8 @@ mod link;
 mod records;
 mod service;
 mod status;
+#[cfg(test)]
+mod whole_tests;
 
 use std::{path::PathBuf, sync::Arc};
 

@@ -72,7 +72,8 @@ pub fn run(config: &Config) -> Result<(), RunError> {
     run_on(config, runtime, kernel, events, terminated())
 }
 
-fn runtime() -> Result<Runtime, RunError> {
+/// The runtime that serves the API.
+pub(crate) fn runtime() -> Result<Runtime, RunError> {
     let mut builder = Builder::new_multi_thread();
     let built = builder.worker_threads(RPC_THREADS).thread_name("weir-rpc").enable_all().build();
     built.map_err(|source| RunError::System { what: "the runtime of the API", source })
