@@ -60,7 +60,7 @@ pub struct Sent {
     pub ok: u64,
     /// The others, by error name.
     pub refused: BTreeMap<String, u64>,
-    /// From the first try to the last.
+    /// From the start to the last try.
     pub elapsed_ms: f64,
 }
 

@@ -77,7 +77,7 @@ pub fn collector(world: &World, _options: &Options) -> String {
     json!({
         "listen": {"socket": {"path": collector_socket(world), "allowedUids": [0]}},
         "history": {"records": 200_000},
-        "log": {"level": "debug", "format": "text"},
+        "log": {"level": "info", "format": "text"},
     })
     .to_string()
 }

@@ -77,12 +77,15 @@ impl Record {
         self.kind == "verdict" && self.verdict == verdict && self.hook == hook
     }
 
-    /// Whether the ends have these addresses, v4-mapped ones counting as IPv4.
+    /// Whether the ends have these addresses, v4-mapped ones counting as IPv4. At `connect` and `sendmsg` a socket that
+    /// was not bound has no address of its own yet.
     #[must_use]
     pub fn between(&self, local: IpAddr, remote: IpAddr) -> bool {
         let same =
             |end: &End, address: IpAddr| end.address.is_some_and(|own| own.to_canonical() == address.to_canonical());
-        same(&self.local, local) && same(&self.remote, remote)
+        let early = matches!(self.hook.as_str(), "connect" | "sendmsg");
+        let unbound = early && self.local.address.is_none_or(|own| own.is_unspecified());
+        (same(&self.local, local) || unbound) && same(&self.remote, remote)
     }
 }
 

@@ -118,10 +118,8 @@ impl Status {
     pub fn disagreements(&self) -> Vec<String> {
         let boot = self.agent.exporter.as_ref().map_or("", |exporter| exporter.boot_id.as_str());
         let ours = |node: &&Node| node.node == self.agent.node && node.boot_id == boot;
-        let Some(node) = self.collector.nodes.iter().find(ours) else {
-            return vec![format!("the collector does not know {} of boot {boot}", self.agent.node)];
-        };
-        let mut left = node.decisions.clone();
+        // A node that has decided nothing yet has sent nothing.
+        let mut left = self.collector.nodes.iter().find(ours).map(|node| node.decisions.clone()).unwrap_or_default();
         let mut found = Vec::new();
         for counter in &self.agent.counters {
             let name = format!("{}/{}/{}", counter.hook, counter.verdict, counter.reason);

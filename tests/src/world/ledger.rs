@@ -35,7 +35,7 @@ static OPEN: Mutex<Vec<String>> = Mutex::new(Vec::new());
 pub fn enter(name: &str) -> Result<PathBuf, WorldError> {
     static FIRST: Once = Once::new();
     FIRST.call_once(|| {
-        collect();
+        collect().iter().for_each(|name| eprintln!("world {name}: left behind by a dead process, removed"));
         watch_signals();
     });
     let open = &mut open();
@@ -90,17 +90,18 @@ fn remove(name: &str) -> Result<(), WorldError> {
     fs::remove_dir_all(&folder).map_err(file("removing", folder))
 }
 
-/// Removes worlds whose maker is dead. A failure is said and does not stop anyone.
-pub fn collect() {
-    for name in worlds() {
-        if folder(&name).join(KEEP).exists() || owner_lives(&name) {
-            continue;
+/// Removes worlds whose maker is dead; says which. A failure is said too, and does not stop anyone.
+pub fn collect() -> Vec<String> {
+    let mut names = worlds();
+    names.retain(|name| !folder(name).join(KEEP).exists() && !owner_lives(name));
+    names.retain(|name| match remove(name) {
+        Ok(()) => true,
+        Err(error) => {
+            eprintln!("world {name}: left behind, and not removable: {error}");
+            false
         }
-        match remove(&name) {
-            Ok(()) => eprintln!("world {name}: left behind by a dead process, removed"),
-            Err(error) => eprintln!("world {name}: left behind, and not removable: {error}"),
-        }
-    }
+    });
+    names
 }
 
 fn worlds() -> Vec<String> {

@@ -7,6 +7,8 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::thread;
 
+use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, setns, unshare};
 
@@ -36,7 +38,7 @@ pub fn path(name: &str) -> PathBuf {
 /// # Errors
 /// When the name is taken or the kernel refuses.
 pub fn create(name: &str) -> Result<PathBuf, WorldError> {
-    fs::create_dir_all(FOLDER).map_err(file("creating", FOLDER))?;
+    prepare_folder()?;
     let path = path(name);
     File::create_new(&path).map_err(file("creating", &path))?;
     on_thread(name, || {
@@ -49,6 +51,23 @@ pub fn create(name: &str) -> Result<PathBuf, WorldError> {
         })
     })?;
     Ok(path)
+}
+
+/// Makes the folder a shared mount of its own, as `ip netns` does, under the lock that it takes too: otherwise a first
+/// `ip netns add` while a world exists would mount the folder over itself, and our names could not be unmounted any more.
+fn prepare_folder() -> Result<(), WorldError> {
+    fs::create_dir_all(FOLDER).map_err(file("creating", FOLDER))?;
+    let folder = File::open(FOLDER).map_err(file("opening", FOLDER))?;
+    let _lock = Flock::lock(folder, FlockArg::LockExclusive).map_err(|(_, errno)| system("lock", FOLDER)(errno))?;
+    let share = || mount(None::<&str>, FOLDER, None::<&str>, MsFlags::MS_SHARED | MsFlags::MS_REC, None::<&str>);
+    match share() {
+        Err(Errno::EINVAL) => {
+            let bind = MsFlags::MS_BIND | MsFlags::MS_REC;
+            mount(Some(FOLDER), FOLDER, None::<&str>, bind, None::<&str>).map_err(system("bind mount", FOLDER))?;
+            share().map_err(system("make shared", FOLDER))
+        }
+        other => other.map_err(system("make shared", FOLDER)),
+    }
 }
 
 /// Runs `work` on a thread inside the namespace.
@@ -74,7 +93,7 @@ pub fn remove_all(prefix: &str) -> Result<(), WorldError> {
         let path = entry.path();
         // EINVAL: the name was made and the process died before it was bound.
         match umount2(&path, MntFlags::MNT_DETACH) {
-            Ok(()) | Err(nix::errno::Errno::EINVAL) => {}
+            Ok(()) | Err(Errno::EINVAL) => {}
             Err(errno) => return Err(system("unmount", path.display().to_string())(errno)),
         }
         fs::remove_file(&path).map_err(file("removing", path))?;

@@ -9,12 +9,15 @@ use anyhow::{Result, ensure};
 use libtest_mimic::Trial;
 use weir_tests::documents::{document, workload, workloads};
 use weir_tests::harness::ctl::Mark;
-use weir_tests::harness::{Harness, STOP_WITHIN};
+use weir_tests::harness::{Harness, Options, STOP_WITHIN};
 use weir_tests::process::SOON;
-use weir_tests::world::Who::{Api, Client, Web};
+use weir_tests::report::Attempt;
+use weir_tests::world::Who::{self, Api, Client, Db, Web};
+use weir_tests::world::World;
 
 use crate::rows::A_WHILE;
 use crate::stage::{agrees, on_stage};
+use crate::test;
 
 pub fn trials() -> Vec<Trial> {
     vec![
@@ -22,7 +25,8 @@ pub fn trials() -> Vec<Trial> {
         on_stage("records_made_while_the_collector_is_away_arrive_once_it_is_back", collector_away),
         on_stage("sigterm_stops_agent_and_collector_cleanly_and_quickly", stops),
         on_stage("a_cgroup_that_appears_later_is_attached_without_being_told", late_cgroup),
-        on_stage("a_process_of_no_known_workload_gets_the_configured_default", unknown),
+        test("a_process_of_no_known_workload_passes_where_the_default_is_allow", || unknown("allow", "ok")),
+        test("a_process_of_no_known_workload_is_refused_where_the_default_is_deny", || unknown("deny", "EPERM")),
     ]
 }
 
@@ -107,15 +111,28 @@ fn late_cgroup(harness: &mut Harness) -> Result<()> {
     Ok(weir_tests::world::cgroup::remove(&cgroup)?)
 }
 
-fn unknown(harness: &mut Harness) -> Result<()> {
-    // A process in a managed cgroup that no workload names.
-    harness.apply(&workload(Api))?;
-    let _server = harness.world().serve(Api, "tcp-serve --listen 0.0.0.0:80")?;
-    let mark = Mark::now();
-    let attempt = harness.world().attempt(Web, "tcp-connect --to 10.77.0.20:80")?;
-    ensure!(attempt.result == "ok", "unknown workloads are allowed here: {attempt:?}");
-    harness.record(mark, "an unknown workload", |record| {
-        record.reason == "unknown_workload" && record.verdict == "allow"
-    })?;
-    Ok(())
+/// A process in a managed cgroup that no workload names, beside one that is known.
+fn unknown(unknown: &'static str, fate: &str) -> Result<()> {
+    let mut harness = Harness::start(World::new("unknown")?, Options { unknown, ..Options::default() })?;
+    harness.apply(&[workload(Api), workload(Db)].concat())?;
+    harness
+        .wait("all workloads to be attached", |harness| harness.status().is_ok_and(|status| status.all_attached()))?;
+    let _server = harness.world().serve(Api, "tcp-serve --listen [::]:80")?;
+    for to in ["10.77.0.20:80", "[fd77:0:0:14::1]:80"] {
+        let mark = Mark::now();
+        let (known, other) = (attempt(&harness, Db, to)?, attempt(&harness, Web, to)?);
+        ensure!(known.result == "ok" && other.result == fate, "{to}: known {known:?}, unknown {other:?}");
+        if fate != "ok" {
+            harness.record(mark, "an unknown workload", |record| {
+                record.is("deny", "connect")
+                    && record.reason == "unknown_workload"
+                    && record.process.as_ref().is_some_and(|process| process.pid == other.pid)
+            })?;
+        }
+    }
+    agrees(&harness)
+}
+
+fn attempt(harness: &Harness, who: Who, to: &str) -> Result<Attempt> {
+    Ok(harness.world().attempt(who, &format!("tcp-connect --to {to}"))?)
 }

@@ -45,8 +45,8 @@ fn bad(harness: &mut Harness) -> Result<()> {
         let text = format!("{}{}", said.out, said.err);
         ensure!(!said.status.success(), "{mistake}: accepted: {text}");
         ensure!(text.contains(value) && text.contains("spec."), "{mistake}: neither field nor value in: {text}");
-        // The second document begins in line 8, and its spec is in line 12.
-        ensure!(text.contains(":12:"), "{mistake}: not the line in: {text}");
+        // The second document begins in line 9, and its spec is in line 13.
+        ensure!(text.contains(":13:"), "{mistake}: not the line in: {text}");
         let status = harness.status()?;
         ensure!(status.agent.generation == generation, "{mistake}: generation {}", status.agent.generation);
         let attempt = harness.world().attempt(Web, "tcp-connect --to 10.77.0.20:80")?;

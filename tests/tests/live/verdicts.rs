@@ -70,7 +70,7 @@ fn egress(harness: &mut Harness) -> Result<()> {
             row(Web, Db, Tcp, 8080, Refused, ("deny", "connect", "default", default)),
             row(Web, Client, Tcp, 8080, Refused, ("deny", "connect", "default", default)),
             row(Web, Api, UdpConnected, 5353, Passes, ("allow", "connect", "rule", rule)),
-            row(Web, Api, UdpUnconnected, 5353, Passes, ("allow", "sendmsg", "rule", rule)),
+            row(Web, Api, UdpUnconnected, 5353, Passes, ("allow", "egress", "rule", rule)),
             row(Web, Api, UdpConnected, 5354, Refused, ("deny", "connect", "default", default)),
             row(Web, Db, UdpUnconnected, 5353, Refused, ("deny", "sendmsg", "default", default)),
             row(Api, Db, Tcp, 8080, Passes, ("allow", "sock_ops", "no_policy", NOBODY)),
@@ -281,10 +281,10 @@ fn audit(harness: &mut Harness) -> Result<()> {
         &policies.concat(),
         &[
             row(Client, Api, Tcp, 80, Passes, ("audit", "ingress", "default", ingress)),
-            row(Web, Api, Tcp, 80, Passes, ("allow", "ingress", "rule", ("Policy/shop/api-in", "ingress[0]"))),
+            row(Web, Api, Tcp, 80, Passes, ("allow", "ingress", "no_policy", NOBODY)),
             row(Client, Api, UdpUnconnected, 53, Passes, ("audit", "ingress", "default", ingress)),
             row(Db, Client, Tcp, 80, Passes, ("audit", "sock_ops", "default", egress)),
-            row(Db, Client, UdpUnconnected, 53, Passes, ("audit", "sendmsg", "default", egress)),
+            row(Db, Client, UdpUnconnected, 53, Passes, ("audit", "egress", "default", egress)),
         ],
     )
 }

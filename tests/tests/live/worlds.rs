@@ -110,7 +110,8 @@ fn collected() -> Result<()> {
     ensure!(traces(&prefix)?.len() > 8, "collected while its maker lives");
     maker.kill()?;
     maker.wait()?;
-    ledger::collect();
+    let collected = ledger::collect();
+    ensure!(collected.contains(&prefix), "collected {collected:?}");
     ensure!(traces(&prefix)?.is_empty(), "left: {:?}", traces(&prefix)?);
     Ok(())
 }

@@ -201,21 +201,26 @@ impl Loop {
         let sent = Mutex::new(Sent::default());
         let interval = Duration::from_secs_f64(f64::from(self.workers) / self.rate.clamp(0.01, 10_000.0));
         thread::scope(|scope| {
-            for _ in 0..self.workers {
-                scope.spawn(|| self.worker(&end, interval, &sent));
+            for number in 0..self.workers {
+                let (this, end, sent) = (&self, &end, &sent);
+                // One after the other, so that tries are spread over the time rather than bunched.
+                scope.spawn(move || this.worker(end, interval * number / this.workers, interval, sent));
             }
         });
-        let mut sent = sent.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        sent.elapsed_ms = end.now_ms();
+        let sent = sent.lock().unwrap_or_else(PoisonError::into_inner).clone();
         Ok(Report::Sent(sent).print()?)
     }
 
-    fn worker(&self, end: &End, interval: Duration, sent: &Mutex<Sent>) {
+    fn worker(&self, end: &End, wait: Duration, interval: Duration, sent: &Mutex<Sent>) {
+        thread::sleep(wait);
         while !end.reached() {
             let start = Instant::now();
             let attempt = self.target.attempt(end.now_ms());
             drop(Report::Attempt(attempt.clone()).print());
-            tally(&mut sent.lock().unwrap_or_else(PoisonError::into_inner), attempt.result);
+            let mut sent = sent.lock().unwrap_or_else(PoisonError::into_inner);
+            sent.elapsed_ms = sent.elapsed_ms.max(attempt.at_ms);
+            tally(&mut sent, attempt.result);
+            drop(sent);
             thread::sleep(interval.saturating_sub(start.elapsed()));
         }
     }
