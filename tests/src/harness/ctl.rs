@@ -119,6 +119,14 @@ impl Harness {
             .collect()
     }
 
+    /// Every record since `mark` that the collector has.
+    ///
+    /// # Errors
+    /// When it does not answer.
+    pub fn records_since(&self, mark: Mark) -> Result<Vec<Record>, HarnessError> {
+        Ok(self.records()?.into_iter().filter(|record| record.time >= mark.0).collect())
+    }
+
     /// Waits until a record since `mark` fits; what it is called names it in the error, together with those that came.
     ///
     /// # Errors
@@ -126,7 +134,7 @@ impl Harness {
     pub fn record(&self, mark: Mark, what: &str, fits: impl Fn(&Record) -> bool) -> Result<Record, HarnessError> {
         let deadline = Instant::now() + ARRIVE_WITHIN;
         loop {
-            let since: Vec<Record> = self.records()?.into_iter().filter(|record| record.time >= mark.0).collect();
+            let since = self.records_since(mark)?;
             if let Some(found) = since.iter().find(|record| fits(record)) {
                 return Ok(found.clone());
             }

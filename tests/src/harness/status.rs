@@ -140,6 +140,14 @@ impl Status {
     pub fn decided(&self) -> u64 {
         self.agent.counters.iter().map(|counter| counter.decided).sum()
     }
+
+    /// Decisions of one kind counted by the kernel.
+    #[must_use]
+    pub fn counted(&self, hook: &str, verdict: &str, reason: &str) -> u64 {
+        let same =
+            |counter: &&Counter| (&*counter.hook, &*counter.verdict, &*counter.reason) == (hook, verdict, reason);
+        self.agent.counters.iter().filter(same).map(|counter| counter.decided).sum()
+    }
 }
 
 impl Interface {

@@ -82,9 +82,9 @@ fn play(stage: &mut Stage, show: &mut Show) -> Result<Vec<Finding>> {
     let mut findings = Vec::new();
     for scene in scenes {
         let step = Instant::now();
-        let finding = scene(stage).map_err(|error| anyhow::anyhow!("{error:#}\n{}", stage.harness.logs()))?;
-        show.finding(&finding, step);
-        findings.push(finding);
+        let seen = scene(stage).map_err(|error| anyhow::anyhow!("{error:#}\n{}", stage.harness.logs()))?;
+        seen.iter().for_each(|finding| show.finding(finding, step));
+        findings.extend(seen);
     }
     Ok(findings)
 }
