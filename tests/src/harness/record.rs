@@ -84,7 +84,7 @@ impl Record {
         let same =
             |end: &End, address: IpAddr| end.address.is_some_and(|own| own.to_canonical() == address.to_canonical());
         let early = matches!(self.hook.as_str(), "connect" | "sendmsg");
-        let unbound = early && self.local.address.is_none_or(|own| own.is_unspecified());
+        let unbound = early && self.local.address.is_none();
         (same(&self.local, local) || unbound) && same(&self.remote, remote)
     }
 }

@@ -155,7 +155,12 @@ impl Case<'_> {
             && record.local.workload == workload(local)
             && record.remote.workload == workload(remote)
             && record.direction == if incoming { "ingress" } else { "egress" }
-            && record.process.as_ref().is_some_and(|process| process.pid == pid && process.command == "weir-probe")
+            && record.process.as_ref().is_some_and(|process| {
+                // A client may be gone before its executable can be looked up; a server is not.
+                let executable = process.executable.ends_with("/weir-probe") || !incoming;
+                process.pid == pid && process.command == "weir-probe" && executable
+            })
+            && record.cgroup == local.name()
             && record.count > 0
     }
 }

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 use weir_tests::flood::Flood;
 use weir_tests::harness::ctl::{ARRIVE_WITHIN, Mark};
-use weir_tests::harness::{HarnessError, Record};
+use weir_tests::harness::{Harness, HarnessError, Record};
 use weir_tests::process::SOON;
 use weir_tests::report::{Attempt, Report};
 use weir_tests::world::Who;
@@ -26,20 +26,19 @@ const AT_ONCE_MS: f64 = 100.0;
 const WITHIN: f64 = 0.02;
 
 /// Puts the first policy in force.
-pub fn policy(stage: &mut Stage) -> Result<Vec<Finding>> {
-    let generation = stage.harness.apply(&format!("{WORKLOADS}---\n{POLICY}"))?;
-    stage
-        .harness
+pub fn policy(harness: &mut Harness) -> Result<Finding> {
+    let generation = harness.apply(&format!("{WORKLOADS}---\n{POLICY}"))?;
+    harness
         .wait("all workloads to be attached", |harness| harness.status().is_ok_and(|status| status.all_attached()))?;
-    let status = stage.harness.status()?;
+    let status = harness.status()?;
     let attached = status.agent.workloads.iter().filter(|workload| workload.state == "attached").count();
-    Ok(vec![Finding {
+    Ok(Finding {
         step: "policy applied over gRPC",
         expected: "in force for 3 workloads".to_owned(),
         observed: format!("generation {generation} in force for {attached}"),
         ok: attached == 3 && status.agent.generation == generation,
         records: Vec::new(),
-    }])
+    })
 }
 
 /// Calls that the policy allows, in both families.

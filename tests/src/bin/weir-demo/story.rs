@@ -8,6 +8,7 @@ use std::path::Path;
 use std::time::Instant;
 
 use anyhow::{Context, Result};
+use serde::Serialize;
 use weir_tests::harness::{Harness, Options};
 use weir_tests::process::Running;
 use weir_tests::world::{Who, World};
@@ -32,9 +33,16 @@ pub struct Stage {
     pub harness: Harness,
 }
 
+/// The file of `--json`.
+#[derive(Serialize)]
+struct Outcome<'a> {
+    ok: bool,
+    steps: &'a [Finding],
+}
+
 /// Runs the demo; whether everything was as expected.
 pub fn tell(json: Option<&Path>, keep: bool) -> Result<bool> {
-    let mut show = Show::new();
+    let show = Show::new();
     let start = Instant::now();
     show.title("Weir: holds traffic back, lets a chosen amount through, and measures it, inside the kernel.");
     let world = World::new(LABEL).context("building the world")?;
@@ -43,17 +51,22 @@ pub fn tell(json: Option<&Path>, keep: bool) -> Result<bool> {
         start,
     );
     let step = Instant::now();
-    let harness = Harness::start(world, Options::default()).context("starting Weir")?;
+    let mut harness = Harness::start(world, Options::default()).context("starting Weir")?;
     show.done("weir-collector and weir-agent are up, programs attached", step);
+    let step = Instant::now();
+    let applied = scenes::policy(&mut harness)?;
+    show.finding(&applied, step);
+    // After the policy, so that each server's process is known from the moment it binds.
     let mut stage = open(harness)?;
-    show.done("web, api and db serve, with no policy yet", step);
-    let findings = play(&mut stage, &mut show)?;
+    show.done("web, api and db serve", step);
+    let mut findings = vec![applied];
+    findings.extend(play(&mut stage, &show)?);
     show.table(&findings);
+    let ok = findings.iter().all(|finding| finding.ok);
     if let Some(file) = json {
-        let text = serde_json::to_string_pretty(&findings)?;
+        let text = serde_json::to_string_pretty(&Outcome { ok, steps: &findings })?;
         fs::write(file, text + "\n").with_context(|| format!("writing {}", file.display()))?;
     }
-    let ok = findings.iter().all(|finding| finding.ok);
     show.verdict(ok, start);
     if keep {
         kept::leave(stage)?;
@@ -68,9 +81,8 @@ fn open(harness: Harness) -> Result<Stage> {
     Ok(Stage { web, api, db, harness })
 }
 
-fn play(stage: &mut Stage, show: &mut Show) -> Result<Vec<Finding>> {
-    let scenes: [Scene; 8] = [
-        scenes::policy,
+fn play(stage: &mut Stage, show: &Show) -> Result<Vec<Finding>> {
+    let scenes: [Scene; 7] = [
         scenes::allowed,
         scenes::refused,
         scenes::kept_out,
