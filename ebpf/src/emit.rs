@@ -22,6 +22,8 @@ use crate::{
 
 /// Unread bytes in the ring from which on the reader is woken; below, its timer finds them (a wake-up costs 9 us).
 const WAKE_BYTES: u64 = 64 * 1024;
+/// An event that names a process wakes the reader at most this often: it looks the process up in /proc, which must still be there.
+const WAKE_EVERY_NS: u64 = 1_000_000;
 const BPF_RB_AVAIL_DATA: u64 = 0;
 
 /// What a decision was about.
@@ -89,7 +91,7 @@ pub fn verdict(subject: &Subject, judged: &Judged, caller: &Caller) {
         reason: decision.reason as u8,
         ..event
     };
-    if !submit(event) {
+    if !submit(event, caller.process.pid != 0) {
         count(&maps::LOST, cell);
     }
 }
@@ -99,7 +101,7 @@ pub fn verdict(subject: &Subject, judged: &Judged, caller: &Caller) {
 #[inline(always)]
 pub fn note(kind: Kind, subject: &Subject, cgroup: u64, old_state: u8, detail: [u8; 32]) {
     let event = event(kind, subject, 0, cgroup, detail);
-    submit(Event { old_state, ..event });
+    submit(Event { old_state, ..event }, !matches!(kind, Kind::Close));
 }
 
 /// Counts a decision about a packet together with equal ones of this epoch.
@@ -263,12 +265,28 @@ pub fn detail_of(process: &Process) -> [u8; 32] {
 
 /// `false` when the ring was full.
 #[inline(always)]
-fn submit(event: Event) -> bool {
+fn submit(event: Event, urgent: bool) -> bool {
     let Some(mut entry) = maps::EVENTS.reserve(0) else { return false };
+    let now = event.time_ns;
     entry.write(event);
     // SAFETY: helper on a map of ours.
     let unread = unsafe { bpf_ringbuf_query((&raw const maps::EVENTS).cast_mut().cast(), BPF_RB_AVAIL_DATA) };
-    entry.submit(u64::from(if unread >= WAKE_BYTES { BPF_RB_FORCE_WAKEUP } else { BPF_RB_NO_WAKEUP }));
+    let wake = unread >= WAKE_BYTES || (urgent && wake_is_due(now));
+    entry.submit(u64::from(if wake { BPF_RB_FORCE_WAKEUP } else { BPF_RB_NO_WAKEUP }));
+    true
+}
+
+/// Whether the last wake-up for a process is long enough ago. Two CPUs may both find it so; that costs one wake-up more.
+#[inline(always)]
+fn wake_is_due(now: u64) -> bool {
+    let Some(last) = maps::WOKEN.get_ptr_mut(0) else { return false };
+    // SAFETY: a live map value; a torn or lost write only moves a wake-up.
+    unsafe {
+        if now.wrapping_sub(last.read_volatile()) < WAKE_EVERY_NS {
+            return false;
+        }
+        last.write_volatile(now);
+    }
     true
 }
 

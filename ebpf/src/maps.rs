@@ -63,6 +63,9 @@ pub static CALLERS: HashMap<u64, Local, { MAX_CGROUPS as usize }, NO_PREALLOC> =
 /// Events. Written by the programs, read by the agent.
 #[btf_map]
 pub static EVENTS: RingBuf<Event, { RING_BYTES as usize }> = RingBuf::new();
+/// When the reader was last woken for the sake of a process. Written by the programs.
+#[btf_map]
+pub static WOKEN: Array<u64, 1> = Array::new();
 /// Decisions by cell (`weir_common::counters`). Written by the programs.
 #[btf_map]
 pub static COUNTERS: PerCpuArray<u64, { counters::CELLS }> = PerCpuArray::new();

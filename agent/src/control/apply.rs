@@ -6,7 +6,7 @@
 use std::{collections::BTreeSet, sync::Arc};
 
 use weir_common::addr::Addr;
-use weir_policy::{Change, Compiled, Context, Resource, ResourceId, Resources, compile, parse_all};
+use weir_policy::{Change, Compiled, Context, Fault, Resource, ResourceId, Resources, compile, parse_all};
 
 use super::{
     Control, ControlError, InForce,
@@ -25,6 +25,13 @@ impl<D: Datapath> Control<D> {
             Ok(parsed) => parsed,
             Err(faults) => return Ok(Applied { generation: self.generation(), faults, ..Applied::default() }),
         };
+        if parsed.is_empty() {
+            return Ok(Applied {
+                generation: self.generation(),
+                faults: vec![nothing_in(request)],
+                ..Applied::default()
+            });
+        }
         let (candidate, changes) = self.candidate(parsed, request.replace_all);
         match self.change(candidate, changes, request.dry_run) {
             Err(ControlError::Faulty(faults)) => {
@@ -146,5 +153,20 @@ impl<D: Datapath> Control<D> {
             }
             Err(faults) => tracing::error!(faults = faults.len(), "the policy does not fit the host's new addresses"),
         }
+    }
+}
+
+/// Sources without a document are a mistake upstream (a generator that failed, a wrong file); with `replace_all` they would
+/// delete everything.
+fn nothing_in(request: &Apply) -> Fault {
+    let source = request.sources.first().map_or_else(String::new, |(name, _)| name.clone());
+    Fault {
+        source,
+        line: 0,
+        column: 0,
+        field: String::new(),
+        value: String::new(),
+        problem: "there is no document to apply".to_owned(),
+        remedy: "name a file that has one; to remove resources, delete them by name".to_owned(),
     }
 }

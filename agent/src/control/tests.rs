@@ -146,6 +146,18 @@ fn one_fault_refuses_all_sources_and_every_fault_is_told() {
 }
 
 #[test]
+fn sources_without_a_document_change_nothing_least_of_all_with_replace_all() {
+    let mut world = world();
+    world.apply(&[WEB]);
+    for (texts, replace_all) in [(&[""][..], false), (&["", "# only a comment\n"], true), (&[], true)] {
+        let refused = world.control.apply(&Apply { replace_all, ..request(texts) }).unwrap();
+        assert_eq!((refused.generation, refused.changes.len(), refused.faults.len()), (2, 0, 1), "{texts:?}");
+        assert!(refused.faults[0].problem.contains("no document"), "{:?}", refused.faults);
+    }
+    assert_eq!((world.ids().len(), world.generations()), (1, vec![1, 2]));
+}
+
+#[test]
 fn a_kernel_that_refuses_leaves_everything_as_it_was() {
     let mut world = world();
     world.apply(&[WEB]);

@@ -22,7 +22,7 @@ use super::{
     cgroups::Cgroups,
     clock::Clock,
     names::Snapshot,
-    opening::{Caller, Flow, Opened, Tuple, carried, end, of_ends, of_opening, tuple},
+    opening::{Caller, Flow, Opened, Tuple, carried, local_end, of_ends, of_opening, remote_end, tuple},
     process::Processes,
     record::{Record, RecordKind},
     totals,
@@ -203,7 +203,8 @@ impl Join {
             self.stats.unreadable += 1;
             return None;
         };
-        let local = end(key.workload, key.local_identity, key.local, key.local_port, key.generation, names);
+        let place = (key.hook, key.workload, key.local_identity);
+        let local = local_end(place, key.local, key.local_port, key.generation, names);
         let last_port = Port::new(u16::try_from(value.last_port).unwrap_or(0));
         let remote_port = if key.remote_port == Port::default() { last_port } else { key.remote_port };
         let caller = self.remembered_caller(hook, value.cookie).unwrap_or_default();
@@ -219,7 +220,7 @@ impl Join {
             cgroup: caller.cgroup.or_else(|| local.workload.as_ref()?.cgroup.clone()),
             process: caller.process,
             local,
-            remote: end(0, key.remote_identity, key.remote, remote_port, key.generation, names),
+            remote: remote_end(key.remote_identity, key.remote, remote_port, key.generation, names),
             protocol: key.protocol,
             tcp_flags: value.tcp_flags,
             cookie: value.cookie,

@@ -93,6 +93,19 @@ fn at(time_ns: u64, event: Event) -> Event {
 }
 
 #[test]
+fn a_socket_that_no_workload_owns_stays_nobodys_whatever_address_it_uses() {
+    let mut world = world();
+    for (hook, number, expected) in
+        [(Hook::Ingress, 0, None), (Hook::Ingress, 3, Some("shop/web")), (Hook::Xdp, 0, Some("shop/db"))]
+    {
+        let decided = event(Kind::Verdict, hook, Direction::Ingress, 1);
+        let decided = Event { workload: number, local: addr(2), ..decided };
+        let record = world.take(decided).unwrap();
+        assert_eq!(record.local.workload.as_ref().map(|w| w.name.as_str()), expected, "{hook:?} {number}");
+    }
+}
+
+#[test]
 fn a_connection_that_goes_out_names_its_process_twice_and_its_totals_once() {
     let mut world = world();
     let rule = world.rule;

@@ -34,9 +34,9 @@ use crate::{
     telemetry::{clock::Clock, join::Join, names::Names, record::Record, tally::Tally},
 };
 
-/// Longest time an event lies in the ring; the kernel wakes us earlier when many have gathered. Short, because `/proc` can
-/// name the executable of a process only while it lives; an empty turn costs a few microseconds.
-const TURN: Duration = Duration::from_millis(5);
+/// Longest time an event lies in the ring. The kernel wakes us at once for an event that names a process (`/proc` can say more
+/// of it only while it lives), and when many have gathered.
+const TURN: Duration = Duration::from_millis(25);
 /// Time between two merge epochs.
 const MERGE_EVERY: Duration = Duration::from_millis(250);
 /// Time between two looks at the wall clock.

@@ -72,21 +72,30 @@ pub fn of_opening(event: &Event, opened: &Opened, names: &Snapshot) -> Record {
 /// A record with the two ends of an event.
 pub fn of_ends(event: &Event, names: &Snapshot) -> Record {
     let generation = event.generation;
-    let local = end(event.workload, event.local_identity, event.local, event.local_port, generation, names);
+    let place = (event.hook, event.workload, event.local_identity);
+    let local = local_end(place, event.local, event.local_port, generation, names);
     Record {
         cgroup: local.workload.as_ref().and_then(|workload| workload.cgroup.clone()),
         local,
-        remote: end(0, event.remote_identity, event.remote, event.remote_port, generation, names),
+        remote: remote_end(event.remote_identity, event.remote, event.remote_port, generation, names),
         protocol: event.protocol,
         cookie: event.cookie,
         ..Record::default()
     }
 }
 
-/// One end, its workload by its number or else by its address.
-pub fn end(number: u32, identity: u32, addr: Addr, port: Port, generation: u64, names: &Snapshot) -> End {
-    let workload = names.by_number(number).or_else(|| names.by_addr(generation, &addr));
+/// The end on this node: its workload by its number. By its address only where the hook knows no socket (XDP); a socket that no
+/// workload owns stays nobody's, whatever address it uses.
+pub fn local_end(place: (u8, u32, u32), addr: Addr, port: Port, generation: u64, names: &Snapshot) -> End {
+    let (hook, number, identity) = place;
+    let at_interface = hook == Hook::Xdp as u8;
+    let workload = names.by_number(number).or_else(|| names.by_addr(generation, &addr).filter(|_| at_interface));
     End { workload, identity, addr, port: port.number() }
+}
+
+/// The other end, its workload by its address.
+pub fn remote_end(identity: u32, addr: Addr, port: Port, generation: u64, names: &Snapshot) -> End {
+    End { workload: names.by_addr(generation, &addr), identity, addr, port: port.number() }
 }
 
 pub fn tuple(event: &Event) -> Tuple {

@@ -91,6 +91,7 @@ pub fn record(wire: v1::FlowRecord) -> Record {
     Record {
         time: time(wire.time_ns).unwrap_or_default(),
         end: time(wire.end_ns),
+        start: time(wire.start_ns),
         kind: kind(wire.r#type()),
         verdict: verdict(wire.verdict()),
         direction: direction(wire.direction()),

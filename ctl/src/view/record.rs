@@ -59,6 +59,7 @@ pub enum Direction {
 pub struct Record {
     pub time: Timestamp,
     pub end: Option<Timestamp>,
+    pub start: Option<Timestamp>,
     pub node: String,
     #[serde(rename = "type")]
     pub kind: Kind,
