@@ -30,7 +30,7 @@ pub enum HarnessError {
         said: String,
     },
     /// weirctl could not be started.
-    #[error("starting {program}: {source} (is it built? `cargo xtask build`)")]
+    #[error("starting {program} (is it built? `cargo xtask build`)")]
     Start {
         /// Which program.
         program: String,
@@ -38,7 +38,7 @@ pub enum HarnessError {
         source: std::io::Error,
     },
     /// The output of weirctl is not what it promises.
-    #[error("output of weirctl {arguments}: {source}\n{said}")]
+    #[error("output of weirctl {arguments}:\n{said}")]
     Output {
         /// How it was called.
         arguments: String,

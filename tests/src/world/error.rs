@@ -12,7 +12,7 @@ use nix::errno::Errno;
 #[derive(Debug, thiserror::Error)]
 pub enum WorldError {
     /// A file operation failed.
-    #[error("{action} {path}: {source}")]
+    #[error("{action} {path}")]
     File {
         /// What was tried, as "creating".
         action: &'static str,
@@ -22,7 +22,7 @@ pub enum WorldError {
         source: io::Error,
     },
     /// A system call on a namespace or process failed.
-    #[error("{action} for {object}: {source} (namespaces need root with CAP_SYS_ADMIN and CAP_NET_ADMIN)")]
+    #[error("{action} for {object} (namespaces need root with CAP_SYS_ADMIN and CAP_NET_ADMIN)")]
     System {
         /// What was tried.
         action: &'static str,
@@ -32,7 +32,7 @@ pub enum WorldError {
         source: Errno,
     },
     /// A netlink request failed.
-    #[error("{action} for {object}: {source}")]
+    #[error("{action} for {object}")]
     Netlink {
         /// What was tried.
         action: &'static str,
@@ -45,6 +45,14 @@ pub enum WorldError {
     /// A link that was just made is not there.
     #[error("interface {0} is not there after it was made")]
     NoLink(String),
+    /// A program could not be started.
+    #[error("starting {program} (is it built? `cargo xtask build`)")]
+    Start {
+        /// Which program.
+        program: PathBuf,
+        /// The system's answer.
+        source: io::Error,
+    },
     /// No cgroup2 mount.
     #[error("no cgroup2 is mounted (/proc/self/mountinfo): mount one with `mount -t cgroup2 none DIR`")]
     NoCgroup2,
@@ -79,4 +87,15 @@ pub(crate) fn file(action: &'static str, path: impl Into<PathBuf>) -> impl FnOnc
 pub(crate) fn system(action: &'static str, object: impl Into<String>) -> impl FnOnce(Errno) -> WorldError {
     let object = object.into();
     move |source| WorldError::System { action, object, source }
+}
+
+/// The error and all that is underneath, in one line.
+pub(crate) fn chain(error: &WorldError) -> String {
+    let mut text = error.to_string();
+    let mut cause = std::error::Error::source(error);
+    while let Some(error) = cause {
+        text.push_str(&format!(": {error}"));
+        cause = error.source();
+    }
+    text
 }

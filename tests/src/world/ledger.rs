@@ -14,7 +14,7 @@ use std::thread;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
 use signal_hook::iterator::Signals;
 
-use super::error::{WorldError, file};
+use super::error::{WorldError, chain, file};
 use super::{cgroup, netns};
 
 /// Folder of all worlds' folders.
@@ -70,12 +70,12 @@ pub fn keep(name: &str) -> Result<(), WorldError> {
     Ok(())
 }
 
-/// Removes every kept world that was built with `label`; says which.
+/// Removes every kept world that was built with `label`, or all of them for an empty one; says which.
 ///
 /// # Errors
 /// What could not be removed.
 pub fn remove_kept(label: &str) -> Result<Vec<String>, WorldError> {
-    let prefix = format!("weir-{label}-");
+    let prefix = if label.is_empty() { "weir-".to_owned() } else { format!("weir-{label}-") };
     let ours = |name: &String| name.starts_with(&prefix) && folder(name).join(KEEP).exists();
     let kept: Vec<String> = worlds().into_iter().filter(ours).collect();
     kept.iter().try_for_each(|name| remove(name))?;
@@ -97,7 +97,7 @@ pub fn collect() -> Vec<String> {
     names.retain(|name| match remove(name) {
         Ok(()) => true,
         Err(error) => {
-            eprintln!("world {name}: left behind, and not removable: {error}");
+            eprintln!("world {name}: left behind, and not removable: {}", chain(&error));
             false
         }
     });
@@ -141,7 +141,7 @@ fn watch_signals() {
         eprintln!("\nsignal {signal}: removing {} world(s)", open.len());
         for name in open.iter() {
             if let Err(error) = remove(name) {
-                eprintln!("world {name}: {error}");
+                eprintln!("world {name}: {}", chain(&error));
             }
         }
         process::exit(128 + signal);

@@ -15,6 +15,9 @@ use crate::test;
 
 static STAGE: Mutex<Option<Harness>> = Mutex::new(None);
 
+/// Set, it keeps the world of a failed test to look at.
+const KEEP: &str = "WEIR_KEEP_WORLD";
+
 /// How long it may take until everything decided has reached the collector.
 const AGREE_WITHIN: Duration = Duration::from_secs(10);
 
@@ -33,9 +36,22 @@ pub fn on_stage(promise: &str, body: impl FnOnce(&mut Harness) -> Result<()> + S
                 Ok(())
             }
             // The next test gets a fresh one.
-            Err(error) => Err(anyhow::anyhow!("{error:#}\n{}", harness.logs())),
+            Err(error) => {
+                let logs = harness.logs();
+                Err(anyhow::anyhow!("{error:#}\n{logs}{}", afterwards(harness)?))
+            }
         }
     })
+}
+
+/// What becomes of the world of a failed test.
+fn afterwards(harness: Harness) -> Result<String> {
+    if std::env::var_os(KEEP).is_none() {
+        return Ok(format!("  ({KEEP}=1 keeps the world of a failed test)"));
+    }
+    let step_inside = harness.world().step_inside();
+    harness.keep()?;
+    Ok(format!("{step_inside}\nto remove it: weir-demo --remove"))
 }
 
 /// Takes the stage down.

@@ -5,10 +5,12 @@
 
 //! Shows Weir at work on real traffic: creates services, starts a collector and an agent, and checks what happens.
 
+mod flood;
 mod kept;
 mod scenes;
 mod show;
 mod story;
+mod update;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -32,19 +34,29 @@ struct Options {
     remove: bool,
 }
 
-fn main() -> Result<ExitCode> {
-    let options = Options::parse();
+fn main() -> ExitCode {
+    match run(&Options::parse()) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("weir-demo: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Whether everything was as expected.
+fn run(options: &Options) -> Result<bool> {
     if !nix::unistd::geteuid().is_root() {
         bail!("the demo needs root: it makes namespaces and cgroups of its own, and loads programs into the kernel");
     }
     if options.remove {
-        let removed = ledger::remove_kept(story::LABEL)?;
+        let removed = ledger::remove_kept("")?;
         println!(
             "{}",
             if removed.is_empty() { "nothing was kept".into() } else { format!("removed {}", removed.join(", ")) }
         );
-        return Ok(ExitCode::SUCCESS);
+        return Ok(true);
     }
-    let ok = story::tell(options.json.as_deref(), options.keep)?;
-    Ok(if ok { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    story::tell(options.json.as_deref(), options.keep)
 }

@@ -4,15 +4,11 @@
 //! Never: judges by what the client says alone where a server or a record can be asked.
 
 use std::net::SocketAddr;
-use std::thread::sleep;
-use std::time::{Duration, Instant};
 
 use anyhow::Result;
-use weir_tests::flood::Flood;
-use weir_tests::harness::ctl::{ARRIVE_WITHIN, Mark};
+use weir_tests::harness::ctl::Mark;
 use weir_tests::harness::{Harness, HarnessError, Record};
-use weir_tests::process::SOON;
-use weir_tests::report::{Attempt, Report};
+use weir_tests::report::Attempt;
 use weir_tests::world::Who;
 
 use crate::show::Finding;
@@ -23,7 +19,6 @@ pub type Scene = fn(&mut Stage) -> Result<Vec<Finding>>;
 
 /// A refusal takes no network round trip.
 const AT_ONCE_MS: f64 = 100.0;
-const WITHIN: f64 = 0.02;
 
 /// Puts the first policy in force.
 pub fn policy(harness: &mut Harness) -> Result<Finding> {
@@ -101,101 +96,6 @@ pub fn kept_out(stage: &mut Stage) -> Result<Vec<Finding>> {
     }])
 }
 
-/// A flood and a polite client.
-pub fn limited(stage: &mut Stage) -> Result<Vec<Finding>> {
-    let dropped = |stage: &Stage| Ok::<_, HarnessError>(stage.harness.status()?.counted("xdp", "deny", FLOODED));
-    let (mark, before) = (Mark::now(), dropped(stage)?);
-    let to = SocketAddr::new(Who::Api.v4(), 9000);
-    let flood =
-        Flood { to, size: 64, flood: 20_000, polite: 200, seconds: 3.0, weight: 1.0, rate: 1000.0, burst: 100.0 };
-    let measured = flood.run(stage.harness.world())?;
-    let off = measured.off();
-    let held = Finding {
-        step: "outside client floods api",
-        expected: format!("{:.0} pass, within 2%", measured.due),
-        observed: format!("{:.0} of {:.0} passed, {:+.2}%", measured.arrived, measured.sent, off * 100.0),
-        ok: off.abs() <= WITHIN && measured.sent > 3.0 * measured.due,
-        records: Vec::new(),
-    };
-    let spared = Finding {
-        step: "polite client meanwhile",
-        expected: "loses nothing".to_owned(),
-        observed: format!("{} of {} arrived", measured.polite_arrived, measured.polite.ok),
-        ok: measured.polite_is_whole(),
-        records: Vec::new(),
-    };
-    let dropped = dropped(stage)? - before;
-    let (recorded, records) = drops(stage, mark, dropped)?;
-    let all = Finding {
-        step: "drops on record",
-        expected: format!("{dropped}, as the kernel counted"),
-        observed: format!("{recorded} in {} records", records.len()),
-        ok: recorded == dropped && recorded > 0,
-        // They differ in time and count only.
-        records: records.into_iter().take(2).collect(),
-    };
-    Ok(vec![held, spared, all])
-}
-
-const FLOODED: &str = "rate_limit_packets";
-
-/// The records of the flood's drops and the sum of their counts, once it is what it must be, or after a while.
-fn drops(stage: &Stage, mark: Mark, expected: u64) -> Result<(u64, Vec<Record>)> {
-    let deadline = Instant::now() + ARRIVE_WITHIN;
-    loop {
-        let mut records = stage.harness.records_since(mark)?;
-        records.retain(|record| record.is("deny", "xdp") && record.reason == FLOODED);
-        let recorded = records.iter().map(|record| record.count).sum();
-        if recorded == expected || Instant::now() > deadline {
-            return Ok((recorded, records));
-        }
-        sleep(Duration::from_millis(50));
-    }
-}
-
-/// A change of policy while web calls api and db all the time.
-pub fn updated(stage: &mut Stage) -> Result<Vec<Finding>> {
-    let world = stage.harness.world();
-    let start = |to: Who, port| {
-        let line = format!("tcp-connect-loop --to {} --rate 100 --seconds 20", SocketAddr::new(to.v4(), port));
-        world.start("caller", world.probe_line(Who::Web, &line))
-    };
-    let mut callers = [start(Who::Api, 8080)?, start(Who::Db, 5432)?];
-    let mut tried = [0; 2];
-    for (caller, tried) in callers.iter_mut().zip(&mut tried) {
-        caller.wait_for(SOON, |reports| (attempts(reports) >= 30).then_some(()))?;
-        *tried = caller.attempts().len();
-    }
-    let mark = Mark::now();
-    let generation = stage.harness.add(UPDATE)?;
-    let replied = callers.each_ref().map(|caller| caller.attempts().len());
-    for (caller, replied) in callers.iter_mut().zip(replied) {
-        caller.wait_for(SOON, |reports| (attempts(reports) >= replied + 30).then_some(()))?;
-        caller.stop(SOON)?;
-    }
-    let [api, db] = callers.map(|caller| caller.attempts());
-    let [api, db] = [(api, 0), (db, 1)].map(|(attempts, at)| {
-        let (before, after) = (tried.get(at).copied().unwrap_or(0), replied.get(at).copied().unwrap_or(0));
-        // The attempt that was under way when the reply came may have been judged before it.
-        [outcome(attempts.get(..before)), outcome(attempts.get(after + 1..))]
-    });
-    let opened = proof(stage, mark, "the path that opened", |record| {
-        record.is("allow", "sock_ops") && record.rule == "egress[0] to-db" && record.generation == generation
-    })?;
-    let closed = proof(stage, mark, "the path that closed", |record| {
-        record.is("deny", "connect") && record.remote.port == 8080 && record.generation == generation
-    })?;
-    let finding = |step, expected: &str, [before, after]: [String; 2], records: Vec<Record>| {
-        let observed = format!("{before}, then {after}");
-        let ok = observed == expected && !records.is_empty();
-        Finding { step, expected: expected.to_owned(), observed, ok, records }
-    };
-    Ok(vec![
-        finding("update: web to db opens", "EPERM, then ok", db, opened),
-        finding("update: web to api closes", "ok, then EPERM", api, closed),
-    ])
-}
-
 /// A document with a fault beside a good one.
 pub fn bad_document(stage: &mut Stage) -> Result<Vec<Finding>> {
     let before = stage.harness.status()?.agent.generation;
@@ -239,22 +139,10 @@ fn call(stage: &Stage, from: Who, to: SocketAddr, bytes: u64) -> Result<Attempt>
 }
 
 /// The record that proves a step; none is a difference, not an error.
-fn proof(stage: &Stage, mark: Mark, what: &str, fits: impl Fn(&Record) -> bool) -> Result<Vec<Record>> {
+pub fn proof(stage: &Stage, mark: Mark, what: &str, fits: impl Fn(&Record) -> bool) -> Result<Vec<Record>> {
     match stage.harness.record(mark, what, fits) {
         Ok(record) => Ok(vec![record]),
         Err(HarnessError::Waited { .. }) => Ok(Vec::new()),
         Err(error) => Err(error.into()),
     }
-}
-
-fn attempts(reports: &[Report]) -> usize {
-    reports.iter().filter(|report| matches!(report, Report::Attempt(_))).count()
-}
-
-/// The one outcome all attempts had, or all that there were.
-fn outcome(attempts: Option<&[Attempt]>) -> String {
-    let mut results: Vec<&str> = attempts.unwrap_or_default().iter().map(|attempt| attempt.result.as_str()).collect();
-    results.sort_unstable();
-    results.dedup();
-    if results.is_empty() { "nothing".to_owned() } else { results.join(" and ") }
 }

@@ -7,15 +7,15 @@ use std::fs;
 use std::path::Path;
 use std::time::Instant;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow};
 use serde::Serialize;
 use weir_tests::harness::{Harness, Options};
 use weir_tests::process::Running;
 use weir_tests::world::{Who, World};
 
-use crate::kept;
 use crate::scenes::{self, Scene};
 use crate::show::{Finding, Show};
+use crate::{flood, kept, update};
 
 /// What the demo's worlds are called.
 pub const LABEL: &str = "demo";
@@ -86,15 +86,15 @@ fn play(stage: &mut Stage, show: &Show) -> Result<Vec<Finding>> {
         scenes::allowed,
         scenes::refused,
         scenes::kept_out,
-        scenes::limited,
-        scenes::updated,
+        flood::limited,
+        update::updated,
         scenes::bad_document,
         scenes::agreed,
     ];
     let mut findings = Vec::new();
     for scene in scenes {
         let step = Instant::now();
-        let seen = scene(stage).map_err(|error| anyhow::anyhow!("{error:#}\n{}", stage.harness.logs()))?;
+        let seen = scene(stage).map_err(|error| anyhow!("{error:#}\n{}", stage.harness.logs()))?;
         seen.iter().for_each(|finding| show.finding(finding, step));
         findings.extend(seen);
     }

@@ -1,97 +1,24 @@
-//! Lives: weir-tests, one process of a world.
-//! Called by: harness, live tests, the demo.
-//! May touch: processes it started itself, and their log files in the world's folder.
-//! Never: waits without a deadline; signals a process it did not start.
+//! Lives: weir-tests, a process that was started.
+//! Called by: `World::start` and its kin.
+//! May touch: that process and its log.
+//! Never: leaves it running when dropped, unless told so.
 
-use std::env;
 use std::fs::File;
-use std::io::{BufRead, BufReader, Write};
-use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::io::BufReader;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::{Arc, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::report::{Attempt, Report, Sent, Served};
-use crate::world::{Who, World, WorldError};
-
-/// Enough for anything that is not traffic.
-pub const SOON: Duration = Duration::from_secs(10);
-
-/// The program called `name`: from WEIR_BIN_DIR, else beside the running program.
-#[must_use]
-pub fn program(name: &str) -> PathBuf {
-    if let Some(folder) = env::var_os("WEIR_BIN_DIR") {
-        return Path::new(&folder).join(name);
-    }
-    let own = env::current_exe().unwrap_or_default();
-    let folder = own.parent().unwrap_or(Path::new("."));
-    // cargo puts test programs one folder deeper.
-    let folder = if folder.ends_with("deps") { folder.parent().unwrap_or(folder) } else { folder };
-    folder.join(name)
-}
-
-impl World {
-    /// weir-probe as `who`: in its namespace and cgroup. Add a verb and its arguments.
-    #[must_use]
-    pub fn probe(&self, who: Who) -> Command {
-        let mut command = Command::new(program("weir-probe"));
-        command.arg("--netns").arg(self.netns(who)).arg("--cgroup").arg(self.cgroup(who));
-        command
-    }
-
-    /// weir-probe in `who`'s namespace, but in no workload's cgroup.
-    #[must_use]
-    pub fn visitor(&self, who: Who, line: &str) -> Command {
-        let mut command = Command::new(program("weir-probe"));
-        command.arg("--netns").arg(self.netns(who)).arg("--cgroup").arg(self.outside());
-        command.args(line.split_whitespace());
-        command
-    }
-
-    /// weir-probe as `who`, with a verb and arguments written as on a command line.
-    #[must_use]
-    pub fn probe_line(&self, who: Who, line: &str) -> Command {
-        let mut command = self.probe(who);
-        command.args(line.split_whitespace());
-        command
-    }
-
-    /// Starts a process of this world; its standard output is read as it comes, both outputs go to a log.
-    ///
-    /// # Errors
-    /// When it cannot be started.
-    pub fn start(&self, name: &str, command: Command) -> Result<Running, WorldError> {
-        Running::start(name, command, self.folder())
-    }
-
-    /// A server, once it listens on as many addresses as it was told.
-    ///
-    /// # Errors
-    /// When it does not listen in time.
-    pub fn serve(&self, who: Who, line: &str) -> Result<Running, WorldError> {
-        let mut server = self.start(&format!("{}-server", who.name()), self.probe_line(who, line))?;
-        let addresses = line.matches("--listen").count();
-        for count in 1..=addresses {
-            server.wait_for(SOON, |reports| {
-                reports.iter().filter(|report| matches!(report, Report::Listening { .. })).nth(count - 1).map(|_| ())
-            })?;
-        }
-        Ok(server)
-    }
-
-    /// One try of a client, to its end.
-    ///
-    /// # Errors
-    /// When it ends without a report.
-    pub fn attempt(&self, who: Who, line: &str) -> Result<Attempt, WorldError> {
-        self.start(&format!("{}-client", who.name()), self.probe_line(who, line))?.attempt()
-    }
-}
+use super::SOON;
+use super::output::Output;
+use crate::report::Report;
+use crate::world::WorldError;
 
 /// A process that was started, with what it has printed so far.
 #[derive(Debug)]
@@ -101,19 +28,6 @@ pub struct Running {
     log: PathBuf,
     output: Arc<Output>,
     left: bool,
-}
-
-#[derive(Debug, Default)]
-struct Output {
-    state: Mutex<Printed>,
-    changed: Condvar,
-}
-
-#[derive(Debug, Default)]
-struct Printed {
-    lines: Vec<String>,
-    reports: Vec<Report>,
-    ended: bool,
 }
 
 impl Running {
@@ -150,7 +64,7 @@ impl Running {
         // A log ends with the message that matters, not with a page of frames.
         command.stdin(Stdio::null()).stderr(errors).process_group(0).env("RUST_BACKTRACE", "0");
         let program = Path::new(command.get_program()).to_path_buf();
-        let child = command.spawn().map_err(|source| lost("starting", &program, source))?;
+        let child = command.spawn().map_err(|source| WorldError::Start { program, source })?;
         Ok(Running { name: name.to_owned(), child, log, output: Arc::default(), left: false })
     }
 
@@ -245,51 +159,6 @@ impl Running {
         }
     }
 
-    /// The one attempt of a client, after its end.
-    ///
-    /// # Errors
-    /// When it reported none.
-    pub fn attempt(mut self) -> Result<Attempt, WorldError> {
-        self.wait(Duration::from_secs(60))?;
-        self.attempts().pop().ok_or_else(|| self.fault("ended without reporting an attempt".to_owned()))
-    }
-
-    /// Every attempt reported until now.
-    #[must_use]
-    pub fn attempts(&self) -> Vec<Attempt> {
-        let found = self.reports().into_iter().filter_map(|report| match report {
-            Report::Attempt(attempt) => Some(attempt),
-            Report::Listening { .. } | Report::Accepted { .. } | Report::Sent(_) | Report::Served(_) => None,
-        });
-        found.collect()
-    }
-
-    /// What a sender did, after its end.
-    ///
-    /// # Errors
-    /// When it did not say.
-    pub fn sent(mut self) -> Result<Sent, WorldError> {
-        self.wait(Duration::from_secs(120))?;
-        let found = self.reports().into_iter().find_map(|report| match report {
-            Report::Sent(sent) => Some(sent),
-            Report::Listening { .. } | Report::Accepted { .. } | Report::Attempt(_) | Report::Served(_) => None,
-        });
-        found.ok_or_else(|| self.fault("ended without reporting what it sent".to_owned()))
-    }
-
-    /// Stops a server and takes its summary.
-    ///
-    /// # Errors
-    /// When it does not stop or does not say.
-    pub fn served(mut self) -> Result<Served, WorldError> {
-        self.stop(SOON)?;
-        let found = self.reports().into_iter().find_map(|report| match report {
-            Report::Served(served) => Some(served),
-            Report::Listening { .. } | Report::Accepted { .. } | Report::Attempt(_) | Report::Sent(_) => None,
-        });
-        found.ok_or_else(|| self.fault("ended without reporting what it served".to_owned()))
-    }
-
     /// The log's last lines, for a failure.
     #[must_use]
     pub fn log_tail(&self, lines: usize) -> String {
@@ -327,31 +196,6 @@ impl Drop for Running {
             self.kill();
         }
     }
-}
-
-impl Output {
-    fn read(&self, lines: impl BufRead, mut log: File) {
-        for line in lines.lines().map_while(Result::ok) {
-            // The log is for people; losing a line of it must not stop a test.
-            drop(writeln!(log, "{line}"));
-            let mut printed = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-            printed.reports.extend(serde_json::from_str::<Report>(&line));
-            printed.lines.push(line);
-            self.changed.notify_all();
-        }
-        self.close();
-    }
-
-    fn close(&self) {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner).ended = true;
-        self.changed.notify_all();
-    }
-}
-
-/// Whether it ended by itself and well, or by the SIGTERM it was sent.
-#[must_use]
-pub fn ended_well(status: ExitStatus) -> bool {
-    status.success() || status.signal() == Some(Signal::SIGTERM as i32)
 }
 
 /// A log that no earlier process of that name has.
