@@ -155,3 +155,42 @@ impl Interface {
         matches!(self.mode.as_str(), "native" | "generic")
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// One counter, and what the collector has of it.
+    fn status(decided: u64, recorded: u64, lost: u64, collected: &[(&str, u64)]) -> Status {
+        let counter = serde_json::json!({
+            "hook": "connect", "verdict": "deny", "reason": "default",
+            "decided": decided, "recorded": recorded, "lost": lost,
+        });
+        let decisions: BTreeMap<&str, u64> = collected.iter().copied().collect();
+        let node = |boot: &str, decisions| serde_json::json!({"node": "n", "bootId": boot, "decisions": decisions});
+        let text = serde_json::json!({
+            "agent": {
+                "node": "n", "generation": 1, "enforcing": true, "workloads": [], "interfaces": [],
+                "counters": [counter], "exporter": {"state": "connected", "bootId": "now"},
+            },
+            "collector": {"nodes": [node("before", BTreeMap::from([("connect/deny/default", 99)])), node("now", decisions)]},
+        });
+        serde_json::from_value(text).unwrap()
+    }
+
+    #[test]
+    fn every_difference_between_kernel_agent_and_collector_is_seen() {
+        let name = "connect/deny/default";
+        let rows: [(Status, usize); 6] = [
+            (status(5, 5, 0, &[(name, 5)]), 0),
+            (status(5, 3, 2, &[(name, 3)]), 0),
+            (status(5, 4, 0, &[(name, 4)]), 1),
+            (status(5, 5, 0, &[(name, 4)]), 1),
+            (status(5, 5, 0, &[]), 1),
+            (status(5, 5, 0, &[(name, 5), ("xdp/deny/blocklist", 1)]), 1),
+        ];
+        for (status, differences) in rows {
+            assert_eq!(status.disagreements().len(), differences, "{status:?}");
+        }
+    }
+}
