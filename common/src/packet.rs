@@ -44,6 +44,10 @@ pub struct Packet {
     pub dst_port: Port,
     /// TCP flags, or 0.
     pub tcp_flags: u8,
+    /// Type of an ICMP or ICMPv6 message, or 0.
+    pub icmp_type: u8,
+    /// Time to live, or hop limit.
+    pub hop_limit: u8,
     /// 1 for a fragment after the first, which carries no ports.
     pub later_fragment: u8,
 }
@@ -104,7 +108,7 @@ pub fn parse_ip<B: Bytes>(bytes: &B, offset: u32) -> Result<(Packet, bool), Faul
 #[inline(always)]
 fn parse_ipv4<B: Bytes>(bytes: &B, offset: u32) -> Result<Packet, Fault> {
     let [vihl, _, len_hi, len_lo, _, _, frag_hi, frag_lo] = bytes.load::<8>(offset).ok_or(Fault::Malformed)?;
-    let [_, protocol] = bytes.load::<2>(offset + 8).ok_or(Fault::Malformed)?;
+    let [hop_limit, protocol] = bytes.load::<2>(offset + 8).ok_or(Fault::Malformed)?;
     let src = Addr::v4(bytes.load::<4>(offset + 12).ok_or(Fault::Malformed)?);
     let dst = Addr::v4(bytes.load::<4>(offset + 16).ok_or(Fault::Malformed)?);
     let header = ((vihl & 15) as u32) * 4;
@@ -113,7 +117,7 @@ fn parse_ipv4<B: Bytes>(bytes: &B, offset: u32) -> Result<Packet, Fault> {
         return Err(Fault::Malformed);
     }
     let fragment_offset = u16::from_be_bytes([frag_hi, frag_lo]) & 0x1fff;
-    let packet = Packet::bare(src, dst, length, Protocol(protocol));
+    let packet = Packet { hop_limit, ..Packet::bare(src, dst, length, Protocol(protocol)) };
     if fragment_offset != 0 {
         return Ok(Packet { later_fragment: 1, ..packet });
     }
@@ -123,7 +127,7 @@ fn parse_ipv4<B: Bytes>(bytes: &B, offset: u32) -> Result<Packet, Fault> {
 /// RFC 8200 sections 3 and 4.
 #[inline(always)]
 fn parse_ipv6<B: Bytes>(bytes: &B, offset: u32) -> Result<Packet, Fault> {
-    let [_, _, _, _, len_hi, len_lo, mut next, _] = bytes.load::<8>(offset).ok_or(Fault::Malformed)?;
+    let [_, _, _, _, len_hi, len_lo, mut next, hop_limit] = bytes.load::<8>(offset).ok_or(Fault::Malformed)?;
     let src = Addr::v6(bytes.load::<16>(offset + 8).ok_or(Fault::Malformed)?);
     let dst = Addr::v6(bytes.load::<16>(offset + 24).ok_or(Fault::Malformed)?);
     let payload = u16::from_be_bytes([len_hi, len_lo]) as u32;
@@ -132,7 +136,7 @@ fn parse_ipv6<B: Bytes>(bytes: &B, offset: u32) -> Result<Packet, Fault> {
     }
     let mut used = 0u32;
     for _ in 0..=MAX_EXTENSIONS {
-        let packet = Packet::bare(src, dst, payload + 40, Protocol(next));
+        let packet = Packet { hop_limit, ..Packet::bare(src, dst, payload + 40, Protocol(next)) };
         let at = offset + 40 + used;
         match next {
             // Hop-by-hop options, routing, destination options: length in 8-octet units after the first.
@@ -182,6 +186,13 @@ fn transport<B: Bytes>(bytes: &B, packet: Packet, offset: u32, rest: u32) -> Res
             }
             Ok(Packet { src_port: Port([s0, s1]), dst_port: Port([d0, d1]), ..packet })
         }
+        Protocol::ICMP | Protocol::ICMPV6 => {
+            let [icmp_type] = bytes.load::<1>(offset).ok_or(Fault::Malformed)?;
+            if rest == 0 {
+                return Err(Fault::Malformed);
+            }
+            Ok(Packet { icmp_type, ..packet })
+        }
         _ => Ok(packet),
     }
 }
@@ -201,8 +212,19 @@ impl Packet {
             src_port: Port([0; 2]),
             dst_port: Port([0; 2]),
             tcp_flags: 0,
+            icmp_type: 0,
+            hop_limit: 0,
             later_fragment: 0,
         }
+    }
+
+    /// Whether the packet is neighbour discovery (RFC 4861 sections 4 and 7.1: types 133 to 137, only valid with hop limit 255,
+    /// which no router lets through). Without it IPv6 does not work at all.
+    #[inline(always)]
+    #[must_use]
+    pub const fn discovers_neighbours(&self) -> bool {
+        let message = self.icmp_type >= 133 && self.icmp_type <= 137;
+        self.protocol.0 == Protocol::ICMPV6.0 && self.hop_limit == 255 && message
     }
 
     /// Whether the packet opens a TCP connection.

@@ -64,6 +64,9 @@ fn try_xdp(ctx: &XdpContext, ifindex: u32) -> Outcome {
             return Outcome::Denied;
         }
     }
+    if packet.discovers_neighbours() {
+        return Outcome::Unjudged;
+    }
     // Without tables XDP passes: it holds no default deny, and the sockets behind it fail closed.
     let Some(active) = Active::open() else { return Outcome::Unjudged };
     let Some(image) = Image::open(&active) else { return Outcome::Unjudged };

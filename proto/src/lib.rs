@@ -4,7 +4,12 @@
 //! Never: edited by hand or re-exported by another crate.
 
 /// The `weir.v1` messages, clients and servers.
-#[allow(missing_docs, clippy::all, clippy::indexing_slicing, reason = "generated code; its documentation is in the .proto files")]
+#[allow(
+    missing_docs,
+    clippy::all,
+    clippy::indexing_slicing,
+    reason = "generated code; its documentation is in the .proto files"
+)]
 pub mod v1 {
     tonic::include_proto!("weir.v1");
 }

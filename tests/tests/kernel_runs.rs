@@ -1,6 +1,14 @@
 //! In-kernel test runs: the loaded programs judge packets made here (`BPF_PROG_TEST_RUN`), row by row, and say why in their
 //! counters and records. No namespace, no interface; only a cgroup of the test's own, because the agent's loader wants one.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test's helpers fail by panicking, as its tests do"
+)]
+
 use std::{
     fs,
     path::PathBuf,
@@ -173,6 +181,28 @@ fn xdp_drops_a_blocked_source_in_both_families_behind_tags_too_and_names_the_rul
     let merged = bench.merged();
     assert_eq!(merged.iter().map(|(_, value)| value.count).sum::<u64>(), dropped, "every drop is in a record");
     assert!(merged.iter().all(|(key, _)| key.generation == 7 && key.rule != 0), "{merged:?}");
+}
+
+/// A neighbour solicitation; only hop limit 255 makes it one (RFC 4861 section 7.1.1).
+fn solicitation(src: &str, hop_limit: u8) -> Vec<u8> {
+    let octets = |text: &str| text.parse::<std::net::Ipv6Addr>().unwrap().octets();
+    let mut frame = Vec::new();
+    let builder = PacketBuilder::ethernet2([2; 6], [4; 6]).ipv6(octets(src), octets("ff02::1:ff00:2"), hop_limit);
+    builder.icmpv6_raw(135, 0, [0; 4]).write(&mut frame, &octets("fd00::2")).unwrap();
+    frame
+}
+
+#[test]
+fn neighbour_discovery_passes_a_block_list_and_what_only_looks_like_it_does_not() {
+    let bench = Bench::new("nd", POLICY, Verdict::Allow);
+    let rows = [(255, XDP_PASS), (64, XDP_DROP)];
+    for (hop_limit, expected) in rows {
+        assert_eq!(
+            bench.run(PacketHook::Xdp, &solicitation("2001:db8:bad::7", hop_limit)),
+            expected,
+            "hop limit {hop_limit}"
+        );
+    }
 }
 
 #[test]

@@ -19,6 +19,7 @@ Needs root: the demo makes namespaces and cgroups of its own, and removes them a
 Examples:
   cargo xtask demo                    the whole story, ending in a table of expected and observed
   cargo xtask demo --keep             leave it running, and print the weirctl commands to play with
+  cargo xtask demo --remove           remove what --keep left running
   cargo xtask demo --json demo.json   the table and the records that prove it, as JSON";
 
 /// `cargo xtask demo`.
@@ -30,6 +31,9 @@ pub struct Options {
     /// Leave everything running and print the weirctl commands to play with
     #[arg(long)]
     keep: bool,
+    /// Remove what an earlier --keep left running, and do nothing else
+    #[arg(long, conflicts_with_all = ["keep", "json"])]
+    remove: bool,
     /// Build optimised, as shipped
     #[arg(long)]
     release: bool,
@@ -47,6 +51,9 @@ pub fn task(repo: &Repo, options: &Options) -> Result<bool> {
     }
     if options.keep {
         demo.arg("--keep");
+    }
+    if options.remove {
+        demo.arg("--remove");
     }
     // On success this never returns.
     Err(Error::new(demo.exec()).context(format!("starting {}", program.display())))
