@@ -5,7 +5,7 @@
 
 use std::fmt;
 
-/// One thing wrong with a document, as its author needs to hear it.
+/// One thing wrong with a document (or the agent's configuration), as its author needs to hear it.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Fault {
     /// File name, or "-" for standard input.
@@ -29,7 +29,11 @@ impl std::error::Error for Fault {}
 
 impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:{}:{}: ", self.source, self.line, self.column)?;
+        write!(f, "{}", self.source)?;
+        if self.line > 0 {
+            write!(f, ":{}:{}", self.line, self.column)?;
+        }
+        write!(f, ": ")?;
         if !self.field.is_empty() {
             write!(f, "{}: ", self.field)?;
         }

@@ -4,7 +4,6 @@
 //! Never: changes the system; stops at the first fault.
 
 mod args;
-mod fault;
 mod host;
 mod options;
 mod reader;
@@ -15,10 +14,10 @@ mod tree;
 use std::{net::SocketAddr, path::PathBuf};
 
 pub use args::Args;
-pub use fault::Fault;
 pub use host::check_host;
 pub use sample::sample;
 use weir_common::verdict::Verdict;
+pub use weir_policy::Fault;
 
 /// What the agent is told to do, complete and checked.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -6,8 +6,7 @@
 use std::{path::PathBuf, str::FromStr};
 
 use super::{
-    fault::Fault,
-    options,
+    Fault, options,
     tree::{Node, Value},
 };
 
