@@ -3,7 +3,7 @@
 //! May touch: nothing.
 //! Never: a bare string for a cause; each error says what was tried, on which object, and what to look at.
 
-use std::{io, path::PathBuf};
+use std::{error::Error, fmt::Write as _, io, path::PathBuf};
 
 use aya::{EbpfError, maps::MapError, programs::ProgramError};
 
@@ -22,7 +22,7 @@ pub enum KernelError {
     #[error("the object has no map `{0}`: agent and kernel programs are of different builds")]
     NoMap(&'static str),
     /// The verifier refused a program.
-    #[error("the kernel refused program `{program}`: {source}\n{verifier}")]
+    #[error("the kernel refused program `{program}`: {}\n{verifier}", causes(source))]
     Program {
         /// Its name.
         program: &'static str,
@@ -32,9 +32,7 @@ pub enum KernelError {
         verifier: String,
     },
     /// Attaching failed.
-    #[error(
-        "attaching `{program}` to {target} failed: {source}; another tool's exclusive attachment there is the usual cause"
-    )]
+    #[error("attaching `{program}` to {target} failed: {}; \"busy\" is another program in that place", causes(source))]
     Attach {
         /// The program.
         program: &'static str,
@@ -44,7 +42,7 @@ pub enum KernelError {
         source: ProgramError,
     },
     /// A map could not be read or written.
-    #[error("map `{map}`: {source}")]
+    #[error("map `{map}`: {}", causes(source))]
     Map {
         /// The map.
         map: &'static str,
@@ -75,6 +73,17 @@ pub enum KernelError {
         /// The system's word for it.
         source: io::Error,
     },
+}
+
+/// An error and what is underneath it, in one line: the system's own word stands last.
+pub(super) fn causes(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        let _ = write!(text, ": {cause}");
+        next = cause.source();
+    }
+    text
 }
 
 /// Names the map an error is about.

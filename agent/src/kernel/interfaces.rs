@@ -49,10 +49,14 @@ pub struct InterfaceState {
     pub detail: String,
 }
 
+/// The mode of an interface that exists and could not be attached.
+pub(super) const FAILED: &str = "failed";
+
 /// What is attached where.
 pub(super) struct Interfaces {
     seen: PerCpuHashMap<MapData, u32, [u64; 2]>,
     attached: BTreeMap<u32, Attached>,
+    failed: BTreeMap<u32, String>,
 }
 
 struct Attached {
@@ -63,7 +67,7 @@ struct Attached {
 
 impl Interfaces {
     pub(super) fn take(ebpf: &mut Ebpf) -> Result<Self, KernelError> {
-        Ok(Self { seen: take(ebpf, maps::SEEN)?, attached: BTreeMap::new() })
+        Ok(Self { seen: take(ebpf, maps::SEEN)?, attached: BTreeMap::new(), failed: BTreeMap::new() })
     }
 
     /// Attaches to what matches now and forgets what is gone.
@@ -90,12 +94,21 @@ impl Interfaces {
             return InterfaceState { name: name.to_owned(), ..attached.state.clone() };
         }
         match self.attach(ebpf, mode, index, name) {
-            Ok(state) => state,
-            Err(error) => {
-                tracing::error!(interface = name, error = %error, "an interface is not attached");
-                InterfaceState { name: name.to_owned(), index, mode: "failed", detail: error.to_string() }
+            Ok(state) => {
+                self.failed.remove(&index);
+                state
             }
+            Err(error) => self.not_attached(index, name, error.to_string()),
         }
+    }
+
+    /// It is tried again at every reconcile, and said once for each cause.
+    fn not_attached(&mut self, index: u32, name: &str, detail: String) -> InterfaceState {
+        if self.failed.get(&index) != Some(&detail) {
+            tracing::error!(interface = name, detail, "an interface is not attached");
+            self.failed.insert(index, detail.clone());
+        }
+        InterfaceState { name: name.to_owned(), index, mode: FAILED, detail }
     }
 
     fn attach(
@@ -143,7 +156,11 @@ fn attach_xdp(ebpf: &mut Ebpf, mode: XdpMode, index: u32) -> Result<(XdpLink, &'
         XdpMode::Native => Ok((attach(Mode::Driver)?, "native", String::new())),
         XdpMode::Auto => match attach(Mode::Driver) {
             Ok(link) => Ok((link, "native", String::new())),
-            Err(refused) => Ok((attach(Mode::Skb)?, "generic", format!("the driver refused native mode: {refused}"))),
+            Err(refused) => Ok((
+                attach(Mode::Skb)?,
+                "generic",
+                format!("the driver refused native mode: {}", error::causes(&refused)),
+            )),
         },
     }
 }

@@ -56,7 +56,8 @@ pub struct Observed {
     pub workloads: Vec<WorkloadState>,
     /// One entry per interface or pattern without an interface.
     pub interfaces: Vec<InterfaceState>,
-    /// True when the root programs and every workload whose cgroup exists are attached, by a generation in force.
+    /// True when the root programs, every workload whose cgroup exists and every interface that exists are attached, by a
+    /// generation in force.
     pub enforcing: bool,
 }
 
@@ -98,7 +99,8 @@ impl Kernel {
         }
         let workloads = self.cgroups.reconcile(&mut self.ebpf, &self.options.cgroup_root, &self.numbers, workloads);
         let interfaces = self.interfaces.reconcile(&mut self.ebpf, &self.options);
-        let failed = workloads.iter().any(|workload| workload.state == AttachState::Failed);
+        let failed = workloads.iter().any(|workload| workload.state == AttachState::Failed)
+            || interfaces.iter().any(|interface| interface.mode == interfaces::FAILED);
         let enforcing = root.is_ok() && !failed && self.tables.generation() > 0;
         Observed { workloads, interfaces, enforcing }
     }

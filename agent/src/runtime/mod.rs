@@ -53,7 +53,7 @@ const RPC_THREADS: usize = 2;
 /// # Errors
 /// It could not start, or a subsystem ended early.
 pub fn run(config: &Config) -> Result<(), RunError> {
-    let _lock = lock::take(&config.state_dir)?;
+    let _lock = lock::take(&config.state_dir, &config.cgroup_root)?;
     let runtime = runtime()?;
     let options = kernel::Options {
         cgroup_root: config.cgroup_root.clone(),

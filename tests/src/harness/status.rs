@@ -48,6 +48,8 @@ pub struct Workload {
 pub struct Interface {
     pub name: String,
     pub mode: String,
+    #[serde(default)]
+    pub detail: String,
 }
 
 /// weir.v1.Counter.

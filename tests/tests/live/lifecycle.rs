@@ -25,6 +25,7 @@ pub fn trials() -> Vec<Trial> {
         on_stage("records_made_while_the_collector_is_away_arrive_once_it_is_back", collector_away),
         on_stage("sigterm_stops_agent_and_collector_cleanly_and_quickly", stops),
         on_stage("a_cgroup_that_appears_later_is_attached_without_being_told", late_cgroup),
+        test("an_interface_without_native_xdp_is_attached_in_generic_mode_with_a_notice", generic),
         test("a_process_of_no_known_workload_passes_where_the_default_is_allow", || unknown("allow", "ok")),
         test("a_process_of_no_known_workload_is_refused_where_the_default_is_deny", || unknown("deny", "EPERM")),
     ]
@@ -130,7 +131,29 @@ fn unknown(unknown: &'static str, fate: &str) -> Result<()> {
             })?;
         }
     }
+    let (mark, server) = (Mark::now(), harness.world().serve(Web, "tcp-serve --listen [::]:81")?);
+    let caller = attempt(&harness, Client, "10.77.0.10:81")?;
+    let accepted = server.accepted();
+    ensure!((caller.result == "ok") == (fate == "ok"), "to an unknown workload: {caller:?}");
+    ensure!((accepted > 0) == (fate == "ok"), "{accepted} connections reached an unknown workload");
+    if fate != "ok" {
+        harness.record(mark, "a caller of an unknown workload", |record| {
+            record.is("deny", "ingress") && record.reason == "unknown_workload"
+        })?;
+    }
     agrees(&harness)
+}
+
+fn generic() -> Result<()> {
+    let interfaces = vec!["v-web".to_owned(), "br0".to_owned()];
+    let harness = Harness::start(World::new("generic")?, Options { interfaces, ..Options::default() })?;
+    let status = harness.status()?;
+    let found: Vec<_> = status.agent.interfaces.iter().map(|i| (i.name.as_str(), i.mode.as_str())).collect();
+    ensure!(found == [("v-web", "native"), ("br0", "generic")], "{found:?}");
+    let notice = |interface: &&weir_tests::harness::status::Interface| interface.detail.contains("refused native");
+    ensure!(status.agent.interfaces.iter().filter(notice).count() == 1, "{:?}", status.agent.interfaces);
+    ensure!(harness.logs().contains("native XDP is not possible here"), "no notice in the log:\n{}", harness.logs());
+    Ok(())
 }
 
 fn attempt(harness: &Harness, who: Who, to: &str) -> Result<Attempt> {
