@@ -252,6 +252,25 @@ fn one_clients_flood_leaves_every_other_client_its_own_limit() {
 }
 
 #[test]
+fn drops_beyond_the_merge_table_are_counted_apart_and_none_is_lost() {
+    let mut bench = Bench::new("overflow", POLICY, Verdict::Allow);
+    let sent = u64::from(weir_common::maps::MAX_MERGED) + 3_000;
+    for n in 0..sent {
+        // Every packet is a new key: another port of another blocked source.
+        let frame = udp([203, 0, 113, (n >> 14) as u8], API, 1 + (n & 0x3fff) as u16, 0);
+        assert_eq!(bench.run(PacketHook::Xdp, &frame), XDP_DROP);
+    }
+    let merged = bench.events.take_merged().unwrap();
+    let counted: u64 = merged.entries.iter().map(|(_, value)| value.count).sum();
+    let [(Hook::Xdp, Verdict::Deny, Reason::Blocklist, overflow)] = merged.overflow[..] else {
+        panic!("{:?}", merged.overflow)
+    };
+    assert!(overflow >= 1, "the table was never full");
+    assert_eq!((counted + overflow, bench.decided(Hook::Xdp, Verdict::Deny, Reason::Blocklist)), (sent, sent));
+    assert!(bench.merged().is_empty(), "an epoch is taken once");
+}
+
+#[test]
 fn what_no_limit_names_is_never_held_back() {
     let bench = Bench::new("free", POLICY, Verdict::Allow);
     let rows = [

@@ -33,6 +33,7 @@ pub struct Events {
     merged: [HashMap<MapData, KeyBytes, ValueBytes>; 2],
     overflow: PerCpuArray<MapData, u64>,
     overflow_seen: Vec<u64>,
+    unclaimed: Vec<(MergeKey, MergeValue)>,
     grace: Grace,
     current: u32,
 }
@@ -61,6 +62,7 @@ impl Events {
             merged: [take(ebpf, maps::MERGED_0)?, take(ebpf, maps::MERGED_1)?],
             overflow: take(ebpf, maps::OVERFLOW)?,
             overflow_seen: vec![0; CELLS],
+            unclaimed: Vec::new(),
             grace: Grace::open(ebpf)?,
             current: 0,
         })
@@ -89,30 +91,33 @@ impl Events {
         self.epoch.set(0, self.current.wrapping_add(1), 0).map_err(error::map(maps::EPOCH))?;
         self.current = self.current.wrapping_add(1);
         self.grace.wait()?;
-        let entries = self.empty(closed)?;
-        Ok(Merged { entries, overflow: self.new_overflow()? })
+        self.empty(closed)?;
+        let overflow = self.new_overflow()?;
+        Ok(Merged { entries: std::mem::take(&mut self.unclaimed), overflow })
     }
 
-    fn empty(&mut self, epoch: u32) -> Result<Vec<(MergeKey, MergeValue)>, KernelError> {
+    /// Moves a closed epoch's table into `unclaimed`. What has been moved stays there when a later step fails.
+    fn empty(&mut self, epoch: u32) -> Result<(), KernelError> {
         let [even, odd] = &mut self.merged;
         let (table, name) = if epoch == 0 { (even, maps::MERGED_0) } else { (odd, maps::MERGED_1) };
         let all: Vec<(KeyBytes, ValueBytes)> = table.iter().collect::<Result<_, _>>().map_err(error::map(name))?;
-        let mut entries = Vec::with_capacity(all.len());
         for (key, value) in all {
             table.remove(&key).map_err(error::map(name))?;
             if let (Ok(key), Ok(value)) = (MergeKey::read_from_bytes(&key), MergeValue::read_from_bytes(&value)) {
-                entries.push((key, value));
+                self.unclaimed.push((key, value));
             }
         }
-        Ok(entries)
+        Ok(())
     }
 
-    /// What the cumulative overflow counters have gained since the last call.
+    /// What the cumulative overflow counters have gained since the last call. All are read before any is taken as seen.
     fn new_overflow(&mut self) -> Result<Vec<(Hook, Verdict, Reason, u64)>, KernelError> {
+        let cells = (0..CELLS as u32).filter_map(|cell| describe(cell).map(|what| (cell, what)));
+        let read = |(cell, what)| sum(&self.overflow, cell).map(|now| (cell, what, now));
+        let now: Vec<_> = cells.map(read).collect::<Result<_, _>>().map_err(error::map(maps::OVERFLOW))?;
         let mut gained = Vec::new();
-        for (cell, seen) in self.overflow_seen.iter_mut().enumerate() {
-            let Some((hook, verdict, reason)) = describe(cell as u32) else { continue };
-            let now = sum(&self.overflow, cell as u32).map_err(error::map(maps::OVERFLOW))?;
+        for (cell, (hook, verdict, reason), now) in now {
+            let Some(seen) = self.overflow_seen.get_mut(cell as usize) else { continue };
             if now > *seen {
                 gained.push((hook, verdict, reason, now - *seen));
                 *seen = now;
