@@ -11,13 +11,14 @@ use weir_common::{
 };
 
 use super::{
-    judge::{Deciding, Outcome, RulePlace, bind, judge},
-    peer::{Member, PeerEnd, entity_of},
+    judge::{Beyond, Deciding, Local, Outcome, RulePlace, bind, judge},
+    peer::{Itself, Member, NodeEnd, PeerEnd, entity_of},
+    service::{backends, service_at},
 };
 use crate::{
     Context,
-    id::ResourceId,
-    model::{Policy, Resource, Resources, Spec, ip, protocol_name},
+    id::{Kind, ResourceId},
+    model::{Policy, Resource, Resources, Spec, Workload, ip, protocol_name},
 };
 
 /// One end of a connection.
@@ -93,13 +94,56 @@ pub struct NoSuchWorkload(pub ResourceId);
 /// # Errors
 /// An end names a workload that is not there.
 pub fn evaluate(resources: &Resources, context: &Context, question: &Question) -> Result<Explanation, NoSuchWorkload> {
+    if let End::Address(address) = &question.to
+        && let Some(service) = service_at(resources, *address)
+    {
+        return evaluate_service(resources, context, &question.from, service, (question.protocol, question.port));
+    }
     let from = resolve(resources, context, &question.from)?;
     let to = resolve(resources, context, &question.to)?;
-    let egress = from.answer(resources, Direction::Egress, &to, question);
-    let ingress = to.answer(resources, Direction::Ingress, &from, question);
+    let asked = Asked { protocol: question.protocol, port: question.port, by_service: false };
+    Ok(explain(resources, &from, &to, &asked))
+}
+
+/// May `from` open a connection to a Service? Judged is the pod behind it, at the port the Service leads to. With several
+/// pods all must be open: it is the proxy's choice which one is called.
+///
+/// # Errors
+/// There is no such Service, it has no such port, or nothing is behind it.
+pub fn evaluate_service(
+    resources: &Resources,
+    context: &Context,
+    from: &End,
+    service: &ResourceId,
+    (protocol, port): (Protocol, u16),
+) -> Result<Explanation, NoSuchWorkload> {
+    let from = resolve(resources, context, from)?;
+    let mut last = None;
+    for backend in backends(resources, service, protocol, port) {
+        let to = resolve(resources, context, &backend.end)?;
+        let explanation = explain(resources, &from, &to, &Asked { protocol, port: backend.port, by_service: true });
+        if explanation.verdict != Verdict::Allow {
+            return Ok(explanation);
+        }
+        last = Some(explanation);
+    }
+    last.ok_or_else(|| NoSuchWorkload(service.clone()))
+}
+
+/// What is asked of both ends.
+struct Asked {
+    protocol: Protocol,
+    port: u16,
+    by_service: bool,
+}
+
+/// Both ends must agree: the caller's egress and the called one's ingress.
+fn explain(resources: &Resources, from: &Resolved<'_>, to: &Resolved<'_>, asked: &Asked) -> Explanation {
+    let egress = from.answer(resources, Direction::Egress, to, asked);
+    let ingress = to.answer(resources, Direction::Ingress, from, asked);
     let verdicts = || egress.iter().chain(&ingress).map(|answer| answer.verdict);
     let verdict = [Verdict::Deny, Verdict::Audit].into_iter().find(|verdict| verdicts().any(|given| given == *verdict));
-    Ok(Explanation { verdict: verdict.unwrap_or(Verdict::Allow), egress, ingress })
+    Explanation { verdict: verdict.unwrap_or(Verdict::Allow), egress, ingress }
 }
 
 impl Explanation {
@@ -128,36 +172,58 @@ impl fmt::Display for Explanation {
 
 /// An end with all that is known of it.
 struct Resolved<'a> {
-    workload: Option<&'a Resource>,
+    resource: Option<&'a Resource>,
+    /// Of a pod, the node it runs on.
+    node: Option<&'a str>,
     peer: PeerEnd<'a>,
 }
 
 fn resolve<'a>(resources: &'a Resources, context: &Context, end: &End) -> Result<Resolved<'a>, NoSuchWorkload> {
-    let (workload, address) = match end {
+    let address = match end {
         End::Workload(id) => {
             let resource = resources.get(id).ok_or_else(|| NoSuchWorkload(id.clone()))?;
             let Spec::Workload(workload) = resource.spec() else { return Err(NoSuchWorkload(id.clone())) };
-            (Some(resource), workload.addresses.first().copied())
+            if !workload.host_network {
+                return Ok(of_workload(resources, resource, workload, workload.addresses.first().copied()));
+            }
+            workload.addresses.first().copied().ok_or_else(|| NoSuchWorkload(id.clone()))?
         }
-        End::Address(address) => {
-            let owner = resources.workloads().find(|(_, workload)| workload.addresses.contains(address));
-            (owner.map(|(resource, _)| resource), Some(*address))
-        }
+        End::Address(address) => *address,
     };
-    let member = workload.map(|resource| Member { namespace: &resource.id().namespace, labels: resource.labels() });
-    let entity = match (member, address) {
-        (None, Some(address)) => Some(entity_of(&address, &context.host_addresses)),
-        (Some(_), _) | (None, None) => None,
-    };
-    Ok(Resolved { workload, peer: PeerEnd { member, address, entity } })
+    let owner = resources.workloads().find(|(_, workload)| workload.addresses.contains(&address));
+    Ok(match owner {
+        Some((resource, workload)) => of_workload(resources, resource, workload, Some(address)),
+        None => Resolved { resource: None, node: None, peer: of_address(resources, context, address) },
+    })
+}
+
+fn of_workload<'a>(
+    resources: &'a Resources,
+    resource: &'a Resource,
+    workload: &'a Workload,
+    address: Option<Addr>,
+) -> Resolved<'a> {
+    let member = Some(Member::of(resources, resource, workload));
+    let peer = PeerEnd { member, address, entity: None, node: None, itself: None };
+    Resolved { resource: Some(resource), node: workload.node.as_deref(), peer }
+}
+
+/// An address that is no workload's: this host's, a machine's of the cluster, or the world's.
+fn of_address<'a>(resources: &'a Resources, context: &Context, address: Addr) -> PeerEnd<'a> {
+    let entity = Some(entity_of(&address, &context.host_addresses));
+    let machine = resources.node_addresses().find(|(known, _)| *known == address);
+    let node = machine.map(|(_, name)| NodeEnd { name, labels: resources.node_labels(name) });
+    PeerEnd { member: None, address: Some(address), entity, node, itself: None }
 }
 
 impl Resolved<'_> {
     /// What this end's policies say to the other end.
-    fn answer(&self, resources: &Resources, direction: Direction, other: &Self, question: &Question) -> Option<Answer> {
-        let (resource, member) = (self.workload?, self.peer.member?);
+    fn answer(&self, resources: &Resources, direction: Direction, other: &Self, question: &Asked) -> Option<Answer> {
+        let (resource, member) = (self.resource?, self.peer.member?);
         let bound = bind(resources, &member);
-        let outcome = judge(&bound, direction, &other.peer, question.protocol, question.port);
+        let local = Local { bound: &bound, ports: member.ports, node: self.node };
+        let end = PeerEnd { itself: self.is_itself(other, question), ..other.peer };
+        let outcome = judge(local, direction, &end, question.protocol, question.port);
         let rule = outcome.deciding.map(|deciding| rule_name(deciding.bound.policy, direction, deciding.place));
         Some(Answer {
             workload: resource.id().clone(),
@@ -168,6 +234,13 @@ impl Resolved<'_> {
             why: why(&outcome, resource.id(), direction, rule.as_deref().unwrap_or_default(), question),
             rule: rule.unwrap_or_default(),
         })
+    }
+
+    /// Only pods are exempt from policy towards themselves; a native workload that isolates itself means it.
+    fn is_itself(&self, other: &Self, question: &Asked) -> Option<Itself> {
+        let (here, there) = (self.resource?.id(), other.resource?.id());
+        let itself = if question.by_service { Itself::ByService } else { Itself::Directly };
+        (here.kind == Kind::Pod && here == there).then_some(itself)
     }
 }
 
@@ -182,7 +255,30 @@ pub fn rule_name(policy: &Policy, direction: Direction, place: RulePlace) -> Str
     }
 }
 
-fn why(outcome: &Outcome<'_>, workload: &ResourceId, direction: Direction, rule: &str, question: &Question) -> String {
+fn why(outcome: &Outcome<'_>, workload: &ResourceId, direction: Direction, rule: &str, question: &Asked) -> String {
+    let passed = outcome.passed.map_or_else(String::new, |passed| {
+        let rule = rule_name(passed.bound.policy, direction, passed.place);
+        format!("{} passes it on by its rule {rule}; ", passed.bound.id)
+    });
+    passed + &last_word(outcome, workload, direction, rule, question)
+}
+
+/// What the tier says that decided.
+fn last_word(
+    outcome: &Outcome<'_>,
+    workload: &ResourceId,
+    direction: Direction,
+    rule: &str,
+    question: &Asked,
+) -> String {
+    match outcome.beyond {
+        Some(Beyond::OwnAddress) => return format!("{workload} always reaches its own address"),
+        Some(Beyond::OwnNode) => return format!("the node of {workload} always reaches it"),
+        Some(Beyond::OwnService) => {
+            return format!("{workload} reaches itself through a Service, which policies of its namespace leave open");
+        }
+        None => {}
+    }
     let Some(Deciding { bound, place }) = outcome.deciding else {
         return format!("no policy in force isolates {workload} for {}", direction.name());
     };
