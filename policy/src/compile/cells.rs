@@ -152,7 +152,7 @@ impl<'a> Known<'_, 'a> {
         let seen = |traits: &Traits| Traits {
             peers: traits.peers.iter().filter(|peer| named.contains(peer)).copied().collect(),
             ports: if asks_names { traits.ports.clone() } else { Vec::new() },
-            own_node: traits.own_node,
+            own_node: traits.own_node.clone(),
         };
         Groups::by(self.classes.list.iter().map(|(traits, _)| seen(traits)))
     }

@@ -109,8 +109,8 @@ pub struct Traits {
     pub peers: Vec<usize>,
     /// Its ports that policies name.
     pub ports: Vec<ContainerPort>,
-    /// Whether it is the node of pods that run here.
-    pub own_node: bool,
+    /// The node it is, if pods of it run here.
+    pub own_node: Option<String>,
 }
 
 /// The peer classes of the node.
@@ -132,7 +132,7 @@ impl Classes {
             let peers =
                 all.filter(|(_, (namespace, peer))| peer_matches(peer, namespace, &end)).map(|(n, _)| n).collect();
             let ports = end.member.map(|member| member.ports.to_vec()).unwrap_or_default();
-            let own_node = end.node.is_some_and(|node| subjects.is_here(node.name));
+            let own_node = end.node.map(|node| node.name.to_owned()).filter(|name| subjects.is_here(name));
             let Ok(next) = u16::try_from(classes.list.len()) else {
                 problems.of_all(
                     "peers fall into more than 65536 classes".to_owned(),

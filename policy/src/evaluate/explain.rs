@@ -272,9 +272,9 @@ fn last_word(
     question: &Asked,
 ) -> String {
     match outcome.beyond {
-        Some(Beyond::OwnAddress) => return format!("{workload} always reaches its own address"),
-        Some(Beyond::OwnNode) => return format!("the node of {workload} always reaches it"),
-        Some(Beyond::OwnService) => {
+        Some(Beyond::Address) => return format!("{workload} always reaches its own address"),
+        Some(Beyond::Node) => return format!("the node of {workload} always reaches it"),
+        Some(Beyond::Service) => {
             return format!("{workload} reaches itself through a Service, which policies of its namespace leave open");
         }
         None => {}

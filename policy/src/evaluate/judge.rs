@@ -63,11 +63,11 @@ pub struct Outcome<'a> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Beyond {
     /// A pod reaches its own address.
-    OwnAddress,
+    Address,
     /// The node of a pod reaches it, to probe whether it lives.
-    OwnNode,
+    Node,
     /// A pod reaches itself through a Service, which NetworkPolicies leave open.
-    OwnService,
+    Service,
 }
 
 /// The rule that decided.
@@ -138,10 +138,10 @@ pub fn judge_unmatched<'a>(local: Local<'_, 'a>, direction: Direction) -> Outcom
 /// A pod always reaches its own address, and is always reached by its own node; other nodes are ends like any other.
 fn beyond(local: Local<'_, '_>, direction: Direction, end: &PeerEnd<'_>) -> Option<Beyond> {
     if end.itself == Some(Itself::Directly) {
-        return Some(Beyond::OwnAddress);
+        return Some(Beyond::Address);
     }
     let (own, other) = (local.node?, end.node?);
-    (direction == Direction::Ingress && own == other.name).then_some(Beyond::OwnNode)
+    (direction == Direction::Ingress && own == other.name).then_some(Beyond::Node)
 }
 
 /// A rule matches when one of its peers and one of its ports do; a list that is not there does not restrict.

@@ -30,7 +30,7 @@ pub fn tiers<'a>(
     let of_namespace = |bound: &&Bound<'_>| bound.policy.tier == Tier::Namespace && bound.policy.isolates(direction);
     let isolating: Vec<_> = bound.iter().filter(of_namespace).copied().collect();
     match unordered(&isolating, direction, matches) {
-        Some(_) if by_service => return Outcome { passed, beyond: Some(Beyond::OwnService), ..Outcome::OPEN },
+        Some(_) if by_service => return Outcome { passed, beyond: Some(Beyond::Service), ..Outcome::OPEN },
         Some(outcome) => return Outcome { passed, ..outcome },
         None => {}
     }

@@ -56,9 +56,10 @@ const METADATA: [&str; 16] = [
     "clusterName",
 ];
 
-/// Whether a document says that it is of an API version of Kubernetes.
+/// Whether a document says that it is of an API version of Kubernetes. A kind of ours has just the wrong version.
 pub fn is_kube(node: &Node) -> bool {
-    word(node, "apiVersion").is_some_and(|version| KINDS.iter().any(|(known, _)| *known == version))
+    let ours = word(node, "kind").is_some_and(|kind| Kind::NATIVE.iter().any(|known| known.name() == kind));
+    !ours && word(node, "apiVersion").is_some_and(|version| KINDS.iter().any(|(known, _)| *known == version))
 }
 
 /// Reads one document, which may be a list of others.
