@@ -22,7 +22,7 @@ pub struct Dialect {
     pub actions: &'static [(&'static str, Action)],
     /// Most rules in a direction.
     pub most_rules: usize,
-    /// Most peers, networks and ports in a rule.
+    /// Most peers and ports in a rule.
     pub most_items: usize,
     /// The field with protocols and ports.
     pub ports: &'static str,
@@ -45,6 +45,9 @@ const V1ALPHA2: Dialect = Dialect {
     ports: "protocols",
     port: protocol,
 };
+
+/// Most networks in a peer, in all versions.
+const MOST_NETWORKS: usize = 25;
 
 /// The spec of a ClusterNetworkPolicy.
 pub fn cluster_policy(field: &Field<'_>, faults: &mut Faults) -> Option<Policy> {
@@ -112,7 +115,7 @@ fn rule(field: &Field<'_>, direction: Direction, dialect: &Dialect, faults: &mut
     let action = action.and_then(|action| action.word(faults, dialect.actions));
     let list = fields.require(faults, side, "list at least one peer");
     let items = bounded(list, 1, dialect.most_items, faults);
-    let peers: Vec<_> = items.iter().flat_map(|item| peer(item, direction, dialect, faults)).collect();
+    let peers: Vec<_> = items.iter().flat_map(|item| peer(item, direction, faults)).collect();
     let mut rule = Rule { name, action: action?, peers, ports: Vec::new(), named_ports: Vec::new() };
     for item in bounded(fields.get(dialect.ports), 1, dialect.most_items, faults) {
         match (dialect.port)(&item, faults) {
@@ -143,7 +146,7 @@ fn closed(rule: Rule) -> Rule {
 }
 
 /// One item of `from` or `to`; each network is a peer of its own. One without fields is of a later version's kind.
-fn peer(field: &Field<'_>, direction: Direction, dialect: &Dialect, faults: &mut Faults) -> Vec<Peer> {
+fn peer(field: &Field<'_>, direction: Direction, faults: &mut Faults) -> Vec<Peer> {
     let known: &[&'static str] = match direction {
         Direction::Ingress => &["namespaces", "pods"],
         Direction::Egress => &["namespaces", "pods", "nodes", "networks", "domainNames"],
@@ -158,7 +161,7 @@ fn peer(field: &Field<'_>, direction: Direction, dialect: &Dialect, faults: &mut
         }),
         2 => selector(&field, faults).map(|node_selector| Peer::Nodes { node_selector }).into_iter().collect(),
         3 => {
-            let items = bounded(Some(field), 1, dialect.most_items, faults);
+            let items = bounded(Some(field), 1, MOST_NETWORKS, faults);
             let blocks = items.iter().filter_map(|item| cidr(item, faults));
             let block = |cidr| Peer::IpBlock { ip_block: IpBlock { cidr, except: BTreeSet::new() } };
             blocks.map(block).collect()

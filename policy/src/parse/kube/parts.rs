@@ -119,6 +119,8 @@ pub fn one_of<'n>(
     let mut given = names.iter().enumerate().filter_map(|(place, name)| fields.get(name).map(|value| (place, value)));
     match (given.next(), given.next()) {
         (Some(only), None) => Some(only),
+        // Of fields that are not known here, the fault is noted.
+        (None, _) if field.entry_count() > 0 => None,
         (None, _) => {
             field.fault(faults, format!("{what} that says nothing"), format!("write one of {}", names.join(", ")));
             None

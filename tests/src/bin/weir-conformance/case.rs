@@ -118,6 +118,7 @@ pub struct ServicePort {
 pub struct Expected {
     pub from: String,
     pub to: String,
+    #[serde(default)]
     pub port: u16,
     #[serde(default = "tcp")]
     pub protocol: String,

@@ -93,7 +93,12 @@ fn ask(
             evaluate(resources, &context, &question)
         }
     };
-    let explanation = explanation.map_err(|error| error.to_string())?;
+    let explanation = match explanation {
+        Ok(explanation) => explanation,
+        // Nothing is behind the Service, so nothing can be opened.
+        Err(_) if !probe.allowed && matches!(to, To::Service(_)) => return Ok(false),
+        Err(error) => return Err(error.to_string()),
+    };
     if (explanation.verdict == Verdict::Allow) != probe.allowed {
         let wanted = if probe.allowed { "allowed" } else { "refused" };
         return Err(format!("must be {wanted}; {explanation}"));

@@ -63,8 +63,8 @@ impl Tables {
         {
             return Ok(false);
         }
-        if protocol == Protocol::SCTP && said.verdict == Verdict::Deny {
-            return Ok(answer.verdict != Verdict::Deny);
+        if protocol == Protocol::SCTP && (said.verdict == Verdict::Deny || said.verdict == answer.verdict) {
+            return Ok(said.verdict != answer.verdict);
         }
         let by_tables = format!("{} by {:?} {} {}", said.verdict.name(), said.reason, rule.policy, rule.rule);
         let (direction, workload) = (answer.direction.name(), &answer.workload);
