@@ -141,3 +141,49 @@ fn shown(probe: &Expected) -> String {
     let family = probe.family.as_ref().map_or_else(String::new, |family| format!(" ({family})"));
     format!("{} to {} {}/{}{family}", probe.from, probe.to, probe.port, probe.protocol)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::files::{self, File};
+    use crate::validation;
+
+    fn all() -> Vec<File> {
+        files::read(std::path::Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/conformance"))).unwrap()
+    }
+
+    #[test]
+    fn every_case_and_manifest_of_the_repository_passes() {
+        let mut asked = 0;
+        for file in all() {
+            let outcomes = match &file {
+                File::Case(one) => vec![case(one)],
+                File::Manifests(manifests) => manifests.iter().map(validation::check).collect(),
+            };
+            for outcome in outcomes {
+                assert_eq!(outcome.failures, Vec::<String>::new(), "{}", outcome.name);
+                asked += outcome.asked;
+            }
+        }
+        assert!(asked > 16_000, "only {asked} questions");
+    }
+
+    #[test]
+    fn every_wrong_expectation_is_reported_both_ways() {
+        for file in all() {
+            match file {
+                File::Case(mut wrong) if wrong.then.is_empty() => {
+                    wrong.expected.iter_mut().for_each(|probe| probe.allowed = !probe.allowed);
+                    assert_eq!(case(&wrong).failures.len(), 2 * wrong.expected.len(), "{}", wrong.name);
+                }
+                File::Case(_) => {}
+                File::Manifests(mut manifests) => {
+                    for manifest in &mut manifests {
+                        manifest.accepted = !manifest.accepted;
+                        assert_eq!(validation::check(manifest).failures.len(), 1, "{}", manifest.name);
+                    }
+                }
+            }
+        }
+    }
+}
