@@ -11,14 +11,16 @@ use weir_common::{
 };
 
 use super::{
-    judge::{Beyond, Deciding, Local, Outcome, RulePlace, bind, judge},
-    peer::{Itself, Member, NodeEnd, PeerEnd, entity_of},
+    judge::{Local, bind, judge},
+    peer::{Itself, PeerEnd},
+    resolve::{Resolved, resolve},
     service::{backends, service_at},
+    words::{rule_name, why},
 };
 use crate::{
     Context,
     id::{Kind, ResourceId},
-    model::{Policy, Resource, Resources, Spec, Workload, ip, protocol_name},
+    model::{Resources, ip},
 };
 
 /// One end of a connection.
@@ -131,10 +133,10 @@ pub fn evaluate_service(
 }
 
 /// What is asked of both ends.
-struct Asked {
-    protocol: Protocol,
-    port: u16,
-    by_service: bool,
+pub struct Asked {
+    pub protocol: Protocol,
+    pub port: u16,
+    pub by_service: bool,
 }
 
 /// Both ends must agree: the caller's egress and the called one's ingress.
@@ -170,52 +172,6 @@ impl fmt::Display for Explanation {
     }
 }
 
-/// An end with all that is known of it.
-struct Resolved<'a> {
-    resource: Option<&'a Resource>,
-    /// Of a pod, the node it runs on.
-    node: Option<&'a str>,
-    peer: PeerEnd<'a>,
-}
-
-fn resolve<'a>(resources: &'a Resources, context: &Context, end: &End) -> Result<Resolved<'a>, NoSuchWorkload> {
-    let address = match end {
-        End::Workload(id) => {
-            let resource = resources.get(id).ok_or_else(|| NoSuchWorkload(id.clone()))?;
-            let Spec::Workload(workload) = resource.spec() else { return Err(NoSuchWorkload(id.clone())) };
-            if !workload.host_network {
-                return Ok(of_workload(resources, resource, workload, workload.addresses.first().copied()));
-            }
-            workload.addresses.first().copied().ok_or_else(|| NoSuchWorkload(id.clone()))?
-        }
-        End::Address(address) => *address,
-    };
-    let owner = resources.workloads().find(|(_, workload)| workload.addresses.contains(&address));
-    Ok(match owner {
-        Some((resource, workload)) => of_workload(resources, resource, workload, Some(address)),
-        None => Resolved { resource: None, node: None, peer: of_address(resources, context, address) },
-    })
-}
-
-fn of_workload<'a>(
-    resources: &'a Resources,
-    resource: &'a Resource,
-    workload: &'a Workload,
-    address: Option<Addr>,
-) -> Resolved<'a> {
-    let member = Some(Member::of(resources, resource, workload));
-    let peer = PeerEnd { member, address, entity: None, node: None, itself: None };
-    Resolved { resource: Some(resource), node: workload.node.as_deref(), peer }
-}
-
-/// An address that is no workload's: this host's, a machine's of the cluster, or the world's.
-fn of_address<'a>(resources: &'a Resources, context: &Context, address: Addr) -> PeerEnd<'a> {
-    let entity = Some(entity_of(&address, &context.host_addresses));
-    let machine = resources.node_addresses().find(|(known, _)| *known == address);
-    let node = machine.map(|(_, name)| NodeEnd { name, labels: resources.node_labels(name) });
-    PeerEnd { member: None, address: Some(address), entity, node, itself: None }
-}
-
 impl Resolved<'_> {
     /// What this end's policies say to the other end.
     fn answer(&self, resources: &Resources, direction: Direction, other: &Self, question: &Asked) -> Option<Answer> {
@@ -241,58 +197,5 @@ impl Resolved<'_> {
         let (here, there) = (self.resource?.id(), other.resource?.id());
         let itself = if question.by_service { Itself::ByService } else { Itself::Directly };
         (here.kind == Kind::Pod && here == there).then_some(itself)
-    }
-}
-
-/// How a rule is called in records: "ingress[0] name" or "default ingress".
-pub fn rule_name(policy: &Policy, direction: Direction, place: RulePlace) -> String {
-    match place {
-        RulePlace::Default => format!("default {}", direction.name()),
-        RulePlace::At(index) => match policy.rules(direction).get(index).and_then(|rule| rule.name.as_ref()) {
-            Some(name) => format!("{}[{index}] {name}", direction.name()),
-            None => format!("{}[{index}]", direction.name()),
-        },
-    }
-}
-
-fn why(outcome: &Outcome<'_>, workload: &ResourceId, direction: Direction, rule: &str, question: &Asked) -> String {
-    let passed = outcome.passed.map_or_else(String::new, |passed| {
-        let rule = rule_name(passed.bound.policy, direction, passed.place);
-        format!("{} passes it on by its rule {rule}; ", passed.bound.id)
-    });
-    passed + &last_word(outcome, workload, direction, rule, question)
-}
-
-/// What the tier says that decided.
-fn last_word(
-    outcome: &Outcome<'_>,
-    workload: &ResourceId,
-    direction: Direction,
-    rule: &str,
-    question: &Asked,
-) -> String {
-    match outcome.beyond {
-        Some(Beyond::Address) => return format!("{workload} always reaches its own address"),
-        Some(Beyond::Node) => return format!("the node of {workload} always reaches it"),
-        Some(Beyond::Service) => {
-            return format!("{workload} reaches itself through a Service, which policies of its namespace leave open");
-        }
-        None => {}
-    }
-    let Some(Deciding { bound, place }) = outcome.deciding else {
-        return format!("no policy in force isolates {workload} for {}", direction.name());
-    };
-    let does = match outcome.verdict {
-        Verdict::Allow => "allows it",
-        Verdict::Deny => "denies it",
-        Verdict::Audit => "would deny it if every audit policy were enforced",
-    };
-    let (id, priority) = (bound.id, bound.policy.priority);
-    match place {
-        RulePlace::At(_) => format!("{id} (priority {priority}) {does} by its rule {rule}, the first that matches"),
-        RulePlace::Default => {
-            let asked = format!("{}/{}", question.port, protocol_name(question.protocol));
-            format!("{id} (priority {priority}) {does} by its default, as no rule matches the peer and {asked}")
-        }
     }
 }
