@@ -16,11 +16,43 @@ pub enum Kind {
     RateLimit,
     /// Addresses that are treated alike.
     AddressSet,
+    /// Kubernetes: who may talk to the pods of a namespace.
+    NetworkPolicy,
+    /// Kubernetes: what the administrator says before or after the namespaces' own policies.
+    ClusterNetworkPolicy,
+    /// Kubernetes: the older form of an admin tier's policy.
+    AdminNetworkPolicy,
+    /// Kubernetes: the older form of a baseline tier's policy.
+    BaselineAdminNetworkPolicy,
+    /// Kubernetes: labels of a namespace.
+    Namespace,
+    /// Kubernetes: a machine with its labels and addresses.
+    Node,
+    /// Kubernetes: something that runs.
+    Pod,
+    /// Kubernetes: a name and address in front of pods.
+    Service,
 }
 
 impl Kind {
     /// Every kind.
-    pub const ALL: [Self; 4] = [Self::Workload, Self::Policy, Self::RateLimit, Self::AddressSet];
+    pub const ALL: [Self; 12] = [
+        Self::Workload,
+        Self::Policy,
+        Self::RateLimit,
+        Self::AddressSet,
+        Self::NetworkPolicy,
+        Self::ClusterNetworkPolicy,
+        Self::AdminNetworkPolicy,
+        Self::BaselineAdminNetworkPolicy,
+        Self::Namespace,
+        Self::Node,
+        Self::Pod,
+        Self::Service,
+    ];
+
+    /// The kinds of our own.
+    pub const NATIVE: [Self; 4] = [Self::Workload, Self::Policy, Self::RateLimit, Self::AddressSet];
 
     /// The word in `kind:`.
     #[must_use]
@@ -30,13 +62,29 @@ impl Kind {
             Self::Policy => "Policy",
             Self::RateLimit => "RateLimit",
             Self::AddressSet => "AddressSet",
+            Self::NetworkPolicy => "NetworkPolicy",
+            Self::ClusterNetworkPolicy => "ClusterNetworkPolicy",
+            Self::AdminNetworkPolicy => "AdminNetworkPolicy",
+            Self::BaselineAdminNetworkPolicy => "BaselineAdminNetworkPolicy",
+            Self::Namespace => "Namespace",
+            Self::Node => "Node",
+            Self::Pod => "Pod",
+            Self::Service => "Service",
         }
     }
 
     /// Whether resources of the kind live in a namespace.
     #[must_use]
     pub const fn namespaced(self) -> bool {
-        !matches!(self, Self::AddressSet)
+        match self {
+            Self::Workload | Self::Policy | Self::RateLimit | Self::NetworkPolicy | Self::Pod | Self::Service => true,
+            Self::AddressSet
+            | Self::ClusterNetworkPolicy
+            | Self::AdminNetworkPolicy
+            | Self::BaselineAdminNetworkPolicy
+            | Self::Namespace
+            | Self::Node => false,
+        }
     }
 }
 
@@ -48,7 +96,10 @@ impl fmt::Display for Kind {
 
 /// A word that names no kind.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is not a kind; there are Workload, Policy, RateLimit and AddressSet")]
+#[error(
+    "{0:?} is not a kind; there are Workload, Policy, RateLimit and AddressSet, and of Kubernetes NetworkPolicy, \
+     ClusterNetworkPolicy, AdminNetworkPolicy, BaselineAdminNetworkPolicy, Namespace, Node, Pod and Service"
+)]
 pub struct UnknownKind(pub String);
 
 impl FromStr for Kind {
@@ -56,13 +107,16 @@ impl FromStr for Kind {
 
     /// Takes the word in any case, singular or plural.
     fn from_str(word: &str) -> Result<Self, UnknownKind> {
-        match word.to_ascii_lowercase().as_str() {
-            "workload" | "workloads" => Ok(Self::Workload),
-            "policy" | "policies" => Ok(Self::Policy),
-            "ratelimit" | "ratelimits" => Ok(Self::RateLimit),
-            "addressset" | "addresssets" => Ok(Self::AddressSet),
-            _ => Err(UnknownKind(word.to_owned())),
-        }
+        let asked = word.to_ascii_lowercase();
+        let named = |kind: &Self| {
+            let singular = kind.name().to_ascii_lowercase();
+            let plural = match singular.strip_suffix('y') {
+                Some(stem) => format!("{stem}ies"),
+                None => format!("{singular}s"),
+            };
+            asked == singular || asked == plural
+        };
+        Self::ALL.into_iter().find(named).ok_or_else(|| UnknownKind(word.to_owned()))
     }
 }
 
@@ -106,7 +160,8 @@ mod tests {
             assert_eq!(kind.name().to_uppercase().parse(), Ok(kind));
         }
         assert_eq!("policies".parse(), Ok(Kind::Policy));
-        assert_eq!("Pod".parse::<Kind>(), Err(UnknownKind("Pod".into())));
+        assert_eq!("networkpolicies".parse(), Ok(Kind::NetworkPolicy));
+        assert_eq!("Ingress".parse::<Kind>(), Err(UnknownKind("Ingress".into())));
     }
 
     #[test]

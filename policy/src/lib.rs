@@ -20,13 +20,14 @@ mod model;
 mod parse;
 
 pub use compile::{Compiled, CompiledWorkload, LimitInfo, RuleInfo, compile};
-pub use evaluate::{Answer, End, Explanation, NoSuchWorkload, Question, evaluate};
+pub use evaluate::{Answer, End, Explanation, NoSuchWorkload, Question, evaluate, evaluate_service};
 pub use fault::{Fault, Place};
 pub use id::{Kind, ResourceId, UnknownKind};
 pub use model::{
-    Action, AddressSet, Change, Client, Entity, IpBlock, Labels, Mode, NAMESPACE_LABEL, Operator, Origin, PROTOCOLS,
-    Peer, Policy, PolicyType, PortMatch, Prefix, Rate, RateLimit, Requirement, Resource, Resources, Rule, Selector,
-    Socket, Spec, V4_BITS, Workload, addr, ip, protocol_name,
+    Action, AddressSet, Change, Client, ContainerPort, Entity, IpBlock, Labels, Mode, NAMESPACE_LABEL, Node, Operator,
+    Origin, PROTOCOLS, Peer, Policy, PolicyType, PortMatch, PortName, Prefix, Rate, RateLimit, Requirement, Resource,
+    Resources, Rule, Selector, Service, ServicePort, Socket, Spec, TargetPort, Tier, V4_BITS, Workload, addr, ip,
+    protocol_name,
 };
 pub use parse::{parse, parse_all};
 

@@ -27,13 +27,16 @@ use weir_common::{
     verdict::Direction,
 };
 use weir_policy::{
-    Action, End, Entity, IpBlock, Labels, Mode, NAMESPACE_LABEL, Operator, Origin, Peer, Policy, PolicyType, PortMatch,
-    Prefix, Question, Requirement, Resource, Resources, Rule, Selector, Socket, Spec, Workload, evaluate,
+    Action, ContainerPort, End, Entity, IpBlock, Labels, Mode, NAMESPACE_LABEL, Node, Operator, Origin, Peer, Policy,
+    PolicyType, PortMatch, PortName, Prefix, Question, Requirement, Resource, Resources, Rule, Selector, Socket, Spec,
+    Tier, Workload, evaluate,
 };
 
 const NAMESPACES: [&str; 2] = ["shop", "data"];
 const KEYS: [&str; 2] = ["app", "tier"];
 const VALUES: [&str; 3] = ["a", "b", "c"];
+const NODES: [&str; 2] = ["n1", "n2"];
+const PORT_NAMES: [&str; 2] = ["web", "dns"];
 const QUESTIONS_PER_STATE: usize = 200;
 
 /// Addresses near each other, so that prefixes, exceptions, workloads and the host overlap all the time.
@@ -108,6 +111,8 @@ fn a_peer() -> impl Strategy<Value = Peer> {
             .prop_map(|(w, n)| Peer::Workloads { workload_selector: Some(w), namespace_selector: Some(n) }),
         5 => a_block().prop_map(|ip_block| Peer::IpBlock { ip_block }),
         2 => prop::sample::select(vec![Entity::World, Entity::Host, Entity::Loopback]).prop_map(|entity| Peer::Entity { entity }),
+        2 => a_selector().prop_map(|node_selector| Peer::Nodes { node_selector }),
+        1 => Just(Peer::Unknown),
     ]
 }
 
@@ -129,18 +134,56 @@ fn an_action() -> impl Strategy<Value = Action> {
     prop_oneof![Just(Action::Allow), Just(Action::Deny)]
 }
 
+fn a_port_name() -> impl Strategy<Value = PortName> {
+    let protocol = prop::option::of(prop::sample::select(vec![Protocol::TCP, Protocol::UDP]));
+    (prop::sample::select(PORT_NAMES.to_vec()), protocol)
+        .prop_map(|(name, protocol)| PortName { name: name.to_owned(), protocol })
+}
+
+fn a_container_port() -> impl Strategy<Value = ContainerPort> {
+    let protocol = prop::sample::select(vec![Protocol::TCP, Protocol::UDP]);
+    (prop::sample::select(PORT_NAMES.to_vec()), protocol, 1u16..9).prop_map(|(name, protocol, port)| ContainerPort {
+        name: name.to_owned(),
+        protocol,
+        port,
+    })
+}
+
 fn a_rule() -> impl Strategy<Value = Rule> {
-    (an_action(), prop::collection::vec(a_peer(), 0..3), prop::collection::vec(a_port(), 0..3))
-        .prop_map(|(action, peers, ports)| Rule { name: None, action, peers, ports })
+    let names = prop_oneof![3 => Just(vec![]), 1 => prop::collection::vec(a_port_name(), 1..3)];
+    (an_action(), prop::collection::vec(a_peer(), 0..3), prop::collection::vec(a_port(), 0..3), names)
+        .prop_map(|(action, peers, ports, named_ports)| Rule { name: None, action, peers, ports, named_ports })
+}
+
+/// A policy of the cluster's tiers, where rules may pass.
+fn in_tier(policy: Policy, tier: Tier, namespaces: Selector, passing: usize) -> Policy {
+    let pass = |rules: Vec<Rule>| {
+        let with_place = rules.into_iter().enumerate();
+        with_place.map(|(n, rule)| if n == passing { Rule { action: Action::Pass, ..rule } } else { rule }).collect()
+    };
+    let (ingress, egress) = (pass(policy.ingress.clone()), pass(policy.egress.clone()));
+    Policy { tier, namespaces: Some(namespaces), policy_types: BTreeSet::new(), ingress, egress, ..policy }
 }
 
 fn a_policy() -> impl Strategy<Value = Policy> {
+    let tier = prop_oneof![3 => Just(Tier::Namespace), 1 => Just(Tier::Admin), 1 => Just(Tier::Baseline)];
+    (a_namespaced_policy(), tier, a_namespace_selector(), 0usize..4).prop_map(|(policy, tier, namespaces, passing)| {
+        match tier {
+            Tier::Namespace => policy,
+            Tier::Admin | Tier::Baseline => in_tier(policy, tier, namespaces, passing),
+        }
+    })
+}
+
+fn a_namespaced_policy() -> impl Strategy<Value = Policy> {
     let types = prop::collection::btree_set(prop::sample::select(vec![PolicyType::Ingress, PolicyType::Egress]), 1..3);
     let mode = prop_oneof![3 => Just(Mode::Enforce), 1 => Just(Mode::Audit)];
     let default = prop_oneof![3 => Just(Action::Deny), 1 => Just(Action::Allow)];
     let rules = || prop::collection::vec(a_rule(), 0..4);
     (a_selector(), 0u16..3, types, mode, default, rules(), rules()).prop_map(
         |(workload_selector, priority, policy_types, mode, default_action, ingress, egress)| Policy {
+            tier: Tier::Namespace,
+            namespaces: None,
             workload_selector,
             priority,
             policy_types,
@@ -166,11 +209,20 @@ fn named<T>(
 /// Workloads and policies in some order of arrival.
 fn a_state() -> impl Strategy<Value = Vec<Resource>> {
     let workloads = named(
-        (labels(), any::<bool>(), prop::collection::btree_set(an_address(), 0..3)),
-        |namespace, n, (labels, here, addresses)| {
+        (
+            labels(),
+            any::<bool>(),
+            prop::collection::btree_set(an_address(), 0..3),
+            prop::option::of(prop::sample::select(NODES.to_vec())),
+            prop::collection::vec(a_container_port(), 0..3),
+        ),
+        |namespace, n, (labels, here, addresses, node, ports)| {
             let workload = Workload {
                 cgroup: (here || n == 0).then(|| format!("w{n}")),
                 addresses: addresses.into_iter().collect(),
+                node: node.map(str::to_owned),
+                ports,
+                host_network: false,
             };
             Resource::new(namespace, &format!("w{n}"), labels, Spec::Workload(workload), Origin::default())
         },
@@ -178,8 +230,23 @@ fn a_state() -> impl Strategy<Value = Vec<Resource>> {
     let policies = named(a_policy(), |namespace, n, policy| {
         Resource::new(namespace, &format!("p{n}"), Labels::new(), Spec::Policy(policy), Origin::default())
     });
-    (workloads, policies)
-        .prop_map(|(workloads, policies)| [own_addresses_only(workloads), policies].concat())
+    let nodes = prop::collection::vec((labels(), prop::collection::vec(an_address(), 0..3)), NODES.len());
+    let nodes = nodes.prop_map(|list| {
+        let node = |(name, (labels, addresses)): (&&str, _)| {
+            Resource::new("", name, labels, Spec::Node(Node { addresses }), Origin::default())
+        };
+        NODES.iter().zip(list).map(node).collect::<Vec<_>>()
+    });
+    let team = prop::option::of(prop::sample::select(NAMESPACES.to_vec()));
+    let namespaces = team.prop_map(|team| {
+        let labels = |team: &str| Labels::from([("team".to_owned(), team.to_owned())]);
+        let namespace = |team| Resource::new("", NAMESPACES[0], labels(team), Spec::Namespace, Origin::default());
+        team.map(namespace).into_iter().collect::<Vec<_>>()
+    });
+    (workloads, policies, nodes, namespaces)
+        .prop_map(|(workloads, policies, nodes, namespaces)| {
+            [own_addresses_only(workloads), policies, nodes, namespaces].concat()
+        })
         .prop_shuffle()
 }
 

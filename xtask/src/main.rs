@@ -5,6 +5,7 @@
 
 mod build;
 mod ci;
+mod conformance;
 mod demo;
 mod layers;
 mod lint;
@@ -53,6 +54,9 @@ enum Task {
     /// Build, then show the whole product at work in a world of its own
     #[command(after_help = demo::HELP)]
     Demo(demo::Options),
+    /// Run the cases that say what Kubernetes policies mean
+    #[command(after_help = conformance::HELP)]
+    Conformance(conformance::Options),
     /// Format, clippy with warnings denied, licences and sources of dependencies
     Lint(Json),
     /// Check the dependency arrows of DESIGN.md section 3
@@ -89,6 +93,7 @@ fn run(cli: Cli) -> anyhow::Result<bool> {
         Task::Build(options) => build::task(&repo, &options),
         Task::Test(options) => test::task(&repo, &options),
         Task::Demo(options) => demo::task(&repo, &options),
+        Task::Conformance(options) => conformance::task(&repo, &options),
         Task::Lint(json) => lint::task(&repo, json.file.as_deref()),
         Task::Layers(json) => layers::task(&repo, json.file.as_deref()),
         Task::Ci(json) => ci::task(&repo, json.file.as_deref()),

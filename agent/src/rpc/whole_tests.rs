@@ -95,7 +95,7 @@ async fn policy_is_served_and_the_counters_of_status_agree() {
     let missing =
         client.get(v1::GetRequest { kind: "Policy".into(), namespace: String::new(), name: "x".into() }).await;
     assert_eq!(missing.unwrap_err().code(), Code::NotFound);
-    let bad = client.list(v1::ListRequest { kind: "Pod".into(), namespace: String::new() }).await;
+    let bad = client.list(v1::ListRequest { kind: "Ingress".into(), namespace: String::new() }).await;
     assert_eq!(bad.unwrap_err().code(), Code::InvalidArgument);
 
     for cookie in 0..300 {

@@ -103,7 +103,7 @@ async fn usage_is_exit_code_2() {
         "apply",
         "apply -f /no/such/file",
         &format!("apply -f {}", empty.display()),
-        "get pods",
+        "get ingresses",
         "get all api",
         "get addressset bad -n shop",
         "delete policy",

@@ -27,7 +27,7 @@ impl Atoms {
         let mut atoms = Self { by_port: vec![0; PORT_ENTRIES as usize], stands_for: Vec::new() };
         let mut known: BTreeMap<Vec<usize>, u16> = BTreeMap::new();
         for (protocol, first, last) in segments(&entries) {
-            let matched = entries.iter().enumerate().filter(|(_, entry)| port_matches(entry, protocol, first));
+            let matched = entries.iter().enumerate().filter(|(_, entry)| tells_apart(entry, protocol, first));
             let matched: Vec<usize> = matched.map(|(index, _)| index).collect();
             let Ok(next) = u16::try_from(atoms.stands_for.len()) else {
                 problems.of_all("ports fall into more than 65536 classes".to_owned(), "use fewer distinct ports");
@@ -49,6 +49,11 @@ impl Atoms {
     pub fn len(&self) -> usize {
         self.stands_for.len()
     }
+}
+
+/// Whether a port entry makes a difference to a port. The image has one place for all of SCTP: any SCTP entry does.
+pub fn tells_apart(entry: &PortMatch, protocol: Protocol, port: u16) -> bool {
+    port_matches(entry, protocol, port) || (protocol == Protocol::SCTP && entry.protocol == protocol)
 }
 
 /// Runs of ports between the edges of entries; one run for each protocol without ports.

@@ -6,20 +6,21 @@
 use std::collections::BTreeMap;
 
 use weir_common::{
+    addr::Protocol,
     image::{Cell, SOCKET_MPTCP, SOCKET_RAW, SOCKET_SCTP, SetEntry},
-    verdict::Direction,
+    verdict::{Direction, Verdict},
 };
 
 use super::{
-    atoms::Atoms,
-    classes::{Classes, DIRECTIONS, Terms},
+    atoms::{Atoms, tells_apart},
+    classes::{Classes, DIRECTIONS, Terms, Traits},
     faults::Problems,
     identities::Identities,
     rules::Numbering,
-    subjects::Subjects,
+    subjects::{Set, Subjects},
 };
 use crate::{
-    evaluate::{Bound, Outcome, isolating_sockets, judge, judge_unmatched, port_matches},
+    evaluate::{Bound, Outcome, PeerEnd, isolating_sockets, judge, judge_unmatched},
     model::Socket,
 };
 
@@ -85,7 +86,7 @@ impl Cells {
         let known = Known { terms, classes, identities, atoms, numbering };
         let mut cells = Self::default();
         for set in &subjects.sets {
-            let sockets = socket_flags(set);
+            let sockets = socket_flags(&set.bound);
             for direction in DIRECTIONS {
                 let entry = cells.direction(&known, set, direction);
                 cells.sets.push(SetEntry { sockets, ..entry });
@@ -107,8 +108,8 @@ impl Cells {
     }
 
     /// Judges one direction of a set, once per group of peers and group of ports.
-    fn direction<'a>(&mut self, known: &Known<'_, 'a>, set: &[Bound<'a>], direction: Direction) -> SetEntry {
-        let default = known.cell(&judge_unmatched(set, direction), direction);
+    fn direction<'a>(&mut self, known: &Known<'_, 'a>, set: &Set<'a>, direction: Direction) -> SetEntry {
+        let default = known.cell(&judge_unmatched(set.local(), direction), direction);
         let (peers, ports) = (known.peer_groups(set, direction), known.port_groups(set, direction));
         let mut rows = Vec::new();
         for class in &peers.stands_for {
@@ -145,28 +146,56 @@ impl Cells {
 
 impl<'a> Known<'_, 'a> {
     /// Peer classes in groups that match the same peers of this set and direction.
-    fn peer_groups(&self, set: &[Bound<'a>], direction: Direction) -> Groups {
+    fn peer_groups(&self, set: &Set<'a>, direction: Direction) -> Groups {
         let named = self.terms.peers_of(set, direction);
-        let matched =
-            |peers: &Vec<usize>| -> Vec<usize> { peers.iter().filter(|peer| named.contains(peer)).copied().collect() };
-        Groups::by(self.classes.list.iter().map(|(peers, _)| matched(peers)))
+        let asks_names = self.terms.asks_names(set, direction);
+        let seen = |traits: &Traits| Traits {
+            peers: traits.peers.iter().filter(|peer| named.contains(peer)).copied().collect(),
+            ports: if asks_names { traits.ports.clone() } else { Vec::new() },
+            own_node: traits.own_node.clone(),
+        };
+        Groups::by(self.classes.list.iter().map(|(traits, _)| seen(traits)))
     }
 
     /// Atoms in groups that match the same port entries of this set and direction.
-    fn port_groups(&self, set: &[Bound<'a>], direction: Direction) -> Groups {
+    fn port_groups(&self, set: &Set<'a>, direction: Direction) -> Groups {
         let named = self.terms.ports_of(set, direction);
         let matched = |(protocol, port): &(_, u16)| -> Vec<bool> {
-            named.iter().map(|entry| port_matches(entry, *protocol, *port)).collect()
+            named.iter().map(|entry| tells_apart(entry, *protocol, *port)).collect()
         };
         Groups::by(self.atoms.stands_for.iter().map(matched))
     }
 
     /// The evaluator's answers for one group of peers.
-    fn row(&self, set: &[Bound<'a>], direction: Direction, class: usize, ports: &Groups) -> Vec<Cell> {
+    fn row(&self, set: &Set<'a>, direction: Direction, class: usize, ports: &Groups) -> Vec<Cell> {
         let identity = self.classes.list.get(class).and_then(|(_, identity)| self.identities.list.get(*identity));
         let Some(end) = identity.map(|identity| identity.end()) else { return Vec::new() };
         let ports = ports.stands_for.iter().filter_map(|atom| self.atoms.stands_for.get(*atom));
-        ports.map(|(protocol, port)| self.cell(&judge(set, direction, &end, *protocol, *port), direction)).collect()
+        ports
+            .map(|(protocol, port)| self.cell(&self.judge(set, direction, &end, *protocol, *port), direction))
+            .collect()
+    }
+
+    /// The evaluator's answer. The image has one place for all of SCTP, so there the most cautious answer over all ports
+    /// that rules tell apart stands for every port: too closed where they differ, never too open.
+    fn judge(
+        &self,
+        set: &Set<'a>,
+        direction: Direction,
+        end: &PeerEnd<'_>,
+        protocol: Protocol,
+        port: u16,
+    ) -> Outcome<'a> {
+        let at = |port| judge(set.local(), direction, end, protocol, port);
+        if protocol != Protocol::SCTP {
+            return at(port);
+        }
+        let entries = self.terms.ports_of(set, direction).into_iter().filter(|entry| entry.protocol == protocol);
+        let edges = entries
+            .filter_map(|entry| entry.ports)
+            .flat_map(|(first, last)| [Some(first), last.checked_add(1)].into_iter().flatten());
+        let mut answers = [port].into_iter().chain(edges).map(at);
+        answers.find(|outcome| outcome.verdict == Verdict::Deny).unwrap_or_else(|| at(port))
     }
 
     fn cell(&self, outcome: &Outcome<'_>, direction: Direction) -> Cell {

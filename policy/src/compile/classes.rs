@@ -7,10 +7,14 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use weir_common::verdict::Direction;
 
-use super::{faults::Problems, identities::Identities, subjects::Subjects};
+use super::{
+    faults::Problems,
+    identities::Identities,
+    subjects::{Set, Subjects},
+};
 use crate::{
     evaluate::{Bound, peer_matches},
-    model::{Peer, PortMatch, Rule},
+    model::{ContainerPort, Peer, PortMatch, Resources, Rule},
 };
 
 /// Both directions, in the order of the tables.
@@ -20,23 +24,26 @@ pub const DIRECTIONS: [Direction; 2] = [Direction::Ingress, Direction::Egress];
 pub struct Terms<'a> {
     peers: Vec<(&'a str, &'a Peer)>,
     numbers: BTreeMap<(&'a str, &'a Peer), usize>,
-    ports: BTreeSet<&'a PortMatch>,
+    ports: BTreeSet<PortMatch>,
+    /// What pods say that named ports are.
+    named: BTreeMap<&'a str, BTreeSet<PortMatch>>,
 }
 
-/// The rules of a policy that count in a direction.
-fn rules_in_force<'a>(bound: &Bound<'a>, direction: Direction) -> &'a [Rule] {
-    if bound.policy.isolates(direction) { bound.policy.rules(direction) } else { &[] }
+/// The rules of a set that count in a direction, each with its policy.
+fn rules_in_force<'a>(bound: &[Bound<'a>], direction: Direction) -> impl Iterator<Item = (Bound<'a>, &'a Rule)> {
+    bound.iter().flat_map(move |bound| bound.policy.rules_in_force(direction).iter().map(move |rule| (*bound, rule)))
 }
 
 impl<'a> Terms<'a> {
-    pub fn of(subjects: &Subjects<'a>) -> Self {
-        let mut terms = Self { peers: Vec::new(), numbers: BTreeMap::new(), ports: BTreeSet::new() };
-        for bound in subjects.policies() {
-            for rule in DIRECTIONS.iter().flat_map(|direction| rules_in_force(&bound, *direction)) {
-                terms.ports.extend(&rule.ports);
-                for peer in &rule.peers {
-                    terms.numbers.insert(term(&bound, peer), 0);
-                }
+    pub fn of(resources: &'a Resources, subjects: &Subjects<'a>) -> Self {
+        let (numbers, ports, named) = (BTreeMap::new(), BTreeSet::new(), named(resources));
+        let mut terms = Self { peers: Vec::new(), numbers, ports, named };
+        let policies = subjects.policies();
+        for (bound, rule) in DIRECTIONS.iter().flat_map(|direction| rules_in_force(&policies, *direction)) {
+            let ports: Vec<_> = terms.ports_named_by(rule).collect();
+            terms.ports.extend(ports);
+            for peer in &rule.peers {
+                terms.numbers.insert(term(&bound, peer), 0);
             }
         }
         for (number, (key, slot)) in terms.numbers.iter_mut().enumerate() {
@@ -47,52 +54,85 @@ impl<'a> Terms<'a> {
     }
 
     /// The port entries.
-    pub fn ports(&self) -> impl Iterator<Item = &'a PortMatch> {
-        self.ports.iter().copied()
+    pub fn ports(&self) -> impl Iterator<Item = &PortMatch> {
+        self.ports.iter()
     }
 
     /// The peers that one direction of a set names.
-    pub fn peers_of(&self, set: &[Bound<'a>], direction: Direction) -> BTreeSet<usize> {
-        let rules = set.iter().flat_map(|bound| rules_in_force(bound, direction).iter().map(move |rule| (bound, rule)));
-        rules
-            .flat_map(|(bound, rule)| {
-                rule.peers.iter().filter_map(|peer| self.numbers.get(&term(bound, peer)).copied())
-            })
-            .collect()
+    pub fn peers_of(&self, set: &Set<'a>, direction: Direction) -> BTreeSet<usize> {
+        let peers = rules_in_force(&set.bound, direction)
+            .flat_map(|(bound, rule)| rule.peers.iter().map(move |peer| term(&bound, peer)));
+        peers.filter_map(|term| self.numbers.get(&term).copied()).collect()
     }
 
-    /// The port entries that one direction of a set names.
-    pub fn ports_of(&self, set: &[Bound<'a>], direction: Direction) -> BTreeSet<&'a PortMatch> {
-        set.iter().flat_map(|bound| rules_in_force(bound, direction)).flat_map(|rule| &rule.ports).collect()
+    /// The port entries that one direction of a set names, itself or by the names of pods.
+    pub fn ports_of(&self, set: &Set<'a>, direction: Direction) -> BTreeSet<PortMatch> {
+        rules_in_force(&set.bound, direction).flat_map(|(_, rule)| self.ports_named_by(rule)).collect()
     }
+
+    /// Whether what a peer calls its ports matters to one direction of a set.
+    pub fn asks_names(&self, set: &Set<'a>, direction: Direction) -> bool {
+        direction == Direction::Egress
+            && rules_in_force(&set.bound, direction).any(|(_, rule)| !rule.named_ports.is_empty())
+    }
+
+    fn ports_named_by<'t>(&'t self, rule: &'t Rule) -> impl Iterator<Item = PortMatch> + use<'t, 'a> {
+        let by_name = rule.named_ports.iter().filter_map(|port| self.named.get(port.name.as_str())).flatten();
+        rule.ports.iter().chain(by_name).copied()
+    }
+}
+
+/// For each name of a port what pods say it is.
+fn named(resources: &Resources) -> BTreeMap<&str, BTreeSet<PortMatch>> {
+    let mut named: BTreeMap<&str, BTreeSet<PortMatch>> = BTreeMap::new();
+    for port in resources.workloads().flat_map(|(_, workload)| &workload.ports) {
+        let entry = PortMatch { protocol: port.protocol, ports: Some((port.port, port.port)) };
+        named.entry(&port.name).or_default().insert(entry);
+    }
+    named
 }
 
 /// A peer with the namespace it is read in, where that makes a difference.
 fn term<'a>(bound: &Bound<'a>, peer: &'a Peer) -> (&'a str, &'a Peer) {
     match peer {
         Peer::Workloads { namespace_selector: None, .. } => (&bound.id.namespace, peer),
-        Peer::Workloads { .. } | Peer::IpBlock { .. } | Peer::Entity { .. } => ("", peer),
+        Peer::Workloads { .. } | Peer::IpBlock { .. } | Peer::Entity { .. } | Peer::Nodes { .. } | Peer::Unknown => {
+            ("", peer)
+        }
     }
+}
+
+/// What rules can tell of a peer.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Traits {
+    /// The peers of rules that it matches, ascending.
+    pub peers: Vec<usize>,
+    /// Its ports that policies name.
+    pub ports: Vec<ContainerPort>,
+    /// The node it is, if pods of it run here.
+    pub own_node: Option<String>,
 }
 
 /// The peer classes of the node.
 pub struct Classes {
-    /// For each class the peers its identities match, ascending, and where in the list of identities one of them is.
-    pub list: Vec<(Vec<usize>, usize)>,
+    /// For each class what its identities have in common, and where in the list of identities one of them is.
+    pub list: Vec<(Traits, usize)>,
     /// Class of each identity, in the order of the list of identities.
     pub of_identity: Vec<u16>,
 }
 
 impl Classes {
     /// The first class is that of the world, which is also what unknown numbers read as.
-    pub fn of(terms: &Terms<'_>, identities: &Identities, problems: &mut Problems) -> Self {
+    pub fn of(terms: &Terms<'_>, subjects: &Subjects<'_>, identities: &Identities, problems: &mut Problems) -> Self {
         let mut classes = Self { list: Vec::new(), of_identity: Vec::new() };
-        let mut known: BTreeMap<Vec<usize>, u16> = BTreeMap::new();
+        let mut known: BTreeMap<Traits, u16> = BTreeMap::new();
         for (index, identity) in identities.list.iter().enumerate() {
             let end = identity.end();
             let all = terms.peers.iter().enumerate();
-            let matched: Vec<_> =
+            let peers =
                 all.filter(|(_, (namespace, peer))| peer_matches(peer, namespace, &end)).map(|(n, _)| n).collect();
+            let ports = end.member.map(|member| member.ports.to_vec()).unwrap_or_default();
+            let own_node = end.node.map(|node| node.name.to_owned()).filter(|name| subjects.is_here(name));
             let Ok(next) = u16::try_from(classes.list.len()) else {
                 problems.of_all(
                     "peers fall into more than 65536 classes".to_owned(),
@@ -100,8 +140,8 @@ impl Classes {
                 );
                 return classes;
             };
-            let class = *known.entry(matched).or_insert_with_key(|matched| {
-                classes.list.push((matched.clone(), index));
+            let class = *known.entry(Traits { peers, ports, own_node }).or_insert_with_key(|traits| {
+                classes.list.push((traits.clone(), index));
                 next
             });
             classes.of_identity.push(class);

@@ -19,8 +19,8 @@ use super::{
 };
 use crate::{
     Context,
-    evaluate::{PeerEnd, block_holds, entity_of, loopback},
-    model::{Entity, IpBlock, Peer, Prefix, Resources},
+    evaluate::{NodeEnd, PeerEnd, block_holds, entity_of, loopback},
+    model::{Entity, IpBlock, Labels, Peer, Prefix, Resources},
 };
 
 /// What rules can tell about an end: who it is, and which blocks hold its address.
@@ -33,7 +33,23 @@ struct Key {
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Owner {
     Entity(Entity),
+    Node(Machine),
     Subject(Subject),
+}
+
+/// A machine of the cluster, which is also an entity.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Machine {
+    name: String,
+    labels: Labels,
+    entity: Entity,
+}
+
+impl Machine {
+    fn of(resources: &Resources, context: &Context, address: &Addr, name: &str) -> Self {
+        let labels = resources.node_labels(name).cloned().unwrap_or_default();
+        Self { name: name.to_owned(), labels, entity: entity_of(address, &context.host_addresses) }
+    }
 }
 
 /// One identity, with an address that stands for all of its addresses.
@@ -47,9 +63,15 @@ pub struct Identity {
 impl Identity {
     /// The identity as the evaluator sees the other end.
     pub fn end(&self) -> PeerEnd<'_> {
+        let nobody = PeerEnd { member: None, address: self.address, entity: None, node: None, itself: None };
         match &self.owner {
-            Owner::Subject(subject) => PeerEnd { member: Some(subject.member()), address: self.address, entity: None },
-            Owner::Entity(entity) => PeerEnd { member: None, address: self.address, entity: Some(*entity) },
+            Owner::Subject(subject) => PeerEnd { member: Some(subject.member()), ..nobody },
+            Owner::Entity(entity) => PeerEnd { entity: Some(*entity), ..nobody },
+            Owner::Node(machine) => PeerEnd {
+                entity: Some(machine.entity),
+                node: Some(NodeEnd { name: &machine.name, labels: Some(&machine.labels) }),
+                ..nobody
+            },
         }
     }
 
@@ -57,7 +79,7 @@ impl Identity {
     pub fn subject(&self) -> Option<&Subject> {
         match &self.owner {
             Owner::Subject(subject) => Some(subject),
-            Owner::Entity(_) => None,
+            Owner::Entity(_) | Owner::Node(_) => None,
         }
     }
 }
@@ -85,7 +107,8 @@ impl Identities {
         for entity in [Entity::World, Entity::Host] {
             keys.insert(Key { owner: Owner::Entity(entity), blocks: Vec::new() }, None);
         }
-        let by_workload: Vec<_> = resources.workloads().map(|(resource, _)| subjects.subject(resource)).collect();
+        let by_workload: Vec<_> =
+            resources.workloads().map(|(resource, workload)| subjects.subject(resources, resource, workload)).collect();
         let mut exact: BTreeMap<Addr, Key> = BTreeMap::new();
         for ((_, workload), subject) in resources.workloads().zip(&by_workload) {
             let owner = Owner::Subject(subject.clone());
@@ -93,6 +116,10 @@ impl Identities {
             for addr in &workload.addresses {
                 exact.insert(*addr, Key { owner: owner.clone(), blocks: held(addr) });
             }
+        }
+        for (addr, name) in resources.node_addresses() {
+            let owner = || Owner::Node(Machine::of(resources, context, &addr, name));
+            exact.entry(addr).or_insert_with(|| Key { owner: owner(), blocks: held(&addr) });
         }
         for addr in &context.host_addresses {
             if entity_of(addr, &context.host_addresses) == Entity::Host {
@@ -128,7 +155,7 @@ impl Identities {
             let number = match &key.owner {
                 Owner::Entity(Entity::World) if key.blocks.is_empty() => reserved::WORLD,
                 Owner::Entity(Entity::Host) if key.blocks.is_empty() => reserved::HOST,
-                Owner::Entity(_) | Owner::Subject(_) => {
+                Owner::Entity(_) | Owner::Node(_) | Owner::Subject(_) => {
                     next += 1;
                     next - 1
                 }
@@ -177,7 +204,7 @@ fn blocks<'a>(subjects: &Subjects<'a>) -> Vec<&'a IpBlock> {
         .flat_map(|rule| &rule.peers)
         .filter_map(|peer| match peer {
             Peer::IpBlock { ip_block } => Some(ip_block),
-            Peer::Workloads { .. } | Peer::Entity { .. } => None,
+            Peer::Workloads { .. } | Peer::Entity { .. } | Peer::Nodes { .. } | Peer::Unknown => None,
         })
         .collect();
     blocks.into_iter().collect()

@@ -36,12 +36,12 @@ pub fn compile(resources: &Resources, context: &Context) -> Result<Compiled, Vec
     let mut problems = Problems::default();
     faults::check_workloads(resources, &mut problems);
     let subjects = subjects::Subjects::of(resources);
-    let terms = classes::Terms::of(&subjects);
+    let terms = classes::Terms::of(resources, &subjects);
     let numbering = rules::Numbering::of(resources, &mut problems);
     let limits = limits::Limits::of(resources, context, &numbering, &mut problems);
     let mut identities = identities::Identities::of(resources, context, &subjects, &mut problems);
     let atoms = atoms::Atoms::of(terms.ports().chain(limits.ports()), &mut problems);
-    let classes = classes::Classes::of(&terms, &identities, &mut problems);
+    let classes = classes::Classes::of(&terms, &subjects, &identities, &mut problems);
     let cells = cells::Cells::of(&subjects, &terms, &classes, &identities, &atoms, &numbering, &mut problems);
     let services = limits.services(&identities, &atoms, &mut problems);
     let blocked = prefixes::blocked(resources, &numbering, &mut problems);

@@ -47,7 +47,7 @@ impl Numbering {
                     numbering.single.insert(resource.id().clone(), number(numbering.rules.len()));
                     numbering.rules.push(RuleInfo { policy: resource.id().to_string(), rule: rule.to_owned() });
                 }
-                Spec::Workload(_) => {}
+                Spec::Workload(_) | Spec::Namespace | Spec::Node(_) | Spec::Service(_) => {}
             }
         }
         if numbering.rules.len() >= MAX_RULES as usize {

@@ -7,8 +7,9 @@ use std::collections::BTreeSet;
 
 use super::classes::DIRECTIONS;
 use crate::{
-    evaluate::Member,
-    model::{Policy, PolicyType, RateLimit, Resource, Resources, Selector, Spec},
+    evaluate::{Member, selects},
+    id::Kind,
+    model::{Policy, PolicyType, RateLimit, Resource, Resources, Selector, Spec, Tier, Workload},
 };
 
 /// An Ethernet frame's worth: a smaller byte burst refuses full packets outright.
@@ -21,7 +22,7 @@ pub fn warnings(resources: &Resources) -> Vec<String> {
         let found = match resource.spec() {
             Spec::Policy(policy) => of_policy(resources, resource, policy),
             Spec::RateLimit(limit) => of_limit(resources, resource, limit),
-            Spec::Workload(_) | Spec::AddressSet(_) => Vec::new(),
+            Spec::Workload(_) | Spec::AddressSet(_) | Spec::Namespace | Spec::Node(_) | Spec::Service(_) => Vec::new(),
         };
         warnings.extend(found.into_iter().map(|text| format!("{}: {text}", resource.id())));
     }
@@ -30,8 +31,15 @@ pub fn warnings(resources: &Resources) -> Vec<String> {
 
 fn of_policy(resources: &Resources, resource: &Resource, policy: &Policy) -> Vec<String> {
     let mut found = Vec::new();
-    if !selects_any(resources, resource, &policy.workload_selector) {
-        found.push("its workloadSelector matches no workload".to_owned());
+    let selected = |(other, workload): (&Resource, &Workload)| {
+        selects(resource.id(), policy, &Member::of(resources, other, workload))
+    };
+    if !resources.workloads().any(selected) {
+        let selector = if resource.id().kind == Kind::Policy { "workloadSelector" } else { "selector" };
+        found.push(format!("its {selector} matches no workload"));
+    }
+    if policy.tier != Tier::Namespace {
+        return found;
     }
     for direction in DIRECTIONS {
         if !policy.isolates(direction) && !policy.rules(direction).is_empty() {
@@ -56,10 +64,9 @@ fn of_limit(resources: &Resources, resource: &Resource, limit: &RateLimit) -> Ve
 }
 
 fn selects_any(resources: &Resources, owner: &Resource, selector: &Selector) -> bool {
-    resources.workloads().any(|(resource, _)| {
-        let member = Member { namespace: &resource.id().namespace, labels: resource.labels() };
-        member.namespace == owner.id().namespace && selector.matches(member.labels)
-    })
+    resources
+        .workloads()
+        .any(|(resource, _)| resource.id().namespace == owner.id().namespace && selector.matches(resource.labels()))
 }
 
 /// A cgroup inside another workload's is judged by both.

@@ -11,13 +11,16 @@ use weir_common::{
 };
 
 use super::{
-    judge::{Deciding, Outcome, RulePlace, bind, judge},
-    peer::{Member, PeerEnd, entity_of},
+    judge::{Local, bind, judge},
+    peer::{Itself, PeerEnd},
+    resolve::{Resolved, resolve},
+    service::{backends, service_at},
+    words::{rule_name, why},
 };
 use crate::{
     Context,
-    id::ResourceId,
-    model::{Policy, Resource, Resources, Spec, ip, protocol_name},
+    id::{Kind, ResourceId},
+    model::{Resources, ip},
 };
 
 /// One end of a connection.
@@ -93,13 +96,56 @@ pub struct NoSuchWorkload(pub ResourceId);
 /// # Errors
 /// An end names a workload that is not there.
 pub fn evaluate(resources: &Resources, context: &Context, question: &Question) -> Result<Explanation, NoSuchWorkload> {
+    if let End::Address(address) = &question.to
+        && let Some(service) = service_at(resources, *address)
+    {
+        return evaluate_service(resources, context, &question.from, service, (question.protocol, question.port));
+    }
     let from = resolve(resources, context, &question.from)?;
     let to = resolve(resources, context, &question.to)?;
-    let egress = from.answer(resources, Direction::Egress, &to, question);
-    let ingress = to.answer(resources, Direction::Ingress, &from, question);
+    let asked = Asked { protocol: question.protocol, port: question.port, by_service: false };
+    Ok(explain(resources, &from, &to, &asked))
+}
+
+/// May `from` open a connection to a Service? Judged is the pod behind it, at the port the Service leads to. With several
+/// pods all must be open: it is the proxy's choice which one is called.
+///
+/// # Errors
+/// There is no such Service, it has no such port, or nothing is behind it.
+pub fn evaluate_service(
+    resources: &Resources,
+    context: &Context,
+    from: &End,
+    service: &ResourceId,
+    (protocol, port): (Protocol, u16),
+) -> Result<Explanation, NoSuchWorkload> {
+    let from = resolve(resources, context, from)?;
+    let mut last = None;
+    for backend in backends(resources, service, protocol, port) {
+        let to = resolve(resources, context, &backend.end)?;
+        let explanation = explain(resources, &from, &to, &Asked { protocol, port: backend.port, by_service: true });
+        if explanation.verdict != Verdict::Allow {
+            return Ok(explanation);
+        }
+        last = Some(explanation);
+    }
+    last.ok_or_else(|| NoSuchWorkload(service.clone()))
+}
+
+/// What is asked of both ends.
+pub struct Asked {
+    pub protocol: Protocol,
+    pub port: u16,
+    pub by_service: bool,
+}
+
+/// Both ends must agree: the caller's egress and the called one's ingress.
+fn explain(resources: &Resources, from: &Resolved<'_>, to: &Resolved<'_>, asked: &Asked) -> Explanation {
+    let egress = from.answer(resources, Direction::Egress, to, asked);
+    let ingress = to.answer(resources, Direction::Ingress, from, asked);
     let verdicts = || egress.iter().chain(&ingress).map(|answer| answer.verdict);
     let verdict = [Verdict::Deny, Verdict::Audit].into_iter().find(|verdict| verdicts().any(|given| given == *verdict));
-    Ok(Explanation { verdict: verdict.unwrap_or(Verdict::Allow), egress, ingress })
+    Explanation { verdict: verdict.unwrap_or(Verdict::Allow), egress, ingress }
 }
 
 impl Explanation {
@@ -126,38 +172,14 @@ impl fmt::Display for Explanation {
     }
 }
 
-/// An end with all that is known of it.
-struct Resolved<'a> {
-    workload: Option<&'a Resource>,
-    peer: PeerEnd<'a>,
-}
-
-fn resolve<'a>(resources: &'a Resources, context: &Context, end: &End) -> Result<Resolved<'a>, NoSuchWorkload> {
-    let (workload, address) = match end {
-        End::Workload(id) => {
-            let resource = resources.get(id).ok_or_else(|| NoSuchWorkload(id.clone()))?;
-            let Spec::Workload(workload) = resource.spec() else { return Err(NoSuchWorkload(id.clone())) };
-            (Some(resource), workload.addresses.first().copied())
-        }
-        End::Address(address) => {
-            let owner = resources.workloads().find(|(_, workload)| workload.addresses.contains(address));
-            (owner.map(|(resource, _)| resource), Some(*address))
-        }
-    };
-    let member = workload.map(|resource| Member { namespace: &resource.id().namespace, labels: resource.labels() });
-    let entity = match (member, address) {
-        (None, Some(address)) => Some(entity_of(&address, &context.host_addresses)),
-        (Some(_), _) | (None, None) => None,
-    };
-    Ok(Resolved { workload, peer: PeerEnd { member, address, entity } })
-}
-
 impl Resolved<'_> {
     /// What this end's policies say to the other end.
-    fn answer(&self, resources: &Resources, direction: Direction, other: &Self, question: &Question) -> Option<Answer> {
-        let (resource, member) = (self.workload?, self.peer.member?);
+    fn answer(&self, resources: &Resources, direction: Direction, other: &Self, question: &Asked) -> Option<Answer> {
+        let (resource, member) = (self.resource?, self.peer.member?);
         let bound = bind(resources, &member);
-        let outcome = judge(&bound, direction, &other.peer, question.protocol, question.port);
+        let local = Local { bound: &bound, ports: member.ports, node: self.node };
+        let end = PeerEnd { itself: self.is_itself(other, question), ..other.peer };
+        let outcome = judge(local, direction, &end, question.protocol, question.port);
         let rule = outcome.deciding.map(|deciding| rule_name(deciding.bound.policy, direction, deciding.place));
         Some(Answer {
             workload: resource.id().clone(),
@@ -169,34 +191,11 @@ impl Resolved<'_> {
             rule: rule.unwrap_or_default(),
         })
     }
-}
 
-/// How a rule is called in records: "ingress[0] name" or "default ingress".
-pub fn rule_name(policy: &Policy, direction: Direction, place: RulePlace) -> String {
-    match place {
-        RulePlace::Default => format!("default {}", direction.name()),
-        RulePlace::At(index) => match policy.rules(direction).get(index).and_then(|rule| rule.name.as_ref()) {
-            Some(name) => format!("{}[{index}] {name}", direction.name()),
-            None => format!("{}[{index}]", direction.name()),
-        },
-    }
-}
-
-fn why(outcome: &Outcome<'_>, workload: &ResourceId, direction: Direction, rule: &str, question: &Question) -> String {
-    let Some(Deciding { bound, place }) = outcome.deciding else {
-        return format!("no policy in force isolates {workload} for {}", direction.name());
-    };
-    let does = match outcome.verdict {
-        Verdict::Allow => "allows it",
-        Verdict::Deny => "denies it",
-        Verdict::Audit => "would deny it if every audit policy were enforced",
-    };
-    let (id, priority) = (bound.id, bound.policy.priority);
-    match place {
-        RulePlace::At(_) => format!("{id} (priority {priority}) {does} by its rule {rule}, the first that matches"),
-        RulePlace::Default => {
-            let asked = format!("{}/{}", question.port, protocol_name(question.protocol));
-            format!("{id} (priority {priority}) {does} by its default, as no rule matches the peer and {asked}")
-        }
+    /// Only pods are exempt from policy towards themselves; a native workload that isolates itself means it.
+    fn is_itself(&self, other: &Self, question: &Asked) -> Option<Itself> {
+        let (here, there) = (self.resource?.id(), other.resource?.id());
+        let itself = if question.by_service { Itself::ByService } else { Itself::Directly };
+        (here.kind == Kind::Pod && here == there).then_some(itself)
     }
 }

@@ -4,20 +4,22 @@
 //! Never: looks at anything but the policies bound to the workload, the other end, the protocol and the port.
 //!
 //! 1. The policies that select the workload are bound to it. Per direction, the ones that name the direction isolate it.
-//! 2. No policy isolates the direction: allowed, reason no_policy.
-//! 3. Of all rules that match, the first decides: lower priority number, then deny before allow, then by name and place.
-//! 4. No rule matches: denied if any isolating policy's default is deny, else allowed; reason default.
-//! 5. Audit policies are judged on top: what enforcement lets pass, but all policies together would deny, is audit.
+//! 2. Some ends are beyond policy: a pod's own address, and what its own node sends it.
+//! 3. The tiers are asked in order (`tiers`); the first that decides is final. None decides: allowed, reason no_policy.
+//! 4. Audit policies are judged on top: what enforcement lets pass, but all policies together would deny, is audit.
 
 use weir_common::{
     addr::Protocol,
     verdict::{Direction, Reason, Verdict},
 };
 
-use super::peer::{Member, PeerEnd, peer_matches, port_matches};
+use super::{
+    peer::{Itself, Member, PeerEnd, name_matches, peer_matches, port_matches},
+    tiers::tiers,
+};
 use crate::{
     id::ResourceId,
-    model::{Action, Mode, Policy, Resources, Rule, Socket},
+    model::{ContainerPort, Mode, Policy, Resources, Rule, Socket},
 };
 
 /// A policy that selects the workload in question.
@@ -31,6 +33,17 @@ pub struct Bound<'a> {
     pub policy: &'a Policy,
 }
 
+/// The workload whose policies are asked.
+#[derive(Clone, Copy, Debug)]
+pub struct Local<'l, 'a> {
+    /// The policies that select it.
+    pub bound: &'l [Bound<'a>],
+    /// Its ports that have a name.
+    pub ports: &'l [ContainerPort],
+    /// Of a pod, its node.
+    pub node: Option<&'l str>,
+}
+
 /// What was decided, and by what.
 #[derive(Clone, Copy, Debug)]
 pub struct Outcome<'a> {
@@ -38,8 +51,23 @@ pub struct Outcome<'a> {
     pub verdict: Verdict,
     /// Why.
     pub reason: Reason,
-    /// The rule; `None` where no policy isolates the direction.
+    /// The rule; `None` where no policy has a say.
     pub deciding: Option<Deciding<'a>>,
+    /// The rule of the admin tier that left it to the tiers below.
+    pub passed: Option<Deciding<'a>>,
+    /// Why policies have no say.
+    pub beyond: Option<Beyond>,
+}
+
+/// What policies have no say in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Beyond {
+    /// A pod reaches its own address.
+    Address,
+    /// The node of a pod reaches it, to probe whether it lives.
+    Node,
+    /// A pod reaches itself through a Service, which NetworkPolicies leave open.
+    Service,
 }
 
 /// The rule that decided.
@@ -60,91 +88,94 @@ pub enum RulePlace {
     Default,
 }
 
-/// The policies that select a workload, in order of id: those of its namespace whose selector matches its labels.
+impl Outcome<'_> {
+    /// Nobody has a say: allowed.
+    pub const OPEN: Self =
+        Self { verdict: Verdict::Allow, reason: Reason::NoPolicy, deciding: None, passed: None, beyond: None };
+}
+
+/// The policies that select a workload, in order of id: by namespace (their own, or those they name) and by labels.
 pub fn bind<'a>(resources: &'a Resources, workload: &Member<'_>) -> Vec<Bound<'a>> {
     let all = resources.policies().enumerate();
-    let selecting = all.filter(|(_, (resource, policy))| {
-        resource.id().namespace == workload.namespace && policy.workload_selector.matches(workload.labels)
-    });
+    let selecting = all.filter(|(_, (resource, policy))| selects(resource.id(), policy, workload));
     selecting.map(|(number, (resource, policy))| Bound { number, id: resource.id(), policy }).collect()
+}
+
+/// Whether a policy applies to a workload.
+pub fn selects(id: &ResourceId, policy: &Policy, workload: &Member<'_>) -> bool {
+    let namespace = match &policy.namespaces {
+        Some(selector) => selector.matches_namespace(workload.namespace, workload.namespace_labels),
+        None => id.namespace == workload.namespace,
+    };
+    namespace && policy.workload_selector.matches(workload.labels)
 }
 
 /// Judges one opening.
 pub fn judge<'a>(
-    bound: &[Bound<'a>],
+    local: Local<'_, 'a>,
     direction: Direction,
     end: &PeerEnd<'_>,
     protocol: Protocol,
     port: u16,
 ) -> Outcome<'a> {
-    with_audit(bound, direction, |namespace, rule| rule_matches(rule, namespace, end, protocol, port))
+    if let Some(beyond) = beyond(local, direction, end) {
+        return Outcome { beyond: Some(beyond), ..Outcome::OPEN };
+    }
+    // Names are the called pod's.
+    let called = match direction {
+        Direction::Ingress => local.ports,
+        Direction::Egress => end.member.map_or(&[][..], |member| member.ports),
+    };
+    let matches = |namespace: &str, rule: &Rule| rule_matches(rule, namespace, end, called, protocol, port);
+    with_audit(local.bound, direction, end.itself == Some(Itself::ByService), matches)
 }
 
 /// Judges an opening that no rule matches.
-pub fn judge_unmatched<'a>(bound: &[Bound<'a>], direction: Direction) -> Outcome<'a> {
-    with_audit(bound, direction, |_, _| false)
+pub fn judge_unmatched<'a>(local: Local<'_, 'a>, direction: Direction) -> Outcome<'a> {
+    with_audit(local.bound, direction, false, |_, _| false)
+}
+
+/// A pod always reaches its own address, and is always reached by its own node; other nodes are ends like any other.
+fn beyond(local: Local<'_, '_>, direction: Direction, end: &PeerEnd<'_>) -> Option<Beyond> {
+    if end.itself == Some(Itself::Directly) {
+        return Some(Beyond::Address);
+    }
+    let (own, other) = (local.node?, end.node?);
+    (direction == Direction::Ingress && own == other.name).then_some(Beyond::Node)
 }
 
 /// A rule matches when one of its peers and one of its ports do; a list that is not there does not restrict.
-fn rule_matches(rule: &Rule, namespace: &str, end: &PeerEnd<'_>, protocol: Protocol, port: u16) -> bool {
+fn rule_matches(
+    rule: &Rule,
+    namespace: &str,
+    end: &PeerEnd<'_>,
+    called: &[ContainerPort],
+    protocol: Protocol,
+    port: u16,
+) -> bool {
     let peer = rule.peers.is_empty() || rule.peers.iter().any(|peer| peer_matches(peer, namespace, end));
-    let port = rule.ports.is_empty() || rule.ports.iter().any(|entry| port_matches(entry, protocol, port));
-    peer && port
+    let any_port = rule.ports.is_empty() && rule.named_ports.is_empty();
+    let by_number = || rule.ports.iter().any(|entry| port_matches(entry, protocol, port));
+    let by_name = || rule.named_ports.iter().any(|entry| name_matches(entry, called, protocol, port));
+    peer && (any_port || by_number() || by_name())
 }
 
 /// Enforced policies decide; all policies together may turn what they let pass into audit, and nothing else.
-fn with_audit<'a>(bound: &[Bound<'a>], direction: Direction, matches: impl Fn(&str, &Rule) -> bool) -> Outcome<'a> {
-    let isolating: Vec<_> = bound.iter().filter(|bound| bound.policy.isolates(direction)).copied().collect();
-    let enforced: Vec<_> = isolating.iter().filter(|bound| bound.policy.mode == Mode::Enforce).copied().collect();
-    let in_force = first_match(&enforced, direction, &matches);
-    if in_force.verdict == Verdict::Deny || enforced.len() == isolating.len() {
+fn with_audit<'a>(
+    bound: &[Bound<'a>],
+    direction: Direction,
+    by_service: bool,
+    matches: impl Fn(&str, &Rule) -> bool,
+) -> Outcome<'a> {
+    let enforced: Vec<_> = bound.iter().filter(|bound| bound.policy.mode == Mode::Enforce).copied().collect();
+    let in_force = tiers(&enforced, direction, by_service, &matches);
+    if in_force.verdict == Verdict::Deny || enforced.len() == bound.len() {
         return in_force;
     }
-    let if_enforced = first_match(&isolating, direction, &matches);
+    let if_enforced = tiers(bound, direction, by_service, &matches);
     match if_enforced.verdict {
         Verdict::Deny => Outcome { verdict: Verdict::Audit, ..if_enforced },
         Verdict::Allow | Verdict::Audit => in_force,
-    }
-}
-
-/// Steps 2 to 4 over policies that all isolate the direction.
-fn first_match<'a>(
-    isolating: &[Bound<'a>],
-    direction: Direction,
-    matches: &impl Fn(&str, &Rule) -> bool,
-) -> Outcome<'a> {
-    let mut matching = Vec::new();
-    for bound in isolating {
-        for (index, rule) in bound.policy.rules(direction).iter().enumerate() {
-            if matches(&bound.id.namespace, rule) {
-                matching.push((*bound, index, rule.action));
-            }
-        }
-    }
-    let first = matching
-        .into_iter()
-        .min_by_key(|(bound, index, action)| (bound.policy.priority, *action != Action::Deny, bound.number, *index));
-    if let Some((bound, index, action)) = first {
-        let deciding = Deciding { bound, place: RulePlace::At(index) };
-        return Outcome { verdict: verdict(action), reason: Reason::Rule, deciding: Some(deciding) };
-    }
-    let default = isolating
-        .iter()
-        .min_by_key(|bound| (bound.policy.default_action != Action::Deny, bound.policy.priority, bound.number));
-    match default {
-        Some(bound) => Outcome {
-            verdict: verdict(bound.policy.default_action),
-            reason: Reason::Default,
-            deciding: Some(Deciding { bound: *bound, place: RulePlace::Default }),
-        },
-        None => Outcome { verdict: Verdict::Allow, reason: Reason::NoPolicy, deciding: None },
-    }
-}
-
-const fn verdict(action: Action) -> Verdict {
-    match action {
-        Action::Allow => Verdict::Allow,
-        Action::Deny => Verdict::Deny,
     }
 }
 

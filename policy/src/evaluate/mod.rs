@@ -6,7 +6,12 @@
 mod explain;
 mod judge;
 mod peer;
+mod resolve;
+mod service;
+mod tiers;
+mod words;
 
-pub use explain::{Answer, End, Explanation, NoSuchWorkload, Question, evaluate, rule_name};
-pub use judge::{Bound, Outcome, RulePlace, bind, isolating_sockets, judge, judge_unmatched};
-pub use peer::{Member, PeerEnd, block_holds, entity_of, loopback, peer_matches, port_matches};
+pub use explain::{Answer, End, Explanation, NoSuchWorkload, Question, evaluate, evaluate_service};
+pub use judge::{Bound, Local, Outcome, RulePlace, bind, isolating_sockets, judge, judge_unmatched, selects};
+pub use peer::{Member, NodeEnd, PeerEnd, block_holds, entity_of, loopback, peer_matches, port_matches};
+pub use words::rule_name;

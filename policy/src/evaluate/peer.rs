@@ -5,15 +5,48 @@
 
 use weir_common::addr::{Addr, Protocol};
 
-use crate::model::{Entity, IpBlock, Labels, Peer, PortMatch, Prefix, V4_BITS};
+use crate::model::{
+    ContainerPort, Entity, IpBlock, Labels, Peer, PortMatch, PortName, Prefix, Resource, Resources, V4_BITS, Workload,
+};
 
 /// A workload as selectors see it.
 #[derive(Clone, Copy, Debug)]
 pub struct Member<'a> {
     /// Its namespace.
     pub namespace: &'a str,
+    /// The labels of its namespace, if that is described.
+    pub namespace_labels: Option<&'a Labels>,
     /// Its labels.
     pub labels: &'a Labels,
+    /// Its ports that have a name.
+    pub ports: &'a [ContainerPort],
+}
+
+impl<'a> Member<'a> {
+    /// A workload or pod as selectors see it.
+    pub fn of(resources: &'a Resources, resource: &'a Resource, workload: &'a Workload) -> Self {
+        let namespace = &resource.id().namespace;
+        let namespace_labels = resources.namespace_labels(namespace);
+        Self { namespace, namespace_labels, labels: resource.labels(), ports: &workload.ports }
+    }
+}
+
+/// A machine as rules see it.
+#[derive(Clone, Copy, Debug)]
+pub struct NodeEnd<'a> {
+    /// Its name.
+    pub name: &'a str,
+    /// Its labels.
+    pub labels: Option<&'a Labels>,
+}
+
+/// How a workload comes to be its own peer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Itself {
+    /// By its own address.
+    Directly,
+    /// Through a Service that leads back to it.
+    ByService,
 }
 
 /// The other end of a connection, as far as rules can tell.
@@ -25,6 +58,10 @@ pub struct PeerEnd<'a> {
     pub address: Option<Addr>,
     /// What it is when it is no workload.
     pub entity: Option<Entity>,
+    /// The machine it is, if any.
+    pub node: Option<NodeEnd<'a>>,
+    /// Whether it is the workload that asks.
+    pub itself: Option<Itself>,
 }
 
 /// Whether a peer of a policy in `namespace` matches the other end.
@@ -33,13 +70,17 @@ pub fn peer_matches(peer: &Peer, namespace: &str, end: &PeerEnd<'_>) -> bool {
         Peer::Workloads { workload_selector, namespace_selector } => end.member.is_some_and(|member| {
             let workload = workload_selector.as_ref().is_none_or(|selector| selector.matches(member.labels));
             let space = match namespace_selector {
-                Some(selector) => selector.matches_namespace(member.namespace),
+                Some(selector) => selector.matches_namespace(member.namespace, member.namespace_labels),
                 None => member.namespace == namespace,
             };
             workload && space
         }),
         Peer::IpBlock { ip_block } => end.address.is_some_and(|address| block_holds(ip_block, &address)),
         Peer::Entity { entity } => end.entity == Some(*entity),
+        Peer::Nodes { node_selector } => {
+            end.node.is_some_and(|node| node_selector.matches(node.labels.unwrap_or(&Labels::new())))
+        }
+        Peer::Unknown => false,
     }
 }
 
@@ -51,6 +92,14 @@ pub fn block_holds(block: &IpBlock, address: &Addr) -> bool {
 /// Whether a port entry matches. An entry without ports matches its whole protocol.
 pub fn port_matches(entry: &PortMatch, protocol: Protocol, port: u16) -> bool {
     entry.protocol == protocol && entry.ports.is_none_or(|(first, last)| (first..=last).contains(&port))
+}
+
+/// Whether a named port is the one that is called: the called pod gives name, protocol and number together.
+pub fn name_matches(entry: &PortName, called: &[ContainerPort], protocol: Protocol, port: u16) -> bool {
+    called.iter().any(|known| {
+        let named = known.name == entry.name && entry.protocol.is_none_or(|wanted| wanted == known.protocol);
+        named && known.protocol == protocol && known.port == port
+    })
 }
 
 /// What an address is when no workload claims it.

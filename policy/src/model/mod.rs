@@ -10,9 +10,12 @@ mod resource;
 mod selector;
 mod state;
 
-pub use others::{AddressSet, Client, Rate, RateLimit, Workload};
+pub use others::{
+    AddressSet, Client, ContainerPort, Node, Rate, RateLimit, Service, ServicePort, TargetPort, Workload,
+};
 pub use policy::{
-    Action, Entity, IpBlock, Mode, PROTOCOLS, Peer, Policy, PolicyType, PortMatch, Rule, Socket, protocol_name,
+    Action, Entity, IpBlock, Mode, PROTOCOLS, Peer, Policy, PolicyType, PortMatch, PortName, Rule, Socket, Tier,
+    protocol_name,
 };
 pub use prefix::{Prefix, V4_BITS, addr, ip};
 pub use resource::{API_VERSION, Origin, Resource, Spec};

@@ -13,11 +13,15 @@ use super::{Prefix, Selector};
 /// Who may talk to the selected workloads, and to whom they may.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Policy {
-    /// The workloads of the policy's namespace it applies to.
+    /// When it is asked.
+    pub tier: Tier,
+    /// The namespaces it applies to; `None`: its own.
+    pub namespaces: Option<Selector>,
+    /// The workloads of those namespaces it applies to.
     pub workload_selector: Selector,
     /// 0 to 1000; lower is judged first.
     pub priority: u16,
-    /// Directions it isolates; rules of others are ignored.
+    /// Directions it isolates, in the namespace tier only; rules of others are ignored there.
     pub policy_types: BTreeSet<PolicyType>,
     /// Whether its denials deny.
     pub mode: Mode,
@@ -41,6 +45,15 @@ impl Policy {
         self.policy_types.contains(&PolicyType::of(direction))
     }
 
+    /// Its rules for a direction that count: those of another tier than the namespaces' never isolate, and always count.
+    #[must_use]
+    pub fn rules_in_force(&self, direction: Direction) -> &[Rule] {
+        match self.tier {
+            Tier::Namespace if !self.isolates(direction) => &[],
+            Tier::Admin | Tier::Namespace | Tier::Baseline => self.rules(direction),
+        }
+    }
+
     /// Its rules for a direction as written, whether or not it isolates that direction.
     #[must_use]
     pub fn rules(&self, direction: Direction) -> &[Rule] {
@@ -60,8 +73,19 @@ pub struct Rule {
     pub action: Action,
     /// The other ends it is about; empty: any.
     pub peers: Vec<Peer>,
-    /// The protocols and ports it is about; empty: any.
+    /// The protocols and ports it is about; with `named_ports` empty too: any.
     pub ports: Vec<PortMatch>,
+    /// Ports by the name that the called pod gives them.
+    pub named_ports: Vec<PortName>,
+}
+
+/// A port by its name; what it is, each called pod says for itself.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct PortName {
+    /// The name.
+    pub name: String,
+    /// The protocol that must go with it; `None`: whichever the pod names.
+    pub protocol: Option<Protocol>,
 }
 
 /// A kind of other end.
@@ -89,6 +113,14 @@ pub enum Peer {
         /// The kind.
         entity: Entity,
     },
+    /// Machines of the cluster, by their labels.
+    #[serde(rename_all = "camelCase")]
+    Nodes {
+        /// Nodes.
+        node_selector: Selector,
+    },
+    /// Something this version does not know; it matches nothing.
+    Unknown,
 }
 
 /// A prefix less some prefixes inside it.
@@ -211,6 +243,25 @@ words! {
         Allow => "allow",
         /// Refuses.
         Deny => "deny",
+        /// Leaves it to the tiers below; no native document says so.
+        Pass => "pass",
+    }
+}
+
+impl Action {
+    /// The actions of native policies.
+    pub const NATIVE: &'static [(&'static str, Self)] = &[("allow", Self::Allow), ("deny", Self::Deny)];
+}
+
+words! {
+    /// When a policy is asked: the admin tier first, then the namespaces' own policies, then the baseline.
+    Tier {
+        /// Before the namespaces' own.
+        Admin => "admin",
+        /// The namespaces' own.
+        Namespace => "namespace",
+        /// Where no policy of the namespace isolates.
+        Baseline => "baseline",
     }
 }
 

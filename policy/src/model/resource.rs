@@ -3,12 +3,14 @@
 //! May touch: nothing.
 //! Never: writes YAML that `parse` would read as something else (tested for every case in the tables).
 
+use std::sync::Arc;
+
 use serde::Serialize;
 
 use crate::{
     fault::Place,
     id::{Kind, ResourceId},
-    model::{AddressSet, Labels, Peer, Policy, PortMatch, RateLimit, Rule, Workload},
+    model::{AddressSet, Labels, Node, Peer, Policy, PortMatch, RateLimit, Rule, Service, Workload},
 };
 
 /// The `apiVersion` of the native kinds.
@@ -21,19 +23,27 @@ pub struct Resource {
     origin: Origin,
     labels: Labels,
     spec: Spec,
+    /// The document of a kind that is not ours, to give it back as it came.
+    text: Option<Arc<str>>,
 }
 
 /// What a document says.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Spec {
-    /// Of a `Workload`.
+    /// Of a `Workload` or `Pod`.
     Workload(Workload),
-    /// Of a `Policy`.
+    /// Of a `Policy`, or a policy of Kubernetes.
     Policy(Policy),
     /// Of a `RateLimit`.
     RateLimit(RateLimit),
     /// Of an `AddressSet`.
     AddressSet(AddressSet),
+    /// Of a `Namespace`, which has nothing but labels.
+    Namespace,
+    /// Of a `Node`.
+    Node(Node),
+    /// Of a `Service`.
+    Service(Service),
 }
 
 /// Where a document was read, for faults that show only when it meets others.
@@ -59,7 +69,22 @@ impl Resource {
     #[must_use]
     pub fn new(namespace: &str, name: &str, labels: Labels, spec: Spec, origin: Origin) -> Self {
         let namespace = if spec.kind().namespaced() { namespace } else { "" };
-        Self { id: ResourceId::new(spec.kind(), namespace, name), origin, labels, spec }
+        Self { id: ResourceId::new(spec.kind(), namespace, name), origin, labels, spec, text: None }
+    }
+
+    /// A resource of another project's kind, which keeps its `text`.
+    #[must_use]
+    pub fn foreign(id: ResourceId, labels: Labels, spec: Spec, origin: Origin, text: &str) -> Self {
+        Self { id, origin, labels, spec, text: Some(text.into()) }
+    }
+
+    /// The same pod or workload, running here in this cgroup. Documents of pods do not say so; the node knows.
+    #[must_use]
+    pub fn running_in(mut self, cgroup: &str) -> Self {
+        if let Spec::Workload(workload) = &mut self.spec {
+            workload.cgroup = Some(cgroup.to_owned());
+        }
+        self
     }
 
     /// Its name.
@@ -89,11 +114,16 @@ impl Resource {
     /// The document in canonical form: defaults written out, keys in a fixed order.
     #[must_use]
     pub fn to_yaml(&self) -> String {
+        if let Some(text) = &self.text {
+            return text.to_string();
+        }
         let spec = match &self.spec {
             Spec::Workload(workload) => SpecOut::Workload(workload),
             Spec::Policy(policy) => SpecOut::Policy(PolicyOut::new(policy)),
             Spec::RateLimit(limit) => SpecOut::RateLimit(limit),
             Spec::AddressSet(set) => SpecOut::AddressSet(set),
+            // Always foreign, so they have their text.
+            Spec::Namespace | Spec::Node(_) | Spec::Service(_) => return String::new(),
         };
         let metadata = Metadata { name: &self.id.name, namespace: &self.id.namespace, labels: &self.labels };
         let document = Document { api_version: API_VERSION, kind: self.id.kind.name(), metadata, spec };
@@ -111,6 +141,9 @@ impl Spec {
             Self::Policy(_) => Kind::Policy,
             Self::RateLimit(_) => Kind::RateLimit,
             Self::AddressSet(_) => Kind::AddressSet,
+            Self::Namespace => Kind::Namespace,
+            Self::Node(_) => Kind::Node,
+            Self::Service(_) => Kind::Service,
         }
     }
 }

@@ -57,10 +57,13 @@ impl Selector {
         self.holds(|key| labels.get(key).map(String::as_str))
     }
 
-    /// Whether the namespace of this name is selected.
+    /// Whether the namespace of this name is selected. Its name is always a label; others it has if it was described.
     #[must_use]
-    pub fn matches_namespace(&self, name: &str) -> bool {
-        self.holds(|key| (key == NAMESPACE_LABEL).then_some(name))
+    pub fn matches_namespace(&self, name: &str, labels: Option<&Labels>) -> bool {
+        self.holds(|key| match key {
+            NAMESPACE_LABEL => Some(name),
+            _ => labels.and_then(|labels| labels.get(key)).map(String::as_str),
+        })
     }
 
     /// The label keys it looks at.

@@ -2,11 +2,14 @@
 //! Called by: the agent, which keeps one; `weirctl explain` and the tests, which build one.
 //! May touch: nothing.
 //! Never: remembers in which order resources came.
+#![expect(clippy::wildcard_enum_match_arm, reason = "each iterator picks one kind out of all, also of those to come")]
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use super::{Policy, Resource, Spec, Workload};
-use crate::id::ResourceId;
+use weir_common::addr::Addr;
+
+use super::{Labels, Node, Policy, Resource, Service, Spec, Workload};
+use crate::id::{Kind, ResourceId};
 
 /// Every resource there is. Cloning shares them, so that a dry run costs no copy.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -65,19 +68,64 @@ impl Resources {
         self.by_id.is_empty()
     }
 
-    /// Every workload, in order of its id.
+    /// Every workload and pod with an address of its own, in order of its id. Pods in their host's network are none:
+    /// they count as their node.
     pub fn workloads(&self) -> impl Iterator<Item = (&Resource, &Workload)> {
         self.iter().filter_map(|resource| match resource.spec() {
-            Spec::Workload(workload) => Some((resource, workload)),
-            Spec::Policy(_) | Spec::RateLimit(_) | Spec::AddressSet(_) => None,
+            Spec::Workload(workload) if !workload.host_network => Some((resource, workload)),
+            _ => None,
         })
+    }
+
+    /// The labels of a namespace, if it is described.
+    #[must_use]
+    pub fn namespace_labels(&self, name: &str) -> Option<&Labels> {
+        self.get(&ResourceId::new(Kind::Namespace, "", name)).map(Resource::labels)
+    }
+
+    /// Every service, in order of its id.
+    pub fn services(&self) -> impl Iterator<Item = (&Resource, &Service)> {
+        self.iter().filter_map(|resource| match resource.spec() {
+            Spec::Service(service) => Some((resource, service)),
+            _ => None,
+        })
+    }
+
+    /// Every node, in order of its id.
+    pub fn nodes(&self) -> impl Iterator<Item = (&Resource, &Node)> {
+        self.iter().filter_map(|resource| match resource.spec() {
+            Spec::Node(node) => Some((resource, node)),
+            _ => None,
+        })
+    }
+
+    /// The addresses of machines, each with its node's name: its own, and those of pods in its network.
+    pub fn node_addresses(&self) -> impl Iterator<Item = (Addr, &str)> {
+        let own = self
+            .nodes()
+            .flat_map(|(resource, node)| node.addresses.iter().map(|address| (*address, resource.id().name.as_str())));
+        let guests = self.iter().filter_map(|resource| match resource.spec() {
+            Spec::Workload(workload) if workload.host_network => Some(workload),
+            _ => None,
+        });
+        let shared = guests.flat_map(|workload| {
+            let node = workload.node.as_deref();
+            workload.addresses.iter().filter_map(move |address| node.map(|node| (*address, node)))
+        });
+        own.chain(shared)
+    }
+
+    /// The labels of a node, if it is described.
+    #[must_use]
+    pub fn node_labels(&self, name: &str) -> Option<&Labels> {
+        self.get(&ResourceId::new(Kind::Node, "", name)).map(Resource::labels)
     }
 
     /// Every policy, in order of its id.
     pub fn policies(&self) -> impl Iterator<Item = (&Resource, &Policy)> {
         self.iter().filter_map(|resource| match resource.spec() {
             Spec::Policy(policy) => Some((resource, policy)),
-            Spec::Workload(_) | Spec::RateLimit(_) | Spec::AddressSet(_) => None,
+            _ => None,
         })
     }
 }

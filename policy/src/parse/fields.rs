@@ -143,6 +143,22 @@ impl<'n> Field<'n> {
         Some(Fields { map: self.clone(), entries })
     }
 
+    /// The entries of a map of which only some are looked at.
+    pub fn lenient(&self, faults: &mut Faults) -> Option<Fields<'n>> {
+        match &self.node.value {
+            Value::Map(entries) => Some(Fields { map: self.clone(), entries }),
+            Value::Scalar { .. } | Value::List(_) => self.wrong_type(faults, "a map"),
+        }
+    }
+
+    /// How many entries a map has.
+    pub fn entry_count(&self) -> usize {
+        match &self.node.value {
+            Value::Map(entries) => entries.len(),
+            Value::Scalar { .. } | Value::List(_) => 0,
+        }
+    }
+
     fn wrong_type<T>(&self, faults: &mut Faults, wanted: &str) -> Option<T> {
         let found = match &self.node.value {
             Value::Scalar { .. } => "a single value",

@@ -4,10 +4,13 @@
 //! Never: accepts a document it does not fully understand; stops at the first fault.
 
 mod fields;
+mod kube;
+mod nulls;
 mod policy;
 mod scalars;
 mod selector;
 mod small;
+mod text;
 mod yaml;
 
 use std::collections::BTreeMap;
@@ -43,16 +46,21 @@ pub fn parse_all<'t>(texts: impl IntoIterator<Item = (&'t str, &'t str)>) -> Res
     for (source, text) in texts {
         let mut faults = Faults::new(source);
         for document in yaml::documents(text) {
-            let Some(resource) =
-                document.map_err(|broken| faults.broken(broken)).ok().and_then(|node| read(source, &node, &mut faults))
-            else {
-                continue;
+            let found = match document {
+                Ok(node) if kube::is_kube(&node) => kube::read(source, node, &mut faults),
+                Ok(node) => read(source, &node, &mut faults).into_iter().collect(),
+                Err(broken) => {
+                    faults.broken(broken);
+                    continue;
+                }
             };
-            match seen.get(resource.id()) {
-                Some(first) => twice(&resource, first, &mut faults),
-                None => {
-                    seen.insert(resource.id().clone(), resource.origin().clone());
-                    resources.push(resource);
+            for resource in found {
+                match seen.get(resource.id()) {
+                    Some(first) => twice(&resource, first, &mut faults),
+                    None => {
+                        seen.insert(resource.id().clone(), resource.origin().clone());
+                        resources.push(resource);
+                    }
                 }
             }
         }
@@ -77,7 +85,7 @@ fn read(source: &str, node: &Node, faults: &mut Faults) -> Option<Resource> {
     if let Some(version) = top.require(faults, "apiVersion", "write apiVersion: weir.dev/v1alpha1") {
         version.word(faults, &[(API_VERSION, ())]);
     }
-    let kinds = Kind::ALL.map(|kind| (kind.name(), kind));
+    let kinds = Kind::NATIVE.map(|kind| (kind.name(), kind));
     let kind = top
         .require(faults, "kind", "write kind: Workload, Policy, RateLimit or AddressSet")
         .and_then(|kind| kind.word(faults, &kinds));
@@ -100,6 +108,15 @@ fn spec(kind: Kind, top: &fields::Fields<'_>, faults: &mut Faults) -> Option<Spe
         Kind::Policy => policy::policy(&field, faults).map(Spec::Policy),
         Kind::RateLimit => small::rate_limit(&field, faults).map(Spec::RateLimit),
         Kind::AddressSet => small::address_set(&field, faults).map(Spec::AddressSet),
+        // Of other API versions, which `kube` reads.
+        Kind::NetworkPolicy
+        | Kind::ClusterNetworkPolicy
+        | Kind::AdminNetworkPolicy
+        | Kind::BaselineAdminNetworkPolicy
+        | Kind::Namespace
+        | Kind::Node
+        | Kind::Pod
+        | Kind::Service => None,
     }
 }
 

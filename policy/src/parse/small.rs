@@ -25,7 +25,7 @@ pub fn workload(field: &Field<'_>, faults: &mut Faults) -> Option<Workload> {
         }
         addresses.push(address);
     }
-    Some(Workload { cgroup, addresses })
+    Some(Workload { cgroup, addresses, ..Workload::default() })
 }
 
 fn cgroup(field: &Field<'_>, faults: &mut Faults) -> Option<String> {

@@ -114,7 +114,12 @@ fn reached_by(resources: &Resources, end: &End) -> Option<Addr> {
         End::Address(address) => Some(*address),
         End::Workload(id) => match resources.get(id).unwrap().spec() {
             Spec::Workload(workload) => workload.addresses.first().copied(),
-            Spec::Policy(_) | Spec::RateLimit(_) | Spec::AddressSet(_) => panic!("{id} is no workload"),
+            Spec::Policy(_)
+            | Spec::RateLimit(_)
+            | Spec::AddressSet(_)
+            | Spec::Namespace
+            | Spec::Node(_)
+            | Spec::Service(_) => panic!("{id} is no workload"),
         },
     }
 }
