@@ -6,7 +6,7 @@
 use std::{collections::BTreeSet, sync::Arc};
 
 use weir_common::addr::Addr;
-use weir_policy::{Change, Compiled, Context, Fault, Resource, ResourceId, Resources, compile, parse_all};
+use weir_policy::{Change, Compiled, Context, Fault, Kind, Resource, ResourceId, Resources, compile, parse_all};
 
 use super::{
     Control, ControlError, InForce,
@@ -96,6 +96,7 @@ impl<D: Datapath> Control<D> {
         let context = Context { generation: self.generation() + 1, ..self.force.context.clone() };
         let compiled = compile(&candidate, &context).map_err(ControlError::Faulty)?;
         let mut warnings = compiled.warnings.clone();
+        warnings.extend(unplaced_pods(&candidate));
         if !dry_run {
             self.put_in_force(candidate, compiled, context)?;
             self.tell(&changes);
@@ -169,4 +170,15 @@ fn nothing_in(request: &Apply) -> Fault {
         problem: "there is no document to apply".to_owned(),
         remedy: "name a file that has one; to remove resources, delete them by name".to_owned(),
     }
+}
+
+/// Pods are peers by their addresses; nobody tells this agent their cgroups yet, and a policy that is not enforced must say so.
+fn unplaced_pods(resources: &Resources) -> Option<String> {
+    let pods = resources.iter().filter(|resource| resource.id().kind == Kind::Pod).count();
+    (pods > 0).then(|| {
+        format!(
+            "{pods} of the resources are Pods, known by their addresses only: policies that select them are not enforced on \
+             this node; describe what runs here as Workload with its cgroup"
+        )
+    })
 }

@@ -146,6 +146,15 @@ fn one_fault_refuses_all_sources_and_every_fault_is_told() {
 }
 
 #[test]
+fn pods_are_taken_with_a_warning_that_nothing_enforces_their_policies_here() {
+    let mut world = world();
+    let pod = "apiVersion: v1\nkind: Pod\nmetadata: {name: a, namespace: shop}\nstatus: {podIPs: [{ip: 10.9.0.1}]}\n";
+    let applied = world.apply(&[pod, WEB]);
+    assert_eq!((applied.faults.len(), applied.generation), (0, 2), "{:?}", applied.faults);
+    assert!(applied.warnings.iter().any(|warning| warning.starts_with("1 of the resources are Pods")), "{applied:?}");
+}
+
+#[test]
 fn sources_without_a_document_change_nothing_least_of_all_with_replace_all() {
     let mut world = world();
     world.apply(&[WEB]);
