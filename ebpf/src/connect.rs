@@ -71,7 +71,7 @@ fn judge(ctx: &SockAddrContext, hook: Hook, target: (Addr, Port)) -> i32 {
 #[inline(always)]
 pub fn judge_caller(ctx: &SockAddrContext, hook: Hook, target: (Addr, Port)) -> i32 {
     // SAFETY: helper without arguments; non-zero when a program of a lower cgroup has denied already.
-    if unsafe { bpf_get_retval() } != 0 || is_kernel_thread() {
+    if unsafe { bpf_get_retval() } != 0 || lives_in_root_cgroup() {
         return ALLOW;
     }
     let subject = subject(ctx, hook, who::caller(), target);
@@ -90,10 +90,11 @@ pub fn is_reply(ctx: &SockAddrContext, hook: Hook, subject: &Subject) -> bool {
         && replies::judge_as_answer(subject, Port::new(bytes::socket_behind(ctx).local_port)).decision.verdict.passes()
 }
 
-/// The kernel's own threads (MPTCP subflows connect from one) are judged by the socket's program alone.
+/// The root cgroup is home to the kernel's own threads (MPTCP subflows connect from one), and to processes that belong to no
+/// workload; both are judged by the socket's program alone.
 #[inline(always)]
-fn is_kernel_thread() -> bool {
-    crate::task::process().pid == 2 || crate::task::cgroup() <= 1
+fn lives_in_root_cgroup() -> bool {
+    crate::task::cgroup() <= 1
 }
 
 #[inline(always)]
