@@ -76,6 +76,11 @@ fn hung_up(status: &Status) -> bool {
         if let Some(io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset | io::ErrorKind::UnexpectedEof) = kind {
             return true;
         }
+        // Closed before our request was on its way: which of these it is depends on who was faster.
+        let http = error.downcast_ref::<hyper::Error>();
+        if http.is_some_and(|error| error.is_canceled() || error.is_closed() || error.is_incomplete_message()) {
+            return true;
+        }
         next = error.source();
     }
     false
