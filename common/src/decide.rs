@@ -71,7 +71,7 @@ impl<'a, T: Tables> Image<'a, T> {
         self.header.word(header::GENERATION)
     }
 
-    /// [`image::FLAG_LIMITS`] and [`image::FLAG_BLOCKED`].
+    /// [`image::FLAG_LIMITS`], [`image::FLAG_BLOCKED`] and [`image::FLAG_QUIET`].
     #[inline(always)]
     pub fn flags(&self) -> u64 {
         self.header.word(header::FLAGS)

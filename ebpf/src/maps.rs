@@ -72,6 +72,9 @@ pub static COUNTERS: PerCpuArray<u64, { counters::CELLS }> = PerCpuArray::new();
 /// Decisions whose event found the ring full, by cell. Written by the programs.
 #[btf_map]
 pub static LOST: PerCpuArray<u64, { counters::CELLS }> = PerCpuArray::new();
+/// Decisions that are counted but not recorded, by cell. Written by the programs.
+#[btf_map]
+pub static QUIET: PerCpuArray<u64, { counters::CELLS }> = PerCpuArray::new();
 /// The merge epoch's low bit picks the table that programs write. Written by the agent.
 #[btf_map]
 pub static EPOCH: Array<u32, 1> = Array::new();

@@ -75,6 +75,13 @@ pub fn judge(workload: u32, query: &Query) -> Judged {
     Judged { decision, generation: image.generation(), local_identity }
 }
 
+/// Flags of the active generation; none when there is none.
+#[inline(always)]
+pub fn flags() -> u64 {
+    let Some(active) = Active::open() else { return 0 };
+    Image::open(&active).map_or(0, |image| image.flags())
+}
+
 /// Number of the active generation; 0 when there is none.
 #[inline(always)]
 pub fn generation() -> u64 {

@@ -3,7 +3,10 @@
 //! May touch: one loaded program, through `BPF_PROG_TEST_RUN`: the kernel runs it on a packet that exists nowhere else.
 //! Never: sends anything; what the program counts and charges is real, though.
 
+use std::collections::BTreeMap;
+
 use aya::programs::{Program, ProgramError, TestRun as _, TestRunOptions};
+use weir_policy::{Compiled, ResourceId};
 
 use super::{Kernel, attach, error::KernelError};
 
@@ -12,13 +15,22 @@ use super::{Kernel, attach, error::KernelError};
 pub enum PacketHook {
     /// On an Ethernet frame; answers `XDP_DROP` (1) or `XDP_PASS` (2).
     Xdp,
-    /// On an Ethernet frame whose IP packet arrives at a socket of no known workload; answers 0 (drop) or 1.
+    /// On an Ethernet frame whose IP packet arrives at a socket of no cgroup; answers 0 (drop) or 1.
     Ingress,
-    /// On an Ethernet frame whose IP packet leaves a socket of no known workload; answers 0 (drop) or 1.
+    /// On an Ethernet frame whose IP packet leaves a socket of no cgroup; answers 0 (drop) or 1.
     Egress,
 }
 
 impl Kernel {
+    /// [`Kernel::install`], with `workload` under the number 0: packets of test runs arrive at no cgroup's socket, whose number is 0,
+    /// and so are judged as this workload's.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn install_for_dry_runs(&mut self, compiled: &Compiled, workload: &ResourceId) -> Result<(), KernelError> {
+        self.tables.install(compiled, &BTreeMap::from([(workload.clone(), 0)]))
+    }
+
     /// What the loaded program answers for `frame`.
     ///
     /// # Errors
@@ -39,5 +51,19 @@ impl Kernel {
         };
         let refused = |source| KernelError::Program { program: name, source, verifier: String::new() };
         run.map(|result| result.return_value).map_err(refused)
+    }
+
+    /// Instructions the verifier looked at for each program, which it limits to a million (kernel 5.16; nothing before).
+    ///
+    /// # Errors
+    /// When the kernel does not tell of a program.
+    pub fn verified(&self) -> Result<Vec<(&'static str, u32)>, KernelError> {
+        let verified = |name| {
+            let program = self.ebpf.program(name).ok_or(KernelError::NoProgram(name))?;
+            let refused = |source| KernelError::Program { program: name, source, verifier: String::new() };
+            let info = program.info().map_err(refused)?;
+            Ok(info.verified_instruction_count().map(|count| (name, count)))
+        };
+        attach::programs().filter_map(|name| verified(name).transpose()).collect()
     }
 }
