@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use aya::programs::{Program, ProgramError, TestRun as _, TestRunOptions};
 use weir_policy::{Compiled, ResourceId};
 
-use super::{Kernel, attach, error::KernelError};
+use super::{Kernel, attach, error::KernelError, slot::ReadBack};
 
 /// A program that the kernel can run on a packet of ours.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,7 +28,20 @@ impl Kernel {
     /// # Errors
     /// As there.
     pub fn install_for_dry_runs(&mut self, compiled: &Compiled, workload: &ResourceId) -> Result<(), KernelError> {
-        self.tables.install(compiled, &BTreeMap::from([(workload.clone(), 0)]))
+        self.tables.install(compiled, &BTreeMap::from([(workload.clone(), 0)])).map(drop)
+    }
+
+    /// Everything the active slot's maps hold.
+    ///
+    /// # Errors
+    /// When a map cannot be read.
+    pub fn read_back(&self) -> Result<ReadBack, KernelError> {
+        self.tables.read_back()
+    }
+
+    /// Makes the next installs write everything, as after an error.
+    pub fn forget_slots(&mut self) {
+        self.tables.forget();
     }
 
     /// What the loaded program answers for `frame`.
