@@ -14,7 +14,7 @@ use weir_common::{
     event::{MergeKey, MergeValue},
     verdict::{Hook, Reason, Verdict},
 };
-use weir_policy::{Compiled, Context, Kind, ResourceId, Resources, compile, parse};
+use weir_policy::{Compiled, Context, Kind, ResourceId, Resources, Timestamp, compile, parse};
 
 /// The programs under one policy. One at a time: the kernel charges test runs of one process against one clock and two CPUs.
 pub struct Bench {
@@ -88,7 +88,7 @@ pub fn compiled(documents: &str, unknown: Verdict) -> Compiled {
     for resource in parse("test.yaml", documents).unwrap_or_else(|faults| panic!("{faults:?}")) {
         let _ = resources.insert(resource);
     }
-    let context = Context { generation: 7, unknown, host_addresses: Vec::new(), tick_ns: tick_ns() };
+    let context = Context { generation: 7, unknown, host_addresses: Vec::new(), tick_ns: tick_ns(), now: Timestamp(0) };
     compile(&resources, &context).unwrap_or_else(|faults| panic!("{faults:?}"))
 }
 

@@ -216,3 +216,51 @@ fn hooks_and_host_decide_alike_for_every_icmp_type_and_the_edges_of_sctp_ports()
     }
     assert!(passed > 100 && passed < frames.len() as u32 / 2, "both answers were tried: {passed} of {}", frames.len());
 }
+
+const QUIET: &str = r#"
+apiVersion: weir.dev/v1alpha1
+kind: Workload
+metadata: {name: api, labels: {app: api}}
+spec: {cgroup: api, addresses: [10.0.0.2]}
+---
+apiVersion: weir.dev/v1alpha1
+kind: Policy
+metadata: {name: api}
+spec:
+  workloadSelector: {matchLabels: {app: api}}
+  policyTypes: [Ingress, Egress]
+  defaultAction: deny
+  ingress:
+  - {name: often, log: false, ports: [{protocol: UDP, port: 53}]}
+  - {name: noise, log: false, action: deny, ports: [{protocol: UDP, port: 137}]}
+  - {name: seldom, ports: [{protocol: UDP, port: 54}]}
+"#;
+
+#[test]
+fn what_a_quiet_rule_decides_is_counted_exactly_and_makes_no_record() {
+    let mut bench = Bench::of_workload("quiet", QUIET, "api");
+    let datagram = |to: u16| udp([10, 0, 0, 3], [10, 0, 0, 2], to, 8);
+    let mut answer = Vec::new();
+    let builder = etherparse::PacketBuilder::ethernet2([2; 6], [4; 6]).ipv4([10, 0, 0, 2], [10, 0, 0, 3], 64);
+    builder.udp(53, 40_000).write(&mut answer, &[0; 8]).unwrap();
+    for (to, times, passes) in [(53, 7, 1), (137, 5, 0), (54, 3, 1), (55, 2, 0)] {
+        for _ in 0..times {
+            assert_eq!(bench.run(Ingress, &datagram(to)), passes, "port {to}");
+        }
+    }
+    assert_eq!(bench.run(Egress, &answer), 1, "an answer to a quiet question");
+    let rows = [
+        (Hook::Ingress, Allow, Reason::Rule, (10, 7)),
+        (Hook::Ingress, Deny, Reason::Rule, (5, 5)),
+        (Hook::Ingress, Deny, Reason::Default, (2, 0)),
+        (Hook::Egress, Allow, Reason::Reply, (1, 1)),
+    ];
+    for (hook, verdict, reason, expected) in rows {
+        let cell = bench.counted(hook, verdict, reason).unwrap();
+        assert_eq!((cell.decided, cell.quiet), expected, "{hook:?} {verdict:?} {reason:?}");
+    }
+    let mut recorded: Vec<_> =
+        bench.merged().iter().map(|(key, value)| (key.local_port.number(), value.count)).collect();
+    recorded.sort();
+    assert_eq!(recorded, [(54, 3), (55, 2)], "decided = recorded + quiet");
+}
