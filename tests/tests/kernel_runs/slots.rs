@@ -173,7 +173,7 @@ fn a_change_of_one_rule_writes_the_pages_it_changes_and_no_address() {
     assert_eq!((written.endpoints, written.cidrs, written.blocked), (0, 0, 0), "{written:?}");
 }
 
-/// Not a test of anything, but the figure in docs/performance.md: run it by name, with --ignored and --nocapture.
+/// Not a test of anything: a measurement. By name, with --ignored and --nocapture.
 #[test]
 #[ignore = "measures; cargo test --release -p weir-tests --test kernel_runs -- --ignored --nocapture one_rule_among"]
 fn one_rule_among_30000_addresses() {
