@@ -27,7 +27,7 @@ pub use model::{
     Action, AddressSet, Change, Client, ContainerPort, Endpoint, EndpointPort, EndpointSlice, Entity, IpBlock, Labels,
     Mode, NAMESPACE_LABEL, Node, Operator, Origin, PROTOCOLS, Peer, Policy, PolicyType, PortMatch, PortName, Prefix,
     Rate, RateLimit, Requirement, Resource, Resources, Rule, Selector, Service, ServicePort, ServiceRef, Socket, Spec,
-    TargetPort, Tier, Timestamp, V4_BITS, Workload, addr, ip, protocol_name,
+    TargetPort, Tier, Timestamp, V4_BITS, Workload, addr, icmp_types, ip, protocol_name,
 };
 pub use parse::{parse, parse_all};
 

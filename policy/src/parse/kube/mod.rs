@@ -10,6 +10,8 @@ mod netpol;
 mod parts;
 mod slices;
 
+pub use parts::{is_number, port_name};
+
 use super::{
     fields::{Faults, Field, Fields, duplicates},
     nulls::drop_nulls,

@@ -115,9 +115,7 @@ fn ip_block(field: &Field<'_>, faults: &mut Faults) -> Option<IpBlock> {
     let mut except = BTreeSet::new();
     for item in fields.get("except").map(|list| list.list(faults)).unwrap_or_default() {
         let Some(inner) = cidr(&item, faults) else { continue };
-        let smaller =
-            outer.is_none_or(|outer| outer.bits < inner.bits && outer.is_v4() == inner.is_v4() && outer.covers(&inner));
-        if !smaller {
+        if !outer.is_none_or(|outer| outer.is_larger_than(&inner)) {
             item.fault(faults, "not a smaller prefix inside the cidr", "write a smaller prefix inside the cidr");
         }
         except.insert(inner);
