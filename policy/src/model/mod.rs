@@ -3,6 +3,7 @@
 //! May touch: nothing.
 //! Never: parses, judges or compiles; it is the meaning of the documents, and nothing else.
 
+mod index;
 mod others;
 mod peer;
 mod policy;
