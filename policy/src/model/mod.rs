@@ -22,7 +22,7 @@ pub use peer::{IpBlock, Peer};
 pub use policy::{Policy, Rule};
 pub use ports::{ContainerPort, PROTOCOLS, PortMatch, PortName, icmp_types, protocol_name};
 pub use prefix::{Prefix, V4_BITS, addr, ip};
-pub use resource::{API_VERSION, Origin, Resource, Spec};
+pub use resource::{API_VERSION, Origin, Remark, Resource, Spec};
 pub use selector::{Labels, NAMESPACE_LABEL, Operator, Requirement, Selector};
 pub use service::{Endpoint, EndpointPort, EndpointSlice, Service, ServicePort, ServiceRef, TargetPort};
 pub use state::{Change, Resources};
