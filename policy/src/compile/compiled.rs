@@ -31,8 +31,6 @@ pub struct Compiled {
     pub workloads: Vec<CompiledWorkload>,
     /// Rate limit by number; the first is none.
     pub limits: Vec<LimitInfo>,
-    /// What is legal and probably not meant.
-    pub warnings: Vec<String>,
 }
 
 /// What a rule number stands for.

@@ -96,6 +96,7 @@ fn read(source: &str, node: &Node, faults: &mut Faults) -> Option<Resource> {
     let (metadata, spec) = (metadata?, spec?);
     let origin = Origin { source: source.to_owned(), place: node.place };
     let resource = Resource::new(&metadata.namespace, &metadata.name, metadata.labels, spec, origin);
+    let resource = resource.with_remarks(faults.take_remarks());
     (faults.len() == before).then_some(resource)
 }
 
