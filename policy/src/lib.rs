@@ -20,7 +20,9 @@ mod model;
 mod parse;
 mod warn;
 
-pub use compile::{Compiled, CompiledWorkload, LimitInfo, RuleInfo, compile};
+pub use compile::{
+    Compiled, CompiledWorkload, Compiler, Edit, Endpoints, LimitInfo, RuleInfo, Sizes, Touched, compile,
+};
 pub use evaluate::{Answer, End, Explanation, NoSuchWorkload, Question, Staged, evaluate, evaluate_service};
 pub use fault::{Fault, Place};
 pub use id::{Kind, ResourceId, UnknownKind};
