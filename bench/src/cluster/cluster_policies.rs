@@ -15,30 +15,64 @@ pub fn make() -> Vec<Document> {
     let system = json!({"namespaces": {"matchLabels": {"kubernetes.io/metadata.name": "kube-system"}}});
     let dns = json!({"udp": {"destinationPort": {"number": 53}}});
     vec![
-        policy("monitoring", "Admin", 10, &all, &json!({"ingress": [
-            {"name": "scrape", "action": "Accept", "from": [system], "protocols": [{"destinationNamedPort": "metrics"}]},
-        ]})),
-        policy("metadata-service", "Admin", 20, &all, &json!({"egress": [
-            {"name": "credentials", "action": "Deny", "to": [{"networks": ["169.254.169.254/32", "fd00:ec2::254/128"]}]},
-            {"name": "dns", "action": "Accept", "to": [system], "protocols": [dns]},
-        ]})),
-        policy("prod-from-dev", "Admin", 30, &prod, &json!({"ingress": [
-            {"name": "dev", "action": "Deny", "from": [not_prod]},
-            {"name": "others", "action": "Pass", "from": [all]},
-        ]})),
-        policy("node-ports", "Admin", 40, &prod, &json!({"egress": [
-            {"name": "nodes", "action": "Deny", "to": [{"nodes": {"matchLabels": {"pool": "worker"}}}],
-             "protocols": [{"tcp": {"destinationPort": {"range": {"start": 10250, "end": 10259}}}}]},
-        ]})),
-        policy("databases", "Baseline", 10,
+        policy(
+            "monitoring",
+            "Admin",
+            10,
+            &all,
+            &json!({"ingress": [
+                {"name": "scrape", "action": "Accept", "from": [system], "protocols": [{"destinationNamedPort": "metrics"}]},
+            ]}),
+        ),
+        policy(
+            "metadata-service",
+            "Admin",
+            20,
+            &all,
+            &json!({"egress": [
+                {"name": "credentials", "action": "Deny", "to": [{"networks": ["169.254.169.254/32", "fd00:ec2::254/128"]}]},
+                {"name": "dns", "action": "Accept", "to": [system], "protocols": [dns]},
+            ]}),
+        ),
+        policy(
+            "prod-from-dev",
+            "Admin",
+            30,
+            &prod,
+            &json!({"ingress": [
+                {"name": "dev", "action": "Deny", "from": [not_prod]},
+                {"name": "others", "action": "Pass", "from": [all]},
+            ]}),
+        ),
+        policy(
+            "node-ports",
+            "Admin",
+            40,
+            &prod,
+            &json!({"egress": [
+                {"name": "nodes", "action": "Deny", "to": [{"nodes": {"matchLabels": {"pool": "worker"}}}],
+                 "protocols": [{"tcp": {"destinationPort": {"range": {"start": 10250, "end": 10259}}}}]},
+            ]}),
+        ),
+        policy(
+            "databases",
+            "Baseline",
+            10,
             &json!({"pods": {"namespaceSelector": {}, "podSelector": {"matchLabels": {"tier": "db"}}}}),
             &json!({"ingress": [
                 {"action": "Accept", "from": [{"pods": {"namespaceSelector": {}, "podSelector": {"matchLabels": {"tier": "api"}}}}]},
                 {"action": "Deny", "from": [all]},
-            ]})),
-        policy("egress", "Baseline", 20, &prod, &json!({"egress": [
-            {"action": "Deny", "to": [{"networks": ["10.96.0.0/12"]}]},
-        ]})),
+            ]}),
+        ),
+        policy(
+            "egress",
+            "Baseline",
+            20,
+            &prod,
+            &json!({"egress": [
+                {"action": "Deny", "to": [{"networks": ["10.96.0.0/12"]}]},
+            ]}),
+        ),
     ]
 }
 

@@ -10,11 +10,7 @@ use serde_json::{Value, json};
 use weir_common::addr::Protocol;
 use weir_policy::{ContainerPort, Kind, Labels, Origin, Resource, ResourceId, Spec, Workload, addr};
 
-use super::{
-    Document, Size,
-    apps::App,
-    others::node_name,
-};
+use super::{Document, Size, apps::App, others::node_name};
 
 /// A pod.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -70,9 +66,10 @@ impl Pod {
     pub fn of(app: &App, number: usize, node: usize, addresses: (Ipv4Addr, Ipv6Addr), rng: &mut Rng) -> Self {
         let suffix = if app.stateful { number.to_string() } else { hash(rng) };
         let name = format!("{}-{suffix}", app.name);
-        let mut labels: Labels = [("app", app.name.as_str()), ("tier", app.tier), ("app.kubernetes.io/version", "1.4.2")]
-            .map(|(key, value)| (key.to_owned(), value.to_owned()))
-            .into();
+        let mut labels: Labels =
+            [("app", app.name.as_str()), ("tier", app.tier), ("app.kubernetes.io/version", "1.4.2")]
+                .map(|(key, value)| (key.to_owned(), value.to_owned()))
+                .into();
         if app.stateful {
             labels.insert("statefulset.kubernetes.io/pod-name".to_owned(), name.clone());
             labels.insert("apps.kubernetes.io/pod-index".to_owned(), suffix);

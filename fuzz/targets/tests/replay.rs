@@ -2,6 +2,7 @@
 //! Called by: `cargo test`.
 //! May touch: `fuzz/seeds` and `fuzz/regressions`, read only.
 //! Never: needs libFuzzer: what a fuzzer once found is checked wherever tests run.
+#![allow(clippy::unwrap_used, reason = "tests fail by panicking")]
 
 use std::{
     fs,

@@ -15,8 +15,18 @@ const NAMESPACES: [&str; 3] = ["a", "b", "c"];
 const NODES: [&str; 2] = ["here", "there"];
 /// Addresses of pods and of nobody, in blocks that hold each other.
 pub const ADDRESSES: [&str; 12] = [
-    "10.0.0.1", "10.0.0.2", "10.0.0.3", "10.0.0.4", "10.0.0.5", "10.1.0.1", "192.0.2.1", "192.0.2.9", "fd00::1",
-    "fd00::2", "fd00::5", "2001:db8::1",
+    "10.0.0.1",
+    "10.0.0.2",
+    "10.0.0.3",
+    "10.0.0.4",
+    "10.0.0.5",
+    "10.1.0.1",
+    "192.0.2.1",
+    "192.0.2.9",
+    "fd00::1",
+    "fd00::2",
+    "fd00::5",
+    "2001:db8::1",
 ];
 /// Ports on both sides of every edge that policies draw.
 pub const PORTS: [u16; 9] = [1, 53, 79, 80, 81, 443, 8080, 9000, 65_535];
@@ -39,7 +49,9 @@ impl Documents {
                 "status": {"addresses": [{"type": "InternalIP", "address": address}]}}));
         }
         for name in NAMESPACES.iter().take(bytes.int_in_range(0..=3)?) {
-            all.push(json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels(bytes)?}}));
+            all.push(
+                json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels(bytes)?}}),
+            );
         }
         for number in 0..bytes.int_in_range(0..=5)? {
             all.push(policies::any(number, bytes)?);
@@ -108,7 +120,9 @@ fn selector(bytes: &mut Unstructured<'_>) -> Result<Value> {
             json!({"matchExpressions": [{"key": key, "operator": operator, "values": [word, value(bytes)?]}]})
         }
         5 => json!({"matchExpressions": [{"key": key, "operator": bytes.choose(&["Exists", "DoesNotExist"])?}]}),
-        _ => json!({"matchLabels": {"app": "x"}, "matchExpressions": [{"key": key, "operator": "NotIn", "values": [word]}]}),
+        _ => {
+            json!({"matchLabels": {"app": "x"}, "matchExpressions": [{"key": key, "operator": "NotIn", "values": [word]}]})
+        }
     })
 }
 

@@ -21,7 +21,9 @@ pub fn any(number: usize, bytes: &mut Unstructured<'_>) -> Result<Value> {
 fn network_policy(number: usize, bytes: &mut Unstructured<'_>) -> Result<Value> {
     let mut spec = serde_json::Map::new();
     spec.insert("podSelector".to_owned(), selector(bytes)?);
-    if let Some(types) = bytes.choose(&[None, Some(vec!["Ingress"]), Some(vec!["Egress"]), Some(vec!["Ingress", "Egress"])])? {
+    if let Some(types) =
+        bytes.choose(&[None, Some(vec!["Ingress"]), Some(vec!["Egress"]), Some(vec!["Ingress", "Egress"])])?
+    {
         spec.insert("policyTypes".to_owned(), json!(types));
     }
     for (direction, side) in [("ingress", "from"), ("egress", "to")] {
@@ -47,12 +49,20 @@ fn network_peer(bytes: &mut Unstructured<'_>) -> Result<Value> {
 
 /// Blocks inside blocks, and holes inside them.
 pub fn block(bytes: &mut Unstructured<'_>) -> Result<Value> {
-    let v4 = [("0.0.0.0/0", 0), ("10.0.0.0/8", 8), ("10.0.0.0/24", 24), ("10.0.0.0/29", 29), ("10.0.0.4/30", 30), ("10.0.0.4/32", 32)];
+    let v4 = [
+        ("0.0.0.0/0", 0),
+        ("10.0.0.0/8", 8),
+        ("10.0.0.0/24", 24),
+        ("10.0.0.0/29", 29),
+        ("10.0.0.4/30", 30),
+        ("10.0.0.4/32", 32),
+    ];
     let v6 = [("::/0", 0), ("fd00::/8", 8), ("fd00::/125", 125), ("fd00::4/127", 127), ("2001:db8::1/128", 128)];
     let family: &[(&str, u8)] = if bytes.ratio(1, 4)? { &v6 } else { &v4 };
     let (cidr, bits) = *bytes.choose(family)?;
     // 2001:db8::1 is in ::/0 only; the others are each in the one before.
-    let inside: Vec<_> = family.iter().filter(|(text, inner)| *inner > bits && (bits == 0 || !text.starts_with('2'))).collect();
+    let inside: Vec<_> =
+        family.iter().filter(|(text, inner)| *inner > bits && (bits == 0 || !text.starts_with('2'))).collect();
     let except = if inside.is_empty() { Vec::new() } else { some(bytes, 2, |bytes| Ok(bytes.choose(&inside)?.0))? };
     Ok(json!({"cidr": cidr, "except": except}))
 }
@@ -86,7 +96,11 @@ fn cluster_policy(number: usize, bytes: &mut Unstructured<'_>) -> Result<Value> 
             let protocol = *bytes.choose(&["tcp", "udp", "sctp"])?;
             let (start, end) = ends(bytes)?;
             let by_number = json!({protocol: {"destinationPort": {"number": start}}});
-            Ok(if bytes.arbitrary()? { by_number } else { json!({protocol: {"destinationPort": {"range": {"start": start, "end": end}}}}) })
+            Ok(if bytes.arbitrary()? {
+                by_number
+            } else {
+                json!({protocol: {"destinationPort": {"range": {"start": start, "end": end}}}})
+            })
         })?;
         let (peers, numbers_only) = peers(bytes, egress)?;
         let mut rule = json!({"action": bytes.choose(&["Accept", "Deny", "Pass"])?, side(egress): peers});
