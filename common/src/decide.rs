@@ -30,7 +30,8 @@ pub struct Query {
     pub remote: Addr,
     /// Transport protocol.
     pub protocol: Protocol,
-    /// Port of the side that was called: the peer's for egress, the local one for ingress. 0 where there are none.
+    /// Port of the side that was called: the peer's for egress, the local one for ingress. The message's type for ICMP and
+    /// ICMPv6, 0 for the other protocols without ports.
     pub port: u16,
 }
 
@@ -46,6 +47,8 @@ pub struct Decision {
     pub rule: u32,
     /// The peer's identity.
     pub remote_identity: u32,
+    /// Counted, but no record is made of it (`log: false`).
+    pub quiet: bool,
 }
 
 /// Where the sections of an image start; read once per run from its header.
@@ -193,7 +196,9 @@ impl<'a, T: Tables> Image<'a, T> {
 #[inline(always)]
 fn from_cell(cell: Cell, remote_identity: u32) -> Decision {
     match (cell.verdict(), cell.reason()) {
-        (Some(verdict), Some(reason)) => Decision { verdict, reason, rule: cell.rule(), remote_identity },
+        (Some(verdict), Some(reason)) => {
+            Decision { verdict, reason, rule: cell.rule(), remote_identity, quiet: cell.is_quiet() }
+        }
         _ => no_tables(remote_identity),
     }
 }
@@ -201,5 +206,5 @@ fn from_cell(cell: Cell, remote_identity: u32) -> Decision {
 /// Fails closed, and says so.
 #[inline(always)]
 pub const fn no_tables(remote_identity: u32) -> Decision {
-    Decision { verdict: Verdict::Deny, reason: Reason::NoTables, rule: 0, remote_identity }
+    Decision { verdict: Verdict::Deny, reason: Reason::NoTables, rule: 0, remote_identity, quiet: false }
 }
