@@ -11,12 +11,14 @@ use weir_common::{
     decide::{Image, Query},
     verdict::{Direction, Reason, Verdict},
 };
-use weir_policy::{Compiled, Context, End, Question, Resource, Resources, addr, compile as tables_of, evaluate};
+use weir_policy::{Compiled, Context, End, Question, Resource, Resources, Timestamp, addr, compile as tables_of, evaluate};
 
 use crate::cluster::{ADDRESSES, Documents, PORTS};
 
 /// Transport protocols, one without ports, and one that nobody names.
-const PROTOCOLS: [Protocol; 4] = [Protocol::TCP, Protocol::UDP, Protocol::ICMP, Protocol(47)];
+const PROTOCOLS: [Protocol; 5] = [Protocol::TCP, Protocol::UDP, Protocol::SCTP, Protocol::ICMP, Protocol(47)];
+/// Some moment between those at which rules expire.
+const NOW: Timestamp = Timestamp(1_800_000_000_000_000_000);
 
 /// A small cluster, in which the tables of the node `here` must say what the evaluator says, whatever is asked.
 pub fn compile(data: &[u8]) {
@@ -90,7 +92,7 @@ fn by_evaluator(
 fn context() -> Context {
     let own = ["10.0.255.0", "127.0.0.1"];
     let host_addresses = own.iter().filter_map(|text| address(text)).collect();
-    Context { generation: 1, unknown: Verdict::Deny, host_addresses, tick_ns: 0 }
+    Context { generation: 1, unknown: Verdict::Deny, host_addresses, tick_ns: 0, now: NOW }
 }
 
 fn address(text: &str) -> Option<Addr> {
