@@ -61,7 +61,7 @@ pub mod header {
     pub const MAGIC: u32 = 0;
     /// Number of the generation.
     pub const GENERATION: u32 = 1;
-    /// [`super::FLAG_LIMITS`] and [`super::FLAG_BLOCKED`].
+    /// [`super::FLAG_LIMITS`], [`super::FLAG_BLOCKED`] and [`super::FLAG_QUIET`].
     pub const FLAGS: u32 = 2;
     /// The cell that applies to local workloads nobody described (a [`super::Cell`]).
     pub const UNKNOWN: u32 = 3;
@@ -75,6 +75,8 @@ pub mod header {
 pub const FLAG_LIMITS: u64 = 1;
 /// Header flag: some address is blocked, so XDP must look for it.
 pub const FLAG_BLOCKED: u64 = 2;
+/// Header flag: some cell is quiet, so an accepted connection's is looked up once more: its close makes no record either.
+pub const FLAG_QUIET: u64 = 4;
 
 /// The sections of an image.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -28,6 +28,14 @@ const SUBDOMAIN: &str =
 const VALUE: &str = "use at most 63 letters, digits, \"-\", \"_\" or \".\", with a letter or digit at both ends";
 const KEY: &str = "use an optional DNS prefix and slash, then at most 63 letters, digits, \"-\", \"_\" or \".\", with a letter or digit at both ends";
 const OPERATORS: &str = "known here: In, NotIn, Exists, DoesNotExist";
+const PORT_NAME: &str = "use at most 15 lower-case letters, digits and single hyphens, with at least one letter";
+const TYPE: &str = "write type, such as echo-request, or nothing to mean the whole protocol";
+const NO_ISOLATION: &str =
+    "remove it; what no rule matches goes on to the next tier, and a last rule without peers matches everything";
+const EXPIRY: &str = "write one such as 2026-12-24T18:00:00Z or 2026-12-24T19:00:00+01:00";
+const ICMPV6: &str = "known here: destination-unreachable, packet-too-big, time-exceeded, parameter-problem, echo-request, \
+                      echo-reply, listener-query, listener-report, listener-done, router-solicitation, router-advertisement, \
+                      neighbor-solicitation, neighbor-advertisement, redirect";
 const CGROUP: &str = "write a directory below the agent's cgroupRoot, such as shop/web";
 
 /// Specs of a Policy.
@@ -35,7 +43,7 @@ const POLICIES: &[Row] = &[
     (
         "a field of another direction",
         "{egress: [{from: []}]}",
-        &[("spec.egress[0].from", "known here: name, action, to, ports")],
+        &[("spec.egress[0].from", "known here: name, action, to, ports, expiresAt, log")],
     ),
     ("a misspelt field", "{workloadselector: {}}", &[("spec.workloadselector", "did you mean \"workloadSelector\"?")]),
     (
@@ -60,7 +68,17 @@ const POLICIES: &[Row] = &[
     ("an unknown type", "{policyTypes: [ingress]}", &[("spec.policyTypes[0]", "did you mean \"Ingress\"?")]),
     ("port 0", "{ingress: [{ports: [{port: 0}]}]}", &[("spec.ingress[0].ports[0].port", WHOLE)]),
     ("port 65536", "{ingress: [{ports: [{port: 65536}]}]}", &[("spec.ingress[0].ports[0].port", WHOLE)]),
-    ("a named port", "{ingress: [{ports: [{port: http}]}]}", &[("spec.ingress[0].ports[0].port", WHOLE)]),
+    (
+        "a named port with a capital",
+        "{ingress: [{ports: [{port: Http}]}]}",
+        &[("spec.ingress[0].ports[0].port", PORT_NAME)],
+    ),
+    ("a quoted port number", "{ingress: [{ports: [{port: \"80\"}]}]}", &[("spec.ingress[0].ports[0].port", PORT_NAME)]),
+    (
+        "a range from a named port on",
+        "{ingress: [{ports: [{port: http, endPort: 90}]}]}",
+        &[("spec.ingress[0].ports[0].endPort", "write port as a number, or remove endPort")],
+    ),
     (
         "endPort below port",
         "{ingress: [{ports: [{port: 90, endPort: 80}]}]}",
@@ -72,9 +90,74 @@ const POLICIES: &[Row] = &[
         &[("spec.ingress[0].ports[0].endPort", "add port, the first port of the range")],
     ),
     (
-        "a port of a protocol whose ports are not told apart",
-        "{ingress: [{ports: [{protocol: SCTP, port: 80}]}]}",
+        "a port of a protocol that has none",
+        "{ingress: [{ports: [{protocol: 47, port: 80}]}]}",
         &[("spec.ingress[0].ports[0].port", "remove port and endPort to mean the whole protocol")],
+    ),
+    ("a port of ICMP", "{ingress: [{ports: [{protocol: ICMP, port: 8}]}]}", &[("spec.ingress[0].ports[0].port", TYPE)]),
+    (
+        "a type of TCP",
+        "{ingress: [{ports: [{type: 8}]}]}",
+        &[("spec.ingress[0].ports[0].type", "remove it, or write protocol: ICMP or ICMPv6")],
+    ),
+    (
+        "types of ICMP that are none",
+        "{ingress: [{ports: [{protocol: ICMP, type: 256}, {protocol: ICMPv6, type: echo}]}]}",
+        &[
+            ("spec.ingress[0].ports[0].type", "write a whole number from 0 to 255"),
+            ("spec.ingress[0].ports[1].type", ICMPV6),
+        ],
+    ),
+    (
+        "a type and a port",
+        "{ingress: [{ports: [{protocol: ICMP, type: 8, port: 1}]}]}",
+        &[("spec.ingress[0].ports[0].port", TYPE)],
+    ),
+    ("a tier that is none", "{tier: platform}", &[("spec.tier", "known here: admin, namespace, baseline")]),
+    (
+        "other namespaces from the namespace tier",
+        "{namespaceSelector: {}}",
+        &[(
+            "spec.namespaceSelector",
+            "put the policy into the namespace it is about, or write tier: admin or tier: baseline",
+        )],
+    ),
+    (
+        "isolation outside of the namespace tier",
+        "{tier: admin, policyTypes: [Ingress], defaultAction: deny, sockets: [raw]}",
+        &[("spec.policyTypes", NO_ISOLATION), ("spec.defaultAction", NO_ISOLATION), ("spec.sockets", NO_ISOLATION)],
+    ),
+    (
+        "a pass in the namespace tier",
+        "{ingress: [{action: pass}]}",
+        &[("spec.ingress[0].action", "write allow or deny, or make it a policy of tier admin or baseline")],
+    ),
+    ("a default that passes", "{defaultAction: pass}", &[("spec.defaultAction", "known here: allow, deny")]),
+    (
+        "times that are none",
+        "{expiresAt: 2026-12-24, ingress: [{expiresAt: 2026-12-24T18:00:00}, {expiresAt: 1795341600}]}",
+        &[
+            ("spec.expiresAt", EXPIRY),
+            ("spec.ingress[0].expiresAt", EXPIRY),
+            ("spec.ingress[1].expiresAt", "quote it: \"1795341600\""),
+        ],
+    ),
+    (
+        "log as a word",
+        "{ingress: [{log: no}, {log: \"false\"}]}",
+        &[
+            ("spec.ingress[0].log", "write true or false, without quotes"),
+            ("spec.ingress[1].log", "write true or false, without quotes"),
+        ],
+    ),
+    (
+        "a service without a name, and some that are none",
+        "{egress: [{to: [{service: {}}, {service: {name: a.b}}, {service: api}]}]}",
+        &[
+            ("spec.egress[0].to[0].service.name", "name the service"),
+            ("spec.egress[0].to[1].service.name", LABEL),
+            ("spec.egress[0].to[2].service", "write a map here"),
+        ],
     ),
     (
         "a protocol in lower case",
@@ -139,7 +222,7 @@ const POLICIES: &[Row] = &[
         "{ingress: [{from: [{}]}]}",
         &[(
             "spec.ingress[0].from[0]",
-            "name a workloadSelector, namespaceSelector, ipBlock or entity; for any peer leave out the whole list",
+            "name a workloadSelector, namespaceSelector, ipBlock, entity or service; for any peer leave out the whole list",
         )],
     ),
     (
@@ -227,6 +310,31 @@ const OTHERS: &[(&str, Row)] = &[
             "an address listed twice",
             "{addresses: [\"fd00::2\", \"fd00:0::2\"]}",
             &[("spec.addresses[1]", "remove one of the two")],
+        ),
+    ),
+    (
+        "Workload",
+        (
+            "ports that have no name, no number, or the name of another",
+            "{ports: [{port: 80}, {name: http}, {name: a, port: 1}, {name: a, port: 2}, {name: b, protocol: ICMP, port: 8}]}",
+            &[
+                ("spec.ports[0].name", "name the port"),
+                ("spec.ports[1].port", "write the port's number"),
+                ("spec.ports[3]", "give each port a name of its own"),
+                ("spec.ports[4].port", TYPE),
+            ],
+        ),
+    ),
+    (
+        "RateLimit",
+        (
+            "a staged limit, and ports that limits cannot tell apart",
+            "{packets: {perSecond: 1}, mode: staged, ports: [{port: http}, {protocol: SCTP, port: 1}]}",
+            &[
+                ("spec.mode", "known here: enforce, audit"),
+                ("spec.ports[0]", "write the port's number"),
+                ("spec.ports[1]", "write the protocol alone, to mean all of it"),
+            ],
         ),
     ),
     (

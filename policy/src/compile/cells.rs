@@ -19,7 +19,7 @@ use super::{
     subjects::{Set, Subjects},
 };
 use crate::{
-    evaluate::{Bound, Outcome, isolating_sockets, judge, judge_unmatched, port_matches},
+    evaluate::{Bound, Outcome, RulePlace, isolating_sockets, judge, judge_unmatched, port_matches},
     model::Socket,
 };
 
@@ -178,7 +178,12 @@ impl<'a> Known<'_, 'a> {
     fn cell(&self, outcome: &Outcome<'_>, direction: Direction) -> Cell {
         let rule =
             outcome.deciding.map_or(0, |deciding| self.numbering.rule(deciding.bound.id, direction, deciding.place));
-        Cell::new(outcome.verdict, outcome.reason, rule)
+        let cell = Cell::new(outcome.verdict, outcome.reason, rule);
+        let deciding = outcome.deciding.and_then(|deciding| match deciding.place {
+            RulePlace::At(index) => deciding.bound.policy.rules(direction).get(index),
+            RulePlace::Default => None,
+        });
+        if deciding.is_some_and(|rule| !rule.log) { cell.quietly() } else { cell }
     }
 }
 

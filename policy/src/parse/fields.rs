@@ -4,17 +4,21 @@
 //! Never: stops at a fault; a reader that cannot give a value notes why and the others go on.
 
 use super::yaml::{Broken, Key, Node, Value};
-use crate::fault::{Fault, Place, shown};
+use crate::{
+    fault::{Fault, Place, shown},
+    model::Remark,
+};
 
 /// The faults of one text.
 pub struct Faults {
     source: String,
     list: Vec<Fault>,
+    remarks: Vec<Remark>,
 }
 
 impl Faults {
     pub fn new(source: &str) -> Self {
-        Self { source: source.to_owned(), list: Vec::new() }
+        Self { source: source.to_owned(), list: Vec::new(), remarks: Vec::new() }
     }
 
     pub fn len(&self) -> usize {
@@ -23,6 +27,16 @@ impl Faults {
 
     pub fn into_list(self) -> Vec<Fault> {
         self.list
+    }
+
+    /// Notes something odd that is no fault.
+    pub fn remark(&mut self, field: &str, text: impl Into<String>) {
+        self.remarks.push(Remark { field: field.to_owned(), text: text.into() });
+    }
+
+    /// The remarks since the last time, which are the last document's.
+    pub fn take_remarks(&mut self) -> Vec<Remark> {
+        std::mem::take(&mut self.remarks)
     }
 
     pub fn broken(&mut self, broken: Broken) {
@@ -164,6 +178,14 @@ impl<'n> Field<'n> {
         match &self.node.value {
             Value::Map(entries) => Some(Fields { map: self.clone(), entries }),
             Value::Scalar { .. } | Value::List(_) => self.wrong_type(faults, "a map"),
+        }
+    }
+
+    /// How many items a list has; `None` if it is none.
+    pub fn item_count(&self) -> Option<usize> {
+        match &self.node.value {
+            Value::List(items) => Some(items.len()),
+            Value::Scalar { .. } | Value::Map(_) => None,
         }
     }
 

@@ -91,21 +91,23 @@ fn read(source: &str, node: &Node, faults: &mut Faults) -> Option<Resource> {
         .and_then(|kind| kind.word(faults, &kinds));
     let metadata =
         top.require(faults, "metadata", "write metadata: {name: ...}").and_then(|field| metadata(&field, kind, faults));
-    let spec = kind.and_then(|kind| spec(kind, &top, faults));
+    let namespace = metadata.as_ref().map_or(DEFAULT_NAMESPACE, |metadata| metadata.namespace.as_str());
+    let spec = kind.and_then(|kind| spec(kind, namespace, &top, faults));
     let (metadata, spec) = (metadata?, spec?);
     let origin = Origin { source: source.to_owned(), place: node.place };
     let resource = Resource::new(&metadata.namespace, &metadata.name, metadata.labels, spec, origin);
+    let resource = resource.with_remarks(faults.take_remarks());
     (faults.len() == before).then_some(resource)
 }
 
-fn spec(kind: Kind, top: &fields::Fields<'_>, faults: &mut Faults) -> Option<Spec> {
+fn spec(kind: Kind, namespace: &str, top: &fields::Fields<'_>, faults: &mut Faults) -> Option<Spec> {
     if kind == Kind::Workload && top.get("spec").is_none() {
         return Some(Spec::Workload(crate::model::Workload::default()));
     }
     let field = top.require(faults, "spec", "write what the document is about under spec:")?;
     match kind {
         Kind::Workload => small::workload(&field, faults).map(Spec::Workload),
-        Kind::Policy => policy::policy(&field, faults).map(Spec::Policy),
+        Kind::Policy => policy::policy(&field, namespace, faults).map(Spec::Policy),
         Kind::RateLimit => small::rate_limit(&field, faults).map(Spec::RateLimit),
         Kind::AddressSet => small::address_set(&field, faults).map(Spec::AddressSet),
         // Of other API versions, which `kube` reads.

@@ -10,6 +10,8 @@ mod netpol;
 mod parts;
 mod slices;
 
+pub use parts::{is_number, port_name};
+
 use super::{
     fields::{Faults, Field, Fields, duplicates},
     nulls::drop_nulls,
@@ -105,6 +107,7 @@ fn document(source: &str, field: &Field<'_>, absent: Option<Kind>, faults: &mut 
     }
     let origin = Origin { source: source.to_owned(), place: field.node.place };
     let resource = Resource::foreign(id, labels, spec?, origin, &text(&complete(field.node, kind)));
+    let resource = resource.with_remarks(faults.take_remarks());
     (faults.len() == before).then_some(resource)
 }
 

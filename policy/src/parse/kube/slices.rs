@@ -26,7 +26,9 @@ pub fn endpoint_slice(top: &Fields<'_>, faults: &mut Faults) -> Option<EndpointS
     let kinds = [("IPv4", Some(true)), ("IPv6", Some(false)), ("FQDN", None)];
     let v4 = top.require(faults, "addressType", "write IPv4 or IPv6").and_then(|kind| kind.word(faults, &kinds))?;
     let listed = items(top, "endpoints", faults);
-    // Host names are nothing a rule could match.
+    if v4.is_none() {
+        faults.remark("addressType", "its endpoints are host names, which nothing here resolves: it leads nowhere");
+    }
     let endpoints =
         v4.map(|v4| listed.iter().filter_map(|item| endpoint(item, v4, faults)).collect()).unwrap_or_default();
     let ports = items(top, "ports", faults);
