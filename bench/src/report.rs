@@ -75,10 +75,10 @@ impl Report {
         for speed in self.sizes.iter().filter_map(|one| one.speed.as_ref()) {
             speeds(speed);
         }
-        println!("\n  {:<64} {:>12} {:>12}  met", "goal", "meant", "measured");
+        println!("\n  {:<72} {:>10} {:>10}  met", "goal", "meant", "measured");
         for goal in &self.goals {
             let met = if goal.met { "yes" } else { "NO" };
-            println!("  {:<64} {:>12} {:>12}  {met}", goal.what, goal.goal, goal.measured);
+            println!("  {:<72} {:>10} {:>10}  {met}", goal.what, goal.goal, goal.measured);
         }
     }
 }
