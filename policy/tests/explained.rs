@@ -92,6 +92,9 @@ fn an_answer_tells_what_staged_policies_would_change_and_nothing_else() {
     );
     assert_eq!(ask_at(&state, &context(), "192.0.2.1", "shop/web", "TCP", 81).staged(), Some(Verdict::Deny));
     assert_eq!(ask_at(&state, &context(), "192.0.2.1", "shop/web", "TCP", 80).staged(), None);
+    let text = ask_at(&state, &context(), "192.0.2.1", "shop/web", "TCP", 81).to_string();
+    let told = "; were staged policies enforced, the verdict would be deny by Policy/shop/later default ingress";
+    assert!(text.ends_with(told), "{text}");
 
     // A staged policy may also open, and an audit policy goes on watching in the world in which it does.
     let closed = policy("closed", "{ingress: []}");

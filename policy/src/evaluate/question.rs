@@ -115,6 +115,23 @@ pub fn strictest(verdicts: impl Iterator<Item = Verdict> + Clone) -> Verdict {
     by_strictness.find(|verdict| verdicts.clone().any(|given| given == *verdict)).unwrap_or(Verdict::Allow)
 }
 
+impl fmt::Display for Staged {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "were staged policies enforced, the verdict would be {}", self.verdict.name())?;
+        if self.policy.is_empty() { Ok(()) } else { write!(f, " by {} {}", self.policy, self.rule) }
+    }
+}
+
+impl Answer {
+    /// The reason, and what else there is to say: what staged policies would change, and that no record is made.
+    #[must_use]
+    pub fn in_full(&self) -> String {
+        let staged = self.staged.iter().map(ToString::to_string);
+        let silent = (!self.logged).then(|| "it makes no record".to_owned());
+        [self.why.clone()].into_iter().chain(staged).chain(silent).collect::<Vec<_>>().join("; ")
+    }
+}
+
 impl Explanation {
     /// The verdict there would be were staged policies enforced too, if that is another.
     #[must_use]
@@ -138,7 +155,7 @@ impl fmt::Display for Explanation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.verdict.name())?;
         for answer in self.egress.iter().chain(&self.ingress) {
-            write!(f, "; {} of {}: {}", answer.direction.name(), answer.workload, answer.why)?;
+            write!(f, "; {} of {}: {}", answer.direction.name(), answer.workload, answer.in_full())?;
         }
         if self.egress.is_none() && self.ingress.is_none() {
             write!(f, "; neither end is a workload, so no policy applies")?;
