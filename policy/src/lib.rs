@@ -18,6 +18,7 @@ mod fault;
 mod id;
 mod model;
 mod parse;
+pub mod reach;
 
 pub use compile::{Compiled, CompiledWorkload, LimitInfo, RuleInfo, compile};
 pub use evaluate::{Answer, End, Explanation, NoSuchWorkload, Question, evaluate, evaluate_service};

@@ -14,4 +14,5 @@ mod words;
 pub use explain::{Answer, End, Explanation, NoSuchWorkload, Question, evaluate, evaluate_service};
 pub use judge::{Bound, Local, Outcome, RulePlace, bind, isolating_sockets, judge, judge_unmatched, selects};
 pub use peer::{Member, NodeEnd, PeerEnd, block_holds, entity_of, loopback, peer_matches, port_matches};
+pub use resolve::resolve;
 pub use words::rule_name;
