@@ -30,7 +30,7 @@ pub use model::{
     Resources, Rule, Selector, Service, ServicePort, Socket, Spec, TargetPort, Tier, V4_BITS, Workload, addr, ip,
     protocol_name,
 };
-pub use parse::{parse, parse_all};
+pub use parse::{Documents, Expectation, OtherKinds, PolicyTest, Written, parse, parse_all, parse_documents};
 
 use weir_common::{addr::Addr, verdict::Verdict};
 
