@@ -32,11 +32,13 @@ pub enum Kind {
     Pod,
     /// Kubernetes: a name and address in front of pods.
     Service,
+    /// Kubernetes: addresses behind a service, by hand or by the cluster.
+    EndpointSlice,
 }
 
 impl Kind {
     /// Every kind.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::Workload,
         Self::Policy,
         Self::RateLimit,
@@ -49,6 +51,7 @@ impl Kind {
         Self::Node,
         Self::Pod,
         Self::Service,
+        Self::EndpointSlice,
     ];
 
     /// The kinds of our own.
@@ -70,6 +73,7 @@ impl Kind {
             Self::Node => "Node",
             Self::Pod => "Pod",
             Self::Service => "Service",
+            Self::EndpointSlice => "EndpointSlice",
         }
     }
 
@@ -77,7 +81,13 @@ impl Kind {
     #[must_use]
     pub const fn namespaced(self) -> bool {
         match self {
-            Self::Workload | Self::Policy | Self::RateLimit | Self::NetworkPolicy | Self::Pod | Self::Service => true,
+            Self::Workload
+            | Self::Policy
+            | Self::RateLimit
+            | Self::NetworkPolicy
+            | Self::Pod
+            | Self::Service
+            | Self::EndpointSlice => true,
             Self::AddressSet
             | Self::ClusterNetworkPolicy
             | Self::AdminNetworkPolicy
@@ -98,7 +108,7 @@ impl fmt::Display for Kind {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
     "{0:?} is not a kind; there are Workload, Policy, RateLimit and AddressSet, and of Kubernetes NetworkPolicy, \
-     ClusterNetworkPolicy, AdminNetworkPolicy, BaselineAdminNetworkPolicy, Namespace, Node, Pod and Service"
+     ClusterNetworkPolicy, AdminNetworkPolicy, BaselineAdminNetworkPolicy, Namespace, Node, Pod, Service and EndpointSlice"
 )]
 pub struct UnknownKind(pub String);
 

@@ -21,14 +21,14 @@ mod parse;
 pub mod reach;
 
 pub use compile::{Compiled, CompiledWorkload, LimitInfo, RuleInfo, compile};
-pub use evaluate::{Answer, End, Explanation, NoSuchWorkload, Question, evaluate, evaluate_service};
+pub use evaluate::{Answer, End, Explanation, NoSuchWorkload, Question, Staged, evaluate, evaluate_service};
 pub use fault::{Fault, Place};
 pub use id::{Kind, ResourceId, UnknownKind};
 pub use model::{
-    Action, AddressSet, Change, Client, ContainerPort, Entity, IpBlock, Labels, Mode, NAMESPACE_LABEL, Node, Operator,
-    Origin, PROTOCOLS, Peer, Policy, PolicyType, PortMatch, PortName, Prefix, Rate, RateLimit, Requirement, Resource,
-    Resources, Rule, Selector, Service, ServicePort, Socket, Spec, TargetPort, Tier, V4_BITS, Workload, addr, ip,
-    protocol_name,
+    Action, AddressSet, Change, Client, ContainerPort, Endpoint, EndpointPort, EndpointSlice, Entity, IpBlock, Labels,
+    Mode, NAMESPACE_LABEL, Node, Operator, Origin, PROTOCOLS, Peer, Policy, PolicyType, PortMatch, PortName, Prefix,
+    Rate, RateLimit, Requirement, Resource, Resources, Rule, Selector, Service, ServicePort, ServiceRef, Socket, Spec,
+    TargetPort, Tier, Timestamp, V4_BITS, Workload, addr, ip, protocol_name,
 };
 pub use parse::{Documents, Expectation, OtherKinds, PolicyTest, Written, parse, parse_all, parse_documents};
 
@@ -45,4 +45,6 @@ pub struct Context {
     pub host_addresses: Vec<Addr>,
     /// Length of the kernel's tick; 0 when the coarse clock must not be used.
     pub tick_ns: u64,
+    /// The time, for what expires.
+    pub now: Timestamp,
 }

@@ -152,7 +152,7 @@ fn a_container_port() -> impl Strategy<Value = ContainerPort> {
 fn a_rule() -> impl Strategy<Value = Rule> {
     let names = prop_oneof![3 => Just(vec![]), 1 => prop::collection::vec(a_port_name(), 1..3)];
     (an_action(), prop::collection::vec(a_peer(), 0..3), prop::collection::vec(a_port(), 0..3), names)
-        .prop_map(|(action, peers, ports, named_ports)| Rule { name: None, action, peers, ports, named_ports })
+        .prop_map(|(action, peers, ports, named_ports)| Rule { peers, ports, named_ports, ..Rule::of(action) })
 }
 
 /// A policy of the cluster's tiers, where rules may pass.
@@ -188,6 +188,7 @@ fn a_namespaced_policy() -> impl Strategy<Value = Policy> {
             priority,
             policy_types,
             mode,
+            expires_at: None,
             default_action,
             sockets: BTreeSet::from([Socket::Raw]),
             ingress,
@@ -233,7 +234,7 @@ fn a_state() -> impl Strategy<Value = Vec<Resource>> {
     let nodes = prop::collection::vec((labels(), prop::collection::vec(an_address(), 0..3)), NODES.len());
     let nodes = nodes.prop_map(|list| {
         let node = |(name, (labels, addresses)): (&&str, _)| {
-            Resource::new("", name, labels, Spec::Node(Node { addresses }), Origin::default())
+            Resource::new("", name, labels, Spec::Node(Node { addresses, pod_ranges: vec![] }), Origin::default())
         };
         NODES.iter().zip(list).map(node).collect::<Vec<_>>()
     });

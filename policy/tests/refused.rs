@@ -150,7 +150,7 @@ const POLICIES: &[Row] = &[
     (
         "an unknown entity",
         "{ingress: [{from: [{entity: all}]}]}",
-        &[("spec.ingress[0].from[0].entity", "known here: world, host, loopback")],
+        &[("spec.ingress[0].from[0].entity", "known here: world, host, loopback, node, unknown")],
     ),
     ("a rule name that is none", "{ingress: [{name: From Web}]}", &[("spec.ingress[0].name", LABEL)]),
     (
@@ -192,7 +192,7 @@ const POLICIES: &[Row] = &[
         "{priority: x, mode: y, ingress: [{ports: [{port: 0}, {port: 70000}], form: []}]}",
         &[
             ("spec.priority", "write a whole number from 0 to 1000"),
-            ("spec.mode", "known here: enforce, audit"),
+            ("spec.mode", "known here: enforce, audit, staged"),
             ("spec.ingress[0].ports[0].port", WHOLE),
             ("spec.ingress[0].ports[1].port", WHOLE),
             ("spec.ingress[0].form", "did you mean \"from\"?"),

@@ -22,7 +22,7 @@ use weir_common::{
     packet::{self, Bytes, Fault},
     verdict::{Hook, Reason, Verdict},
 };
-use weir_policy::{Context, Resources, compile, parse};
+use weir_policy::{Context, Resources, Timestamp, compile, parse};
 
 const XDP_DROP: u32 = 1;
 const XDP_PASS: u32 = 2;
@@ -51,7 +51,8 @@ impl Bench {
         for resource in parse("test.yaml", documents).unwrap_or_else(|faults| panic!("{faults:?}")) {
             let _ = resources.insert(resource);
         }
-        let context = Context { generation: 7, unknown, host_addresses: Vec::new(), tick_ns: tick_ns() };
+        let context =
+            Context { generation: 7, unknown, host_addresses: Vec::new(), tick_ns: tick_ns(), now: Timestamp(0) };
         let compiled = compile(&resources, &context).unwrap_or_else(|faults| panic!("{faults:?}"));
         kernel.install(&compiled).unwrap_or_else(|error| panic!("{error}"));
         Self { kernel, events, cgroup, _one_at_a_time: guard }

@@ -6,7 +6,9 @@
 use std::{collections::BTreeSet, sync::Arc};
 
 use weir_common::addr::Addr;
-use weir_policy::{Change, Compiled, Context, Fault, Kind, Resource, ResourceId, Resources, compile, parse_all};
+use weir_policy::{
+    Change, Compiled, Context, Fault, Kind, Resource, ResourceId, Resources, Timestamp, compile, parse_all,
+};
 
 use super::{
     Control, ControlError, InForce,
@@ -93,7 +95,8 @@ impl<D: Datapath> Control<D> {
             let warnings = self.force.compiled.warnings.clone();
             return Ok(Applied { generation: self.generation(), changes, warnings, ..Applied::default() });
         }
-        let context = Context { generation: self.generation() + 1, ..self.force.context.clone() };
+        let now = Timestamp(clock::wall_now());
+        let context = Context { generation: self.generation() + 1, now, ..self.force.context.clone() };
         let compiled = compile(&candidate, &context).map_err(ControlError::Faulty)?;
         let mut warnings = compiled.warnings.clone();
         warnings.extend(unplaced_pods(&candidate));

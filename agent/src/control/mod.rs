@@ -23,7 +23,7 @@ pub use change::{Action, Applied, Apply, ChangeSet, Changed};
 pub use error::ControlError;
 use tokio::sync::broadcast;
 use weir_common::verdict::Verdict;
-use weir_policy::{Compiled, Context, ResourceId, Resources};
+use weir_policy::{Compiled, Context, ResourceId, Resources, Timestamp};
 
 use crate::{
     datapath::{Datapath, Observed},
@@ -81,6 +81,7 @@ impl<D: Datapath> Control<D> {
             unknown: settings.unknown,
             host_addresses: host::addresses(),
             tick_ns: datapath.tick_ns(),
+            now: Timestamp(clock::wall_now()),
         };
         let resources = Resources::default();
         let compiled = weir_policy::compile(&resources, &context).map_err(ControlError::Empty)?;

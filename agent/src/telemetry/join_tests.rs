@@ -60,7 +60,13 @@ fn world() -> World {
 
 fn names() -> (Names, u32) {
     let resources = parse("t.yaml", POLICY).unwrap().into_iter().collect();
-    let context = Context { generation: 2, unknown: Verdict::Allow, host_addresses: vec![], tick_ns: 0 };
+    let context = Context {
+        generation: 2,
+        unknown: Verdict::Allow,
+        host_addresses: vec![],
+        tick_ns: 0,
+        now: weir_policy::Timestamp(0),
+    };
     let compiled = compile(&resources, &context).unwrap();
     let rule = compiled.rules.iter().position(|rule| rule.rule.contains("to-db")).unwrap() as u32;
     let names = Names::default();

@@ -199,9 +199,8 @@ impl<'a> Known<'_, 'a> {
     }
 
     fn cell(&self, outcome: &Outcome<'_>, direction: Direction) -> Cell {
-        let rule = outcome
-            .deciding
-            .map_or(0, |deciding| self.numbering.rule(deciding.bound.number, direction, deciding.place));
+        let rule =
+            outcome.deciding.map_or(0, |deciding| self.numbering.rule(deciding.bound.id, direction, deciding.place));
         Cell::new(outcome.verdict, outcome.reason, rule)
     }
 }

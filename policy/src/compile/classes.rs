@@ -96,9 +96,12 @@ fn named(resources: &Resources) -> BTreeMap<&str, BTreeSet<PortMatch>> {
 fn term<'a>(bound: &Bound<'a>, peer: &'a Peer) -> (&'a str, &'a Peer) {
     match peer {
         Peer::Workloads { namespace_selector: None, .. } => (&bound.id.namespace, peer),
-        Peer::Workloads { .. } | Peer::IpBlock { .. } | Peer::Entity { .. } | Peer::Nodes { .. } | Peer::Unknown => {
-            ("", peer)
-        }
+        Peer::Workloads { .. }
+        | Peer::IpBlock { .. }
+        | Peer::Entity { .. }
+        | Peer::Nodes { .. }
+        | Peer::Service { .. }
+        | Peer::Unknown => ("", peer),
     }
 }
 

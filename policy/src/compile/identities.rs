@@ -19,8 +19,8 @@ use super::{
 };
 use crate::{
     Context,
-    evaluate::{NodeEnd, PeerEnd, block_holds, entity_of, loopback},
-    model::{Entity, IpBlock, Labels, Peer, Prefix, Resources},
+    evaluate::{NodeEnd, PeerEnd, block_holds, entity_of, entity_of_range, is_behind, loopback},
+    model::{Entity, IpBlock, Labels, Peer, Prefix, Resource, Resources, ServiceRef},
 };
 
 /// What rules can tell about an end: who it is, and which blocks hold its address.
@@ -28,6 +28,7 @@ use crate::{
 struct Key {
     owner: Owner,
     blocks: Vec<usize>,
+    services: Vec<ServiceRef>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -48,7 +49,7 @@ struct Machine {
 impl Machine {
     fn of(resources: &Resources, context: &Context, address: &Addr, name: &str) -> Self {
         let labels = resources.node_labels(name).cloned().unwrap_or_default();
-        Self { name: name.to_owned(), labels, entity: entity_of(address, &context.host_addresses) }
+        Self { name: name.to_owned(), labels, entity: entity_of(resources, context, address) }
     }
 }
 
@@ -56,6 +57,7 @@ impl Machine {
 pub struct Identity {
     owner: Owner,
     address: Option<Addr>,
+    services: Vec<ServiceRef>,
     /// Its number.
     pub number: u32,
 }
@@ -63,7 +65,14 @@ pub struct Identity {
 impl Identity {
     /// The identity as the evaluator sees the other end.
     pub fn end(&self) -> PeerEnd<'_> {
-        let nobody = PeerEnd { member: None, address: self.address, entity: None, node: None, itself: None };
+        let nobody = PeerEnd {
+            member: None,
+            address: self.address,
+            entity: None,
+            node: None,
+            services: &self.services,
+            itself: None,
+        };
         match &self.owner {
             Owner::Subject(subject) => PeerEnd { member: Some(subject.member()), ..nobody },
             Owner::Entity(entity) => PeerEnd { entity: Some(*entity), ..nobody },
@@ -103,33 +112,52 @@ impl Identities {
         let held = |addr: &Addr| -> Vec<usize> {
             blocks.iter().enumerate().filter(|(_, block)| block_holds(block, addr)).map(|(index, _)| index).collect()
         };
+        let services = services(subjects);
+        let behind = |workload: Option<&Resource>, addr: Option<&Addr>| -> Vec<ServiceRef> {
+            services
+                .iter()
+                .filter(|name| is_behind(resources, name, workload, addr))
+                .map(|name| (*name).clone())
+                .collect()
+        };
         let mut keys: BTreeMap<Key, Option<Addr>> = BTreeMap::new();
         for entity in [Entity::World, Entity::Host] {
-            keys.insert(Key { owner: Owner::Entity(entity), blocks: Vec::new() }, None);
+            keys.insert(Key { owner: Owner::Entity(entity), blocks: Vec::new(), services: Vec::new() }, None);
         }
         let by_workload: Vec<_> =
             resources.workloads().map(|(resource, workload)| subjects.subject(resources, resource, workload)).collect();
         let mut exact: BTreeMap<Addr, Key> = BTreeMap::new();
-        for ((_, workload), subject) in resources.workloads().zip(&by_workload) {
+        for ((resource, workload), subject) in resources.workloads().zip(&by_workload) {
             let owner = Owner::Subject(subject.clone());
-            keys.entry(Key { owner: owner.clone(), blocks: Vec::new() }).or_insert(None);
+            keys.entry(Key { owner: owner.clone(), blocks: Vec::new(), services: Vec::new() }).or_insert(None);
             for addr in &workload.addresses {
-                exact.insert(*addr, Key { owner: owner.clone(), blocks: held(addr) });
+                let services = behind(Some(resource), Some(addr));
+                exact.insert(*addr, Key { owner: owner.clone(), blocks: held(addr), services });
             }
         }
+        let listed = services.iter().flat_map(|name| resources.slices_of(name)).flat_map(|slice| &slice.endpoints);
+        let listed: Vec<Addr> = listed.flat_map(|endpoint| endpoint.addresses.iter().copied()).collect();
         for (addr, name) in resources.node_addresses() {
             let owner = || Owner::Node(Machine::of(resources, context, &addr, name));
-            exact.entry(addr).or_insert_with(|| Key { owner: owner(), blocks: held(&addr) });
+            let key = || Key { owner: owner(), blocks: held(&addr), services: behind(None, Some(&addr)) };
+            exact.entry(addr).or_insert_with(key);
         }
-        for addr in &context.host_addresses {
-            if entity_of(addr, &context.host_addresses) == Entity::Host {
-                exact.entry(*addr).or_insert_with(|| Key { owner: Owner::Entity(Entity::Host), blocks: held(addr) });
+        for addr in context.host_addresses.iter().chain(&listed) {
+            let entity = entity_of(resources, context, addr);
+            if entity == Entity::Host || listed.contains(addr) {
+                let services = behind(None, Some(addr));
+                exact.entry(*addr).or_insert_with(|| Key {
+                    owner: Owner::Entity(entity),
+                    blocks: held(addr),
+                    services,
+                });
             }
         }
-        let split: Vec<_> = own_addresses(&boundaries(&blocks))
+        let split: Vec<_> = own_addresses(&boundaries(resources, &blocks))
             .into_iter()
             .map(|(prefix, addr)| {
-                (prefix, addr, Key { owner: Owner::Entity(entity_of(&addr, &[])), blocks: held(&addr) })
+                let owner = Owner::Entity(entity_of_range(resources, &addr));
+                (prefix, addr, Key { owner, blocks: held(&addr), services: Vec::new() })
             })
             .collect();
         let addressed = exact.iter().chain(split.iter().map(|(_, addr, key)| (addr, key)));
@@ -153,17 +181,17 @@ impl Identities {
         let mut next = FIRST_IDENTITY;
         for (key, address) in keys {
             let number = match &key.owner {
-                Owner::Entity(Entity::World) if key.blocks.is_empty() => reserved::WORLD,
-                Owner::Entity(Entity::Host) if key.blocks.is_empty() => reserved::HOST,
+                Owner::Entity(Entity::World) if key.blocks.is_empty() && key.services.is_empty() => reserved::WORLD,
+                Owner::Entity(Entity::Host) if key.blocks.is_empty() && key.services.is_empty() => reserved::HOST,
                 Owner::Entity(_) | Owner::Node(_) | Owner::Subject(_) => {
                     next += 1;
                     next - 1
                 }
             };
-            if let (Owner::Subject(subject), true) = (&key.owner, key.blocks.is_empty()) {
+            if let (Owner::Subject(subject), true) = (&key.owner, key.blocks.is_empty() && key.services.is_empty()) {
                 local.insert(subject.clone(), number);
             }
-            list.push(Identity { owner: key.owner.clone(), address, number });
+            list.push(Identity { owner: key.owner.clone(), address, services: key.services.clone(), number });
             numbers.insert(key, number);
         }
         list.sort_by_key(|identity| identity.number);
@@ -204,16 +232,33 @@ fn blocks<'a>(subjects: &Subjects<'a>) -> Vec<&'a IpBlock> {
         .flat_map(|rule| &rule.peers)
         .filter_map(|peer| match peer {
             Peer::IpBlock { ip_block } => Some(ip_block),
-            Peer::Workloads { .. } | Peer::Entity { .. } | Peer::Nodes { .. } | Peer::Unknown => None,
+            Peer::Workloads { .. }
+            | Peer::Entity { .. }
+            | Peer::Nodes { .. }
+            | Peer::Service { .. }
+            | Peer::Unknown => None,
         })
         .collect();
     blocks.into_iter().collect()
 }
 
+/// The services that policies in force here name, in order.
+fn services<'a>(subjects: &Subjects<'a>) -> Vec<&'a ServiceRef> {
+    let policies = subjects.policies();
+    let rules = policies.iter().flat_map(|bound| bound.policy.ingress.iter().chain(&bound.policy.egress));
+    let named = rules.flat_map(|rule| &rule.peers).filter_map(|peer| match peer {
+        Peer::Service { service } => Some(service),
+        Peer::Workloads { .. } | Peer::IpBlock { .. } | Peer::Entity { .. } | Peer::Nodes { .. } | Peer::Unknown => {
+            None
+        }
+    });
+    named.collect::<BTreeSet<_>>().into_iter().collect()
+}
+
 /// Every prefix at whose edge something changes.
-fn boundaries(blocks: &[&IpBlock]) -> BTreeSet<Prefix> {
+fn boundaries(resources: &Resources, blocks: &[&IpBlock]) -> BTreeSet<Prefix> {
     let named = blocks.iter().flat_map(|block| block.except.iter().chain([&block.cidr])).copied();
-    named.chain(loopback()).chain([Prefix::V4]).collect()
+    named.chain(loopback()).chain([Prefix::V4]).chain(resources.pod_ranges().copied()).collect()
 }
 
 /// The prefix table, less the entries that only repeat what the enclosing one says.

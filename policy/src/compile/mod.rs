@@ -35,7 +35,7 @@ use faults::Problems;
 pub fn compile(resources: &Resources, context: &Context) -> Result<Compiled, Vec<Fault>> {
     let mut problems = Problems::default();
     faults::check_workloads(resources, &mut problems);
-    let subjects = subjects::Subjects::of(resources);
+    let subjects = subjects::Subjects::of(resources, context.now);
     let terms = classes::Terms::of(resources, &subjects);
     let numbering = rules::Numbering::of(resources, &mut problems);
     let limits = limits::Limits::of(resources, context, &numbering, &mut problems);

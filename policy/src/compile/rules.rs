@@ -18,17 +18,17 @@ use crate::{
 pub struct Numbering {
     /// Rule by number; the first is none.
     pub rules: Vec<RuleInfo>,
-    /// For each policy in order of id: the number of its first rule, and of its first egress rule.
-    policies: Vec<[u32; 2]>,
+    /// For each policy: the number of its first rule, and of its first egress rule.
+    policies: BTreeMap<ResourceId, [u32; 2]>,
     /// For each policy and direction, how many rules there are before the default.
-    counts: Vec<[u32; 2]>,
+    counts: BTreeMap<ResourceId, [u32; 2]>,
     single: BTreeMap<ResourceId, u32>,
 }
 
 impl Numbering {
     pub fn of(resources: &Resources, problems: &mut Problems) -> Self {
         let rules = vec![RuleInfo::default()];
-        let mut numbering = Self { rules, policies: Vec::new(), counts: Vec::new(), single: BTreeMap::new() };
+        let mut numbering = Self { rules, policies: BTreeMap::new(), counts: BTreeMap::new(), single: BTreeMap::new() };
         for resource in resources.iter() {
             match resource.spec() {
                 Spec::Policy(policy) => {
@@ -39,15 +39,16 @@ impl Numbering {
                         let names = places.map(|place| rule_name(policy, direction, place));
                         numbering.rules.extend(names.map(|rule| RuleInfo { policy: resource.id().to_string(), rule }));
                     }
-                    numbering.policies.push(starts);
-                    numbering.counts.push([number(policy.ingress.len()), number(policy.egress.len())]);
+                    numbering.policies.insert(resource.id().clone(), starts);
+                    let counts = [number(policy.ingress.len()), number(policy.egress.len())];
+                    numbering.counts.insert(resource.id().clone(), counts);
                 }
                 Spec::RateLimit(_) | Spec::AddressSet(_) => {
                     let rule = if resource.id().kind == Kind::RateLimit { "limit" } else { "block" };
                     numbering.single.insert(resource.id().clone(), number(numbering.rules.len()));
                     numbering.rules.push(RuleInfo { policy: resource.id().to_string(), rule: rule.to_owned() });
                 }
-                Spec::Workload(_) | Spec::Namespace | Spec::Node(_) | Spec::Service(_) => {}
+                Spec::Workload(_) | Spec::Namespace | Spec::Node(_) | Spec::Service(_) | Spec::EndpointSlice(_) => {}
             }
         }
         if numbering.rules.len() >= MAX_RULES as usize {
@@ -60,9 +61,11 @@ impl Numbering {
     }
 
     /// The number of a policy's rule.
-    pub fn rule(&self, policy: usize, direction: Direction, place: RulePlace) -> u32 {
+    pub fn rule(&self, policy: &ResourceId, direction: Direction, place: RulePlace) -> u32 {
         let side = direction.index() as usize;
-        let of = |list: &Vec<[u32; 2]>| list.get(policy).and_then(|both| both.get(side)).copied().unwrap_or(0);
+        let of = |list: &BTreeMap<ResourceId, [u32; 2]>| {
+            list.get(policy).and_then(|both| both.get(side)).copied().unwrap_or(0)
+        };
         match place {
             RulePlace::At(index) => of(&self.policies) + number(index),
             RulePlace::Default => of(&self.policies) + of(&self.counts),

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::{
     evaluate::{Bound, Local, Member, bind},
-    model::{ContainerPort, Labels, Peer, Resource, Resources, Selector, Spec, Workload},
+    model::{ContainerPort, Labels, Peer, Resource, Resources, Selector, Spec, Timestamp, Workload},
 };
 
 /// What selectors and named ports can tell of a workload: workloads that no policy can tell apart share it.
@@ -42,12 +42,13 @@ pub struct Set<'a> {
     pub ports: Vec<ContainerPort>,
     /// Of pods, the node.
     pub node: Option<String>,
+    now: Timestamp,
 }
 
 impl<'a> Set<'a> {
     /// The set as the evaluator asks it.
     pub fn local(&self) -> Local<'_, 'a> {
-        Local { bound: &self.bound, ports: &self.ports, node: self.node.as_deref() }
+        Local { bound: &self.bound, ports: &self.ports, node: self.node.as_deref(), now: self.now }
     }
 }
 
@@ -61,22 +62,22 @@ pub struct Subjects<'a> {
 }
 
 impl<'a> Subjects<'a> {
-    pub fn of(resources: &'a Resources) -> Self {
+    pub fn of(resources: &'a Resources, now: Timestamp) -> Self {
         let mut subjects = Self { keys: Keys::of(resources), sets: vec![Set::default()], set_of: BTreeMap::new() };
         let local = resources.workloads().filter(|(_, workload)| workload.cgroup.is_some());
         let local: BTreeSet<_> =
             local.map(|(resource, workload)| subjects.subject(resources, resource, workload)).collect();
         let mut alike: BTreeMap<_, (Set<'a>, Vec<Subject>)> = BTreeMap::new();
         for subject in local {
-            let bound = bind(resources, &subject.member());
+            let bound = bind(resources, &subject.member(), now);
             if bound.is_empty() {
                 subjects.set_of.insert(subject, 0);
                 continue;
             }
-            let numbers: Vec<_> = bound.iter().map(|bound| bound.number).collect();
+            let policies: Vec<_> = bound.iter().map(|bound| bound.id).collect();
             let (ports, node) = (subject.ports.clone(), subject.node.clone());
-            let entry = alike.entry((numbers, ports.clone(), node.clone()));
-            entry.or_insert_with(|| (Set { bound, ports, node }, Vec::new())).1.push(subject);
+            let entry = alike.entry((policies, ports.clone(), node.clone()));
+            entry.or_insert_with(|| (Set { bound, ports, node, now }, Vec::new())).1.push(subject);
         }
         for (set, members) in alike.into_values() {
             let number = subjects.sets.len();
@@ -105,7 +106,7 @@ impl<'a> Subjects<'a> {
     /// The policies that select somebody here, in order of id.
     pub fn policies(&self) -> Vec<Bound<'a>> {
         let bound = self.sets.iter().flat_map(|set| &set.bound);
-        let all: BTreeMap<_, _> = bound.map(|bound| (bound.number, *bound)).collect();
+        let all: BTreeMap<_, _> = bound.map(|bound| (bound.id, *bound)).collect();
         all.into_values().collect()
     }
 
@@ -147,7 +148,8 @@ impl<'a> Keys<'a> {
 fn selectors(resource: &Resource) -> (Vec<&Selector>, Vec<&Selector>) {
     let (mut workloads, mut namespaces) = (Vec::new(), Vec::new());
     match resource.spec() {
-        Spec::Workload(_) | Spec::AddressSet(_) | Spec::Namespace | Spec::Node(_) | Spec::Service(_) => {}
+        Spec::Workload(_) | Spec::AddressSet(_) | Spec::Namespace | Spec::Node(_) => {}
+        Spec::Service(_) | Spec::EndpointSlice(_) => {}
         Spec::RateLimit(limit) => workloads.extend(&limit.workload_selector),
         Spec::Policy(policy) => {
             workloads.push(&policy.workload_selector);

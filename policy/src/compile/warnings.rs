@@ -22,7 +22,8 @@ pub fn warnings(resources: &Resources) -> Vec<String> {
         let found = match resource.spec() {
             Spec::Policy(policy) => of_policy(resources, resource, policy),
             Spec::RateLimit(limit) => of_limit(resources, resource, limit),
-            Spec::Workload(_) | Spec::AddressSet(_) | Spec::Namespace | Spec::Node(_) | Spec::Service(_) => Vec::new(),
+            Spec::Workload(_) | Spec::AddressSet(_) | Spec::Namespace | Spec::Node(_) => Vec::new(),
+            Spec::Service(_) | Spec::EndpointSlice(_) => Vec::new(),
         };
         warnings.extend(found.into_iter().map(|text| format!("{}: {text}", resource.id())));
     }

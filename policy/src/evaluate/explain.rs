@@ -11,16 +11,16 @@ use weir_common::{
 };
 
 use super::{
-    judge::{Local, bind, judge},
+    judge::{Deciding, Local, Outcome, bind, judge, judge_staged},
     peer::{Itself, PeerEnd},
     resolve::{Resolved, resolve},
-    service::{backends, service_at},
+    service::{backends, named_services, service_at},
     words::{rule_name, why},
 };
 use crate::{
     Context,
     id::{Kind, ResourceId},
-    model::{Resources, ip},
+    model::{Resources, Tier, ip},
 };
 
 /// One end of a connection.
@@ -82,8 +82,27 @@ pub struct Answer {
     pub policy: String,
     /// Its rule, as `ingress[0] name` or "default ingress"; empty where none isolates.
     pub rule: String,
+    /// The tier that decided; `None` where no policy has a say.
+    pub tier: Option<Tier>,
+    /// The rules that left it to the tiers below, each as "policy rule".
+    pub passed: Vec<String>,
+    /// What staged policies would change, if anything.
+    pub staged: Option<Staged>,
+    /// Whether the connection makes records; it is counted in any case.
+    pub logged: bool,
     /// The reason as a sentence.
     pub why: String,
+}
+
+/// What would be said were staged policies enforced too.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Staged {
+    /// The verdict, which is another than the one in force.
+    pub verdict: Verdict,
+    /// The policy that would decide; empty where none would.
+    pub policy: String,
+    /// Its rule.
+    pub rule: String,
 }
 
 /// A question about a workload that is not there.
@@ -104,7 +123,7 @@ pub fn evaluate(resources: &Resources, context: &Context, question: &Question) -
     let from = resolve(resources, context, &question.from)?;
     let to = resolve(resources, context, &question.to)?;
     let asked = Asked { protocol: question.protocol, port: question.port, by_service: false };
-    Ok(explain(resources, &from, &to, &asked))
+    Ok(explain(resources, context, &from, &to, &asked))
 }
 
 /// May `from` open a connection to a Service? Judged is the pod behind it, at the port the Service leads to. With several
@@ -123,7 +142,8 @@ pub fn evaluate_service(
     let mut last = None;
     for backend in backends(resources, service, protocol, port) {
         let to = resolve(resources, context, &backend.end)?;
-        let explanation = explain(resources, &from, &to, &Asked { protocol, port: backend.port, by_service: true });
+        let asked = Asked { protocol, port: backend.port, by_service: true };
+        let explanation = explain(resources, context, &from, &to, &asked);
         if explanation.verdict != Verdict::Allow {
             return Ok(explanation);
         }
@@ -140,15 +160,34 @@ pub struct Asked {
 }
 
 /// Both ends must agree: the caller's egress and the called one's ingress.
-fn explain(resources: &Resources, from: &Resolved<'_>, to: &Resolved<'_>, asked: &Asked) -> Explanation {
-    let egress = from.answer(resources, Direction::Egress, to, asked);
-    let ingress = to.answer(resources, Direction::Ingress, from, asked);
-    let verdicts = || egress.iter().chain(&ingress).map(|answer| answer.verdict);
-    let verdict = [Verdict::Deny, Verdict::Audit].into_iter().find(|verdict| verdicts().any(|given| given == *verdict));
-    Explanation { verdict: verdict.unwrap_or(Verdict::Allow), egress, ingress }
+fn explain(
+    resources: &Resources,
+    context: &Context,
+    from: &Resolved<'_>,
+    to: &Resolved<'_>,
+    asked: &Asked,
+) -> Explanation {
+    let egress = from.answer(resources, context, Direction::Egress, to, asked);
+    let ingress = to.answer(resources, context, Direction::Ingress, from, asked);
+    let verdict = strictest(egress.iter().chain(&ingress).map(|answer| answer.verdict));
+    Explanation { verdict, egress, ingress }
+}
+
+/// Denied if either end denies; else audit if either end does.
+fn strictest(verdicts: impl Iterator<Item = Verdict> + Clone) -> Verdict {
+    let mut by_strictness = [Verdict::Deny, Verdict::Audit].into_iter();
+    by_strictness.find(|verdict| verdicts.clone().any(|given| given == *verdict)).unwrap_or(Verdict::Allow)
 }
 
 impl Explanation {
+    /// The verdict there would be were staged policies enforced too, if that is another.
+    #[must_use]
+    pub fn staged(&self) -> Option<Verdict> {
+        let staged = |answer: &Answer| answer.staged.as_ref().map_or(answer.verdict, |staged| staged.verdict);
+        let verdict = strictest(self.egress.iter().chain(&self.ingress).map(staged));
+        (verdict != self.verdict).then_some(verdict)
+    }
+
     /// The answer that gave the verdict: the first that refuses, else the last in which a policy lets pass.
     pub fn deciding(&self) -> Option<&Answer> {
         let answers = || self.egress.iter().chain(&self.ingress);
@@ -174,21 +213,34 @@ impl fmt::Display for Explanation {
 
 impl Resolved<'_> {
     /// What this end's policies say to the other end.
-    fn answer(&self, resources: &Resources, direction: Direction, other: &Self, question: &Asked) -> Option<Answer> {
+    fn answer(
+        &self,
+        resources: &Resources,
+        context: &Context,
+        direction: Direction,
+        other: &Self,
+        question: &Asked,
+    ) -> Option<Answer> {
         let (resource, member) = (self.resource?, self.peer.member?);
-        let bound = bind(resources, &member);
-        let local = Local { bound: &bound, ports: member.ports, node: self.node };
-        let end = PeerEnd { itself: self.is_itself(other, question), ..other.peer };
+        let bound = bind(resources, &member, context.now);
+        let local = Local { bound: &bound, ports: member.ports, node: self.node, now: context.now };
+        let services = named_services(resources, &bound, other.resource, other.peer.address);
+        let end = PeerEnd { itself: self.is_itself(other, question), services: &services, ..other.peer };
         let outcome = judge(local, direction, &end, question.protocol, question.port);
-        let rule = outcome.deciding.map(|deciding| rule_name(deciding.bound.policy, direction, deciding.place));
+        let staged = judge_staged(local, direction, &end, question.protocol, question.port);
+        let (policy, rule) = names(outcome.deciding, direction);
         Some(Answer {
             workload: resource.id().clone(),
             direction,
             verdict: outcome.verdict,
             reason: outcome.reason,
-            policy: outcome.deciding.map(|deciding| deciding.bound.id.to_string()).unwrap_or_default(),
-            why: why(&outcome, resource.id(), direction, rule.as_deref().unwrap_or_default(), question),
-            rule: rule.unwrap_or_default(),
+            tier: outcome.deciding.map(|deciding| deciding.bound.policy.tier),
+            passed: outcome.passed.map(|rule| in_words(rule, direction)).into_iter().collect(),
+            logged: outcome.deciding.is_none_or(|deciding| deciding.logs(direction)),
+            staged: differs(&outcome, &staged, direction),
+            why: why(&outcome, resource.id(), direction, &rule, question),
+            policy,
+            rule,
         })
     }
 
@@ -198,4 +250,21 @@ impl Resolved<'_> {
         let itself = if question.by_service { Itself::ByService } else { Itself::Directly };
         (here.kind == Kind::Pod && here == there).then_some(itself)
     }
+}
+
+/// Policy and rule in words; empty for none.
+fn names(deciding: Option<Deciding<'_>>, direction: Direction) -> (String, String) {
+    deciding.map_or_else(Default::default, |deciding| {
+        (deciding.bound.id.to_string(), rule_name(deciding.bound.policy, direction, deciding.place))
+    })
+}
+
+fn in_words(deciding: Deciding<'_>, direction: Direction) -> String {
+    let (policy, rule) = names(Some(deciding), direction);
+    format!("{policy} {rule}")
+}
+
+fn differs(in_force: &Outcome<'_>, staged: &Outcome<'_>, direction: Direction) -> Option<Staged> {
+    let (policy, rule) = names(staged.deciding, direction);
+    (staged.verdict != in_force.verdict).then_some(Staged { verdict: staged.verdict, policy, rule })
 }

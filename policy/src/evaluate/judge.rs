@@ -6,7 +6,8 @@
 //! 1. The policies that select the workload are bound to it. Per direction, the ones that name the direction isolate it.
 //! 2. Some ends are beyond policy: a pod's own address, and what its own node sends it.
 //! 3. The tiers are asked in order (`tiers`); the first that decides is final. None decides: allowed, reason no_policy.
-//! 4. Audit policies are judged on top: what enforcement lets pass, but all policies together would deny, is audit.
+//! 4. Audit policies are judged on top: what enforcement lets pass, but audit policies with it would deny, is audit.
+//! 5. Staged policies have no part in that; `judge_staged` takes them as enforced, to tell what they would change.
 
 use weir_common::{
     addr::Protocol,
@@ -19,15 +20,13 @@ use super::{
 };
 use crate::{
     id::ResourceId,
-    model::{ContainerPort, Mode, Policy, Resources, Rule, Socket},
+    model::{ContainerPort, Mode, Policy, Resources, Rule, Socket, Timestamp},
 };
 
 /// A policy that selects the workload in question.
 #[derive(Clone, Copy, Debug)]
 pub struct Bound<'a> {
-    /// Its place among all policies in order of id.
-    pub number: usize,
-    /// Its name.
+    /// Its name; policies that agree in all else are asked in order of their names.
     pub id: &'a ResourceId,
     /// What it says.
     pub policy: &'a Policy,
@@ -42,6 +41,8 @@ pub struct Local<'l, 'a> {
     pub ports: &'l [ContainerPort],
     /// Of a pod, its node.
     pub node: Option<&'l str>,
+    /// The time; rules that have expired match nothing.
+    pub now: Timestamp,
 }
 
 /// What was decided, and by what.
@@ -88,17 +89,28 @@ pub enum RulePlace {
     Default,
 }
 
+impl Deciding<'_> {
+    /// Whether what it decides makes records.
+    pub fn logs(&self, direction: Direction) -> bool {
+        match self.place {
+            RulePlace::At(index) => self.bound.policy.rules(direction).get(index).is_none_or(|rule| rule.log),
+            RulePlace::Default => true,
+        }
+    }
+}
+
 impl Outcome<'_> {
     /// Nobody has a say: allowed.
     pub const OPEN: Self =
         Self { verdict: Verdict::Allow, reason: Reason::NoPolicy, deciding: None, passed: None, beyond: None };
 }
 
-/// The policies that select a workload, in order of id: by namespace (their own, or those they name) and by labels.
-pub fn bind<'a>(resources: &'a Resources, workload: &Member<'_>) -> Vec<Bound<'a>> {
-    let all = resources.policies().enumerate();
-    let selecting = all.filter(|(_, (resource, policy))| selects(resource.id(), policy, workload));
-    selecting.map(|(number, (resource, policy))| Bound { number, id: resource.id(), policy }).collect()
+/// The policies that select a workload, in order of id: by namespace (their own, or those they name) and by labels. What has
+/// expired selects nothing.
+pub fn bind<'a>(resources: &'a Resources, workload: &Member<'_>, now: Timestamp) -> Vec<Bound<'a>> {
+    let in_force = resources.policies().filter(|(_, policy)| policy.in_force(now));
+    let selecting = in_force.filter(|(resource, policy)| selects(resource.id(), policy, workload));
+    selecting.map(|(resource, policy)| Bound { id: resource.id(), policy }).collect()
 }
 
 /// Whether a policy applies to a workload.
@@ -110,8 +122,58 @@ pub fn selects(id: &ResourceId, policy: &Policy, workload: &Member<'_>) -> bool 
     namespace && policy.workload_selector.matches(workload.labels)
 }
 
-/// Judges one opening.
+/// Judges one opening by what is in force.
 pub fn judge<'a>(
+    local: Local<'_, 'a>,
+    direction: Direction,
+    end: &PeerEnd<'_>,
+    protocol: Protocol,
+    port: u16,
+) -> Outcome<'a> {
+    judge_as(Trial::InForce, local, direction, end, protocol, port)
+}
+
+/// Judges one opening as it would be were staged policies enforced too.
+pub fn judge_staged<'a>(
+    local: Local<'_, 'a>,
+    direction: Direction,
+    end: &PeerEnd<'_>,
+    protocol: Protocol,
+    port: u16,
+) -> Outcome<'a> {
+    judge_as(Trial::Staged, local, direction, end, protocol, port)
+}
+
+/// Judges an opening that no rule matches.
+pub fn judge_unmatched<'a>(local: Local<'_, 'a>, direction: Direction) -> Outcome<'a> {
+    by_mode(Trial::InForce, local.bound, direction, false, |_, _| false)
+}
+
+/// Which policies are taken to be in force.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Trial {
+    InForce,
+    Staged,
+}
+
+impl Trial {
+    /// Whether a policy of this mode decides.
+    fn enforces(self, mode: Mode) -> bool {
+        match mode {
+            Mode::Enforce => true,
+            Mode::Staged => self == Self::Staged,
+            Mode::Audit => false,
+        }
+    }
+
+    /// Whether a policy of this mode is asked at all.
+    fn hears(self, mode: Mode) -> bool {
+        mode == Mode::Audit || self.enforces(mode)
+    }
+}
+
+fn judge_as<'a>(
+    trial: Trial,
     local: Local<'_, 'a>,
     direction: Direction,
     end: &PeerEnd<'_>,
@@ -126,13 +188,10 @@ pub fn judge<'a>(
         Direction::Ingress => local.ports,
         Direction::Egress => end.member.map_or(&[][..], |member| member.ports),
     };
-    let matches = |namespace: &str, rule: &Rule| rule_matches(rule, namespace, end, called, protocol, port);
-    with_audit(local.bound, direction, end.itself == Some(Itself::ByService), matches)
-}
-
-/// Judges an opening that no rule matches.
-pub fn judge_unmatched<'a>(local: Local<'_, 'a>, direction: Direction) -> Outcome<'a> {
-    with_audit(local.bound, direction, false, |_, _| false)
+    let matches = |namespace: &str, rule: &Rule| {
+        rule.in_force(local.now) && rule_matches(rule, namespace, end, called, protocol, port)
+    };
+    by_mode(trial, local.bound, direction, end.itself == Some(Itself::ByService), matches)
 }
 
 /// A pod always reaches its own address, and is always reached by its own node; other nodes are ends like any other.
@@ -160,19 +219,21 @@ fn rule_matches(
     peer && (any_port || by_number() || by_name())
 }
 
-/// Enforced policies decide; all policies together may turn what they let pass into audit, and nothing else.
-fn with_audit<'a>(
+/// Enforced policies decide; audit policies with them may turn what they let pass into audit, and nothing else.
+fn by_mode<'a>(
+    trial: Trial,
     bound: &[Bound<'a>],
     direction: Direction,
     by_service: bool,
     matches: impl Fn(&str, &Rule) -> bool,
 ) -> Outcome<'a> {
-    let enforced: Vec<_> = bound.iter().filter(|bound| bound.policy.mode == Mode::Enforce).copied().collect();
+    let heard: Vec<_> = bound.iter().filter(|bound| trial.hears(bound.policy.mode)).copied().collect();
+    let enforced: Vec<_> = heard.iter().filter(|bound| trial.enforces(bound.policy.mode)).copied().collect();
     let in_force = tiers(&enforced, direction, by_service, &matches);
-    if in_force.verdict == Verdict::Deny || enforced.len() == bound.len() {
+    if in_force.verdict == Verdict::Deny || enforced.len() == heard.len() {
         return in_force;
     }
-    let if_enforced = tiers(bound, direction, by_service, &matches);
+    let if_enforced = tiers(&heard, direction, by_service, &matches);
     match if_enforced.verdict {
         Verdict::Deny => Outcome { verdict: Verdict::Audit, ..if_enforced },
         Verdict::Allow | Verdict::Audit => in_force,

@@ -3,6 +3,7 @@
 //! May touch: nothing but its arguments.
 //! Never: caches, indexes or shortcuts; whatever is clever belongs into `compile`.
 
+mod entity;
 mod explain;
 mod judge;
 mod peer;
@@ -11,8 +12,12 @@ mod service;
 mod tiers;
 mod words;
 
-pub use explain::{Answer, End, Explanation, NoSuchWorkload, Question, evaluate, evaluate_service};
-pub use judge::{Bound, Local, Outcome, RulePlace, bind, isolating_sockets, judge, judge_unmatched, selects};
-pub use peer::{Member, NodeEnd, PeerEnd, block_holds, entity_of, loopback, peer_matches, port_matches};
+pub use entity::{entity_of, entity_of_range, loopback};
+pub use explain::{Answer, End, Explanation, NoSuchWorkload, Question, Staged, evaluate, evaluate_service};
+pub use judge::{
+    Bound, Local, Outcome, RulePlace, bind, isolating_sockets, judge, judge_staged, judge_unmatched, selects,
+};
+pub use peer::{Member, NodeEnd, PeerEnd, block_holds, peer_matches, port_matches};
 pub use resolve::resolve;
+pub use service::is_behind;
 pub use words::rule_name;

@@ -5,8 +5,9 @@
 
 use weir_common::addr::{Addr, Protocol};
 
+use super::entity::entity_matches;
 use crate::model::{
-    ContainerPort, Entity, IpBlock, Labels, Peer, PortMatch, PortName, Prefix, Resource, Resources, V4_BITS, Workload,
+    ContainerPort, Entity, IpBlock, Labels, Peer, PortMatch, PortName, Resource, Resources, ServiceRef, Workload,
 };
 
 /// A workload as selectors see it.
@@ -60,6 +61,8 @@ pub struct PeerEnd<'a> {
     pub entity: Option<Entity>,
     /// The machine it is, if any.
     pub node: Option<NodeEnd<'a>>,
+    /// The services it is behind, as far as the policies that are asked name them, in order.
+    pub services: &'a [ServiceRef],
     /// Whether it is the workload that asks.
     pub itself: Option<Itself>,
 }
@@ -76,10 +79,11 @@ pub fn peer_matches(peer: &Peer, namespace: &str, end: &PeerEnd<'_>) -> bool {
             workload && space
         }),
         Peer::IpBlock { ip_block } => end.address.is_some_and(|address| block_holds(ip_block, &address)),
-        Peer::Entity { entity } => end.entity == Some(*entity),
+        Peer::Entity { entity } => end.entity.is_some_and(|found| entity_matches(*entity, found)),
         Peer::Nodes { node_selector } => {
             end.node.is_some_and(|node| node_selector.matches(node.labels.unwrap_or(&Labels::new())))
         }
+        Peer::Service { service } => end.services.contains(service),
         Peer::Unknown => false,
     }
 }
@@ -100,27 +104,4 @@ pub fn name_matches(entry: &PortName, called: &[ContainerPort], protocol: Protoc
         let named = known.name == entry.name && entry.protocol.is_none_or(|wanted| wanted == known.protocol);
         named && known.protocol == protocol && known.port == port
     })
-}
-
-/// What an address is when no workload claims it.
-pub fn entity_of(address: &Addr, host_addresses: &[Addr]) -> Entity {
-    if loopback().iter().any(|prefix| prefix.contains(address)) {
-        Entity::Loopback
-    } else if host_addresses.contains(address) {
-        Entity::Host
-    } else {
-        Entity::World
-    }
-}
-
-/// Loopback addresses, and the unspecified ones: connecting to those reaches this host (RFC 1122 section 3.2.1.3).
-pub fn loopback() -> [Prefix; 4] {
-    let mut one = [0; 16];
-    one[15] = 1;
-    [
-        Prefix::new(Addr::v4([127, 0, 0, 0]), V4_BITS + 8),
-        Prefix::host(Addr::v4([0; 4])),
-        Prefix::host(Addr::v6(one)),
-        Prefix::host(Addr::UNSPECIFIED),
-    ]
 }

@@ -6,8 +6,9 @@
 use weir_common::addr::Addr;
 
 use super::{
+    entity::entity_of,
     explain::{End, NoSuchWorkload},
-    peer::{Member, NodeEnd, PeerEnd, entity_of},
+    peer::{Member, NodeEnd, PeerEnd},
 };
 use crate::{
     Context,
@@ -35,8 +36,7 @@ pub fn resolve<'a>(resources: &'a Resources, context: &Context, end: &End) -> Re
         }
         End::Address(address) => *address,
     };
-    let owner = resources.workloads().find(|(_, workload)| workload.addresses.contains(&address));
-    Ok(match owner {
+    Ok(match resources.workload_at(&address) {
         Some((resource, workload)) => of_workload(resources, resource, workload, Some(address)),
         None => Resolved { resource: None, node: None, peer: of_address(resources, context, address) },
     })
@@ -49,14 +49,13 @@ fn of_workload<'a>(
     address: Option<Addr>,
 ) -> Resolved<'a> {
     let member = Some(Member::of(resources, resource, workload));
-    let peer = PeerEnd { member, address, entity: None, node: None, itself: None };
+    let peer = PeerEnd { member, address, entity: None, node: None, services: &[], itself: None };
     Resolved { resource: Some(resource), node: workload.node.as_deref(), peer }
 }
 
 /// An address that is no workload's: this host's, a machine's of the cluster, or the world's.
 fn of_address<'a>(resources: &'a Resources, context: &Context, address: Addr) -> PeerEnd<'a> {
-    let entity = Some(entity_of(&address, &context.host_addresses));
-    let machine = resources.node_addresses().find(|(known, _)| *known == address);
-    let node = machine.map(|(_, name)| NodeEnd { name, labels: resources.node_labels(name) });
-    PeerEnd { member: None, address: Some(address), entity, node, itself: None }
+    let entity = Some(entity_of(resources, context, &address));
+    let node = resources.node_at(&address).map(|name| NodeEnd { name, labels: resources.node_labels(name) });
+    PeerEnd { member: None, address: Some(address), entity, node, services: &[], itself: None }
 }

@@ -1,38 +1,129 @@
-//! Lives: host. Where a Service leads.
-//! Called by: `explain`; rules are asked about the pods behind a Service, never about its own address and port.
+//! Lives: host. What is behind a service.
+//! Called by: `explain`; rules are asked about what is behind a service, never about its own address and port. `compile`,
+//! for the services that rules name.
 //! May touch: nothing.
 //! Never: guesses a port: a pod without the target's name is not behind it.
 
+use std::collections::BTreeSet;
+
 use weir_common::addr::{Addr, Protocol};
 
-use super::explain::End;
+use super::{explain::End, judge::Bound};
 use crate::{
     id::ResourceId,
-    model::{Resource, Resources, Service, Spec, TargetPort, Workload},
+    model::{
+        Endpoint, EndpointSlice, Labels, Peer, Resource, Resources, Service, ServicePort, ServiceRef, Spec, TargetPort,
+        Workload,
+    },
 };
 
-/// A pod behind a Service, and its port.
+/// Something behind a service, and its port.
 pub struct Backend {
     pub end: End,
     pub port: u16,
 }
 
-/// The pods behind one port of a Service, in order of their ids.
+/// What is behind one port of a service: what its endpoint slices list, if there are any; else the pods with its labels, in
+/// order of their ids.
 pub fn backends(resources: &Resources, id: &ResourceId, protocol: Protocol, port: u16) -> Vec<Backend> {
-    let Some(Spec::Service(service)) = resources.get(id).map(Resource::spec) else { return Vec::new() };
+    let Some(service) = service(resources, id) else { return Vec::new() };
+    let called = || service.ports.iter().filter(move |known| known.protocol == protocol && known.port == port);
+    let name = ServiceRef { namespace: id.namespace.clone(), name: id.name.clone() };
+    let slices: Vec<_> = resources.slices_of(&name).collect();
+    if !slices.is_empty() {
+        return called().flat_map(|port| slices.iter().flat_map(|slice| listed(resources, slice, port))).collect();
+    }
     let Some(selector) = &service.selector else { return Vec::new() };
-    let ports = || service.ports.iter().filter(|known| known.protocol == protocol && known.port == port);
-    let behind = |resource: &Resource| {
-        resource.id().namespace == id.namespace
-            && selector.iter().all(|(key, value)| resource.labels().get(key) == Some(value))
-    };
     let mut found = Vec::new();
-    for resource in resources.iter().filter(|resource| behind(resource)) {
+    for resource in resources.iter().filter(|resource| has_labels(resource, &id.namespace, selector)) {
         let Spec::Workload(workload) = resource.spec() else { continue };
-        let targets = ports().filter_map(|port| target(workload, &port.target, protocol));
+        let targets = called().filter_map(|port| target(workload, &port.target, protocol));
         found.extend(targets.map(|port| Backend { end: End::Workload(resource.id().clone()), port }));
     }
     found
+}
+
+/// Whether an end is behind a service that a rule names: the pods with the service's labels; of a service without a selector
+/// what its endpoint slices list. A service that is not there has nothing behind it.
+pub fn is_behind(
+    resources: &Resources,
+    name: &ServiceRef,
+    workload: Option<&Resource>,
+    address: Option<&Addr>,
+) -> bool {
+    match service(resources, &name.id()).map(|service| &service.selector) {
+        None => false,
+        Some(Some(selector)) => workload.is_some_and(|workload| has_labels(workload, &name.namespace, selector)),
+        Some(None) => {
+            let mut endpoints = resources.slices_of(name).flat_map(|slice| &slice.endpoints);
+            endpoints.any(|endpoint| is_endpoint(endpoint, workload, address))
+        }
+    }
+}
+
+/// The services that the policies name and an end is behind, in order.
+pub fn named_services(
+    resources: &Resources,
+    bound: &[Bound<'_>],
+    workload: Option<&Resource>,
+    address: Option<Addr>,
+) -> Vec<ServiceRef> {
+    let rules = bound.iter().flat_map(|bound| bound.policy.ingress.iter().chain(&bound.policy.egress));
+    let named: BTreeSet<_> = rules.flat_map(|rule| &rule.peers).filter_map(service_of).collect();
+    named.into_iter().filter(|name| is_behind(resources, name, workload, address.as_ref())).cloned().collect()
+}
+
+const fn service_of(peer: &Peer) -> Option<&ServiceRef> {
+    match peer {
+        Peer::Service { service } => Some(service),
+        Peer::Workloads { .. } | Peer::IpBlock { .. } | Peer::Entity { .. } | Peer::Nodes { .. } | Peer::Unknown => {
+            None
+        }
+    }
+}
+
+fn service<'a>(resources: &'a Resources, id: &ResourceId) -> Option<&'a Service> {
+    match resources.get(id)?.spec() {
+        Spec::Service(service) => Some(service),
+        Spec::Workload(_)
+        | Spec::Policy(_)
+        | Spec::RateLimit(_)
+        | Spec::AddressSet(_)
+        | Spec::Namespace
+        | Spec::Node(_)
+        | Spec::EndpointSlice(_) => None,
+    }
+}
+
+fn has_labels(resource: &Resource, namespace: &str, selector: &Labels) -> bool {
+    resource.id().namespace == namespace
+        && selector.iter().all(|(key, value)| resource.labels().get(key) == Some(value))
+}
+
+/// Whether an endpoint is this workload or has this address.
+fn is_endpoint(endpoint: &Endpoint, workload: Option<&Resource>, address: Option<&Addr>) -> bool {
+    let by_name = workload.is_some_and(|workload| endpoint.pod.as_ref() == Some(workload.id()));
+    by_name || address.is_some_and(|address| endpoint.addresses.contains(address))
+}
+
+/// The endpoints of a slice at the port that a port of the service leads to: the one of the same name and protocol.
+fn listed(resources: &Resources, slice: &EndpointSlice, called: &ServicePort) -> Vec<Backend> {
+    let of_port = |known: &&crate::model::EndpointPort| known.name == called.name && known.protocol == called.protocol;
+    let Some(port) = slice.ports.iter().find(of_port) else { return Vec::new() };
+    let port = port.port.unwrap_or(called.port);
+    slice.endpoints.iter().filter_map(|endpoint| end_of(resources, endpoint)).map(|end| Backend { end, port }).collect()
+}
+
+/// By its address if somebody has that, else by the pod it names; the addresses of an endpoint are one thing's.
+fn end_of(resources: &Resources, endpoint: &Endpoint) -> Option<End> {
+    let pod = endpoint.pod.as_ref().filter(|id| resources.get(id).is_some());
+    let address = endpoint.addresses.first();
+    let owned = address.filter(|address| resources.workload_at(address).is_some());
+    match (owned, pod, address) {
+        (Some(address), _, _) | (None, None, Some(address)) => Some(End::Address(*address)),
+        (None, Some(pod), _) => Some(End::Workload(pod.clone())),
+        (None, None, None) => None,
+    }
 }
 
 /// The number of a pod's port.

@@ -56,7 +56,7 @@ fn ordered<'a>(
     let of_tier = bound.iter().filter(|bound| bound.policy.tier == tier);
     of_tier
         .filter_map(first_of)
-        .min_by_key(|(deciding, action)| (deciding.bound.policy.priority, caution(*action), deciding.bound.number))
+        .min_by_key(|(deciding, action)| (deciding.bound.policy.priority, caution(*action), deciding.bound.id))
 }
 
 const fn caution(action: Action) -> u8 {
@@ -83,13 +83,13 @@ fn unordered<'a>(
     }
     let first = matching
         .into_iter()
-        .min_by_key(|(bound, index, action)| (bound.policy.priority, *action != Action::Deny, bound.number, *index));
+        .min_by_key(|(bound, index, action)| (bound.policy.priority, *action != Action::Deny, bound.id, *index));
     if let Some((bound, index, action)) = first {
         return Some(decided(Deciding { bound, place: RulePlace::At(index) }, action, None));
     }
     let default = isolating
         .iter()
-        .min_by_key(|bound| (bound.policy.default_action != Action::Deny, bound.policy.priority, bound.number))?;
+        .min_by_key(|bound| (bound.policy.default_action != Action::Deny, bound.policy.priority, bound.id))?;
     let deciding = Deciding { bound: *default, place: RulePlace::Default };
     let outcome = decided(deciding, default.policy.default_action, None);
     Some(Outcome { reason: Reason::Default, ..outcome })

@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use serde::{Serialize, Serializer};
 use weir_common::addr::{Addr, Protocol};
 
-use super::{Labels, Mode, PortMatch, Prefix, Selector, ip};
+use super::{Mode, PortMatch, Prefix, Selector, ip};
 
 /// Where a workload runs.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
@@ -46,37 +46,8 @@ pub struct ContainerPort {
 pub struct Node {
     /// Its addresses.
     pub addresses: Vec<Addr>,
-}
-
-/// A name and addresses in front of pods.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Service {
-    /// Its addresses in the cluster.
-    pub addresses: Vec<Addr>,
-    /// The labels of the pods behind it, all of them; `None`: none are found by labels.
-    pub selector: Option<Labels>,
-    /// Its ports.
-    pub ports: Vec<ServicePort>,
-}
-
-/// A port of a service and where it leads.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ServicePort {
-    /// The protocol.
-    pub protocol: Protocol,
-    /// The port that is called.
-    pub port: u16,
-    /// The pod's port.
-    pub target: TargetPort,
-}
-
-/// A port of the pods behind a service.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum TargetPort {
-    /// By number.
-    Number(u16),
-    /// By the name each pod gives it.
-    Name(String),
+    /// Where the addresses of its pods come from.
+    pub pod_ranges: Vec<Prefix>,
 }
 
 fn addresses<S: Serializer>(addresses: &[Addr], serializer: S) -> Result<S::Ok, S::Error> {

@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use serde::{Serialize, Serializer};
 use weir_common::{addr::Protocol, verdict::Direction};
 
-use super::{Prefix, Selector};
+use super::{Prefix, Selector, ServiceRef, Timestamp};
 
 /// Who may talk to the selected workloads, and to whom they may.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,6 +25,8 @@ pub struct Policy {
     pub policy_types: BTreeSet<PolicyType>,
     /// Whether its denials deny.
     pub mode: Mode,
+    /// From when on it is as if it were not written.
+    pub expires_at: Option<Timestamp>,
     /// What applies in its directions when no rule matches.
     pub default_action: Action,
     /// Socket kinds beside TCP and UDP that it lets its workloads open.
@@ -38,6 +40,12 @@ pub struct Policy {
 impl Policy {
     /// The priority of a policy that names none.
     pub const DEFAULT_PRIORITY: u16 = 1000;
+
+    /// Whether it still counts.
+    #[must_use]
+    pub fn in_force(&self, now: Timestamp) -> bool {
+        now.is_before(self.expires_at)
+    }
 
     /// Whether it isolates the workloads it selects in this direction.
     #[must_use]
@@ -77,6 +85,32 @@ pub struct Rule {
     pub ports: Vec<PortMatch>,
     /// Ports by the name that the called pod gives them.
     pub named_ports: Vec<PortName>,
+    /// From when on it is as if it were not written.
+    pub expires_at: Option<Timestamp>,
+    /// Whether the connections it decides make records; they are counted in any case.
+    pub log: bool,
+}
+
+impl Rule {
+    /// A rule about every peer and port, which does not expire and makes records.
+    #[must_use]
+    pub const fn of(action: Action) -> Self {
+        Self {
+            name: None,
+            action,
+            peers: Vec::new(),
+            ports: Vec::new(),
+            named_ports: Vec::new(),
+            expires_at: None,
+            log: true,
+        }
+    }
+
+    /// Whether it still counts.
+    #[must_use]
+    pub fn in_force(&self, now: Timestamp) -> bool {
+        now.is_before(self.expires_at)
+    }
 }
 
 /// A port by its name; what it is, each called pod says for itself.
@@ -119,6 +153,11 @@ pub enum Peer {
         /// Nodes.
         node_selector: Selector,
     },
+    /// What is behind a service.
+    Service {
+        /// The service.
+        service: ServiceRef,
+    },
     /// Something this version does not know; it matches nothing.
     Unknown,
 }
@@ -138,7 +177,7 @@ pub struct IpBlock {
 pub struct PortMatch {
     /// The transport protocol.
     pub protocol: Protocol,
-    /// First and last port, both included; `None`: the whole protocol.
+    /// First and last port, both included; of ICMP and ICMPv6, types. `None`: the whole protocol.
     pub ports: Option<(u16, u16)>,
 }
 
@@ -233,7 +272,14 @@ words! {
         Enforce => "enforce",
         /// The traffic passes and is recorded as one that would be denied.
         Audit => "audit",
+        /// Never in force: what it would change is told beside each answer.
+        Staged => "staged",
     }
+}
+
+impl Mode {
+    /// The modes of rate limits, which have no answers to compare.
+    pub const OF_LIMITS: &'static [(&'static str, Self)] = &[("enforce", Self::Enforce), ("audit", Self::Audit)];
 }
 
 words! {
@@ -243,14 +289,14 @@ words! {
         Allow => "allow",
         /// Refuses.
         Deny => "deny",
-        /// Leaves it to the tiers below; no native document says so.
+        /// Leaves it to the tiers below.
         Pass => "pass",
     }
 }
 
 impl Action {
-    /// The actions of native policies.
-    pub const NATIVE: &'static [(&'static str, Self)] = &[("allow", Self::Allow), ("deny", Self::Deny)];
+    /// What rules of the namespace tier may do: below them is nothing to pass to but the baseline, which they replace.
+    pub const OF_NAMESPACES: &'static [(&'static str, Self)] = &[("allow", Self::Allow), ("deny", Self::Deny)];
 }
 
 words! {
@@ -280,11 +326,15 @@ words! {
 words! {
     /// Other ends without labels.
     Entity {
-        /// Any address that is no workload's, not this host's and not loopback.
+        /// Any address that is no workload's and none of the other entities.
         World => "world",
         /// This host's own addresses.
         Host => "host",
         /// Loopback and unspecified addresses.
         Loopback => "loopback",
+        /// Addresses of the machines of the cluster, this host's among them.
+        Node => "node",
+        /// An address for pods (inside some node's `spec.podCIDRs`) that no known workload has.
+        Unknown => "unknown",
     }
 }

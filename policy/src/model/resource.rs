@@ -10,7 +10,7 @@ use serde::Serialize;
 use crate::{
     fault::Place,
     id::{Kind, ResourceId},
-    model::{AddressSet, Labels, Node, Peer, Policy, PortMatch, RateLimit, Rule, Service, Workload},
+    model::{AddressSet, EndpointSlice, Labels, Node, Peer, Policy, PortMatch, RateLimit, Rule, Service, Workload},
 };
 
 /// The `apiVersion` of the native kinds.
@@ -44,6 +44,8 @@ pub enum Spec {
     Node(Node),
     /// Of a `Service`.
     Service(Service),
+    /// Of an `EndpointSlice`.
+    EndpointSlice(EndpointSlice),
 }
 
 /// Where a document was read, for faults that show only when it meets others.
@@ -123,7 +125,7 @@ impl Resource {
             Spec::RateLimit(limit) => SpecOut::RateLimit(limit),
             Spec::AddressSet(set) => SpecOut::AddressSet(set),
             // Always foreign, so they have their text.
-            Spec::Namespace | Spec::Node(_) | Spec::Service(_) => return String::new(),
+            Spec::Namespace | Spec::Node(_) | Spec::Service(_) | Spec::EndpointSlice(_) => return String::new(),
         };
         let metadata = Metadata { name: &self.id.name, namespace: &self.id.namespace, labels: &self.labels };
         let document = Document { api_version: API_VERSION, kind: self.id.kind.name(), metadata, spec };
@@ -144,6 +146,7 @@ impl Spec {
             Self::Namespace => Kind::Namespace,
             Self::Node(_) => Kind::Node,
             Self::Service(_) => Kind::Service,
+            Self::EndpointSlice(_) => Kind::EndpointSlice,
         }
     }
 }

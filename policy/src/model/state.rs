@@ -8,7 +8,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use weir_common::addr::Addr;
 
-use super::{Labels, Node, Policy, Resource, Service, Spec, Workload};
+use super::{EndpointSlice, Labels, Node, Policy, Prefix, Resource, Service, ServiceRef, Spec, Workload};
 use crate::id::{Kind, ResourceId};
 
 /// Every resource there is. Cloning shares them, so that a dry run costs no copy.
@@ -77,6 +77,12 @@ impl Resources {
         })
     }
 
+    /// The workload that has an address.
+    #[must_use]
+    pub fn workload_at(&self, address: &Addr) -> Option<(&Resource, &Workload)> {
+        self.workloads().find(|(_, workload)| workload.addresses.contains(address))
+    }
+
     /// The labels of a namespace, if it is described.
     #[must_use]
     pub fn namespace_labels(&self, name: &str) -> Option<&Labels> {
@@ -113,6 +119,25 @@ impl Resources {
             workload.addresses.iter().filter_map(move |address| node.map(|node| (*address, node)))
         });
         own.chain(shared)
+    }
+
+    /// The machine that has an address, its own or by a pod in its network.
+    #[must_use]
+    pub fn node_at(&self, address: &Addr) -> Option<&str> {
+        self.node_addresses().find(|(known, _)| known == address).map(|(_, name)| name)
+    }
+
+    /// The ranges that pods of the cluster have their addresses from.
+    pub fn pod_ranges(&self) -> impl Iterator<Item = &Prefix> {
+        self.nodes().flat_map(|(_, node)| &node.pod_ranges)
+    }
+
+    /// The endpoint slices of a service, in order of their ids.
+    pub fn slices_of(&self, service: &ServiceRef) -> impl Iterator<Item = &EndpointSlice> {
+        self.iter().filter_map(move |resource| match resource.spec() {
+            Spec::EndpointSlice(slice) if slice.service.as_ref() == Some(service) => Some(slice),
+            _ => None,
+        })
     }
 
     /// The labels of a node, if it is described.

@@ -101,6 +101,22 @@ impl<'n> Field<'n> {
         None
     }
 
+    /// True or false.
+    pub fn truth(&self, faults: &mut Faults) -> Option<bool> {
+        let found = match &self.node.value {
+            Value::Scalar { text, plain: true } => match text.as_str() {
+                "true" => Some(true),
+                "false" => Some(false),
+                _ => None,
+            },
+            Value::Scalar { .. } | Value::List(_) | Value::Map(_) => None,
+        };
+        if found.is_none() {
+            self.fault(faults, "not a truth value", "write true or false, without quotes");
+        }
+        found
+    }
+
     /// One of some words.
     pub fn word<T: Copy>(&self, faults: &mut Faults, words: &[(&'static str, T)]) -> Option<T> {
         let text = self.text(faults)?;

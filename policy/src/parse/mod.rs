@@ -130,7 +130,8 @@ fn spec(kind: Kind, top: &fields::Fields<'_>, faults: &mut Faults) -> Option<Spe
         | Kind::Namespace
         | Kind::Node
         | Kind::Pod
-        | Kind::Service => None,
+        | Kind::Service
+        | Kind::EndpointSlice => None,
     }
 }
 

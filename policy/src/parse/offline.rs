@@ -220,8 +220,7 @@ mod tests {
     use super::*;
 
     fn read(text: &str, others: OtherKinds) -> Result<Documents, Vec<String>> {
-        parse_documents([("t.yaml", text)], others)
-            .map_err(|faults| faults.iter().map(ToString::to_string).collect())
+        parse_documents([("t.yaml", text)], others).map_err(|faults| faults.iter().map(ToString::to_string).collect())
     }
 
     #[test]
@@ -262,8 +261,11 @@ mod tests {
 
     #[test]
     fn other_kinds_are_skipped_on_demand_and_slips_never() {
-        let document = |version: &str, kind: &str| format!("apiVersion: {version}\nkind: {kind}\nmetadata: {{name: x}}\n");
-        for (version, kind) in [("apps/v1", "Deployment"), ("v1", "ConfigMap"), ("rbac.authorization.k8s.io/v1", "Role")] {
+        let document =
+            |version: &str, kind: &str| format!("apiVersion: {version}\nkind: {kind}\nmetadata: {{name: x}}\n");
+        for (version, kind) in
+            [("apps/v1", "Deployment"), ("v1", "ConfigMap"), ("rbac.authorization.k8s.io/v1", "Role")]
+        {
             let text = document(version, kind);
             assert_eq!(read(&text, OtherKinds::Skip).unwrap().skipped, [kind]);
             assert!(read(&text, OtherKinds::Refuse).is_err(), "{kind}");

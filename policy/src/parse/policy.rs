@@ -33,8 +33,9 @@ pub fn policy(field: &Field<'_>, faults: &mut Faults) -> Option<Policy> {
         tier: Tier::Namespace,
         namespaces: None,
         policy_types: policy_types(&fields, !egress.is_empty(), faults),
+        expires_at: None,
         mode: word(&fields, "mode", Mode::WORDS, Mode::Enforce, faults),
-        default_action: word(&fields, "defaultAction", Action::NATIVE, Action::Deny, faults),
+        default_action: word(&fields, "defaultAction", Action::OF_NAMESPACES, Action::Deny, faults),
         sockets: words(&fields, "sockets", Socket::WORDS, faults),
         workload_selector: workload_selector?,
         priority: u16::try_from(priority?).unwrap_or(Policy::DEFAULT_PRIORITY),
@@ -86,10 +87,10 @@ fn rule(field: &Field<'_>, direction: Direction, faults: &mut Faults) -> Option<
     };
     let fields = field.fields(faults, &["name", "action", side, "ports"])?;
     let name = fields.get("name").and_then(|name| scalars::label(&name, faults));
-    let action = word(&fields, "action", Action::NATIVE, Action::Allow, faults);
+    let action = word(&fields, "action", Action::OF_NAMESPACES, Action::Allow, faults);
     let peers = fields.get(side).map(|list| list.list(faults)).unwrap_or_default();
     let peers = peers.iter().filter_map(|item| peer(item, faults)).collect();
-    Some(Rule { name, action, peers, ports: ports(&fields, faults), named_ports: Vec::new() })
+    Some(Rule { name, peers, ports: ports(&fields, faults), ..Rule::of(action) })
 }
 
 fn peer(field: &Field<'_>, faults: &mut Faults) -> Option<Peer> {

@@ -79,7 +79,7 @@ pub fn rate_limit(field: &Field<'_>, faults: &mut Faults) -> Option<RateLimit> {
         packets: rate(&fields, "packets", 1, faults),
         bytes: rate(&fields, "bytes", LARGEST_PACKET, faults),
         connections: rate(&fields, "connections", 1, faults),
-        mode: word(&fields, "mode", Mode::WORDS, Mode::Enforce, faults),
+        mode: word(&fields, "mode", Mode::OF_LIMITS, Mode::Enforce, faults),
     })
 }
 

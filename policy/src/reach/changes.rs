@@ -13,7 +13,7 @@ use super::{
     parties::Who,
     regions::boundaries,
 };
-use crate::{Context, model::Resources};
+use crate::{Context, evaluate::judge, model::Resources};
 
 /// What is different between two states.
 #[derive(Clone, Debug)]
@@ -66,7 +66,7 @@ type How = (PortSet, Side, Side);
 pub fn changes(old: &Resources, new: &Resources, context: &Context) -> Changes {
     let mut edges = boundaries(old);
     edges.extend(boundaries(new));
-    let (old, new) = (Reach::with(old, context, &edges), Reach::with(new, context, &edges));
+    let (old, new) = (Reach::with(old, context, &edges, judge), Reach::with(new, context, &edges, judge));
     let both = Both::of(&old, &new);
     let names = Names::of(new.parties());
     let (mut list, mut totals) = (Vec::new(), Totals::default());

@@ -5,7 +5,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use weir_common::verdict::{Direction, Verdict};
+use weir_common::{
+    addr::Protocol,
+    verdict::{Direction, Verdict},
+};
 
 use super::{
     kinds::{Kind, Sets},
@@ -13,9 +16,9 @@ use super::{
     terms::{Bits, common},
 };
 use crate::{
-    evaluate::{Bound, Local, Outcome, RulePlace, judge, rule_name},
+    evaluate::{Bound, Local, Outcome, PeerEnd, RulePlace, rule_name},
     id::ResourceId,
-    model::{ContainerPort, PortMatch, Tier},
+    model::{ContainerPort, PortMatch, Tier, Timestamp},
 };
 
 /// The answers of one direction along the whole line: the first slot of each run, and what is said from there on.
@@ -71,18 +74,28 @@ pub struct Lines {
     of_set: Vec<[Vec<usize>; 2]>,
     lines: Vec<Line>,
     causes: Vec<Cause>,
-    numbers: BTreeMap<(usize, Direction, Option<usize>), usize>,
+}
+
+/// How one question is judged.
+pub type Judge = for<'a> fn(Local<'_, 'a>, Direction, &PeerEnd<'_>, Protocol, u16) -> Outcome<'a>;
+
+/// Fills the lines.
+struct Drawing<'a> {
+    judge: Judge,
+    now: Timestamp,
+    done: Lines,
+    numbers: BTreeMap<(&'a ResourceId, Direction, Option<usize>), usize>,
 }
 
 impl Lines {
-    pub fn of(kinds: &[Kind<'_>], sets: &Sets) -> Self {
-        let mut lines = Self::default();
+    pub fn of(kinds: &[Kind<'_>], sets: &Sets, now: Timestamp, judge: Judge) -> Self {
+        let mut drawing = Drawing { judge, now, done: Self::default(), numbers: BTreeMap::new() };
         for local in sets.stands_for.iter().filter_map(|kind| kinds.get(*kind)) {
-            let of_set =
-                [Direction::Ingress, Direction::Egress].map(|direction| lines.toward_all(local, direction, kinds));
-            lines.of_set.push(of_set);
+            let toward = [Direction::Ingress, Direction::Egress];
+            let of_set = toward.map(|direction| drawing.toward_all(local, direction, kinds));
+            drawing.done.of_set.push(of_set);
         }
-        lines
+        drawing.done
     }
 
     /// The line of a set toward a kind of peer.
@@ -98,9 +111,11 @@ impl Lines {
     pub fn cause(&self, said: Said) -> Option<&Cause> {
         self.causes.get(said.cause?)
     }
+}
 
+impl<'a> Drawing<'a> {
     /// One line for all peers that match the same of the terms this set names (and, called, have the same named ports).
-    fn toward_all(&mut self, local: &Kind<'_>, direction: Direction, kinds: &[Kind<'_>]) -> Vec<usize> {
+    fn toward_all(&mut self, local: &Kind<'a>, direction: Direction, kinds: &[Kind<'_>]) -> Vec<usize> {
         let no_ports = Vec::new();
         let mut known: BTreeMap<(Bits, &Vec<ContainerPort>), usize> = BTreeMap::new();
         let mut of_peers = Vec::new();
@@ -111,9 +126,9 @@ impl Lines {
                 Some(line) => *line,
                 None => {
                     let line = self.toward(local, direction, peer);
-                    self.lines.push(line);
-                    known.insert(key, self.lines.len() - 1);
-                    self.lines.len() - 1
+                    self.done.lines.push(line);
+                    known.insert(key, self.done.lines.len() - 1);
+                    self.done.lines.len() - 1
                 }
             };
             of_peers.push(line);
@@ -121,15 +136,15 @@ impl Lines {
         of_peers
     }
 
-    fn toward(&mut self, local: &Kind<'_>, direction: Direction, peer: &Kind<'_>) -> Line {
+    fn toward(&mut self, local: &Kind<'a>, direction: Direction, peer: &Kind<'_>) -> Line {
         let bound = local.bound.as_deref().unwrap_or_default();
         let called = if direction == Direction::Egress { &peer.ports } else { &local.ports };
         // Without its node: what a pod's own node may is not about kinds.
-        let asked = Local { bound, ports: &local.ports, node: None };
+        let asked = Local { bound, ports: &local.ports, node: None, now: self.now };
         let mut line = Line::new();
         for slot in starts(bound, direction, called) {
             let (protocol, port) = of_slot(slot);
-            let said = self.said(&judge(asked, direction, &peer.end, protocol, port), direction);
+            let said = self.said(&(self.judge)(asked, direction, &peer.end(), protocol, port), direction);
             if line.last().is_none_or(|(_, before)| *before != said) {
                 line.push((slot, said));
             }
@@ -137,16 +152,16 @@ impl Lines {
         line
     }
 
-    fn said(&mut self, outcome: &Outcome<'_>, direction: Direction) -> Said {
+    fn said(&mut self, outcome: &Outcome<'a>, direction: Direction) -> Said {
         let cause = outcome.deciding.map(|deciding| {
             let index = match deciding.place {
                 RulePlace::At(index) => Some(index),
                 RulePlace::Default => None,
             };
-            let next = self.causes.len();
-            let number = *self.numbers.entry((deciding.bound.number, direction, index)).or_insert(next);
+            let next = self.done.causes.len();
+            let number = *self.numbers.entry((deciding.bound.id, direction, index)).or_insert(next);
             if number == next {
-                self.causes.push(Cause {
+                self.done.causes.push(Cause {
                     policy: deciding.bound.id.clone(),
                     tier: deciding.bound.policy.tier,
                     rule: rule_name(deciding.bound.policy, direction, deciding.place),

@@ -38,10 +38,11 @@ use weir_common::{
 
 use crate::{
     Context,
+    evaluate::{judge, judge_staged},
     model::{Prefix, Resources},
 };
 use kinds::Kinds;
-use lines::{Line, Lines};
+use lines::{Judge, Line, Lines};
 
 /// Who can reach whom.
 #[derive(Debug)]
@@ -66,15 +67,21 @@ impl Reach {
     /// Asks the evaluator about every pair of ends.
     #[must_use]
     pub fn of(resources: &Resources, context: &Context) -> Self {
-        Self::with(resources, context, &regions::boundaries(resources))
+        Self::with(resources, context, &regions::boundaries(resources), judge)
+    }
+
+    /// The same as if staged policies were enforced.
+    #[must_use]
+    pub fn if_staged_were_enforced(resources: &Resources, context: &Context) -> Self {
+        Self::with(resources, context, &regions::boundaries(resources), judge_staged)
     }
 
     /// The same with the outside divided at these prefixes: two states are comparable when both are divided alike.
-    fn with(resources: &Resources, context: &Context, boundaries: &BTreeSet<Prefix>) -> Self {
+    fn with(resources: &Resources, context: &Context, boundaries: &BTreeSet<Prefix>, judge: Judge) -> Self {
         let parties = parties::parties(resources, context, boundaries);
         let Kinds { kind_of, kinds } = Kinds::of(resources, context, &parties);
         let sets = kinds::sets(&kinds);
-        let lines = Lines::of(&kinds, &sets);
+        let lines = Lines::of(&kinds, &sets, context.now, judge);
         let nodes = resources.workloads().map(|(_, workload)| workload.node.clone()).enumerate();
         let node_of = nodes.filter_map(|(index, node)| Some((index, node?))).collect();
         Self { parties, kind_of, node_of, sets: sets.of_kind, lines }

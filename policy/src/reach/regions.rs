@@ -20,10 +20,14 @@ pub fn boundaries(resources: &Resources) -> BTreeSet<Prefix> {
     let rules = resources.policies().flat_map(|(_, policy)| policy.ingress.iter().chain(&policy.egress));
     let mut found = BTreeSet::from([V6, Prefix::V4]);
     found.extend(loopback());
+    found.extend(resources.pod_ranges());
     for peer in rules.flat_map(|rule| &rule.peers) {
         if let Peer::IpBlock { ip_block } = peer {
             found.insert(ip_block.cidr);
             found.extend(&ip_block.except);
+        } else if let Peer::Service { service } = peer {
+            let listed = resources.slices_of(service).flat_map(|slice| &slice.endpoints);
+            found.extend(listed.flat_map(|endpoint| &endpoint.addresses).map(|address| Prefix::host(*address)));
         }
     }
     found

@@ -5,12 +5,15 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use weir_common::addr::Addr;
+
 use crate::{
-    evaluate::{PeerEnd, peer_matches},
-    model::{ContainerPort, Labels, Peer, Policy, Resources},
+    evaluate::{PeerEnd, is_behind, peer_matches},
+    model::{ContainerPort, Labels, Peer, Policy, Resource, Resources, ServiceRef, Timestamp},
 };
 
-/// Everything that policies name.
+/// Everything that policies in force name.
+#[derive(Default)]
 pub struct Terms<'a> {
     /// Peers, each with the namespace of its policy where that matters.
     peers: BTreeMap<(&'a str, &'a Peer), usize>,
@@ -18,15 +21,17 @@ pub struct Terms<'a> {
     port_names: BTreeSet<&'a str>,
     /// Keys of labels that select workloads.
     keys: BTreeSet<&'a str>,
+    /// Services.
+    services: BTreeSet<&'a ServiceRef>,
 }
 
 /// A set of terms: one bit for each.
 pub type Bits = Vec<u64>;
 
 impl<'a> Terms<'a> {
-    pub fn of(resources: &'a Resources) -> Self {
-        let mut terms = Self { peers: BTreeMap::new(), port_names: BTreeSet::new(), keys: BTreeSet::new() };
-        for (resource, policy) in resources.policies() {
+    pub fn of(resources: &'a Resources, now: Timestamp) -> Self {
+        let mut terms = Self::default();
+        for (resource, policy) in resources.policies().filter(|(_, policy)| policy.in_force(now)) {
             terms.keys.extend(policy.workload_selector.keys().map(String::as_str));
             for rule in policy.ingress.iter().chain(&policy.egress) {
                 terms.port_names.extend(rule.named_ports.iter().map(|port| port.name.as_str()));
@@ -35,6 +40,8 @@ impl<'a> Terms<'a> {
                     terms.peers.entry(term(&resource.id().namespace, peer)).or_insert(next);
                     if let Peer::Workloads { workload_selector: Some(selector), .. } = peer {
                         terms.keys.extend(selector.keys().map(String::as_str));
+                    } else if let Peer::Service { service } = peer {
+                        terms.services.insert(service);
                     }
                 }
             }
@@ -51,6 +58,17 @@ impl<'a> Terms<'a> {
     /// The ports of a pod whose names policies use.
     pub fn ports(&self, ports: &[ContainerPort]) -> Vec<ContainerPort> {
         ports.iter().filter(|port| self.port_names.contains(port.name.as_str())).cloned().collect()
+    }
+
+    /// The services that an end is behind.
+    pub fn services(
+        &self,
+        resources: &Resources,
+        workload: Option<&Resource>,
+        address: Option<Addr>,
+    ) -> Vec<ServiceRef> {
+        let behind = |name: &&&ServiceRef| is_behind(resources, name, workload, address.as_ref());
+        self.services.iter().filter(behind).map(|name| (*name).clone()).collect()
     }
 
     /// The terms about labels and namespaces alone that an end matches.
@@ -96,9 +114,12 @@ impl<'a> Terms<'a> {
 const fn term<'t>(namespace: &'t str, peer: &'t Peer) -> (&'t str, &'t Peer) {
     match peer {
         Peer::Workloads { namespace_selector: None, .. } => (namespace, peer),
-        Peer::Workloads { .. } | Peer::IpBlock { .. } | Peer::Entity { .. } | Peer::Nodes { .. } | Peer::Unknown => {
-            ("", peer)
-        }
+        Peer::Workloads { .. }
+        | Peer::IpBlock { .. }
+        | Peer::Entity { .. }
+        | Peer::Nodes { .. }
+        | Peer::Service { .. }
+        | Peer::Unknown => ("", peer),
     }
 }
 

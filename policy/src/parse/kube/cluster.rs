@@ -77,6 +77,7 @@ pub fn policy(fields: &Fields<'_>, dialect: &Dialect, faults: &mut Faults) -> Op
         priority: 0,
         policy_types: BTreeSet::new(),
         mode: Mode::Enforce,
+        expires_at: None,
         default_action: Action::Pass,
         sockets: BTreeSet::new(),
         ingress,
@@ -116,7 +117,7 @@ fn rule(field: &Field<'_>, direction: Direction, dialect: &Dialect, faults: &mut
     let list = fields.require(faults, side, "list at least one peer");
     let items = bounded(list, 1, dialect.most_items, faults);
     let peers: Vec<_> = items.iter().flat_map(|item| peer(item, direction, faults)).collect();
-    let mut rule = Rule { name, action: action?, peers, ports: Vec::new(), named_ports: Vec::new() };
+    let mut rule = Rule { name, peers, ..Rule::of(action?) };
     for item in bounded(fields.get(dialect.ports), 1, dialect.most_items, faults) {
         match (dialect.port)(&item, faults) {
             Some(Port::Number(entry)) => rule.ports.push(entry),

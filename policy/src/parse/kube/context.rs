@@ -12,7 +12,7 @@ use super::{
         selector::labels,
         yaml::Value,
     },
-    parts::{TRANSPORTS, is_number, number, port_name},
+    parts::{TRANSPORTS, cidr, is_number, number, port_name},
 };
 use crate::model::{ContainerPort, Node, Service, ServicePort, TargetPort, Workload};
 
@@ -68,7 +68,12 @@ pub fn node(top: &Fields<'_>, faults: &mut Faults) -> Option<Node> {
             }
         }
     }
-    Some(Node { addresses })
+    let spec = inner(top, "spec", faults);
+    let listed = spec.as_ref().and_then(|spec| spec.get("podCIDRs")).map(|list| list.list(faults)).unwrap_or_default();
+    let single = spec.as_ref().and_then(|spec| spec.get("podCIDR")).filter(|_| listed.is_empty());
+    let fields = listed.into_iter().chain(single);
+    let pod_ranges = fields.filter_map(|field| cidr(&field, faults)).collect();
+    Some(Node { addresses, pod_ranges })
 }
 
 /// A service.
@@ -98,18 +103,19 @@ fn service_port(fields: &Fields<'_>, faults: &mut Faults) -> Option<ServicePort>
         Some(field) if is_number(&field) => TargetPort::Number(number(&field, faults)?),
         Some(field) => TargetPort::Name(port_name(&field, faults)?),
     };
-    Some(ServicePort { protocol: transport(fields, faults)?, port, target })
+    let name = fields.get("name").map(owned).unwrap_or_default();
+    Some(ServicePort { name, protocol: transport(fields, faults)?, port, target })
 }
 
-fn transport(fields: &Fields<'_>, faults: &mut Faults) -> Option<Protocol> {
+pub fn transport(fields: &Fields<'_>, faults: &mut Faults) -> Option<Protocol> {
     fields.get("protocol").map_or(Some(Protocol::TCP), |word| word.word(faults, &TRANSPORTS))
 }
 
-fn inner<'n>(fields: &Fields<'n>, name: &str, faults: &mut Faults) -> Option<Fields<'n>> {
+pub fn inner<'n>(fields: &Fields<'n>, name: &str, faults: &mut Faults) -> Option<Fields<'n>> {
     fields.get(name).and_then(|field| field.lenient(faults))
 }
 
-fn items<'n>(fields: &Fields<'n>, name: &str, faults: &mut Faults) -> Vec<Fields<'n>> {
+pub fn items<'n>(fields: &Fields<'n>, name: &str, faults: &mut Faults) -> Vec<Fields<'n>> {
     let list = fields.get(name).map(|list| list.list(faults)).unwrap_or_default();
     list.iter().filter_map(|item| item.lenient(faults)).collect()
 }
@@ -120,7 +126,7 @@ fn list_of(fields: &Fields<'_>, name: &str, key: &str, faults: &mut Faults) -> V
 }
 
 /// The text of a value as it stands; empty if it is none.
-fn owned(field: Field<'_>) -> String {
+pub fn owned(field: Field<'_>) -> String {
     match &field.node.value {
         Value::Scalar { text, .. } => text.clone(),
         Value::List(_) | Value::Map(_) => String::new(),

@@ -8,6 +8,7 @@ mod cluster;
 mod context;
 mod netpol;
 mod parts;
+mod slices;
 
 use super::{
     fields::{Faults, Field, Fields, duplicates},
@@ -22,7 +23,7 @@ use crate::{
 };
 
 /// The kinds that are read, each with its API version.
-const KINDS: [(&str, Kind); 8] = [
+const KINDS: [(&str, Kind); 9] = [
     ("networking.k8s.io/v1", Kind::NetworkPolicy),
     ("policy.networking.k8s.io/v1alpha2", Kind::ClusterNetworkPolicy),
     ("policy.networking.k8s.io/v1alpha1", Kind::AdminNetworkPolicy),
@@ -31,6 +32,7 @@ const KINDS: [(&str, Kind); 8] = [
     ("v1", Kind::Node),
     ("v1", Kind::Pod),
     ("v1", Kind::Service),
+    ("discovery.k8s.io/v1", Kind::EndpointSlice),
 ];
 
 /// Fields that every kind has; `status` is the cluster's to write.
@@ -151,6 +153,7 @@ fn spec(kind: Kind, top: &Fields<'_>, faults: &mut Faults) -> Option<Spec> {
         Kind::Node => context::node(top, faults).map(Spec::Node),
         Kind::Pod => context::pod(top, faults).map(Spec::Workload),
         Kind::Service => context::service(top, faults).map(Spec::Service),
+        Kind::EndpointSlice => slices::endpoint_slice(top, faults).map(Spec::EndpointSlice),
         Kind::Workload | Kind::Policy | Kind::RateLimit | Kind::AddressSet => None,
     }
 }

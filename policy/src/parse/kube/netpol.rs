@@ -30,6 +30,7 @@ pub fn network_policy(field: Option<Field<'_>>, faults: &mut Faults) -> Option<P
         priority: Policy::DEFAULT_PRIORITY,
         policy_types: types(get("policyTypes"), !egress.is_empty(), faults),
         mode: Mode::Enforce,
+        expires_at: None,
         default_action: Action::Deny,
         sockets: sockets(&egress),
         ingress,
@@ -74,7 +75,7 @@ fn rule(field: &Field<'_>, direction: Direction, faults: &mut Faults) -> Option<
     let fields = field.fields(faults, &[side, "ports"])?;
     let peers = fields.get(side).map(|list| list.list(faults)).unwrap_or_default();
     let peers = peers.iter().filter_map(|item| peer(item, faults)).collect();
-    let mut rule = Rule { name: None, action: Action::Allow, peers, ports: Vec::new(), named_ports: Vec::new() };
+    let mut rule = Rule { peers, ..Rule::of(Action::Allow) };
     for item in fields.get("ports").map(|list| list.list(faults)).unwrap_or_default() {
         match port(&item, faults) {
             Some(Port::Number(entry)) => rule.ports.push(entry),

@@ -4,7 +4,7 @@
 //! Never: reports a wrong answer without the evaluator's words for it.
 
 use weir_common::verdict::Verdict;
-use weir_policy::{Context, End, Explanation, Question, Resources, evaluate, evaluate_service};
+use weir_policy::{Context, End, Explanation, Question, Resources, Timestamp, evaluate, evaluate_service};
 
 use crate::case::{Case, Expected, State};
 use crate::ends::{self, To};
@@ -134,7 +134,7 @@ fn by_tables(
 
 /// No end of a case is this machine.
 pub fn context() -> Context {
-    Context { generation: 1, unknown: Verdict::Deny, host_addresses: Vec::new(), tick_ns: 0 }
+    Context { generation: 1, unknown: Verdict::Deny, host_addresses: Vec::new(), tick_ns: 0, now: Timestamp(0) }
 }
 
 fn shown(probe: &Expected) -> String {
