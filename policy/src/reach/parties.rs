@@ -3,7 +3,7 @@
 //! May touch: nothing.
 //! Never: takes a pod in its host's network for an end of its own: it counts as its node.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, fmt};
 
 use weir_common::addr::Addr;
 
@@ -37,6 +37,17 @@ pub enum Who {
     Host,
     /// Addresses that are nobody's, less the smaller prefixes that policies name inside.
     Outside(Prefix),
+}
+
+impl fmt::Display for Who {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Workload(id) => write!(f, "{id}"),
+            Self::Node(name) => write!(f, "node:{name}"),
+            Self::Host => f.write_str("host"),
+            Self::Outside(prefix) => write!(f, "{prefix}"),
+        }
+    }
 }
 
 /// Every end, in order.

@@ -109,6 +109,18 @@ impl PortSet {
         set
     }
 
+    /// How many ports, types and protocols there are in all.
+    #[must_use]
+    pub const fn everything() -> usize {
+        SLOTS as usize
+    }
+
+    /// How many ports, types and protocols are in it.
+    #[must_use]
+    pub fn size(&self) -> usize {
+        self.runs.iter().map(|(first, last)| (last - first) as usize + 1).sum()
+    }
+
     /// Whether nothing is in it.
     #[must_use]
     pub const fn is_empty(&self) -> bool {
@@ -176,9 +188,18 @@ impl PortSet {
         self.intersection(&other.complement())
     }
 
-    /// One protocol and port of each run that lies in one protocol: what to ask in order to hear why.
-    pub fn samples(&self) -> impl Iterator<Item = (Protocol, u16)> + '_ {
-        self.runs.iter().map(|(first, _)| of_slot(*first))
+    /// The same as entries, one for each protocol or range of its ports.
+    #[must_use]
+    pub fn entries(&self) -> Vec<PortMatch> {
+        let mut entries = Vec::new();
+        for protocol in (0..=u8::MAX).map(Protocol) {
+            let whole = span(protocol).1 - 1;
+            for (first, last) in self.of_protocol(protocol) {
+                let all = first == 0 && Slot::from(last) == whole;
+                entries.push(PortMatch { protocol, ports: (!all).then_some((first, last)) });
+            }
+        }
+        entries
     }
 
     /// The part of one protocol, as ports.
@@ -281,6 +302,7 @@ mod tests {
         for (set, text) in rows {
             assert_eq!(set.to_string(), text);
             assert_eq!(set.complement().complement(), set);
+            assert_eq!(PortSet::of(&set.entries()), set);
         }
     }
 
