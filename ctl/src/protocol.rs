@@ -44,8 +44,7 @@ pub struct BadPort {
 }
 
 /// What to do about it.
-pub const PORT_REMEDY: &str =
-    "write PORT/PROTOCOL such as 443/tcp or 53/udp, or a protocol without ports such as icmp";
+pub const PORT_REMEDY: &str = "write PORT/PROTOCOL such as 443/tcp or 53/udp, or a protocol without ports such as icmp";
 
 impl FromStr for Port {
     type Err = BadPort;

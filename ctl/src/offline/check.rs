@@ -99,8 +99,7 @@ fn found(sources: &[Source], reading: &Reading) -> Found {
 fn together(documents: Documents, reading: &Reading) -> Found {
     let is_policy = |resource: &&Resource| matches!(resource.spec(), Spec::Policy(_));
     let policies = documents.resources.iter().filter(is_policy).count();
-    let found =
-        Found { documents: documents.resources.len() + documents.tests.len(), policies, ..Found::default() };
+    let found = Found { documents: documents.resources.len() + documents.tests.len(), policies, ..Found::default() };
     let resources: Resources = documents.resources.into_iter().collect();
     match compile(&resources, &reading.context()) {
         Ok(compiled) => Found { warnings: compiled.warnings, ..found },

@@ -66,7 +66,9 @@ pub fn run(arguments: &Arguments) -> Result<Outcome, Failure> {
     let (before, after) = (side(old)?, side(new)?);
     if before.workloads().next().is_none() && after.workloads().next().is_none() {
         let remedy = "add them with -f, for example of kubectl get pods,namespaces,nodes,services -A -o yaml";
-        return Err(Failure::Refused(format!("neither side describes a pod or workload, so nothing can change; {remedy}")));
+        return Err(Failure::Refused(format!(
+            "neither side describes a pod or workload, so nothing can change; {remedy}"
+        )));
     }
     let changes = changes(&before, &after, &reading.context());
     let mut out = output::open();
@@ -101,7 +103,7 @@ fn text(out: &mut dyn Write, changes: &Changes, [old, new]: [&PathBuf; 2]) -> io
         return writeln!(out, "{}", paint(DIM, &format!("no connection changes ({pairs} of ends compared)")));
     }
     let (list, closed, opened) = (count(changes.list.len(), "change"), changes.closed, changes.opened);
-    writeln!(out, "{list}: of {pairs} of ends {closed} lose connections, {opened} gain some")
+    writeln!(out, "{list}; of {pairs} of ends {closed} lost connections and {opened} gained some")
 }
 
 /// What one side says of a connection.
@@ -183,8 +185,11 @@ impl<'a> From<&'a Changes> for Json<'a> {
 
 impl<'a> From<&'a Side> for JsonSide<'a> {
     fn from(side: &'a Side) -> Self {
-        let cause =
-            |cause: &'a Cause| JsonCause { policy: cause.policy.to_string(), rule: &cause.rule, tier: cause.tier.name() };
+        let cause = |cause: &'a Cause| JsonCause {
+            policy: cause.policy.to_string(),
+            rule: &cause.rule,
+            tier: cause.tier.name(),
+        };
         Self { verdict: side.verdict.name(), by: side.causes.iter().map(cause).collect() }
     }
 }

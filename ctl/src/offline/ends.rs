@@ -3,10 +3,11 @@
 //! May touch: nothing.
 //! Never: picks one of two things that a name may mean.
 
+use std::fmt;
 use std::net::IpAddr;
 
 use weir_policy::{
-    Context, End, Explanation, Kind, Question, ResourceId, Resources, Spec, addr, evaluate, evaluate_service,
+    Context, End, Explanation, Kind, Question, Resource, ResourceId, Resources, Spec, addr, evaluate, evaluate_service,
 };
 
 use super::ports::Port;
@@ -16,7 +17,8 @@ pub const VALUE: &str = "END";
 
 /// What an end may be, for help texts.
 pub const ENDS: &str = "Ends: NAMESPACE/NAME of a pod or workload (or pod/NAMESPACE/NAME, workload/NAMESPACE/NAME), an \
-                        address, node:NAME, and as the end that is called svc:NAMESPACE/NAME.";
+                        address, node:NAME, and as the end that is called svc:NAMESPACE/NAME. NAMESPACE/KEY=VALUE \
+                        and NAMESPACE/* are every pod and workload of the namespace with that label, and every one.";
 
 /// The namespace of a name that says none.
 const DEFAULT_NAMESPACE: &str = "default";
@@ -45,7 +47,39 @@ pub struct BadEnd {
     pub remedy: String,
 }
 
-/// Finds what a text stands for.
+/// Finds everything that a text stands for: `NAMESPACE/KEY=VALUE` and `NAMESPACE/*` are several pods or workloads.
+pub fn find_all(resources: &Resources, text: &str) -> Result<Vec<Named>, BadEnd> {
+    let Some((namespace, wanted)) = text.split_once('/').filter(|(_, rest)| *rest == "*" || rest.contains('=')) else {
+        return find(resources, text).map(|found| vec![found]);
+    };
+    let label = wanted.split_once('=');
+    let meant = |resource: &Resource| {
+        let labels = resource.labels();
+        let by_label = label.is_none_or(|(key, value)| labels.get(key).is_some_and(|known| known == value));
+        resource.id().namespace == namespace && by_label
+    };
+    let found: Vec<_> = resources
+        .workloads()
+        .filter(|(resource, _)| meant(resource))
+        .map(|(resource, _)| Named::End(End::Workload(resource.id().clone())))
+        .collect();
+    match found.is_empty() {
+        false => Ok(found),
+        true => {
+            let problem = match label {
+                Some((key, value)) => format!("no pod or workload of {namespace} has the label {key}={value}"),
+                None => format!("there is no pod or workload in {namespace}"),
+            };
+            Err(BadEnd {
+                text: text.to_owned(),
+                problem,
+                remedy: known(resources, &[Kind::Pod, Kind::Workload], namespace),
+            })
+        }
+    }
+}
+
+/// Finds the one thing that a text stands for.
 pub fn find(resources: &Resources, text: &str) -> Result<Named, BadEnd> {
     let bad = |problem: String, remedy: String| BadEnd { text: text.to_owned(), problem, remedy };
     if let Ok(address) = text.parse::<IpAddr>() {
@@ -136,8 +170,29 @@ fn known(resources: &Resources, kinds: &[Kind], namespace: &str) -> String {
     format!("known{place}: {listed}{}", if more > 0 { format!(" and {more} more") } else { String::new() })
 }
 
+/// A question in words, and its answer.
+pub type Asked = (String, Result<Explanation, String>);
+
+/// Asks about every two of these ends. An end is not asked about itself unless it is the only one.
+pub fn ask_all(resources: &Resources, context: &Context, (from, to): (&[Named], &[Named]), port: Port) -> Vec<Asked> {
+    let pairs: Vec<_> = from.iter().flat_map(|from| to.iter().map(move |to| (from, to))).collect();
+    let alone = pairs.len() == 1;
+    let asked = pairs.into_iter().filter(|(from, to)| alone || from != to);
+    asked.map(|ends| (format!("{} -> {} {port}", ends.0, ends.1), ask(resources, context, ends, port))).collect()
+}
+
+impl fmt::Display for Named {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::End(End::Workload(id)) => write!(f, "{}", name_of(id)),
+            Self::End(end) => write!(f, "{end}"),
+            Self::Service(id) => write!(f, "svc:{}", name_of(id)),
+        }
+    }
+}
+
 /// Asks the evaluator.
-pub fn ask(
+fn ask(
     resources: &Resources,
     context: &Context,
     (from, to): (&Named, &Named),
@@ -171,7 +226,8 @@ mod tests {
     use super::*;
 
     fn resources() -> Resources {
-        let text = "{apiVersion: v1, kind: Pod, metadata: {name: web, namespace: shop}}\n---\n\
+        let text = "{apiVersion: v1, kind: Pod, metadata: {name: web, namespace: shop, \
+                    labels: {app.kubernetes.io/name: web}}}\n---\n\
                     {apiVersion: v1, kind: Pod, metadata: {name: both, namespace: shop}}\n---\n\
                     {apiVersion: weir.dev/v1alpha1, kind: Workload, metadata: {name: both, namespace: shop}}\n---\n\
                     {apiVersion: v1, kind: Pod, metadata: {name: x, namespace: pod}}\n---\n\
@@ -185,9 +241,7 @@ mod tests {
 
     #[test]
     fn every_way_to_name_an_end_is_understood() {
-        let pod = |namespace: &str, name: &str| {
-            Named::End(End::Workload(ResourceId::new(Kind::Pod, namespace, name)))
-        };
+        let pod = |namespace: &str, name: &str| Named::End(End::Workload(ResourceId::new(Kind::Pod, namespace, name)));
         let address = |text: &str| Named::End(End::Address(addr(text.parse().unwrap())));
         for (text, expected) in [
             ("shop/web", pod("shop", "web")),
@@ -205,6 +259,16 @@ mod tests {
         ] {
             assert_eq!(find(&resources(), text), Ok(expected), "{text}");
         }
+    }
+
+    #[test]
+    fn labels_stand_for_all_that_have_them() {
+        let count = |text: &str| find_all(&resources(), text).map_err(|bad| bad.to_string()).map(|found| found.len());
+        assert_eq!(count("shop/*"), Ok(3));
+        assert_eq!(count("shop/app.kubernetes.io/name=web"), Ok(1));
+        assert_eq!(count("shop/web"), Ok(1));
+        assert!(count("shop/app=web").unwrap_err().contains("no pod or workload of shop has the label app=web"));
+        assert!(count("none/*").unwrap_err().contains("there is no pod or workload in none; known in the namespaces"));
     }
 
     #[test]

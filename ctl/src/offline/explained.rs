@@ -9,8 +9,8 @@ use serde::Serialize;
 use weir_common::verdict::Verdict;
 use weir_policy::{Answer, Explanation};
 
-use crate::render::style::{BOLD, DIM, clean, paint};
 use crate::render::style;
+use crate::render::style::{BOLD, DIM, clean, paint};
 use crate::view;
 
 /// What the text of an answer stands below.
@@ -34,7 +34,11 @@ pub fn text(out: &mut dyn Write, explanation: &Explanation) -> io::Result<()> {
         let heading = paint(BOLD, &format!("{direction:7}"));
         match answer {
             Some(answer) => side(out, &heading, answer)?,
-            None => writeln!(out, "  {heading}  {}", paint(DIM, &format!("-      {end} is no workload, so no policy applies")))?,
+            None => writeln!(
+                out,
+                "  {heading}  {}",
+                paint(DIM, &format!("-      {end} is no workload, so no policy applies"))
+            )?,
         }
     }
     if let Some(verdict) = explanation.staged() {
@@ -50,14 +54,20 @@ fn side(out: &mut dyn Write, heading: &str, answer: &Answer) -> io::Result<()> {
         Some(tier) => format!("{} tier: {} {}", tier.name(), answer.policy, answer.rule),
         None => answer.reason.name().to_owned(),
     };
-    writeln!(out, "  {heading}  {verdict}  {}", clean(&by))?;
+    let of = paint(DIM, &format!("({})", clean(&answer.workload.to_string())));
+    writeln!(out, "  {heading}  {verdict}  {} {of}", clean(&by))?;
     writeln!(out, "{INDENT}{}", clean(&answer.why))?;
     if let Some(staged) = &answer.staged {
         let by = match staged.policy.is_empty() {
             true => String::new(),
             false => format!(" by {} {}", staged.policy, staged.rule),
         };
-        writeln!(out, "{INDENT}staged: would be {}{}", paint(style(staged.verdict), staged.verdict.name()), clean(&by))?;
+        writeln!(
+            out,
+            "{INDENT}staged: would be {}{}",
+            paint(style(staged.verdict), staged.verdict.name()),
+            clean(&by)
+        )?;
     }
     if !answer.logged {
         writeln!(out, "{INDENT}{}", paint(DIM, "makes no records (log: false); it is counted all the same"))?;

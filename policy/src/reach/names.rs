@@ -191,7 +191,13 @@ fn of_outside(prefixes: &[Prefix]) -> String {
         (false, true) => Some("world (IPv6)"),
         (false, false) => None,
     };
-    let others = prefixes.iter().filter(|prefix| **prefix != Prefix::V4 && !any(prefix)).map(ToString::to_string);
+    // A prefix inside of one that is listed says nothing more.
+    let inner = |prefix: &&Prefix| {
+        let around = |other: &&Prefix| other != prefix && other.is_v4() == prefix.is_v4() && other.covers(prefix);
+        prefixes.iter().any(|other| around(&other))
+    };
+    let listed_alone = |prefix: &&Prefix| **prefix != Prefix::V4 && !any(prefix) && !inner(prefix);
+    let others = prefixes.iter().filter(listed_alone).map(ToString::to_string);
     let names: Vec<_> = world.map(str::to_owned).into_iter().chain(others).collect();
     listed(&names.iter().map(String::as_str).collect::<Vec<_>>(), ", ")
 }

@@ -57,7 +57,8 @@ struct Range {
 
 impl<'a> From<&'a Matrix> for Json<'a> {
     fn from(matrix: &'a Matrix) -> Self {
-        let group = |(group, ends): (&'a weir_policy::reach::Group, &'a Vec<String>)| Group { name: &group.name.short, ends };
+        let group =
+            |(group, ends): (&'a weir_policy::reach::Group, &'a Vec<String>)| Group { name: &group.name.short, ends };
         let cells = matrix.rows.iter().enumerate().flat_map(|(from, row)| {
             row.iter().enumerate().filter(|(_, cell)| cell.judged).map(move |(to, cell)| JsonCell::of(from, to, cell))
         });

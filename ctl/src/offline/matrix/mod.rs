@@ -106,7 +106,9 @@ fn group_by(arguments: &Arguments) -> Result<GroupBy, Failure> {
         [] | ["workload"] => Ok(GroupBy::Alike),
         ["namespace"] => Ok(GroupBy::Namespace),
         ["labels" | "label", key] => Ok(GroupBy::Label((*key).to_owned())),
-        ["labels" | "label"] => Err(Failure::Usage("--group-by labels needs a KEY, as in --group-by labels team".to_owned())),
+        ["labels" | "label"] => {
+            Err(Failure::Usage("--group-by labels needs a KEY, as in --group-by labels team".to_owned()))
+        }
         _ => {
             let given = words.join(" ");
             Err(Failure::Usage(format!("--group-by {given}: not known; write workload, namespace, or labels KEY")))

@@ -172,13 +172,14 @@ fn style() -> String {
         ".word{font-size:11px;text-anchor:middle}",
         ".page{fill:#ffffff}",
         ".cell{stroke:#ffffff;stroke-width:1}",
+        ".swatch{stroke:#9aa5b1}",
         ".no{fill:#eef1f4}",
         ".few{fill:#cfe3f5}",
         ".many{fill:#8fc1e8}",
         ".all{fill:#8ed1a5}",
         ".some{fill:url(#stripes)}",
         ".audit{fill:#f7d08a}",
-        ".silent{fill:#ffffff;stroke:#e4e7eb}",
+        ".silent{fill:#ffffff}",
         ".frame{fill:none;stroke:#9aa5b1}",
     ];
     rules.join(" ")
@@ -255,7 +256,7 @@ fn legend(writer: &mut Writer<&mut dyn Write>, layout: &Layout) -> io::Result<()
         if x + width > layout.width - MARGIN {
             (x, y) = (MARGIN, y + 22);
         }
-        rect(writer, &format!("frame {}", fill.class()), (x, y - 11), (14, 14), None)?;
+        rect(writer, &format!("swatch {}", fill.class()), (x, y - 11), (14, 14), None)?;
         text(writer, "key", (x + 20, y), meaning, None)?;
         x += width;
     }

@@ -16,7 +16,8 @@ use crate::render::table::Table;
 /// Writes it for a terminal.
 pub fn write(out: &mut dyn Write, matrix: &Matrix) -> Result<(), Failure> {
     let numbers = (1..=matrix.groups.len()).map(|number| number.to_string());
-    let mut table = Table::with_columns([">#".to_owned(), "FROM \\ TO".to_owned()].into_iter().chain(numbers).collect());
+    let mut table =
+        Table::with_columns([">#".to_owned(), "FROM \\ TO".to_owned()].into_iter().chain(numbers).collect());
     for (number, (group, row)) in matrix.groups.iter().zip(&matrix.rows).enumerate() {
         let heading = [((number + 1).to_string(), DIM), (group.name.short.clone(), BOLD)];
         table.push(heading.into_iter().chain(row.iter().map(|cell| (words(cell), style(cell)))).collect());

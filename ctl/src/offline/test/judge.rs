@@ -6,7 +6,7 @@
 use weir_policy::{Context, Expectation, Explanation, Fault, Place, PolicyTest, Resources, Written};
 
 use crate::failure::Failure;
-use crate::offline::ends::{self, Named};
+use crate::offline::ends;
 use crate::offline::load::count;
 use crate::offline::ports::Port;
 use crate::render::output::remark;
@@ -32,11 +32,7 @@ pub struct Failed {
 }
 
 /// Asks everything that a document expects.
-pub fn judge(
-    resources: &Resources,
-    context: &Context,
-    test: &PolicyTest,
-) -> std::result::Result<Vec<Result>, Failure> {
+pub fn judge(resources: &Resources, context: &Context, test: &PolicyTest) -> std::result::Result<Vec<Result>, Failure> {
     let mut faults = Vec::new();
     let mut results = Vec::new();
     for expectation in &test.tests {
@@ -71,10 +67,13 @@ fn one(resources: &Resources, context: &Context, expectation: &Expectation, port
     let mut result = Result { name: String::new(), place: *place, asked: 0, failed: Vec::new() };
     for (from, to) in from.iter().flat_map(|from| to.iter().map(move |to| (from, to))) {
         for port in ports {
-            let question = format!("{} -> {} {port}", from.text, to.text);
-            result.asked += 1;
-            let answer = ask(resources, context, [from, to], *port);
-            result.failed.extend(compare(expectation, question, answer));
+            let answers = match ask(resources, context, [from, to], *port) {
+                Ok(answers) => answers,
+                Err(problem) => vec![(format!("{} -> {} {port}", from.text, to.text), Err(problem))],
+            };
+            result.asked += answers.len();
+            let compared = answers.into_iter().filter_map(|(question, answer)| compare(expectation, question, answer));
+            result.failed.extend(compared);
         }
     }
     let texts = |written: &[Written]| written.iter().map(|it| it.text.as_str()).collect::<Vec<_>>().join(", ");
@@ -86,14 +85,11 @@ fn one(resources: &Resources, context: &Context, expectation: &Expectation, port
 fn ask(
     resources: &Resources,
     context: &Context,
-    ends: [&Written; 2],
+    [from, to]: [&Written; 2],
     port: Port,
-) -> std::result::Result<Explanation, String> {
-    let find = |end: &Written| -> std::result::Result<Named, String> {
-        ends::find(resources, &end.text).map_err(|bad| bad.to_string())
-    };
-    let [from, to] = ends;
-    ends::ask(resources, context, (&find(from)?, &find(to)?), port)
+) -> std::result::Result<Vec<ends::Asked>, String> {
+    let find = |end: &Written| ends::find_all(resources, &end.text).map_err(|bad| bad.to_string());
+    Ok(ends::ask_all(resources, context, (&find(from)?, &find(to)?), port))
 }
 
 /// What is wrong with an answer.

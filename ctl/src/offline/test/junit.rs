@@ -20,9 +20,10 @@ pub fn write(out: &mut dyn Write, suites: &[Suite]) -> io::Result<()> {
     writer.write_event(Event::Decl(BytesDecl::new("1.0", Some("UTF-8"), None)))?;
     let [tests, failures] = totals(suites.iter().flat_map(|suite| &suite.results));
     let counts = [("name", "weirctl policy test"), ("tests", &tests), ("failures", &failures), ("errors", "0")];
-    writer.create_element("testsuites").with_attributes(counts).write_inner_content(|writer| {
-        suites.iter().try_for_each(|suite| self::suite(writer, suite))
-    })?;
+    writer
+        .create_element("testsuites")
+        .with_attributes(counts)
+        .write_inner_content(|writer| suites.iter().try_for_each(|suite| self::suite(writer, suite)))?;
     writeln!(writer.into_inner())
 }
 
@@ -38,17 +39,11 @@ fn totals<'r>(results: impl Iterator<Item = &'r Judged>) -> [String; 2] {
 fn suite(writer: &mut Writer<&mut dyn Write>, suite: &Suite) -> io::Result<()> {
     let [tests, failures] = totals(suite.results.iter());
     let (name, file) = (clean(&suite.test.name), clean(&suite.test.origin.source));
-    let attributes = [
-        ("name", name.as_ref()),
-        ("file", file.as_ref()),
-        ("tests", &tests),
-        ("failures", &failures),
-        ("errors", "0"),
-    ];
+    let attributes =
+        [("name", name.as_ref()), ("file", file.as_ref()), ("tests", &tests), ("failures", &failures), ("errors", "0")];
     let element = writer.create_element("testsuite").with_attributes(attributes);
-    element.write_inner_content(|writer| {
-        suite.results.iter().try_for_each(|result| case(writer, &name, &file, result))
-    })?;
+    element
+        .write_inner_content(|writer| suite.results.iter().try_for_each(|result| case(writer, &name, &file, result)))?;
     Ok(())
 }
 
