@@ -150,9 +150,9 @@ pub fn words(cell: &Cell) -> String {
         return "\u{b7}".to_owned();
     }
     let mut words = vec![cell.every.to_string()];
-    let more = cell.some.minus(&cell.every);
-    if !more.is_empty() {
-        let some = format!("some:{more}");
+    if cell.some != cell.every {
+        let (more, total) = (cell.some.minus(&cell.every).to_string(), cell.some.to_string());
+        let some = format!("some:{}", if total.len() < more.len() { total } else { more });
         if cell.every.is_empty() { words = vec![some] } else { words.push(some) }
     }
     if !cell.audited.is_empty() {
