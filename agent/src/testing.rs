@@ -64,7 +64,7 @@ impl Fake {
         let found = inner.counters.iter_mut().find(|c| counters::cell(c.hook, c.verdict, c.reason) == index);
         match found {
             Some(cell) => cell.decided += 1,
-            None => inner.counters.push(CounterCell { hook, verdict, reason, decided: 1, lost: 0 }),
+            None => inner.counters.push(CounterCell { hook, verdict, reason, decided: 1, lost: 0, quiet: 0 }),
         }
     }
 }

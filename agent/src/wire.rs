@@ -19,7 +19,8 @@ use crate::{
 
 impl Datapath for Kernel {
     fn install(&mut self, compiled: &Compiled) -> Result<(), DatapathError> {
-        Ok(Self::install(self, compiled)?)
+        Self::install(self, compiled)?;
+        Ok(())
     }
 
     fn reconcile(&mut self, workloads: &[CompiledWorkload]) -> Observed {

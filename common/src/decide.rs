@@ -5,6 +5,7 @@
 
 use crate::{
     addr::{Addr, Protocol},
+    event::Endpoint,
     image::{self, Cell, Identity, LimitEntry, Page, Section, SetEntry, header, reserved},
     verdict::{Direction, Reason, Verdict},
 };
@@ -13,8 +14,8 @@ use crate::{
 pub trait Tables {
     /// Page `index` of the generation's image.
     fn page(&self, index: u32) -> Option<&Page>;
-    /// The identity that owns exactly this address.
-    fn endpoint(&self, addr: &Addr) -> Option<u32>;
+    /// Who has exactly this address.
+    fn endpoint(&self, addr: &Addr) -> Option<Endpoint>;
     /// The identity of the longest CIDR peer that holds the address.
     fn cidr(&self, addr: &Addr) -> Option<u32>;
 }
@@ -30,7 +31,8 @@ pub struct Query {
     pub remote: Addr,
     /// Transport protocol.
     pub protocol: Protocol,
-    /// Port of the side that was called: the peer's for egress, the local one for ingress. 0 where there are none.
+    /// Port of the side that was called: the peer's for egress, the local one for ingress. The message's type for ICMP and
+    /// ICMPv6, 0 for the other protocols without ports.
     pub port: u16,
 }
 
@@ -46,6 +48,8 @@ pub struct Decision {
     pub rule: u32,
     /// The peer's identity.
     pub remote_identity: u32,
+    /// Counted, but no record is made of it (`log: false`).
+    pub quiet: bool,
 }
 
 /// Where the sections of an image start; read once per run from its header.
@@ -68,7 +72,7 @@ impl<'a, T: Tables> Image<'a, T> {
         self.header.word(header::GENERATION)
     }
 
-    /// [`image::FLAG_LIMITS`] and [`image::FLAG_BLOCKED`].
+    /// [`image::FLAG_LIMITS`], [`image::FLAG_BLOCKED`] and [`image::FLAG_QUIET`].
     #[inline(always)]
     pub fn flags(&self) -> u64 {
         self.header.word(header::FLAGS)
@@ -154,16 +158,33 @@ impl<'a, T: Tables> Image<'a, T> {
     /// The identity behind an address: exact first, then the longest CIDR peer, else the world.
     #[inline(always)]
     pub fn identify(&self, addr: &Addr) -> u32 {
-        if let Some(identity) = self.tables.endpoint(addr) {
-            return identity;
-        }
-        self.tables.cidr(addr).unwrap_or(reserved::WORLD)
+        self.end(addr).identity
     }
 
-    /// Judges one opening.
+    /// The same, with the local workload that owns the address.
+    #[inline(always)]
+    fn end(&self, addr: &Addr) -> Endpoint {
+        if let Some(end) = self.tables.endpoint(addr) {
+            return end;
+        }
+        Endpoint { identity: self.tables.cidr(addr).unwrap_or(reserved::WORLD), owner: 0 }
+    }
+
+    /// Judges one opening by what the tables say of identities; which local workload asks is not known.
     #[inline(always)]
     pub fn decide(&self, query: &Query) -> Decision {
-        let remote_identity = self.identify(&query.remote);
+        self.decide_for(0, query)
+    }
+
+    /// Judges one opening of the local workload with this number, 0 for none. It reaches an address that is its own, whatever the
+    /// policies say.
+    #[inline(always)]
+    pub fn decide_for(&self, workload: u32, query: &Query) -> Decision {
+        let Endpoint { identity: remote_identity, owner } = self.end(&query.remote);
+        if workload != 0 && owner == workload {
+            let (verdict, reason) = (Verdict::Allow, Reason::NoPolicy);
+            return Decision { verdict, reason, rule: 0, remote_identity, quiet: false };
+        }
         if query.local == reserved::UNKNOWN {
             return from_cell(Cell(self.header.word(header::UNKNOWN) as u32), remote_identity);
         }
@@ -193,7 +214,9 @@ impl<'a, T: Tables> Image<'a, T> {
 #[inline(always)]
 fn from_cell(cell: Cell, remote_identity: u32) -> Decision {
     match (cell.verdict(), cell.reason()) {
-        (Some(verdict), Some(reason)) => Decision { verdict, reason, rule: cell.rule(), remote_identity },
+        (Some(verdict), Some(reason)) => {
+            Decision { verdict, reason, rule: cell.rule(), remote_identity, quiet: cell.is_quiet() }
+        }
         _ => no_tables(remote_identity),
     }
 }
@@ -201,5 +224,79 @@ fn from_cell(cell: Cell, remote_identity: u32) -> Decision {
 /// Fails closed, and says so.
 #[inline(always)]
 pub const fn no_tables(remote_identity: u32) -> Decision {
-    Decision { verdict: Verdict::Deny, reason: Reason::NoTables, rule: 0, remote_identity }
+    Decision { verdict: Verdict::Deny, reason: Reason::NoTables, rule: 0, remote_identity, quiet: false }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::image::{FIRST_IDENTITY, MAGIC, PAGE_WORDS};
+
+    /// One policy set that denies everything, for identity 16; nobody else has a set.
+    struct Closed([Page; 3]);
+
+    const CLOSED: u32 = FIRST_IDENTITY;
+
+    impl Closed {
+        fn new() -> Self {
+            let (deny, open) =
+                (Cell::new(Verdict::Deny, Reason::Default, 3), Cell::new(Verdict::Allow, Reason::NoPolicy, 0));
+            let unknown = Cell::new(Verdict::Audit, Reason::UnknownWorkload, 0);
+            let mut pages = [Page::zeroed(), Page::zeroed(), Page::zeroed()];
+            let [front, identities, sets] = &mut pages;
+            front.words[header::MAGIC as usize] = MAGIC;
+            front.words[header::UNKNOWN as usize] = u64::from(unknown.0);
+            front.words[header::SECTIONS as usize + Section::Identities as usize] = 1 | 64 << 32;
+            front.words[header::SECTIONS as usize + Section::Sets as usize] = 2 | 4 << 32;
+            identities.words[CLOSED as usize] = Identity { set: 1, ..Identity::default() }.to_word();
+            for (entry, cell) in [open, open, deny, deny].into_iter().enumerate() {
+                let [first, second] = SetEntry { default: cell, ..SetEntry::default() }.to_words();
+                (sets.words[2 * entry], sets.words[2 * entry + 1]) = (first, second);
+            }
+            assert!(2 * 4 < PAGE_WORDS);
+            Self(pages)
+        }
+    }
+
+    fn host(last: u8) -> Addr {
+        Addr::v4([10, 0, 0, last])
+    }
+
+    impl Tables for Closed {
+        fn page(&self, index: u32) -> Option<&Page> {
+            self.0.get(index as usize)
+        }
+
+        /// 10.0.0.N belongs to workload N and has identity 16; 10.0.0.100 has it too, and belongs to no local workload.
+        fn endpoint(&self, addr: &Addr) -> Option<Endpoint> {
+            let [10, 0, 0, last] = addr.as_v4()? else { return None };
+            Some(Endpoint { identity: CLOSED, owner: if last == 100 { 0 } else { u32::from(last) } })
+        }
+
+        fn cidr(&self, _: &Addr) -> Option<u32> {
+            None
+        }
+    }
+
+    #[test]
+    fn a_workload_reaches_its_own_address_and_nobody_elses() {
+        let rows = [
+            ("its own", CLOSED, 5, host(5), (Verdict::Allow, Reason::NoPolicy, 0)),
+            ("its neighbour's, of the same identity", CLOSED, 5, host(6), (Verdict::Deny, Reason::Default, 3)),
+            ("one of its identity elsewhere", CLOSED, 5, host(100), (Verdict::Deny, Reason::Default, 3)),
+            ("an address that is nobody's", CLOSED, 5, Addr::v4([192, 0, 2, 1]), (Verdict::Deny, Reason::Default, 3)),
+            ("no number asks for what nobody owns", CLOSED, 0, host(100), (Verdict::Deny, Reason::Default, 3)),
+            ("unknown to this generation", reserved::UNKNOWN, 5, host(6), (Verdict::Audit, Reason::UnknownWorkload, 0)),
+            ("without a set", reserved::WORLD, 5, host(6), (Verdict::Allow, Reason::NoPolicy, 0)),
+        ];
+        let tables = Closed::new();
+        let image = Image::open(&tables).unwrap();
+        for direction in [Direction::Ingress, Direction::Egress] {
+            for (name, local, workload, remote, expected) in rows {
+                let query = Query { local, direction, remote, protocol: Protocol::TCP, port: 80 };
+                let said = image.decide_for(workload, &query);
+                assert_eq!((said.verdict, said.reason, said.rule), expected, "{name}, {direction:?}");
+            }
+        }
+    }
 }

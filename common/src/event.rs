@@ -242,6 +242,16 @@ pub struct LimitStats {
     pub exceeded_bytes: u64,
 }
 
+/// Value of an address in [`crate::maps::ENDPOINTS`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Endpoint {
+    /// Who has it, as the remote side.
+    pub identity: u32,
+    /// Number of the local workload that reaches it whatever its policies say, because it is its own; 0 for none.
+    pub owner: u32,
+}
+
 /// Key of a prefix in [`crate::maps::CIDRS`] and [`crate::maps::BLOCKED`]: the kernel's `bpf_lpm_trie_key` for 128 bits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
 #[repr(C, packed)]

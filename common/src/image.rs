@@ -61,7 +61,7 @@ pub mod header {
     pub const MAGIC: u32 = 0;
     /// Number of the generation.
     pub const GENERATION: u32 = 1;
-    /// [`super::FLAG_LIMITS`] and [`super::FLAG_BLOCKED`].
+    /// [`super::FLAG_LIMITS`], [`super::FLAG_BLOCKED`] and [`super::FLAG_QUIET`].
     pub const FLAGS: u32 = 2;
     /// The cell that applies to local workloads nobody described (a [`super::Cell`]).
     pub const UNKNOWN: u32 = 3;
@@ -75,6 +75,8 @@ pub mod header {
 pub const FLAG_LIMITS: u64 = 1;
 /// Header flag: some address is blocked, so XDP must look for it.
 pub const FLAG_BLOCKED: u64 = 2;
+/// Header flag: some cell is quiet, so an accepted connection's is looked up once more: its close makes no record either.
+pub const FLAG_QUIET: u64 = 4;
 
 /// The sections of an image.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -213,12 +215,15 @@ impl SetEntry {
     }
 }
 
-/// A verdict with its reason and rule in 32 bits: rule in the low 24, verdict in 4, reason in 4. Zero is "absent".
+/// A verdict with its reason and rule in 32 bits: rule in the low 24, verdict in 3, quiet in 1, reason in 4. Zero is "absent".
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Cell(pub u32);
 
 /// One more than the largest rule number a cell can name.
 pub const MAX_RULES: u32 = 1 << 24;
+
+/// The bit of a cell that keeps its decisions out of the records.
+const QUIET: u32 = 1 << 27;
 
 impl Cell {
     /// No verdict here: the set's default applies.
@@ -235,7 +240,7 @@ impl Cell {
     #[inline(always)]
     #[must_use]
     pub const fn verdict(self) -> Option<Verdict> {
-        Verdict::from_u8((self.0 >> 24 & 15) as u8)
+        Verdict::from_u8((self.0 >> 24 & 7) as u8)
     }
 
     /// The reason, or `None` for an absent or foreign cell.
@@ -243,6 +248,19 @@ impl Cell {
     #[must_use]
     pub const fn reason(self) -> Option<Reason> {
         Reason::from_u8((self.0 >> 28) as u8)
+    }
+
+    /// The same cell, whose decisions are counted but make no record (`log: false`). An absent cell stays absent.
+    #[must_use]
+    pub const fn quietly(self) -> Self {
+        if self.0 == 0 { self } else { Self(self.0 | QUIET) }
+    }
+
+    /// Whether its decisions make no record.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_quiet(self) -> bool {
+        self.0 & QUIET != 0
     }
 
     /// The rule's number in this generation; 0 names none.
@@ -331,22 +349,50 @@ const fn limit_words(limit: Option<Limit>) -> (u64, u64) {
 /// Marks a limit's tolerance word as set; tolerances stay far below it (an hour at most).
 const LIMIT_SET: u64 = 1 << 63;
 
-/// Entries of the [`Section::Ports`] section: TCP ports, UDP ports, then one entry per other protocol number.
-pub const PORT_ENTRIES: u32 = 2 * 65_536 + 256;
+/// Entries of the [`Section::Ports`] section: TCP, UDP and SCTP ports, then one entry per protocol number, then ICMP and
+/// ICMPv6 types.
+pub const PORT_ENTRIES: u32 = ICMPV6_TYPES + 256;
 
-/// Where `protocol` and `port` stand in [`Section::Ports`]. Protocols without ports are looked up by their number.
+const SCTP_PORTS: u32 = 2 * 65_536;
+const PROTOCOLS: u32 = 3 * 65_536;
+const ICMP_TYPES: u32 = PROTOCOLS + 256;
+const ICMPV6_TYPES: u32 = ICMP_TYPES + 256;
+
+/// The highest "port" that `protocol` tells apart: a port of TCP, UDP and SCTP, the type of an ICMP or ICMPv6 message, which
+/// takes the port's place everywhere, and 0 for the rest.
+#[inline(always)]
+#[must_use]
+pub const fn last_port(protocol: Protocol) -> u16 {
+    place(protocol).1
+}
+
+/// Where `protocol` and `port` stand in [`Section::Ports`]. What [`last_port`] does not reach is looked up by its low bits.
 #[inline(always)]
 #[must_use]
 pub const fn port_index(protocol: Protocol, port: u16) -> u32 {
+    let (first, last) = place(protocol);
+    // A mask, not a branch: every last port is all ones, and each branch here is one the verifier takes twice.
+    first + (port & last) as u32
+}
+
+/// Where a protocol's entries start, and its last port.
+#[inline(always)]
+const fn place(protocol: Protocol) -> (u32, u16) {
     match protocol {
-        Protocol::TCP => port as u32,
-        Protocol::UDP => 65_536 + port as u32,
-        Protocol(other) => 2 * 65_536 + other as u32,
+        Protocol::TCP => (0, u16::MAX),
+        Protocol::UDP => (65_536, u16::MAX),
+        Protocol::SCTP => (SCTP_PORTS, u16::MAX),
+        Protocol::ICMP => (ICMP_TYPES, 255),
+        Protocol::ICMPV6 => (ICMPV6_TYPES, 255),
+        Protocol(other) => (PROTOCOLS + other as u32, 0),
     }
 }
 
 #[cfg(test)]
 mod tests {
+    extern crate std;
+    use std::vec::Vec;
+
     use super::*;
 
     #[test]
@@ -379,16 +425,52 @@ mod tests {
     }
 
     #[test]
+    fn a_quiet_cell_differs_in_nothing_but_that() {
+        for verdict in Verdict::ALL {
+            for reason in Reason::ALL {
+                let loud = Cell::new(*verdict, *reason, MAX_RULES - 1);
+                let quiet = loud.quietly();
+                assert_eq!((loud.is_quiet(), quiet.is_quiet()), (false, true));
+                assert_eq!(
+                    (quiet.verdict(), quiet.reason(), quiet.rule()),
+                    (Some(*verdict), Some(*reason), MAX_RULES - 1)
+                );
+                assert_eq!(quiet.quietly(), quiet);
+            }
+        }
+        assert!(!Cell::ABSENT.is_quiet());
+        assert_eq!(Cell::ABSENT.quietly(), Cell::ABSENT, "absent stays absent: zero is what the kernel looks for");
+    }
+
+    #[test]
     fn every_protocol_and_port_has_its_own_place() {
-        let places = [
-            port_index(Protocol::TCP, 0),
-            port_index(Protocol::TCP, 65_535),
-            port_index(Protocol::UDP, 0),
-            port_index(Protocol::UDP, 65_535),
-            port_index(Protocol(0), 9),
-            port_index(Protocol(255), 9),
+        let mut taken = std::vec![false; PORT_ENTRIES as usize];
+        for protocol in (0..=u8::MAX).map(Protocol) {
+            for port in 0..=last_port(protocol) {
+                let place = &mut taken[port_index(protocol, port) as usize];
+                assert!(!*place, "{protocol:?} {port}");
+                *place = true;
+            }
+        }
+        let unused: Vec<_> = (0..PORT_ENTRIES).filter(|place| !taken[*place as usize]).collect();
+        let with_ports = [Protocol::ICMP, Protocol::TCP, Protocol::UDP, Protocol::ICMPV6, Protocol::SCTP];
+        assert_eq!(unused, with_ports.map(|protocol| PROTOCOLS + u32::from(protocol.0)));
+    }
+
+    #[test]
+    fn what_a_protocol_does_not_tell_apart_shares_a_place() {
+        let rows = [
+            (Protocol::TCP, u16::MAX, 65_535, 65_535),
+            (Protocol::UDP, u16::MAX, 0, 65_536),
+            (Protocol::SCTP, u16::MAX, 65_535, 196_607),
+            (Protocol(0), 0, 9, 196_608),
+            (Protocol(255), 0, 9, 196_863),
+            (Protocol::ICMP, 255, 8, 196_872),
+            (Protocol::ICMPV6, 255, 255, PORT_ENTRIES - 1),
         ];
-        assert_eq!(places, [0, 65_535, 65_536, 131_071, 131_072, 131_327]);
-        assert_eq!(PORT_ENTRIES, 131_328);
+        for (protocol, last, port, place) in rows {
+            assert_eq!((last_port(protocol), port_index(protocol, port)), (last, place), "{protocol:?} {port}");
+        }
+        assert_eq!(PORT_ENTRIES, 197_376);
     }
 }

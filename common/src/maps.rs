@@ -48,6 +48,8 @@ pub const EVENTS: &str = "EVENTS";
 pub const COUNTERS: &str = "COUNTERS";
 /// Events that found the ring full, by the same cells, per CPU.
 pub const LOST: &str = "LOST";
+/// Decisions by a quiet cell, which make no record, by the same cells, per CPU.
+pub const QUIET: &str = "QUIET";
 /// Merged decisions that found the merge table full, by the same cells, per CPU; cumulative.
 pub const OVERFLOW: &str = "OVERFLOW";
 /// Merge epoch (0 or 1) that the kernel writes; the agent flips it, waits, and reads the other.

@@ -40,16 +40,18 @@ pub struct Packet {
     pub protocol: Protocol,
     /// Source port; 0 where there is none.
     pub src_port: Port,
-    /// Destination port; 0 where there is none.
+    /// Destination port; the type of an ICMP or ICMPv6 message, which stands in its place everywhere; 0 where there is neither.
     pub dst_port: Port,
     /// TCP flags, or 0.
     pub tcp_flags: u8,
-    /// Type of an ICMP or ICMPv6 message, or 0.
-    pub icmp_type: u8,
+    /// Type of the first chunk of an SCTP packet, or 0.
+    pub sctp_chunk: u8,
     /// Time to live, or hop limit.
     pub hop_limit: u8,
     /// 1 for a fragment after the first, which carries no ports.
     pub later_fragment: u8,
+    /// Zero.
+    pub reserved: [u8; 3],
 }
 
 /// TCP flag bits (RFC 9293 section 3.1).
@@ -186,12 +188,24 @@ fn transport<B: Bytes>(bytes: &B, packet: Packet, offset: u32, rest: u32) -> Res
             }
             Ok(Packet { src_port: Port([s0, s1]), dst_port: Port([d0, d1]), ..packet })
         }
-        Protocol::ICMP | Protocol::ICMPV6 => {
-            let [icmp_type] = bytes.load::<1>(offset).ok_or(Fault::Malformed)?;
-            if rest == 0 {
+        // RFC 9260 section 3: a header of 12 bytes, then chunks; a chunk's length counts its own header of 4. The other chunks are
+        // not looked at: an INIT must stand alone (section 6.10), and receivers discard one that does not.
+        Protocol::SCTP => {
+            let [s0, s1, d0, d1] = bytes.load::<4>(offset).ok_or(Fault::Malformed)?;
+            let [sctp_chunk, _, l0, l1] = bytes.load::<4>(offset + 12).ok_or(Fault::Malformed)?;
+            // As with UDP, a first fragment's chunk may be longer than what is here.
+            if rest < 16 || u16::from_be_bytes([l0, l1]) < 4 {
                 return Err(Fault::Malformed);
             }
-            Ok(Packet { icmp_type, ..packet })
+            Ok(Packet { src_port: Port([s0, s1]), dst_port: Port([d0, d1]), sctp_chunk, ..packet })
+        }
+        // RFC 792 and RFC 4443 section 2.1: type, code and checksum come first in every message.
+        Protocol::ICMP | Protocol::ICMPV6 => {
+            let [kind, ..] = bytes.load::<4>(offset).ok_or(Fault::Malformed)?;
+            if rest < 4 {
+                return Err(Fault::Malformed);
+            }
+            Ok(Packet { dst_port: Port::new(kind as u16), ..packet })
         }
         _ => Ok(packet),
     }
@@ -212,9 +226,10 @@ impl Packet {
             src_port: Port([0; 2]),
             dst_port: Port([0; 2]),
             tcp_flags: 0,
-            icmp_type: 0,
+            sctp_chunk: 0,
             hop_limit: 0,
             later_fragment: 0,
+            reserved: [0; 3],
         }
     }
 
@@ -223,7 +238,8 @@ impl Packet {
     #[inline(always)]
     #[must_use]
     pub const fn discovers_neighbours(&self) -> bool {
-        let message = self.icmp_type >= 133 && self.icmp_type <= 137;
+        let kind = self.dst_port.number();
+        let message = kind >= 133 && kind <= 137;
         self.protocol.0 == Protocol::ICMPV6.0 && self.hop_limit == 255 && message
     }
 
@@ -232,6 +248,72 @@ impl Packet {
     #[must_use]
     pub const fn opens_tcp(&self) -> bool {
         self.protocol.0 == Protocol::TCP.0 && self.tcp_flags & (tcp::SYN | tcp::ACK) == tcp::SYN
+    }
+
+    /// The port (or type) a question must have gone to for this packet to be its answer; `None` if it answers nothing.
+    ///
+    /// An SCTP packet that opens an association is no answer, whatever port it comes from.
+    #[inline(always)]
+    #[must_use]
+    pub const fn answers(&self) -> Option<Port> {
+        match self.protocol {
+            Protocol::ICMP => question(&ICMP_QUESTIONS, self.dst_port),
+            Protocol::ICMPV6 => question(&ICMPV6_QUESTIONS, self.dst_port),
+            Protocol::SCTP if self.sctp_chunk == SCTP_INIT => None,
+            _ => Some(self.src_port),
+        }
+    }
+}
+
+/// The chunk that opens an association (RFC 9260 section 3.3.2).
+const SCTP_INIT: u8 = 1;
+
+/// The type of the message that a ping socket sends: what a `connect()` on one asks for. `None` for other protocols.
+#[inline(always)]
+#[must_use]
+pub const fn echo_request(protocol: Protocol) -> Option<u16> {
+    match protocol {
+        Protocol::ICMP => Some(8),
+        Protocol::ICMPV6 => Some(128),
+        _ => None,
+    }
+}
+
+/// By type of an ICMP message, the type of the question it answers; 0 for one that answers none. Errors answer an echo request:
+/// whoever may ask an address may hear from it why there is no answer. A table and not a match, which would be branches the
+/// verifier multiplies.
+static ICMP_QUESTIONS: [u8; 256] = {
+    let mut questions = [0; 256];
+    // RFC 792, RFC 950, RFC 8335.
+    let pairs = [(0, 8), (3, 8), (4, 8), (5, 8), (11, 8), (12, 8), (14, 13), (16, 15), (18, 17), (43, 42)];
+    let mut at = 0;
+    while at < pairs.len() {
+        let (answer, asked): (usize, u8) = pairs[at];
+        questions[answer] = asked;
+        at += 1;
+    }
+    questions
+};
+
+/// The same for ICMPv6, whose errors are the types below 128 (RFC 4443 section 2.1).
+static ICMPV6_QUESTIONS: [u8; 256] = {
+    let mut questions = [0; 256];
+    let mut error = 0;
+    while error < 128 {
+        questions[error] = 128;
+        error += 1;
+    }
+    // RFC 4443, RFC 4620, RFC 8335.
+    (questions[129], questions[140], questions[161]) = (128, 139, 160);
+    questions
+};
+
+#[inline(always)]
+#[expect(clippy::indexing_slicing, reason = "the mask keeps the index below 256")]
+const fn question(questions: &[u8; 256], kind: Port) -> Option<Port> {
+    match questions[(kind.number() & 255) as usize] {
+        0 => None,
+        asked => Some(Port::new(asked as u16)),
     }
 }
 

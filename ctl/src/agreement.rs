@@ -3,8 +3,9 @@
 //! May touch: nothing.
 //! Never: calls a difference agreement because it is small.
 //!
-//! Two comparisons. In the agent: what the kernel decided is what was recorded plus what was lost before it could be read.
-//! Between agent and collector: what the collector summed is what the kernel decided, less what the agent knows it lost.
+//! Two comparisons. In the agent: what the kernel decided is what was recorded, plus what was lost before it could be read, plus
+//! what rules with `log: false` decided. Between agent and collector: what the collector summed is what the kernel decided, less
+//! what the agent knows it lost and what was not to be recorded.
 //! Records on their way make the second one short for a moment; then it says how many.
 
 use serde::Serialize;
@@ -29,7 +30,12 @@ impl Counter {
 
     /// Whether every decision is accounted for.
     pub const fn agrees(&self) -> bool {
-        self.decided == self.recorded.saturating_add(self.lost)
+        self.decided == self.recorded.saturating_add(self.lost).saturating_add(self.quiet)
+    }
+
+    /// Decisions the collector should have.
+    const fn collectable(&self) -> u64 {
+        self.decided.saturating_sub(self.lost).saturating_sub(self.quiet)
     }
 }
 
@@ -37,13 +43,17 @@ impl Counter {
 pub fn within(agent: &Agent) -> Agreement {
     let total = |field: fn(&Counter) -> u64| agent.counters.iter().map(field).sum::<u64>();
     let (decided, recorded, lost) = (total(|c| c.decided), total(|c| c.recorded), total(|c| c.lost));
+    let quiet = quiet(agent);
     let unequal = agent.counters.iter().filter(|counter| !counter.agrees()).count();
     match unequal {
-        0 => Agreement { agree: true, says: format!("agree: {decided} decided = {recorded} recorded + {lost} lost") },
+        0 => Agreement {
+            agree: true,
+            says: format!("agree: {decided} decided = {recorded} recorded + {lost} lost{quiet}"),
+        },
         _ => Agreement {
             agree: false,
             says: format!(
-                "differ in {unequal} of {} counters: {decided} decided, {recorded} recorded + {lost} lost \
+                "differ in {unequal} of {} counters: {decided} decided, {recorded} recorded + {lost} lost{quiet} \
                  (records are read in short intervals; ask again)",
                 agent.counters.len()
             ),
@@ -68,15 +78,26 @@ pub fn across(agent: &Agent, collector: &Collector) -> Agreement {
     if extra == 0 && missing == queue {
         let lost: u64 = agent.counters.iter().map(|counter| counter.lost).sum();
         let decided = agent.counters.iter().map(|counter| counter.decided).sum::<u64>();
-        let says = format!("agree: {decided} decided in the kernel = {sum} collected + {lost} lost{explained}");
+        let says = format!(
+            "agree: {decided} decided in the kernel = {sum} collected + {lost} lost{explained}{}",
+            quiet(agent)
+        );
         return Agreement { agree: true, says };
     }
     differ(describe(node, sum, missing.saturating_sub(queue), extra))
 }
 
+/// What rules with `log: false` decided, for the end of a sum.
+fn quiet(agent: &Agent) -> String {
+    match agent.counters.iter().map(|counter| counter.quiet).sum::<u64>() {
+        0 => String::new(),
+        quiet => format!(" + {quiet} quiet"),
+    }
+}
+
 /// Decisions the collector does not have, and decisions it has that the counters did not show yet.
 fn difference(agent: &Agent, node: &Node) -> (u64, u64) {
-    let expected = agent.counters.iter().map(|counter| (counter.key(), counter.decided.saturating_sub(counter.lost)));
+    let expected = agent.counters.iter().map(|counter| (counter.key(), counter.collectable()));
     let expected: std::collections::BTreeMap<_, _> = expected.collect();
     let keys = expected.keys().chain(node.decisions.keys().filter(|key| !expected.contains_key(*key)));
     let of = |sums: &std::collections::BTreeMap<String, u64>, key: &String| sums.get(key).copied().unwrap_or(0);
@@ -110,7 +131,11 @@ mod tests {
     fn counter(decided: u64, recorded: u64, lost: u64) -> Counter {
         let words = ["connect", "deny", "default"].map(str::to_owned);
         let [hook, verdict, reason] = words;
-        Counter { hook, verdict, reason, decided, recorded, lost }
+        Counter { hook, verdict, reason, decided, recorded, lost, quiet: 0 }
+    }
+
+    fn with_quiet(quiet: u64, counter: Counter) -> Counter {
+        Counter { decided: counter.decided + quiet, quiet, ..counter }
     }
 
     fn agent(counter: Counter, records_lost: u64) -> Agent {
@@ -132,6 +157,14 @@ mod tests {
         {
             assert_eq!(within(&agent(counter(decided, recorded, lost), 0)).agree, agree, "{decided} {recorded} {lost}");
         }
+    }
+
+    #[test]
+    fn quiet_decisions_are_accounted_for_and_not_expected_at_the_collector() {
+        let agent = agent(with_quiet(7, counter(10, 8, 2)), 0);
+        let (within, across) = (within(&agent), across(&agent, &collector(&[("connect/deny/default", 8)], 1, 0)));
+        assert!(within.agree && within.says == "agree: 17 decided = 8 recorded + 2 lost + 7 quiet", "{within:?}");
+        assert!(across.agree && across.says.ends_with("8 collected + 2 lost + 7 quiet"), "{across:?}");
     }
 
     #[test]

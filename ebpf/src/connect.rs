@@ -11,6 +11,7 @@ use aya_log_ebpf::error;
 use weir_common::{
     addr::{Addr, Port, Protocol},
     event::{Kind, Local},
+    packet,
     verdict::{Direction, Hook},
 };
 
@@ -59,6 +60,10 @@ fn judge(ctx: &SockAddrContext, hook: Hook, target: (Addr, Port)) -> i32 {
         return DENY;
     }
     if subject.protocol == Protocol::TCP {
+        // Nothing would follow that it could name.
+        if judged.decision.quiet {
+            return ALLOW;
+        }
         emit::note(Kind::Attempt, &subject, caller.cgroup, 0, emit::detail_of(&caller.process));
     } else {
         emit::verdict(&subject, &judged, &caller);
@@ -99,6 +104,7 @@ fn lives_in_root_cgroup() -> bool {
 
 #[inline(always)]
 pub fn subject(ctx: &SockAddrContext, hook: Hook, local: Local, target: (Addr, Port)) -> Subject {
+    let protocol = bytes::protocol_of(ctx);
     Subject {
         hook,
         direction: Direction::Egress,
@@ -106,8 +112,9 @@ pub fn subject(ctx: &SockAddrContext, hook: Hook, local: Local, target: (Addr, P
         local_addr: Addr::UNSPECIFIED,
         remote_addr: target.0,
         local_port: Port([0; 2]),
-        remote_port: target.1,
-        protocol: bytes::protocol_of(ctx),
+        // A ping socket's port means nothing; what it sends is judged by its type once more at egress.
+        remote_port: packet::echo_request(protocol).map_or(target.1, Port::new),
+        protocol,
         cookie: bytes::cookie(ctx),
         tcp_flags: 0,
         ifindex: 0,

@@ -115,7 +115,8 @@ fn judge(ctx: &SkBuffContext, local: Local, sock: Sock, packet: &Packet) -> Outc
 /// A datagram no egress rule allows may still answer one that was let in.
 #[inline(always)]
 fn answer(subject: &Subject, denied: &Judged, packet: &Packet) -> Outcome {
-    let mut judged = replies::judge_as_answer(subject, packet.src_port);
+    let Some(asked) = packet.answers() else { return decided(subject, denied, packet) };
+    let mut judged = replies::judge_as_answer(subject, asked);
     if !judged.decision.verdict.passes() {
         return decided(subject, denied, packet);
     }

@@ -1,7 +1,7 @@
 //! Lives: kernel.
 //! Called by: every program that has something to report.
 //! May touch: counters, the event ring, the merge tables.
-//! Never: counts a decision without exactly one of submitted, merged, overflowed or lost; samples.
+//! Never: counts a decision without exactly one of submitted, merged, overflowed, lost or quiet; samples.
 
 use aya_ebpf::{
     bindings::{BPF_NOEXIST, BPF_RB_FORCE_WAKEUP, BPF_RB_NO_WAKEUP},
@@ -79,7 +79,9 @@ impl Caller {
 #[inline(never)]
 pub fn verdict(subject: &Subject, judged: &Judged, caller: &Caller) {
     let cell = cell_of(subject, &judged.decision);
-    count(&maps::COUNTERS, cell);
+    if counted_only(&judged.decision, cell) {
+        return;
+    }
     let decision = &judged.decision;
     let detail = detail_of(&caller.process);
     let event = event(Kind::Verdict, subject, judged.generation, caller.cgroup, detail);
@@ -96,6 +98,16 @@ pub fn verdict(subject: &Subject, judged: &Judged, caller: &Caller) {
     }
 }
 
+/// Counts a decision; whether that is all, because the rule wants no record (`log: false`).
+#[inline(always)]
+fn counted_only(decision: &Decision, cell: u32) -> bool {
+    count(&maps::COUNTERS, cell);
+    if decision.quiet {
+        count(&maps::QUIET, cell);
+    }
+    decision.quiet
+}
+
 /// Sends something that is not a decision (an attempt, a bind, a close); lost quietly when the ring is full, as the agent
 /// then only misses an attribution, which it reports as unknown.
 #[inline(always)]
@@ -108,7 +120,9 @@ pub fn note(kind: Kind, subject: &Subject, cgroup: u64, old_state: u8, detail: [
 #[inline(never)]
 pub fn merged(subject: &Subject, judged: &Judged, bytes: u32) {
     let cell = cell_of(subject, &judged.decision);
-    count(&maps::COUNTERS, cell);
+    if counted_only(&judged.decision, cell) {
+        return;
+    }
     let key = MergeKey {
         local: subject.local_addr,
         remote: subject.remote_addr,
@@ -154,7 +168,8 @@ pub fn malformed(local: Local, hook: Hook, direction: Direction, ifindex: u32, b
         tcp_flags: 0,
         ifindex,
     };
-    let decision = Decision { verdict: Verdict::Deny, reason: Reason::Malformed, rule: 0, remote_identity: 0 };
+    let decision =
+        Decision { verdict: Verdict::Deny, reason: Reason::Malformed, rule: 0, remote_identity: 0, quiet: false };
     merged(&subject, &Judged { decision, generation: tables::generation(), local_identity: 0 }, bytes);
 }
 

@@ -8,7 +8,7 @@
 
 use aya_ebpf::{macros::cgroup_skb, programs::SkBuffContext};
 use weir_common::{
-    addr::Protocol,
+    addr::{Port, Protocol},
     decide::Query,
     event::Local,
     packet::{Packet, tcp},
@@ -107,8 +107,12 @@ fn judge(ctx: &SkBuffContext, local: Local, sock: Sock, packet: &Packet) -> Outc
         emit::verdict(&subject, &judged, &Caller::NONE);
         return Outcome::Opened;
     }
-    if !passes && packet.protocol != Protocol::TCP && may_be_reply(&subject, sock) {
-        return answer(&subject, &judged, packet);
+    if !passes
+        && packet.protocol != Protocol::TCP
+        && let Some(asked) = packet.answers()
+        && may_be_reply(&subject, sock)
+    {
+        return answer(&subject, &judged, packet, asked);
     }
     if passes && packet.protocol == Protocol::UDP && judged.decision.reason as u8 != Reason::Rule as u8 {
         replies::note_asked(&subject);
@@ -120,7 +124,7 @@ fn judge(ctx: &SkBuffContext, local: Local, sock: Sock, packet: &Packet) -> Outc
 #[inline(always)]
 fn may_be_reply(subject: &Subject, sock: Sock) -> bool {
     let connected = sock.state == ESTABLISHED && sock.kind != bytes::SOCK_RAW;
-    // Echo replies and the like have no port to tell them apart; the kernel matched the identifier to the socket.
+    // Echo replies have no port to tell them apart, SCTP has associations: the kernel matched either to the socket.
     let portless = subject.protocol != Protocol::UDP;
     connected
         || portless
@@ -135,8 +139,8 @@ fn may_be_reply(subject: &Subject, sock: Sock) -> bool {
 
 /// A datagram no ingress rule allows, from a peer this socket asks: the rule that allowed the question allows the answer.
 #[inline(always)]
-fn answer(subject: &Subject, denied: &Judged, packet: &Packet) -> Outcome {
-    let asked = Query { direction: Direction::Egress, port: packet.src_port.number(), ..emit::question(subject) };
+fn answer(subject: &Subject, denied: &Judged, packet: &Packet, asked: Port) -> Outcome {
+    let asked = Query { direction: Direction::Egress, port: asked.number(), ..emit::question(subject) };
     let mut judged = tables::judge(subject.local.workload, &asked);
     if !judged.decision.verdict.passes() {
         return decided(subject, denied, packet);

@@ -16,7 +16,7 @@ use aya_ebpf::{
 use weir_common::{
     addr::Addr,
     counters,
-    event::{Event, LimitStats, Local, MergeKey, MergeValue, ReplyBucket},
+    event::{Endpoint, Event, LimitStats, Local, MergeKey, MergeValue, ReplyBucket},
     image::Page,
     maps::{
         LIMIT_SLOTS, MAX_BLOCKED, MAX_CGROUPS, MAX_CIDRS, MAX_ENDPOINTS, MAX_LIMITS, MAX_MERGED, MAX_WORKLOADS,
@@ -31,7 +31,7 @@ const NO_PREALLOC: usize = BPF_F_NO_PREALLOC as usize;
 /// Pages of one slot's image. Written by the agent while the slot is idle.
 pub type Pages = Array<Page, 1, BPF_F_INNER_MAP>;
 /// Addresses of one slot.
-pub type Endpoints = HashMap<Addr, u32, { MAX_ENDPOINTS as usize }, NO_PREALLOC>;
+pub type Endpoints = HashMap<Addr, Endpoint, { MAX_ENDPOINTS as usize }, NO_PREALLOC>;
 /// Prefixes of one slot, each with its identity.
 pub type Cidrs = LpmTrie<Addr, u32, { MAX_CIDRS as usize }>;
 /// Blocked prefixes of one slot, each with its rule.
@@ -72,6 +72,9 @@ pub static COUNTERS: PerCpuArray<u64, { counters::CELLS }> = PerCpuArray::new();
 /// Decisions whose event found the ring full, by cell. Written by the programs.
 #[btf_map]
 pub static LOST: PerCpuArray<u64, { counters::CELLS }> = PerCpuArray::new();
+/// Decisions that are counted but not recorded, by cell. Written by the programs.
+#[btf_map]
+pub static QUIET: PerCpuArray<u64, { counters::CELLS }> = PerCpuArray::new();
 /// The merge epoch's low bit picks the table that programs write. Written by the agent.
 #[btf_map]
 pub static EPOCH: Array<u32, 1> = Array::new();

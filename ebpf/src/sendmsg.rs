@@ -44,7 +44,8 @@ fn judge(ctx: &SockAddrContext, target: (Addr, Port)) -> i32 {
     let subject = connect::subject(ctx, Hook::Sendmsg, who::attached(), target);
     let judged = tables::judge(subject.local.workload, &emit::question(&subject));
     if judged.decision.verdict.passes() || connect::is_reply(ctx, Hook::Sendmsg, &subject) {
-        if replies::first_of_socket(subject.local.workload, subject.cookie) {
+        // Quiet first: a later datagram of the socket may make a record, and is then the first that needs a name.
+        if !judged.decision.quiet && replies::first_of_socket(subject.local.workload, subject.cookie) {
             let caller = Caller::current();
             emit::note(Kind::Attempt, &subject, caller.cgroup, 0, emit::detail_of(&caller.process));
         }

@@ -60,7 +60,8 @@ fn judge(ctx: &SockContext, local: Local) -> i32 {
         tcp_flags: 0,
         ifindex: 0,
     };
-    let decision = Decision { verdict: Verdict::Deny, reason: Reason::SocketType, rule: 0, remote_identity: 0 };
+    let decision =
+        Decision { verdict: Verdict::Deny, reason: Reason::SocketType, rule: 0, remote_identity: 0, quiet: false };
     emit::verdict(&subject, &Judged { decision, generation, local_identity: 0 }, &Caller::current());
     DENY
 }

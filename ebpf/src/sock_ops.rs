@@ -12,6 +12,7 @@ use weir_common::{
     addr::Protocol,
     decide::Query,
     event::{Kind, Totals},
+    image::FLAG_QUIET,
     packet::tcp,
     verdict::{Direction, Hook},
 };
@@ -65,7 +66,9 @@ fn connecting(ctx: &SockOpsContext) {
     );
     emit::verdict(&Subject { tcp_flags: tcp::SYN, ..subject }, &judged, &Caller::NONE);
     if judged.decision.verdict.passes() {
-        let _ = ctx.set_cb_flags(STATE_CB_FLAG);
+        if !judged.decision.quiet {
+            let _ = ctx.set_cb_flags(STATE_CB_FLAG);
+        }
     } else {
         let mut milliseconds = 1u32;
         // SAFETY: the option's value lives on this stack for the call.
@@ -73,9 +76,16 @@ fn connecting(ctx: &SockOpsContext) {
     }
 }
 
-/// A handshake the listener's verdict allowed is complete: ask to hear when it ends.
+/// A handshake the listener's verdict allowed is complete: ask to hear when it ends, unless that verdict made no record. The
+/// verdict is looked up again, where there are quiet ones: nothing was kept of the SYN.
 #[inline(always)]
 fn accepted(ctx: &SockOpsContext) {
+    if tables::flags() & FLAG_QUIET != 0 {
+        let subject = subject(ctx, Direction::Ingress);
+        if tables::judge(subject.local.workload, &emit::question(&subject)).decision.quiet {
+            return;
+        }
+    }
     let _ = ctx.set_cb_flags(STATE_CB_FLAG | RTO_CB_FLAG);
 }
 

@@ -7,6 +7,7 @@ use aya_ebpf::btf_maps::lpm_trie::Key;
 use weir_common::{
     addr::Addr,
     decide::{Decision, Image, Query, Tables, no_tables},
+    event::Endpoint,
     image::Page,
 };
 
@@ -40,7 +41,7 @@ impl Tables for Active {
     }
 
     #[inline(always)]
-    fn endpoint(&self, addr: &Addr) -> Option<u32> {
+    fn endpoint(&self, addr: &Addr) -> Option<Endpoint> {
         // SAFETY: no program writes this map, and the agent only adds to the slot in use; the value is copied at once.
         unsafe { maps::ENDPOINTS.get(self.slot)?.get(addr) }.copied()
     }
@@ -71,8 +72,15 @@ pub fn judge(workload: u32, query: &Query) -> Judged {
     let Some(active) = Active::open() else { return Judged::NO_TABLES };
     let Some(image) = Image::open(&active) else { return Judged::NO_TABLES };
     let local_identity = image.local(workload);
-    let decision = image.decide(&Query { local: local_identity, ..*query });
+    let decision = image.decide_for(workload, &Query { local: local_identity, ..*query });
     Judged { decision, generation: image.generation(), local_identity }
+}
+
+/// Flags of the active generation; none when there is none.
+#[inline(always)]
+pub fn flags() -> u64 {
+    let Some(active) = Active::open() else { return 0 };
+    Image::open(&active).map_or(0, |image| image.flags())
 }
 
 /// Number of the active generation; 0 when there is none.

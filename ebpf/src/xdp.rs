@@ -119,6 +119,7 @@ fn decided(image: &Image<'_, Active>, answer: u64, packet: &Packet, ifindex: u32
         reason: Reason::from_u8(answer as u8).unwrap_or(Reason::NoTables),
         rule: (answer >> 32) as u32,
         remote_identity: image.identify(&packet.src),
+        quiet: false,
     };
     let judged = Judged { decision, generation: image.generation(), local_identity: image.identify(&packet.dst) };
     emit::merged(&subject(packet, ifindex), &judged, packet.length);

@@ -58,7 +58,10 @@ spec: {cgroup: web, addresses: [10.0.0.2, "fd00::2"]}
 apiVersion: weir.dev/v1alpha1
 kind: Workload
 metadata: {name: api, namespace: shop, labels: {app: api, tier: back}}
-spec: {cgroup: api, addresses: [10.0.0.3, "fd00::3"]}
+spec:
+  cgroup: api
+  addresses: [10.0.0.3, "fd00::3"]
+  ports: [{name: http, port: 8080}, {name: dns, protocol: UDP, port: 5353}]
 ---
 apiVersion: weir.dev/v1alpha1
 kind: Workload
@@ -377,6 +380,187 @@ spec:
         probes: &[
             probe(("shop/api", "192.0.2.1"), ("TCP", 443), Allow, NoPolicy, ""),
             probe(("192.0.2.1", "shop/api"), ("TCP", 443), Allow, Rule, "Policy/shop/api ingress[0]"),
+        ],
+    },
+    Case {
+        name: "the admin tier is asked first, pass goes on, and the baseline fills what no policy of the namespace isolates",
+        documents: r#"
+apiVersion: weir.dev/v1alpha1
+kind: Policy
+metadata: {name: guard, namespace: platform}
+spec:
+  tier: admin
+  namespaceSelector: {}
+  priority: 10
+  ingress:
+  - {name: from-web, action: pass, from: [{namespaceSelector: {}, workloadSelector: {matchLabels: {app: web}}}]}
+  - {action: allow, from: [{entity: world}], ports: [{port: 443}]}
+  - {action: deny, from: [{entity: world}]}
+---
+apiVersion: weir.dev/v1alpha1
+kind: Policy
+metadata: {name: closed, namespace: platform}
+spec:
+  tier: baseline
+  namespaceSelector: {matchExpressions: [{key: kubernetes.io/metadata.name, operator: In, values: [shop, data]}]}
+  ingress: [{action: allow, ports: [{port: 80}]}, {action: deny}]
+---
+apiVersion: weir.dev/v1alpha1
+kind: Policy
+metadata: {name: api, namespace: shop}
+spec: {workloadSelector: {matchLabels: {app: api}}, ingress: [{ports: [{port: 8080}]}]}
+"#,
+        probes: &[
+            probe(("192.0.2.1", "shop/api"), ("TCP", 443), Allow, Rule, "Policy/platform/guard ingress[1]"),
+            probe(("192.0.2.1", "shop/api"), ("TCP", 8080), Deny, Rule, "Policy/platform/guard ingress[2]"),
+            probe(("shop/web", "shop/api"), ("TCP", 8080), Allow, Rule, "Policy/shop/api ingress[0]"),
+            probe(("shop/web", "shop/api"), ("TCP", 80), Deny, Fallback, "Policy/shop/api default ingress"),
+            probe(("shop/web", "data/db"), ("TCP", 80), Allow, Rule, "Policy/platform/closed ingress[0]"),
+            probe(("shop/web", "data/db"), ("TCP", 5432), Deny, Rule, "Policy/platform/closed ingress[1]"),
+            probe(("data/db", "outside/client"), ("TCP", 80), Allow, NoPolicy, ""),
+        ],
+    },
+    Case {
+        name: "what has expired is as if it were not written, policy or rule",
+        documents: r#"
+apiVersion: weir.dev/v1alpha1
+kind: Policy
+metadata: {name: db, namespace: data}
+spec:
+  expiresAt: 2500-01-01T00:00:00Z
+  ingress:
+  - {expiresAt: 2020-01-01T00:00:00+02:00, ports: [{port: 1}]}
+  - {expiresAt: "2500-01-01T00:00:00Z", ports: [{port: 2}]}
+---
+apiVersion: weir.dev/v1alpha1
+kind: Policy
+metadata: {name: open, namespace: data}
+spec: {expiresAt: 2020-01-01T00:00:00Z, priority: 0, ingress: [{}]}
+---
+apiVersion: weir.dev/v1alpha1
+kind: Policy
+metadata: {name: closed, namespace: shop}
+spec: {expiresAt: 2020-01-01T00:00:00Z, policyTypes: [Ingress, Egress]}
+"#,
+        probes: &[
+            probe(("shop/web", "data/db"), ("TCP", 1), Deny, Fallback, "Policy/data/db default ingress"),
+            probe(("shop/web", "data/db"), ("TCP", 2), Allow, Rule, "Policy/data/db ingress[1]"),
+            probe(("data/db", "shop/web"), ("TCP", 3), Allow, NoPolicy, ""),
+        ],
+    },
+    Case {
+        name: "a staged policy has no part in any verdict",
+        documents: r#"
+apiVersion: weir.dev/v1alpha1
+kind: Policy
+metadata: {name: later, namespace: shop}
+spec: {mode: staged, policyTypes: [Ingress, Egress], sockets: [raw]}
+---
+apiVersion: weir.dev/v1alpha1
+kind: Policy
+metadata: {name: wide, namespace: data}
+spec: {mode: staged, priority: 0, ingress: [{}]}
+---
+apiVersion: weir.dev/v1alpha1
+kind: Policy
+metadata: {name: db, namespace: data}
+spec: {ingress: [{ports: [{port: 5432}]}]}
+"#,
+        probes: &[
+            probe(("data/db", "shop/web"), ("TCP", 80), Allow, NoPolicy, ""),
+            probe(("shop/web", "192.0.2.1"), ("TCP", 443), Allow, NoPolicy, ""),
+            probe(("shop/web", "data/db"), ("TCP", 5432), Allow, Rule, "Policy/data/db ingress[0]"),
+            probe(("shop/web", "data/db"), ("TCP", 22), Deny, Fallback, "Policy/data/db default ingress"),
+        ],
+    },
+    Case {
+        name: "a port's name is what the called workload gives it, name and protocol together",
+        documents: r#"
+apiVersion: weir.dev/v1alpha1
+kind: Policy
+metadata: {name: all, namespace: shop}
+spec:
+  ingress: [{ports: [{port: http}, {protocol: UDP, port: http}, {protocol: UDP, port: dns}]}]
+"#,
+        probes: &[
+            probe(("data/db", "shop/api"), ("TCP", 8080), Allow, Rule, "Policy/shop/all ingress[0]"),
+            probe(("data/db", "shop/api"), ("TCP", 5353), Deny, Fallback, "Policy/shop/all default ingress"),
+            probe(("data/db", "shop/api"), ("UDP", 5353), Allow, Rule, "Policy/shop/all ingress[0]"),
+            probe(("data/db", "shop/api"), ("UDP", 8080), Deny, Fallback, "Policy/shop/all default ingress"),
+            probe(("data/db", "shop/web"), ("TCP", 8080), Deny, Fallback, "Policy/shop/all default ingress"),
+        ],
+    },
+    Case {
+        name: "a service is what is behind it: the workloads with its labels, or what its endpoint slices list",
+        documents: r#"
+apiVersion: weir.dev/v1alpha1
+kind: Policy
+metadata: {name: web, namespace: shop}
+spec:
+  workloadSelector: {matchLabels: {app: web}}
+  policyTypes: [Egress]
+  egress:
+  - {to: [{service: {name: api}}]}
+  - {to: [{service: {name: db, namespace: data}}, {service: {name: nowhere}}]}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: api, namespace: shop}
+spec: {selector: {app: api}, ports: [{port: 80, targetPort: http}]}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: db, namespace: data}
+spec: {ports: [{port: 5432}]}
+---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {name: db-1, namespace: data, labels: {kubernetes.io/service-name: db}}
+addressType: IPv4
+endpoints:
+- {addresses: [10.0.1.4], conditions: {ready: true}}
+- {addresses: [192.0.2.7]}
+- {addresses: [192.0.2.8], conditions: {ready: false}}
+ports: [{port: 5432}]
+"#,
+        probes: &[
+            probe(("shop/web", "shop/api"), ("TCP", 8080), Allow, Rule, "Policy/shop/web egress[0]"),
+            probe(("shop/web", "data/db"), ("TCP", 5432), Allow, Rule, "Policy/shop/web egress[1]"),
+            probe(("shop/web", "192.0.2.7"), ("TCP", 5432), Allow, Rule, "Policy/shop/web egress[1]"),
+            probe(("shop/web", "192.0.2.8"), ("TCP", 5432), Deny, Fallback, "Policy/shop/web default egress"),
+            probe(("shop/web", "outside/client"), ("TCP", 5432), Deny, Fallback, "Policy/shop/web default egress"),
+        ],
+    },
+    Case {
+        name: "nodes are not the world, and addresses for pods that nobody has are unknown",
+        documents: r#"
+apiVersion: v1
+kind: Node
+metadata: {name: n2}
+spec: {podCIDRs: [10.20.0.0/16]}
+status: {addresses: [{type: InternalIP, address: 198.51.100.2}]}
+---
+apiVersion: weir.dev/v1alpha1
+kind: Policy
+metadata: {name: web, namespace: shop}
+spec:
+  workloadSelector: {matchLabels: {app: web}}
+  ingress:
+  - {from: [{entity: world}], ports: [{port: 1}]}
+  - {from: [{entity: node}], ports: [{port: 2}]}
+  - {from: [{entity: unknown}], ports: [{port: 3}]}
+  - {from: [{entity: host}], ports: [{port: 4}]}
+"#,
+        probes: &[
+            probe(("198.51.100.2", "shop/web"), ("TCP", 1), Deny, Fallback, "Policy/shop/web default ingress"),
+            probe(("198.51.100.2", "shop/web"), ("TCP", 2), Allow, Rule, "Policy/shop/web ingress[1]"),
+            probe(("198.51.100.2", "shop/web"), ("TCP", 4), Deny, Fallback, "Policy/shop/web default ingress"),
+            probe(("10.0.0.1", "shop/web"), ("TCP", 2), Allow, Rule, "Policy/shop/web ingress[1]"),
+            probe(("10.0.0.1", "shop/web"), ("TCP", 4), Allow, Rule, "Policy/shop/web ingress[3]"),
+            probe(("10.20.1.2", "shop/web"), ("TCP", 3), Allow, Rule, "Policy/shop/web ingress[2]"),
+            probe(("10.20.1.2", "shop/web"), ("TCP", 1), Deny, Fallback, "Policy/shop/web default ingress"),
+            probe(("192.0.2.1", "shop/web"), ("TCP", 1), Allow, Rule, "Policy/shop/web ingress[0]"),
+            probe(("192.0.2.1", "shop/web"), ("TCP", 3), Deny, Fallback, "Policy/shop/web default ingress"),
         ],
     },
 ];

@@ -19,6 +19,7 @@ mod id;
 mod model;
 mod parse;
 pub mod reach;
+mod warn;
 
 pub use compile::{Compiled, CompiledWorkload, LimitInfo, RuleInfo, compile};
 pub use evaluate::{Answer, End, Explanation, NoSuchWorkload, Question, Staged, evaluate, evaluate_service};
@@ -27,10 +28,11 @@ pub use id::{Kind, ResourceId, UnknownKind};
 pub use model::{
     Action, AddressSet, Change, Client, ContainerPort, Endpoint, EndpointPort, EndpointSlice, Entity, IpBlock, Labels,
     Mode, NAMESPACE_LABEL, Node, Operator, Origin, PROTOCOLS, Peer, Policy, PolicyType, PortMatch, PortName, Prefix,
-    Rate, RateLimit, Requirement, Resource, Resources, Rule, Selector, Service, ServicePort, ServiceRef, Socket, Spec,
-    TargetPort, Tier, Timestamp, V4_BITS, Workload, addr, ip, protocol_name,
+    Rate, RateLimit, Remark, Requirement, Resource, Resources, Rule, Selector, Service, ServicePort, ServiceRef,
+    Socket, Spec, TargetPort, Tier, Timestamp, V4_BITS, Workload, addr, icmp_types, ip, protocol_name,
 };
 pub use parse::{Documents, Expectation, OtherKinds, PolicyTest, Written, parse, parse_all, parse_documents};
+pub use warn::{Warning, warnings, warnings_about};
 
 use weir_common::{addr::Addr, verdict::Verdict};
 

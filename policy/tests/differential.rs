@@ -24,6 +24,7 @@ use proptest::{
 use support::{Said, ask, context, tables};
 use weir_common::{
     addr::{Addr, Protocol},
+    image::last_port,
     verdict::Direction,
 };
 use weir_policy::{
@@ -118,15 +119,15 @@ fn a_peer() -> impl Strategy<Value = Peer> {
 
 fn a_port() -> impl Strategy<Value = PortMatch> {
     let ported = (
-        prop::sample::select(vec![Protocol::TCP, Protocol::UDP]),
+        prop::sample::select(vec![Protocol::TCP, Protocol::UDP, Protocol::SCTP, Protocol::ICMP, Protocol::ICMPV6]),
         prop::option::of((1u16..12, 0u16..6)),
         any::<bool>(),
     );
     let ported = ported.prop_map(|(protocol, range, high)| {
-        let shift = if high { 65_535 - 17 } else { 0 };
+        let shift = if high { last_port(protocol) - 17 } else { 0 };
         PortMatch { protocol, ports: range.map(|(first, more)| (first + shift, first + more + shift)) }
     });
-    let other = prop::sample::select(vec![Protocol::ICMP, Protocol::SCTP, Protocol(0), Protocol(255)]);
+    let other = prop::sample::select(vec![Protocol(0), Protocol(255)]);
     prop_oneof![4 => ported, 1 => other.prop_map(|protocol| PortMatch { protocol, ports: None })]
 }
 
@@ -263,18 +264,18 @@ fn own_addresses_only(workloads: Vec<Resource>) -> Vec<Resource> {
     own.collect()
 }
 
-type Asked = (prop::sample::Index, bool, Addr, Protocol, u16);
+type Asked = (prop::sample::Index, bool, Addr, (Protocol, u16));
 
 fn questions() -> impl Strategy<Value = Vec<Asked>> {
     let protocol = prop_oneof![
-        6 => prop::sample::select(vec![Protocol::TCP, Protocol::UDP]),
-        1 => prop::sample::select(vec![Protocol::ICMP, Protocol::ICMPV6, Protocol::SCTP, Protocol(0), Protocol(255)]),
+        4 => prop::sample::select(vec![Protocol::TCP, Protocol::UDP]),
+        2 => prop::sample::select(vec![Protocol::SCTP, Protocol::ICMP, Protocol::ICMPV6]),
+        1 => prop::sample::select(vec![Protocol(0), Protocol(255)]),
     ];
     let port = prop_oneof![0u16..20, (65_535u16 - 20)..=65_535];
-    prop::collection::vec(
-        (any::<prop::sample::Index>(), any::<bool>(), an_address(), protocol, port),
-        QUESTIONS_PER_STATE,
-    )
+    // A port near the end is near the protocol's own end.
+    let called = (protocol, port).prop_map(|(protocol, port)| (protocol, port & last_port(protocol)));
+    prop::collection::vec((any::<prop::sample::Index>(), any::<bool>(), an_address(), called), QUESTIONS_PER_STATE)
 }
 
 /// What the evaluator says of one workload and direction.
@@ -323,7 +324,7 @@ fn argue(arrived: &[Resource], questions: &[Asked], seen: &mut BTreeSet<String>)
     prop_assert_eq!(&compiled, &tables(&reversed), "another order, other tables");
     let local: Vec<_> =
         state.workloads().filter(|(_, workload)| workload.cgroup.is_some()).map(|(resource, _)| resource).collect();
-    for (who, egress, remote, protocol, port) in questions {
+    for (who, egress, remote, (protocol, port)) in questions {
         let workload = local[who.index(local.len())];
         let direction = if *egress { Direction::Egress } else { Direction::Ingress };
         let told = ask(&compiled, workload.id(), direction, *remote, *protocol, *port);

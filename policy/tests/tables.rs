@@ -237,24 +237,6 @@ fn workloads_that_cannot_live_together_are_refused_with_their_fields() {
     assert_eq!(compile(&alike, &context()).map(|compiled| compiled.workloads.len()), Ok(2));
 }
 
-#[test]
-fn what_is_probably_not_meant_is_warned_about() {
-    let texts = [
-        policy("nobody", "{workloadSelector: {matchLabels: {app: wbe}}}"),
-        policy("ignored", "{policyTypes: [Ingress], egress: [{}]}"),
-        limit("tiny", "{bytes: {perSecond: 100, burst: 100}}"),
-        workload("inner", "{}", "{cgroup: web/inner}"),
-    ];
-    let texts: Vec<_> = texts.iter().map(String::as_str).chain([WORLD]).collect();
-    let expected = [
-        "Workload/shop/inner: its cgroup lies inside web, another workload's; both judge it",
-        "Policy/shop/ignored: its egress rules are ignored, as policyTypes does not list Egress",
-        "Policy/shop/nobody: its workloadSelector matches no workload",
-        "RateLimit/shop/tiny: packets larger than its byte burst never pass; 1500 lets full Ethernet packets through",
-    ];
-    assert_eq!(tables(&resources(&texts)).warnings, expected);
-}
-
 /// 10,000 workloads of 50 kinds and 500 policies, in a debug build. The bound is far above what it takes.
 #[test]
 fn a_large_state_compiles_in_seconds() {

@@ -8,11 +8,13 @@ use std::{collections::BTreeSet, sync::Arc};
 use weir_common::addr::Addr;
 use weir_policy::{
     Change, Compiled, Context, Fault, Kind, Resource, ResourceId, Resources, Timestamp, compile, parse_all,
+    warnings_about,
 };
 
 use super::{
     Control, ControlError, InForce,
     change::{Action, Applied, Apply, ChangeSet, Changed},
+    expiry::next_expiry,
 };
 use crate::{datapath::Datapath, telemetry::clock};
 
@@ -92,13 +94,13 @@ impl<D: Datapath> Control<D> {
     fn change(&mut self, candidate: Resources, changes: Vec<Changed>, dry_run: bool) -> Result<Applied, ControlError> {
         let effective = changes.iter().any(|change| change.action != Action::Unchanged);
         if !effective {
-            let warnings = self.force.compiled.warnings.clone();
+            let warnings = odd(&self.force.resources, &changes, self.force.context.now);
             return Ok(Applied { generation: self.generation(), changes, warnings, ..Applied::default() });
         }
-        let now = Timestamp(clock::wall_now());
-        let context = Context { generation: self.generation() + 1, now, ..self.force.context.clone() };
+        let (generation, now) = (self.generation() + 1, self.now());
+        let context = Context { generation, now, ..self.force.context.clone() };
         let compiled = compile(&candidate, &context).map_err(ControlError::Faulty)?;
-        let mut warnings = compiled.warnings.clone();
+        let mut warnings = odd(&candidate, &changes, now);
         warnings.extend(unplaced_pods(&candidate));
         if !dry_run {
             self.put_in_force(candidate, compiled, context)?;
@@ -127,12 +129,13 @@ impl<D: Datapath> Control<D> {
             })
             .collect();
         let time_ns = clock::wall_now();
-        self.force = InForce { resources, changed_in, compiled: Arc::new(compiled), context, time_ns };
+        let next_expiry = next_expiry(&resources, context.now);
+        self.force = InForce { resources, changed_in, compiled: Arc::new(compiled), context, next_expiry, time_ns };
         tracing::info!(generation, resources = self.force.resources.len(), "generation in force");
         Ok(())
     }
 
-    fn tell(&self, changes: &[Changed]) {
+    pub(super) fn tell(&self, changes: &[Changed]) {
         let effective = changes.iter().filter(|change| change.action != Action::Unchanged);
         let changes = effective.map(|change| (change.clone(), self.force.resources.get(&change.id).cloned())).collect();
         // Nobody watching is no error.
@@ -144,18 +147,32 @@ impl<D: Datapath> Control<D> {
         if host_addresses == self.force.context.host_addresses {
             return;
         }
-        let same_number = Context { host_addresses, ..self.force.context.clone() };
+        self.follow(Context { host_addresses, ..self.force.context.clone() });
+    }
+
+    /// Takes over what changed around the policy: the host's addresses, the time. `true` if that made a new generation, which it
+    /// does only where it changes the tables.
+    pub(super) fn follow(&mut self, same_number: Context) -> bool {
         match compile(&self.force.resources, &same_number) {
-            Ok(compiled) if compiled == *self.force.compiled => self.force.context = same_number,
+            Ok(compiled) if compiled == *self.force.compiled => {
+                self.force.next_expiry = next_expiry(&self.force.resources, same_number.now);
+                self.force.context = same_number;
+                false
+            }
             Ok(_) => {
                 let context = Context { generation: self.generation() + 1, ..same_number };
-                let Ok(compiled) = compile(&self.force.resources, &context) else { return };
+                let Ok(compiled) = compile(&self.force.resources, &context) else { return false };
                 // A failure is logged where it happens, as is one to save; both are tried again.
-                if self.put_in_force(self.force.resources.clone(), compiled, context).is_ok() {
+                let taken_over = self.put_in_force(self.force.resources.clone(), compiled, context).is_ok();
+                if taken_over {
                     let _ = self.save();
                 }
+                taken_over
             }
-            Err(faults) => tracing::error!(faults = faults.len(), "the policy does not fit the host's new addresses"),
+            Err(faults) => {
+                tracing::error!(faults = faults.len(), "the policy does not fit the host's new addresses, or the time");
+                false
+            }
         }
     }
 }
@@ -173,6 +190,12 @@ fn nothing_in(request: &Apply) -> Fault {
         problem: "there is no document to apply".to_owned(),
         remedy: "name a file that has one; to remove resources, delete them by name".to_owned(),
     }
+}
+
+/// What is odd about the resources that a request names, whether it changes them or not.
+fn odd(resources: &Resources, changes: &[Changed], now: Timestamp) -> Vec<String> {
+    let ids: Vec<_> = changes.iter().map(|change| change.id.clone()).collect();
+    warnings_about(resources, &ids, now).iter().map(ToString::to_string).collect()
 }
 
 /// Pods are peers by their addresses; nobody tells this agent their cgroups yet, and a policy that is not enforced must say so.

@@ -49,6 +49,8 @@ pub enum Action {
     Unchanged,
     /// It is gone.
     Deleted,
+    /// It, or a rule of it, no longer counts: its time is over.
+    Expired,
 }
 
 impl Action {
@@ -60,6 +62,7 @@ impl Action {
             Self::Changed => "changed",
             Self::Unchanged => "unchanged",
             Self::Deleted => "deleted",
+            Self::Expired => "expired",
         }
     }
 }

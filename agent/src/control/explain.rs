@@ -10,10 +10,10 @@ use weir_common::{
     decide::{Decision, Image, Query},
     verdict::{Direction, Reason, Verdict},
 };
-use weir_policy::{Answer, Compiled, CompiledWorkload, Context, End, Question, Timestamp, evaluate};
+use weir_policy::{Answer, Compiled, CompiledWorkload, End, Question, evaluate};
 
 use super::{Control, ControlError};
-use crate::{datapath::Datapath, telemetry::clock};
+use crate::datapath::Datapath;
 
 /// A question as a person asks it.
 #[derive(Clone, Debug)]
@@ -93,8 +93,7 @@ impl<D: Datapath> Control<D> {
         let (from, to) = (find(compiled, &ask.from)?, find(compiled, &ask.to)?);
         let protocol = Protocol(ask.protocol);
         let question = Question { from: from.end.clone(), to: to.end.clone(), protocol, port: ask.port };
-        let context = Context { now: Timestamp(clock::wall_now()), ..self.force.context.clone() };
-        let answers = evaluate(&self.force.resources, &context, &question).ok();
+        let answers = evaluate(&self.force.resources, &self.force.context, &question).ok();
         let (out, into) = answers.map_or((None, None), |answers| (answers.egress, answers.ingress));
         let egress = side(compiled, &from, &to, Direction::Egress, &question, out.as_ref())?;
         let ingress = side(compiled, &to, &from, Direction::Ingress, &question, into.as_ref())?;

@@ -12,6 +12,7 @@ pub mod actor;
 mod apply;
 mod change;
 mod error;
+mod expiry;
 pub mod explain;
 mod host;
 mod store;
@@ -44,7 +45,12 @@ pub struct Settings {
     pub names: Arc<Names>,
     /// Where losses of the ring are reported.
     pub queue: Arc<Queue>,
+    /// The wall clock, by which policies expire.
+    pub clock: WallClock,
 }
+
+/// Tells the time.
+pub type WallClock = Arc<dyn Fn() -> Timestamp + Send + Sync>;
 
 /// Owns the policy and the datapath.
 pub struct Control<D> {
@@ -65,7 +71,10 @@ struct InForce {
     /// Generation that last changed each resource.
     changed_in: BTreeMap<ResourceId, u64>,
     compiled: Arc<Compiled>,
+    /// What the tables were made for; `now` is when.
     context: Context,
+    /// When something expires next.
+    next_expiry: Option<Timestamp>,
     time_ns: u64,
 }
 
@@ -81,7 +90,7 @@ impl<D: Datapath> Control<D> {
             unknown: settings.unknown,
             host_addresses: host::addresses(),
             tick_ns: datapath.tick_ns(),
-            now: Timestamp(clock::wall_now()),
+            now: (settings.clock)(),
         };
         let resources = Resources::default();
         let compiled = weir_policy::compile(&resources, &context).map_err(ControlError::Empty)?;
@@ -98,6 +107,7 @@ impl<D: Datapath> Control<D> {
                 changed_in: BTreeMap::new(),
                 compiled: Arc::new(compiled),
                 context,
+                next_expiry: None,
                 time_ns: now,
             },
             observed: Observed::default(),
@@ -118,11 +128,18 @@ impl<D: Datapath> Control<D> {
         self.observed.enforcing
     }
 
-    /// What is due about once a second: attach what appeared, follow the host's addresses, report what the ring lost.
+    /// What is due about once a second: take out of force what expired, follow the host's addresses, attach what appeared, report
+    /// what the ring lost.
     pub fn tick(&mut self) {
+        self.expire();
         self.follow_host_addresses(host::addresses());
         self.reconcile();
         self.report_losses();
+    }
+
+    /// The wall clock's time.
+    fn now(&self) -> Timestamp {
+        (self.settings.clock)()
     }
 
     /// Attaches what is missing and publishes what is attached.

@@ -3,7 +3,10 @@
 //! May touch: a fake kernel, a temporary state directory.
 //! Never: asks a real kernel.
 
-use std::sync::Arc;
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering},
+};
 
 use weir_common::{
     addr::Addr,
@@ -50,7 +53,8 @@ struct World {
 
 fn settings(dir: &tempfile::TempDir) -> Settings {
     let queue = Arc::new(Queue::new(1024, "boot".into(), true));
-    Settings { unknown: Verdict::Allow, state_dir: dir.path().join("state"), names: Arc::default(), queue }
+    let clock: WallClock = Arc::new(|| Timestamp(clock::wall_now()));
+    Settings { unknown: Verdict::Allow, state_dir: dir.path().join("state"), names: Arc::default(), queue, clock }
 }
 
 fn world() -> World {
@@ -323,4 +327,103 @@ fn explain_answers_from_what_is_in_force() {
     let ask = Ask { from: "web".into(), to: "api".into(), protocol: 6, port: 80 };
     let ambiguous = world.control.explain(&ask).unwrap_err().to_string();
     assert!(ambiguous.contains("other/web, shop/web"), "{ambiguous}");
+}
+
+const EXPIRING: &str = "\
+apiVersion: weir.dev/v1alpha1
+kind: Policy
+metadata: {name: visit, namespace: shop}
+spec:
+  workloadSelector: {matchLabels: {app: api}}
+  policyTypes: [Ingress]
+  expiresAt: 2026-01-01T00:00:20Z
+  ingress:
+  - {name: short, expiresAt: \"2026-01-01T00:00:10Z\", ports: [{port: 1}]}
+  - {name: long, ports: [{port: 2}]}
+";
+
+/// Seconds of the minute in which [`EXPIRING`] expires.
+fn at(seconds: u64) -> Timestamp {
+    let start: Timestamp = "2026-01-01T00:00:00Z".parse().unwrap();
+    Timestamp(start.0 + seconds * 1_000_000_000)
+}
+
+/// A world with a clock of its own.
+fn timed(seconds: u64) -> (World, Arc<AtomicU64>) {
+    let (fake, dir, hand) = (Fake::default(), tempfile::tempdir().unwrap(), Arc::new(AtomicU64::new(at(seconds).0)));
+    let shown = Arc::clone(&hand);
+    let clock: WallClock = Arc::new(move || Timestamp(shown.load(Ordering::Relaxed)));
+    let control = Control::start(fake.datapath(), Settings { clock, ..settings(&dir) }).unwrap();
+    (World { fake, dir, control }, hand)
+}
+
+impl World {
+    /// Verdicts on ports 1 and 2 of api, for somebody outside.
+    fn open_ports(&self) -> (Verdict, Verdict) {
+        let ask = |port| Ask { from: "192.0.2.9".into(), to: "shop/api".into(), protocol: 6, port };
+        let verdict = |port| self.control.explain(&ask(port)).unwrap().verdict;
+        (verdict(1), verdict(2))
+    }
+}
+
+#[test]
+fn what_expires_goes_out_of_force_by_itself_under_a_new_number_and_watchers_are_told() {
+    let api = API.split("---\n").next().unwrap();
+    let (mut world, hand) = timed(0);
+    world.apply(&[api, EXPIRING]);
+    let id = ResourceId::new(Kind::Policy, "shop", "visit");
+    let mut watch = world.control.watch(Some(Kind::Policy));
+    let (allow, deny) = (Verdict::Allow, Verdict::Deny);
+    let rows = [
+        (9, 2, (allow, allow), false),
+        (10, 3, (deny, allow), true),
+        (11, 3, (deny, allow), false),
+        (19, 3, (deny, allow), false),
+        // Nothing selects api any more.
+        (20, 4, (allow, allow), true),
+        (3600, 4, (allow, allow), false),
+    ];
+    for (seconds, generation, verdicts, told) in rows {
+        hand.store(at(seconds).0, Ordering::Relaxed);
+        world.control.tick();
+        assert_eq!((world.control.generation(), world.open_ports()), (generation, verdicts), "at {seconds} s");
+        assert_eq!(world.fake.inner().installed.last().unwrap().generation, generation, "at {seconds} s");
+        let expired = watch.changes.try_recv().ok();
+        assert_eq!(expired.is_some(), told, "at {seconds} s");
+        if let Some(set) = expired {
+            assert_eq!(set.generation, generation);
+            let told =
+                |(change, resource): &(Changed, Option<weir_policy::Resource>)| (change.clone(), resource.is_some());
+            let expected = (Changed { action: Action::Expired, id: id.clone() }, true);
+            assert_eq!(set.changes.iter().map(told).collect::<Vec<_>>(), [expected]);
+            assert_eq!(world.control.get(&id).unwrap().generation, generation);
+        }
+    }
+    assert!(world.saved().unwrap().contains("generation 4"), "no later start reuses the number");
+}
+
+#[test]
+fn an_expiry_the_kernel_refuses_is_tried_again_and_a_clock_set_back_revives_nothing() {
+    let api = API.split("---\n").next().unwrap();
+    let (mut world, hand) = timed(0);
+    world.apply(&[api, EXPIRING]);
+    hand.store(at(10).0, Ordering::Relaxed);
+    world.fake.inner().fail_install = true;
+    world.control.tick();
+    assert_eq!(world.control.generation(), 2);
+    world.fake.inner().fail_install = false;
+    world.control.tick();
+    assert_eq!(world.control.generation(), 3, "tried again with the next tick");
+    hand.store(at(0).0, Ordering::Relaxed);
+    world.control.tick();
+    assert_eq!((world.control.generation(), world.open_ports()), (3, (Verdict::Deny, Verdict::Allow)));
+}
+
+#[test]
+fn what_changes_no_table_expires_without_a_generation() {
+    let (mut world, hand) = timed(0);
+    world.apply(&[WEB, EXPIRING]);
+    hand.store(at(3600).0, Ordering::Relaxed);
+    world.control.tick();
+    assert_eq!((world.control.generation(), world.control.force.next_expiry), (2, None));
 }

@@ -29,6 +29,8 @@ pub struct CounterCell {
     pub decided: u64,
     /// Of these, decisions whose event was lost because the ring was full.
     pub lost: u64,
+    /// Of these, decisions by rules that want no record.
+    pub quiet: u64,
 }
 
 /// Packets one interface's XDP program saw.
@@ -43,16 +45,16 @@ pub struct InterfaceSeen {
 }
 
 pub(super) fn read(ebpf: &Ebpf) -> Result<Vec<CounterCell>, KernelError> {
-    let (decided, lost) = (open(ebpf, maps::COUNTERS)?, open(ebpf, maps::LOST)?);
+    let (decided, lost, quiet) = (open(ebpf, maps::COUNTERS)?, open(ebpf, maps::LOST)?, open(ebpf, maps::QUIET)?);
     let mut cells = Vec::new();
     for cell in 0..CELLS as u32 {
         let Some((hook, verdict, reason)) = describe(cell) else { continue };
-        let (decided, lost) = (
-            sum(&decided, cell).map_err(error::map(maps::COUNTERS))?,
-            sum(&lost, cell).map_err(error::map(maps::LOST))?,
-        );
-        if decided != 0 || lost != 0 {
-            cells.push(CounterCell { hook, verdict, reason, decided, lost });
+        let decided = sum(&decided, cell).map_err(error::map(maps::COUNTERS))?;
+        // The others are parts of it.
+        if decided != 0 {
+            let lost = sum(&lost, cell).map_err(error::map(maps::LOST))?;
+            let quiet = sum(&quiet, cell).map_err(error::map(maps::QUIET))?;
+            cells.push(CounterCell { hook, verdict, reason, decided, lost, quiet });
         }
     }
     Ok(cells)

@@ -3,22 +3,47 @@
 //! May touch: one loaded program, through `BPF_PROG_TEST_RUN`: the kernel runs it on a packet that exists nowhere else.
 //! Never: sends anything; what the program counts and charges is real, though.
 
-use aya::programs::{Program, ProgramError, TestRun as _, TestRunOptions};
+use std::collections::BTreeMap;
 
-use super::{Kernel, attach, error::KernelError};
+use aya::programs::{Program, ProgramError, TestRun as _, TestRunOptions};
+use weir_policy::{Compiled, ResourceId};
+
+use super::{Kernel, attach, error::KernelError, slot::ReadBack};
 
 /// A program that the kernel can run on a packet of ours.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PacketHook {
     /// On an Ethernet frame; answers `XDP_DROP` (1) or `XDP_PASS` (2).
     Xdp,
-    /// On an Ethernet frame whose IP packet arrives at a socket of no known workload; answers 0 (drop) or 1.
+    /// On an Ethernet frame whose IP packet arrives at a socket of no cgroup; answers 0 (drop) or 1.
     Ingress,
-    /// On an Ethernet frame whose IP packet leaves a socket of no known workload; answers 0 (drop) or 1.
+    /// On an Ethernet frame whose IP packet leaves a socket of no cgroup; answers 0 (drop) or 1.
     Egress,
 }
 
 impl Kernel {
+    /// [`Kernel::install`], with `workload` under the number 0: packets of test runs arrive at no cgroup's socket, whose number is 0,
+    /// and so are judged as this workload's.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn install_for_dry_runs(&mut self, compiled: &Compiled, workload: &ResourceId) -> Result<(), KernelError> {
+        self.tables.install(compiled, &BTreeMap::from([(workload.clone(), 0)])).map(drop)
+    }
+
+    /// Everything the active slot's maps hold.
+    ///
+    /// # Errors
+    /// When a map cannot be read.
+    pub fn read_back(&self) -> Result<ReadBack, KernelError> {
+        self.tables.read_back()
+    }
+
+    /// Makes the next installs write everything, as after an error.
+    pub fn forget_slots(&mut self) {
+        self.tables.forget();
+    }
+
     /// What the loaded program answers for `frame`.
     ///
     /// # Errors
@@ -39,5 +64,19 @@ impl Kernel {
         };
         let refused = |source| KernelError::Program { program: name, source, verifier: String::new() };
         run.map(|result| result.return_value).map_err(refused)
+    }
+
+    /// Instructions the verifier looked at for each program, which it limits to a million (kernel 5.16; nothing before).
+    ///
+    /// # Errors
+    /// When the kernel does not tell of a program.
+    pub fn verified(&self) -> Result<Vec<(&'static str, u32)>, KernelError> {
+        let verified = |name| {
+            let program = self.ebpf.program(name).ok_or(KernelError::NoProgram(name))?;
+            let refused = |source| KernelError::Program { program: name, source, verifier: String::new() };
+            let info = program.info().map_err(refused)?;
+            Ok(info.verified_instruction_count().map(|count| (name, count)))
+        };
+        attach::programs().filter_map(|name| verified(name).transpose()).collect()
     }
 }

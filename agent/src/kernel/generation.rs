@@ -1,61 +1,58 @@
 //! Lives: agent, user space.
 //! Called by: `Kernel::install`.
 //! May touch: the idle slot of the policy maps, and the active word.
-//! Never: writes into a map that a program may be reading; every generation gets inner maps of its own.
+//! Never: writes into a map that a program may be reading: first a grace period, then the slot that is not active.
 //!
 //! ```text
 //!   active = 6 (slot 0)      write slot 1      store active = 7      next time: wait a grace period, write slot 0
 //! ```
-//! The active word is a counter of installs; its low bit is the slot. The generation's own number is in its image.
+//! The active word is a counter of installs; its low bit is the slot. The generation's own number is in its image. A slot keeps its
+//! maps from one install to the next, and only what differs from what it holds is written; what it holds is two generations old.
 
-use std::{borrow::BorrowMut, collections::BTreeMap};
+use std::collections::BTreeMap;
 
 use aya::{
     Ebpf,
-    maps::{Array, ArrayOfMaps, HashMap, InnerMap, LpmTrie, MapData, MapError, lpm_trie::Key},
+    maps::{Array, ArrayOfMaps, MapData, MapError},
 };
-use weir_common::{
-    image::{PAGE_WORDS, Page, Section, header},
-    maps,
+use weir_common::maps;
+use weir_policy::{Compiled, ResourceId};
+
+use super::{
+    content::Content,
+    error::{self, KernelError},
+    slot::{Endpoints, Pages, ReadBack, Slot, Tries, Written},
 };
-use weir_policy::{Compiled, Prefix, ResourceId};
-
-use super::error::{self, KernelError};
-
-type Words = [u64; PAGE_WORDS];
-type Pages = Array<MapData, Words>;
-type Endpoints = HashMap<MapData, [u8; 16], u32>;
-type Prefixes = LpmTrie<MapData, [u8; 16], u32>;
-
-/// `BPF_F_INNER_MAP`: inner arrays may differ in length. The same flag stands in the kernel programs' template.
-const BPF_F_INNER_MAP: u32 = 1 << 12;
-/// `BPF_F_NO_PREALLOC`.
-const BPF_F_NO_PREALLOC: u32 = 1;
 
 /// The two slots and the word that picks one.
 pub(super) struct Slots {
     active: Array<MapData, u64>,
-    tables: ArrayOfMaps<MapData, Pages>,
-    endpoints: ArrayOfMaps<MapData, Endpoints>,
-    cidrs: ArrayOfMaps<MapData, Prefixes>,
-    blocked: ArrayOfMaps<MapData, Prefixes>,
+    outer: Outer,
+    /// `None`: never written, or not known to hold what it should.
+    slots: [Option<Slot>; maps::SLOTS as usize],
     grace: Grace,
     installs: u64,
     generation: u64,
 }
 
+/// Slot -> map.
+struct Outer {
+    tables: ArrayOfMaps<MapData, Pages>,
+    endpoints: ArrayOfMaps<MapData, Endpoints>,
+    cidrs: ArrayOfMaps<MapData, Tries>,
+    blocked: ArrayOfMaps<MapData, Tries>,
+}
+
 impl Slots {
     pub(super) fn take(ebpf: &mut Ebpf) -> Result<Self, KernelError> {
-        Ok(Self {
-            active: take(ebpf, maps::ACTIVE)?,
+        let outer = Outer {
             tables: take(ebpf, maps::TABLES)?,
             endpoints: take(ebpf, maps::ENDPOINTS)?,
             cidrs: take(ebpf, maps::CIDRS)?,
             blocked: take(ebpf, maps::BLOCKED)?,
-            grace: Grace::take(ebpf, maps::GRACE)?,
-            installs: 0,
-            generation: 0,
-        })
+        };
+        let (active, grace) = (take(ebpf, maps::ACTIVE)?, Grace::take(ebpf, maps::GRACE)?);
+        Ok(Self { active, outer, slots: [None, None], grace, installs: 0, generation: 0 })
     }
 
     /// The generation in force; 0 before the first.
@@ -63,91 +60,65 @@ impl Slots {
         self.generation
     }
 
-    /// Writes `compiled` into the idle slot and switches to it.
+    /// Makes the idle slot hold `compiled` and switches to it.
     pub(super) fn install(
         &mut self,
         compiled: &Compiled,
         numbers: &BTreeMap<ResourceId, u32>,
-    ) -> Result<(), KernelError> {
+    ) -> Result<Written, KernelError> {
         let next = self.installs + 1;
-        let slot = (next & 1) as u32;
+        let number = (next & 1) as u32;
+        let content = Content::of(compiled, numbers);
         // A program that read the active word before the last switch may still be in the slot we are about to reuse.
         self.grace.wait()?;
-        let pages = pages_of(&with_workloads(compiled, numbers)).map_err(error::map(maps::TABLES))?;
-        let endpoints = endpoints_of(compiled).map_err(error::map(maps::ENDPOINTS))?;
-        let cidrs = prefixes_of(&compiled.cidrs, maps::MAX_CIDRS).map_err(error::map(maps::CIDRS))?;
-        let blocked = prefixes_of(&compiled.blocked, maps::MAX_BLOCKED).map_err(error::map(maps::BLOCKED))?;
-        put(&mut self.endpoints, slot, &endpoints).map_err(error::map(maps::ENDPOINTS))?;
-        put(&mut self.cidrs, slot, &cidrs).map_err(error::map(maps::CIDRS))?;
-        put(&mut self.blocked, slot, &blocked).map_err(error::map(maps::BLOCKED))?;
-        put(&mut self.tables, slot, &pages).map_err(error::map(maps::TABLES))?;
+        let [even, odd] = &mut self.slots;
+        let place = if number == 0 { even } else { odd };
+        // Taken out: an error on the way leaves the slot unknown, and the next install writes it from nothing.
+        let kept = place.take().filter(|slot| slot.fits(&content));
+        let (slot, written) = match kept {
+            Some(mut slot) => {
+                let written = slot.write(content)?;
+                (slot, written)
+            }
+            None => self.outer.renew(number, content)?,
+        };
         self.active.set(0, next, 0).map_err(error::map(maps::ACTIVE))?;
+        *place = Some(slot);
         self.installs = next;
         self.generation = compiled.generation;
-        Ok(())
+        Ok(written)
+    }
+
+    /// Forgets what the slots hold: the next installs write them whole, as after an error.
+    pub(super) fn forget(&mut self) {
+        self.slots = [None, None];
+    }
+
+    /// What the active slot's maps hold, asked of the kernel.
+    pub(super) fn read_back(&self) -> Result<ReadBack, KernelError> {
+        self.outer.read_back((self.installs & 1) as u32)
     }
 }
 
-fn put<T: BorrowMut<MapData>, V: InnerMap>(
-    outer: &mut ArrayOfMaps<T, V>,
-    slot: u32,
-    inner: &V,
-) -> Result<(), MapError> {
-    outer.set(slot, inner, 0)
-}
+impl Outer {
+    /// Gives a slot new maps with all of `content`.
+    fn renew(&mut self, number: u32, content: Content) -> Result<(Slot, Written), KernelError> {
+        let mut slot = Slot::create(&content)?;
+        let written = Written { whole: true, ..slot.write(content)? };
+        self.endpoints.set(number, &slot.endpoints, 0).map_err(error::map(maps::ENDPOINTS))?;
+        self.cidrs.set(number, &slot.cidrs, 0).map_err(error::map(maps::CIDRS))?;
+        self.blocked.set(number, &slot.blocked, 0).map_err(error::map(maps::BLOCKED))?;
+        self.tables.set(number, &slot.tables, 0).map_err(error::map(maps::TABLES))?;
+        Ok((slot, written))
+    }
 
-/// The compiled image with the section that says which identity each workload number has in this generation.
-fn with_workloads(compiled: &Compiled, numbers: &BTreeMap<ResourceId, u32>) -> Vec<Page> {
-    let mut pages = compiled.pages.clone();
-    let entries = numbers.values().max().map_or(0, |highest| highest + 1);
-    let first_page = pages.len() as u64;
-    let mut words = vec![0u64; (entries as usize).div_ceil(2)];
-    for workload in &compiled.workloads {
-        let Some(number) = numbers.get(&workload.id) else { continue };
-        if let Some(word) = words.get_mut(*number as usize / 2) {
-            *word |= u64::from(workload.identity) << (32 * (number & 1));
-        }
+    fn read_back(&self, number: u32) -> Result<ReadBack, KernelError> {
+        let tables = self.tables.get(&number, 0).map_err(error::map(maps::TABLES))?;
+        let endpoints = self.endpoints.get(&number, 0).map_err(error::map(maps::ENDPOINTS))?;
+        let cidrs = self.cidrs.get(&number, 0).map_err(error::map(maps::CIDRS))?;
+        let blocked = self.blocked.get(&number, 0).map_err(error::map(maps::BLOCKED))?;
+        ReadBack::of(&tables, &endpoints, [&cidrs, &blocked])
     }
-    if let Some(word) =
-        pages.first_mut().and_then(|page| page.words.get_mut((header::SECTIONS + Section::Workloads as u32) as usize))
-    {
-        *word = first_page | u64::from(entries) << 32;
-    }
-    for chunk in words.chunks(PAGE_WORDS) {
-        let mut page = Page::zeroed();
-        for (to, from) in page.words.iter_mut().zip(chunk) {
-            *to = *from;
-        }
-        pages.push(page);
-    }
-    pages
-}
-
-fn pages_of(pages: &[Page]) -> Result<Pages, MapError> {
-    let mut map = Pages::create(pages.len() as u32, BPF_F_INNER_MAP)?;
-    let empty = Page::zeroed();
-    for (index, page) in pages.iter().enumerate() {
-        if *page != empty {
-            map.set(index as u32, page.words, 0)?;
-        }
-    }
-    Ok(map)
-}
-
-fn endpoints_of(compiled: &Compiled) -> Result<Endpoints, MapError> {
-    let mut map = Endpoints::create(maps::MAX_ENDPOINTS, BPF_F_NO_PREALLOC)?;
-    for (addr, identity) in &compiled.endpoints {
-        map.insert(addr.0, identity, 0)?;
-    }
-    Ok(map)
-}
-
-fn prefixes_of(prefixes: &[(Prefix, u32)], capacity: u32) -> Result<Prefixes, MapError> {
-    let mut map = Prefixes::create(capacity, BPF_F_NO_PREALLOC)?;
-    for (prefix, value) in prefixes {
-        map.insert(&Key::new(u32::from(prefix.bits), prefix.addr.0), value, 0)?;
-    }
-    Ok(map)
 }
 
 /// Waits until every program that was running has finished: the kernel returns from an update of a map of maps only then.

@@ -5,6 +5,7 @@
 
 mod attach;
 mod cgroups;
+mod content;
 mod counters;
 mod dry_run;
 mod error;
@@ -12,6 +13,7 @@ mod events;
 mod generation;
 mod interfaces;
 mod load;
+mod slot;
 
 use std::{collections::BTreeMap, path::PathBuf};
 
@@ -23,6 +25,7 @@ pub use error::KernelError;
 pub use events::{Events, Merged};
 pub use interfaces::{InterfaceState, XdpMode};
 pub use load::tick_ns;
+pub use slot::{ReadBack, Written};
 use weir_policy::{CompiledWorkload, ResourceId};
 
 /// What the kernel side is to manage.
@@ -78,16 +81,18 @@ impl Kernel {
         Ok((kernel, events))
     }
 
-    /// Puts a compiled policy in force: writes the idle slot, then switches with one store. On return every new decision is
-    /// made by it.
+    /// Puts a compiled policy in force: writes into the idle slot what it does not hold yet, then switches with one store. On return
+    /// every new decision is made by it.
     ///
     /// # Errors
     /// On an error the generation before stays in force, untouched.
-    pub fn install(&mut self, compiled: &weir_policy::Compiled) -> Result<(), KernelError> {
+    pub fn install(&mut self, compiled: &weir_policy::Compiled) -> Result<Written, KernelError> {
         let numbers = cgroups::number(&self.numbers, &compiled.workloads)?;
-        self.tables.install(compiled, &numbers)?;
+        let written = self.tables.install(compiled, &numbers)?;
         self.numbers = numbers;
-        Ok(())
+        let Written { pages, endpoints, cidrs, blocked, whole } = written;
+        tracing::debug!(generation = compiled.generation, pages, endpoints, cidrs, blocked, whole, "tables written");
+        Ok(written)
     }
 
     /// Brings attachments in line with `workloads` and with the interfaces that exist now. Call after `install` and

@@ -47,6 +47,7 @@ pub fn record(record: &Record) -> v1::FlowRecord {
         remote: endpoint(&record.remote),
         protocol: u32::from(record.protocol),
         tcp_flags: record.tcp_flags,
+        icmp_type: record.icmp_type.map(u32::from),
         process: record.process.as_deref().map(process),
         cgroup: record.cgroup.as_deref().map(str::to_owned).unwrap_or_default(),
         cookie: record.cookie,

@@ -86,6 +86,7 @@ fn counters(status: &Status, info: &Info) -> Vec<v1::Counter> {
         decided: cell.decided,
         recorded: info.tally.recorded(cell.hook, cell.verdict, cell.reason),
         lost: cell.lost,
+        quiet: cell.quiet,
     });
     shown.collect()
 }

@@ -111,20 +111,21 @@ async fn policy_is_served_and_the_counters_of_status_agree() {
         let mut inner = agent.fake.inner();
         let xdp = (Hook::Xdp, Verdict::Deny, Reason::Blocklist);
         inner.merged.push_back(Merged { entries: vec![], overflow: vec![(xdp.0, xdp.1, xdp.2, 17)] });
-        let cell = crate::datapath::CounterCell { hook: xdp.0, verdict: xdp.1, reason: xdp.2, decided: 20, lost: 3 };
+        let cell =
+            crate::datapath::CounterCell { hook: xdp.0, verdict: xdp.1, reason: xdp.2, decided: 25, lost: 3, quiet: 5 };
         inner.counters.push(cell);
     }
     let settled = async {
         loop {
             let status = client.status(v1::StatusRequest {}).await.unwrap().into_inner();
-            if status.counters.iter().all(|c| c.decided == c.recorded + c.lost) {
+            if status.counters.iter().all(|c| c.decided == c.recorded + c.lost + c.quiet) {
                 return status;
             }
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     };
     let status = tokio::time::timeout(Duration::from_secs(5), settled).await.unwrap();
-    assert_eq!(status.counters.iter().map(|c| c.decided).sum::<u64>(), 620);
+    assert_eq!(status.counters.iter().map(|c| c.decided).sum::<u64>(), 625);
     let exporter = status.exporter.unwrap();
     assert_eq!((exporter.records_lost, exporter.records_sent, exporter.state.as_str()), (0, 0, "connecting"));
     assert!(exporter.records_queued >= 601, "{}", exporter.records_queued);

@@ -30,6 +30,8 @@ use tokio::{
     signal::unix::{SignalKind, signal},
 };
 
+use weir_policy::Timestamp;
+
 use crate::{
     config::{Config, XdpMode},
     control::{Control, Settings, actor},
@@ -38,7 +40,7 @@ use crate::{
     kernel::{self, Kernel},
     lock,
     rpc::{self, Link},
-    telemetry::{Parts, Telemetry, names::Names, tally::Tally},
+    telemetry::{Parts, Telemetry, clock, names::Names, tally::Tally},
 };
 
 const RPC_DEADLINE: Duration = Duration::from_millis(300);
@@ -150,8 +152,13 @@ impl Agent {
             Subsystem::thread("telemetry", exits, move |stop| telemetry.run(&stop).map_err(|e| e.to_string()))?;
         let exporter = exporter(config, &queue, &link, exits)?;
 
-        let settings =
-            Settings { unknown: config.unknown, state_dir: config.state_dir.clone(), names, queue: Arc::clone(&queue) };
+        let settings = Settings {
+            unknown: config.unknown,
+            state_dir: config.state_dir.clone(),
+            names,
+            queue: Arc::clone(&queue),
+            clock: Arc::new(|| Timestamp(clock::wall_now())),
+        };
         let mut control = Control::start(datapath, settings)?;
         let restored = control.restore()?;
         if let Some(dir) = &config.policy_dir {

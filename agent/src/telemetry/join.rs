@@ -22,7 +22,9 @@ use super::{
     cgroups::Cgroups,
     clock::Clock,
     names::Snapshot,
-    opening::{Caller, Flow, Opened, Tuple, carried, local_end, of_ends, of_opening, remote_end, tuple},
+    opening::{
+        Caller, Flow, Opened, Tuple, carried, local_end, of_ends, of_opening, remote_end, take_icmp_type, tuple,
+    },
     process::Processes,
     record::{Record, RecordKind},
     totals,
@@ -204,9 +206,11 @@ impl Join {
             return None;
         };
         let place = (key.hook, key.workload, key.local_identity);
-        let local = local_end(place, key.local, key.local_port, key.generation, names);
+        let mut local = local_end(place, key.local, key.local_port, key.generation, names);
         let last_port = Port::new(u16::try_from(value.last_port).unwrap_or(0));
         let remote_port = if key.remote_port == Port::default() { last_port } else { key.remote_port };
+        let mut remote = remote_end(key.remote_identity, key.remote, remote_port, key.generation, names);
+        let icmp_type = take_icmp_type(key.protocol, key.hook, &mut local, &mut remote);
         let caller = self.remembered_caller(hook, value.cookie).unwrap_or_default();
         Some(Record {
             time_ns: self.clock.wall(value.first_ns),
@@ -220,8 +224,9 @@ impl Join {
             cgroup: caller.cgroup.or_else(|| local.workload.as_ref()?.cgroup.clone()),
             process: caller.process,
             local,
-            remote: remote_end(key.remote_identity, key.remote, remote_port, key.generation, names),
+            remote,
             protocol: key.protocol,
+            icmp_type,
             tcp_flags: value.tcp_flags,
             cookie: value.cookie,
             count: value.count,

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use weir_common::{
-    addr::{Addr, Port},
+    addr::{Addr, Port, Protocol},
     event::{Event, MergeValue},
     verdict::{Hook, Reason, Verdict},
 };
@@ -73,12 +73,15 @@ pub fn of_opening(event: &Event, opened: &Opened, names: &Snapshot) -> Record {
 pub fn of_ends(event: &Event, names: &Snapshot) -> Record {
     let generation = event.generation;
     let place = (event.hook, event.workload, event.local_identity);
-    let local = local_end(place, event.local, event.local_port, generation, names);
+    let mut local = local_end(place, event.local, event.local_port, generation, names);
+    let mut remote = remote_end(event.remote_identity, event.remote, event.remote_port, generation, names);
+    let icmp_type = take_icmp_type(event.protocol, event.hook, &mut local, &mut remote);
     Record {
         cgroup: local.workload.as_ref().and_then(|workload| workload.cgroup.clone()),
         local,
-        remote: remote_end(event.remote_identity, event.remote, event.remote_port, generation, names),
+        remote,
         protocol: event.protocol,
+        icmp_type,
         cookie: event.cookie,
         ..Record::default()
     }
@@ -96,6 +99,17 @@ pub fn local_end(place: (u8, u32, u32), addr: Addr, port: Port, generation: u64,
 /// The other end, its workload by its address.
 pub fn remote_end(identity: u32, addr: Addr, port: Port, generation: u64, names: &Snapshot) -> End {
     End { workload: names.by_addr(generation, &addr), identity, addr, port: port.number() }
+}
+
+/// The type of an ICMP message. The kernel side keeps it in the port of the end that was called, whose port it then is not; a
+/// refused socket has sent no message.
+pub fn take_icmp_type(protocol: u8, hook: u8, local: &mut End, remote: &mut End) -> Option<u8> {
+    let has_types = matches!(Protocol(protocol), Protocol::ICMP | Protocol::ICMPV6);
+    if !has_types || hook == Hook::SockCreate as u8 {
+        return None;
+    }
+    let carried = std::mem::take(&mut local.port) | std::mem::take(&mut remote.port);
+    u8::try_from(carried).ok()
 }
 
 pub fn tuple(event: &Event) -> Tuple {

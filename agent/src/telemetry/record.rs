@@ -41,6 +41,8 @@ pub struct Record {
     pub protocol: u8,
     /// TCP flags of the packet, or of all merged ones.
     pub tcp_flags: u32,
+    /// Type of the ICMP or ICMPv6 message.
+    pub icmp_type: Option<u8>,
     /// The process behind the local end.
     pub process: Option<Arc<ProcessInfo>>,
     /// Cgroup path below the managed tree.

@@ -85,8 +85,14 @@ fn merged_decisions_that_cannot_be_read_do_not_stop_the_events() {
 fn the_rings_losses_are_told_once_with_their_hook_and_count() {
     let queue = Queue::new(100, "boot".into(), true);
     let mut losses = RingLosses::default();
-    let cell =
-        |lost| CounterCell { hook: Hook::Connect, verdict: Verdict::Deny, reason: Reason::Default, decided: 100, lost };
+    let cell = |lost| CounterCell {
+        hook: Hook::Connect,
+        verdict: Verdict::Deny,
+        reason: Reason::Default,
+        decided: 100,
+        lost,
+        quiet: 0,
+    };
     for lost in [0, 5, 5, 12] {
         losses.update(&[cell(lost)], &queue);
     }

@@ -3,12 +3,13 @@
 //! May touch: the files named, standard output.
 //! Never: stops at the first fault, or passes what an agent would refuse.
 
+use std::fmt;
 use std::io::Write;
 use std::path::PathBuf;
 
 use clap::Args;
 use serde::Serialize;
-use weir_policy::{Documents, Fault, Resource, Resources, Spec, compile};
+use weir_policy::{Documents, Fault, Origin, Resource, Resources, Spec, Warning, compile, warnings};
 
 use super::load::{Reading, count, remark_skipped, sources};
 use crate::failure::{Failure, Outcome};
@@ -53,8 +54,19 @@ enum Format {
 struct Found {
     documents: usize,
     policies: usize,
-    warnings: Vec<String>,
+    warnings: Vec<Placed>,
     faults: Vec<Fault>,
+}
+
+/// A warning and where its document starts.
+#[derive(Serialize)]
+struct Placed {
+    source: String,
+    line: u32,
+    column: u32,
+    resource: String,
+    field: String,
+    text: String,
 }
 
 #[derive(Serialize)]
@@ -63,7 +75,7 @@ struct Json<'a> {
     files: usize,
     documents: usize,
     policies: usize,
-    warnings: &'a [String],
+    warnings: &'a [Placed],
     faults: Vec<JsonFault<'a>>,
 }
 
@@ -101,9 +113,29 @@ fn together(documents: Documents, reading: &Reading) -> Found {
     let policies = documents.resources.iter().filter(is_policy).count();
     let found = Found { documents: documents.resources.len() + documents.tests.len(), policies, ..Found::default() };
     let resources: Resources = documents.resources.into_iter().collect();
-    match compile(&resources, &reading.context()) {
-        Ok(compiled) => Found { warnings: compiled.warnings, ..found },
+    let context = reading.context();
+    match compile(&resources, &context) {
+        Ok(_) => {
+            let warnings = warnings(&resources, context.now);
+            Found { warnings: warnings.into_iter().map(|warning| placed(&resources, warning)).collect(), ..found }
+        }
         Err(faults) => Found { faults, ..found },
+    }
+}
+
+fn placed(resources: &Resources, Warning { id, field, text }: Warning) -> Placed {
+    let origin = resources.get(&id).map(|resource| resource.origin().clone()).unwrap_or_default();
+    let Origin { source, place } = origin;
+    Placed { source, line: place.line, column: place.column, resource: id.to_string(), field, text }
+}
+
+impl fmt::Display for Placed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { resource, field, text, .. } = self;
+        match field.is_empty() {
+            true => write!(f, "{resource}: {text}"),
+            false => write!(f, "{resource}: {field}: {text}"),
+        }
     }
 }
 
@@ -112,7 +144,8 @@ fn text(out: &mut dyn Write, sources: &[Source], found: &Found) -> std::io::Resu
         writeln!(out, "{}", clean(&fault.to_string()))?;
     }
     for warning in &found.warnings {
-        writeln!(out, "{} {}", paint(ODD, "warning:"), clean(warning))?;
+        let place = format!("{}:{}:{}", warning.source, warning.line, warning.column);
+        writeln!(out, "{}: {} {}", clean(&place), paint(ODD, "warning:"), clean(&warning.to_string()))?;
     }
     if !found.faults.is_empty() {
         let (faults, files) = (count(found.faults.len(), "fault"), count(sources.len(), "file"));

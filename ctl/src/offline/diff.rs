@@ -108,14 +108,12 @@ fn text(out: &mut dyn Write, changes: &Changes, [old, new]: [&PathBuf; 2]) -> io
 
 /// What one side says of a connection.
 fn words(side: &Side) -> String {
-    let verb = match side.verdict {
-        Verdict::Allow => "allowed",
-        Verdict::Deny => "denied",
-        Verdict::Audit => "allowed for the time being, but would be denied",
-    };
-    match side.causes.is_empty() {
-        true => format!("{verb} as no policy applies"),
-        false => format!("{verb} by {}", side.causes.iter().map(cause).collect::<Vec<_>>().join(" and ")),
+    let causes = side.causes.iter().map(cause).collect::<Vec<_>>().join(" and ");
+    match side.verdict {
+        Verdict::Allow if causes.is_empty() => "allowed as no policy applies".to_owned(),
+        Verdict::Allow => format!("allowed by {causes}"),
+        Verdict::Deny => format!("denied by {causes}"),
+        Verdict::Audit => format!("allowed, though audited as denied by {causes}"),
     }
 }
 
@@ -143,6 +141,8 @@ struct Json<'a> {
 struct JsonChange<'a> {
     from: &'a str,
     to: &'a str,
+    from_ends: Vec<String>,
+    to_ends: Vec<String>,
     pairs: usize,
     ports: String,
     was: JsonSide<'a>,
@@ -167,6 +167,8 @@ impl<'a> From<&'a Changes> for Json<'a> {
         let change = |change: &'a Change| JsonChange {
             from: &change.from.long,
             to: &change.to.long,
+            from_ends: change.from_ends.iter().map(ToString::to_string).collect(),
+            to_ends: change.to_ends.iter().map(ToString::to_string).collect(),
             pairs: change.pairs,
             ports: change.ports.to_string(),
             was: JsonSide::from(&change.was),

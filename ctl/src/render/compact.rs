@@ -68,8 +68,15 @@ fn flow(record: &Record) -> String {
         Direction::Egress | Direction::Unknown => (local, remote),
     };
     let hook = clean(&record.hook);
-    let words =
-        [record.direction.name(), hook.as_ref(), &format!("{opener} -> {other}"), &record.protocol, &record.tcp_flags];
+    let icmp_type = record.icmp_type.map_or_else(String::new, |number| format!("type={number}"));
+    let words = [
+        record.direction.name(),
+        hook.as_ref(),
+        &format!("{opener} -> {other}"),
+        &record.protocol,
+        &record.tcp_flags,
+        &icmp_type,
+    ];
     words.into_iter().filter(|word| !word.is_empty()).collect::<Vec<_>>().join(" ")
 }
 
@@ -168,6 +175,7 @@ mod tests {
             verdict: Verdict::Audit,
             protocol: "ICMP".to_owned(),
             has_ports: false,
+            icmp_type: Some(8),
             remote: end("", 0, "10.0.0.4", 0),
             process: None,
             count: 1,
@@ -215,7 +223,7 @@ mod tests {
             ),
             (
                 ping,
-                "23:04:05.123 node-1 AUDIT egress connect shop/web(10.0.0.2) -> 10.0.0.4 ICMP policy=Policy/shop/db \
+                "23:04:05.123 node-1 AUDIT egress connect shop/web(10.0.0.2) -> 10.0.0.4 ICMP type=8 policy=Policy/shop/db \
                  rule=\"default ingress\" gen=7",
             ),
             (

@@ -120,7 +120,7 @@ fn limits(agent: &Agent) -> Table {
 }
 
 fn counters(agent: &Agent) -> Table {
-    let mut table = Table::new(&["HOOK", "VERDICT", "REASON", ">DECIDED", ">RECORDED", ">LOST"]);
+    let mut table = Table::new(&["HOOK", "VERDICT", "REASON", ">DECIDED", ">RECORDED", ">LOST", ">QUIET"]);
     for counter in &agent.counters {
         let odd = if counter.agrees() { PLAIN } else { ODD };
         let verdict = match counter.verdict.as_str() {
@@ -136,6 +136,7 @@ fn counters(agent: &Agent) -> Table {
             (counter.decided.to_string(), odd),
             (counter.recorded.to_string(), odd),
             (counter.lost.to_string(), if counter.lost > 0 { BAD } else { PLAIN }),
+            (counter.quiet.to_string(), PLAIN),
         ]);
     }
     table

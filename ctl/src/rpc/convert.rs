@@ -106,6 +106,7 @@ pub fn record(wire: v1::FlowRecord) -> Record {
         protocol: if protocol == 0 { String::new() } else { protocol::name(protocol) },
         has_ports: protocol::has_ports(protocol),
         tcp_flags: protocol::tcp_flags(wire.tcp_flags),
+        icmp_type: wire.icmp_type,
         process: wire.process.map(process),
         cgroup: wire.cgroup,
         cookie: wire.cookie,

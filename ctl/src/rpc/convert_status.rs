@@ -59,6 +59,7 @@ fn counter(wire: v1::Counter) -> Counter {
         decided: wire.decided,
         recorded: wire.recorded,
         lost: wire.lost,
+        quiet: wire.quiet,
     }
 }
 

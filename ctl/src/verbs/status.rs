@@ -28,8 +28,8 @@ const EXAMPLES: &str = "Examples:
   weirctl status --wait 10                       # exit code 1 unless all numbers agree within 10 seconds
   weirctl status -o json | jq '.countersAgree.agree, .collectorAgrees.agree'
 
-The counters are the kernel's. Each decision is either recorded, or lost and counted as lost, so DECIDED = RECORDED + LOST;
-and the collector's sums are the same numbers once everything has arrived.";
+The counters are the kernel's. Each decision is either recorded, or lost and counted as lost, or by a rule with log: false
+and counted as quiet, so DECIDED = RECORDED + LOST + QUIET; and the collector's sums are the same numbers once everything has arrived.";
 
 /// Arguments of status.
 #[derive(Debug, Args)]

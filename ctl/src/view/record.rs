@@ -76,6 +76,7 @@ pub struct Record {
     #[serde(skip)]
     pub has_ports: bool,
     pub tcp_flags: String,
+    pub icmp_type: Option<u32>,
     pub process: Option<Process>,
     pub cgroup: String,
     pub cookie: u64,

@@ -64,6 +64,7 @@ pub struct Counter {
     pub decided: u64,
     pub recorded: u64,
     pub lost: u64,
+    pub quiet: u64,
 }
 
 /// A rate limit and what it let through.

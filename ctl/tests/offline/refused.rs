@@ -39,7 +39,7 @@ fn check_takes_standard_input_and_counts() {
 
 #[test]
 fn a_warning_is_an_error_on_demand_only() {
-    let folder = folder(&[("a.yaml", &POLICY.replace("namespace: x", "namespace: y")), ("p.yaml", POD)]);
+    let folder = folder(&[("a.yaml", &POLICY.replace("namespace: x", "namespace: other")), ("p.yaml", POD)]);
     let seen = run(folder.path(), "check .");
     assert!(seen.code == Some(0) && seen.out.contains("warning: "), "{seen:?}");
     assert!(seen.out.ends_with("2 documents, 1 policy, 1 warning, no faults\n"), "{seen:?}");

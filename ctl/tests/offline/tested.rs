@@ -66,10 +66,10 @@ fn a_test_is_read_strictly() {
         ("  - {from: x/a, to: x/b, port: 80, expected: allow}\n", "t.yaml:6:36: spec.tests[0].expected: unknown field"),
         (
             "  - {from: x/a, to: x/b, port: 80/quic, expect: deny}\n",
-            "t.yaml:6:34: spec.tests[0].port: the protocol is not known (80/quic)",
+            "t.yaml:6:32: spec.tests[0].port: the protocol is not known (80/quic)",
         ),
         ("  - {from: x/a, to: x/b, port: 80, expect: alow}\n", "did you mean \"allow\"?"),
-        ("  []\n  more: 1\n", "t.yaml:7:3: spec.more: unknown field"),
+        ("  - {from: x/a, to: x/b, port: 80, expect: deny}\n  more: 1\n", "t.yaml:7:3: spec.more: unknown field"),
     ] {
         let folder = folder(&[("w.yaml", WORLD), ("t.yaml", &expecting(tests))]);
         let seen = run(folder.path(), "test t.yaml -f w.yaml");

@@ -142,6 +142,7 @@ impl PolicyService for FakeAgent {
             decided,
             recorded: decided - lost,
             lost,
+            quiet: 0,
         };
         Ok(Response::new(StatusResponse {
             node: "node-1".to_owned(),

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use weir_common::{
     addr::Protocol,
-    image::{PORT_ENTRIES, port_index},
+    image::{PORT_ENTRIES, last_port, port_index},
 };
 
 use super::faults::Problems;
@@ -27,7 +27,7 @@ impl Atoms {
         let mut atoms = Self { by_port: vec![0; PORT_ENTRIES as usize], stands_for: Vec::new() };
         let mut known: BTreeMap<Vec<usize>, u16> = BTreeMap::new();
         for (protocol, first, last) in segments(&entries) {
-            let matched = entries.iter().enumerate().filter(|(_, entry)| tells_apart(entry, protocol, first));
+            let matched = entries.iter().enumerate().filter(|(_, entry)| port_matches(entry, protocol, first));
             let matched: Vec<usize> = matched.map(|(index, _)| index).collect();
             let Ok(next) = u16::try_from(atoms.stands_for.len()) else {
                 problems.of_all("ports fall into more than 65536 classes".to_owned(), "use fewer distinct ports");
@@ -51,22 +51,16 @@ impl Atoms {
     }
 }
 
-/// Whether a port entry makes a difference to a port. The image has one place for all of SCTP: any SCTP entry does.
-pub fn tells_apart(entry: &PortMatch, protocol: Protocol, port: u16) -> bool {
-    port_matches(entry, protocol, port) || (protocol == Protocol::SCTP && entry.protocol == protocol)
-}
-
 /// Runs of ports between the edges of entries; one run for each protocol without ports.
 fn segments(entries: &BTreeSet<&PortMatch>) -> Vec<(Protocol, u16, u16)> {
     let mut segments = Vec::new();
-    for protocol in [Protocol::TCP, Protocol::UDP] {
+    for protocol in (0..=u8::MAX).map(Protocol) {
+        let last_port = last_port(protocol);
         let ports = entries.iter().filter(|entry| entry.protocol == protocol).filter_map(|entry| entry.ports);
-        let mut starts = BTreeSet::from([0]);
-        starts.extend(ports.flat_map(|(first, last)| [Some(first), last.checked_add(1)]).flatten());
-        let ends = starts.iter().skip(1).map(|start| start - 1).chain([u16::MAX]);
+        let edges = ports.flat_map(|(first, last)| [Some(first), last.checked_add(1)]).flatten();
+        let starts: BTreeSet<u16> = edges.filter(|start| *start <= last_port).chain([0]).collect();
+        let ends = starts.iter().skip(1).map(|start| start - 1).chain([last_port]);
         segments.extend(starts.iter().zip(ends).map(|(first, last)| (protocol, *first, last)));
     }
-    let others = (0..=u8::MAX).map(Protocol).filter(|protocol| !matches!(*protocol, Protocol::TCP | Protocol::UDP));
-    segments.extend(others.map(|protocol| (protocol, 0, 0)));
     segments
 }

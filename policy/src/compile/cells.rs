@@ -6,13 +6,12 @@
 use std::collections::BTreeMap;
 
 use weir_common::{
-    addr::Protocol,
     image::{Cell, SOCKET_MPTCP, SOCKET_RAW, SOCKET_SCTP, SetEntry},
-    verdict::{Direction, Verdict},
+    verdict::Direction,
 };
 
 use super::{
-    atoms::{Atoms, tells_apart},
+    atoms::Atoms,
     classes::{Classes, DIRECTIONS, Terms, Traits},
     faults::Problems,
     identities::Identities,
@@ -20,7 +19,7 @@ use super::{
     subjects::{Set, Subjects},
 };
 use crate::{
-    evaluate::{Bound, Outcome, PeerEnd, isolating_sockets, judge, judge_unmatched},
+    evaluate::{Bound, Outcome, RulePlace, isolating_sockets, judge, judge_unmatched, port_matches},
     model::Socket,
 };
 
@@ -161,7 +160,7 @@ impl<'a> Known<'_, 'a> {
     fn port_groups(&self, set: &Set<'a>, direction: Direction) -> Groups {
         let named = self.terms.ports_of(set, direction);
         let matched = |(protocol, port): &(_, u16)| -> Vec<bool> {
-            named.iter().map(|entry| tells_apart(entry, *protocol, *port)).collect()
+            named.iter().map(|entry| port_matches(entry, *protocol, *port)).collect()
         };
         Groups::by(self.atoms.stands_for.iter().map(matched))
     }
@@ -172,36 +171,19 @@ impl<'a> Known<'_, 'a> {
         let Some(end) = identity.map(|identity| identity.end()) else { return Vec::new() };
         let ports = ports.stands_for.iter().filter_map(|atom| self.atoms.stands_for.get(*atom));
         ports
-            .map(|(protocol, port)| self.cell(&self.judge(set, direction, &end, *protocol, *port), direction))
+            .map(|(protocol, port)| self.cell(&judge(set.local(), direction, &end, *protocol, *port), direction))
             .collect()
-    }
-
-    /// The evaluator's answer. The image has one place for all of SCTP, so there the most cautious answer over all ports
-    /// that rules tell apart stands for every port: too closed where they differ, never too open.
-    fn judge(
-        &self,
-        set: &Set<'a>,
-        direction: Direction,
-        end: &PeerEnd<'_>,
-        protocol: Protocol,
-        port: u16,
-    ) -> Outcome<'a> {
-        let at = |port| judge(set.local(), direction, end, protocol, port);
-        if protocol != Protocol::SCTP {
-            return at(port);
-        }
-        let entries = self.terms.ports_of(set, direction).into_iter().filter(|entry| entry.protocol == protocol);
-        let edges = entries
-            .filter_map(|entry| entry.ports)
-            .flat_map(|(first, last)| [Some(first), last.checked_add(1)].into_iter().flatten());
-        let mut answers = [port].into_iter().chain(edges).map(at);
-        answers.find(|outcome| outcome.verdict == Verdict::Deny).unwrap_or_else(|| at(port))
     }
 
     fn cell(&self, outcome: &Outcome<'_>, direction: Direction) -> Cell {
         let rule =
             outcome.deciding.map_or(0, |deciding| self.numbering.rule(deciding.bound.id, direction, deciding.place));
-        Cell::new(outcome.verdict, outcome.reason, rule)
+        let cell = Cell::new(outcome.verdict, outcome.reason, rule);
+        let deciding = outcome.deciding.and_then(|deciding| match deciding.place {
+            RulePlace::At(index) => deciding.bound.policy.rules(direction).get(index),
+            RulePlace::Default => None,
+        });
+        if deciding.is_some_and(|rule| !rule.log) { cell.quietly() } else { cell }
     }
 }
 

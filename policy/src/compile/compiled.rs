@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use weir_common::{addr::Addr, decide::Tables, image::Page};
+use weir_common::{addr::Addr, decide::Tables, event::Endpoint, image::Page};
 
 use crate::{
     id::ResourceId,
@@ -31,8 +31,6 @@ pub struct Compiled {
     pub workloads: Vec<CompiledWorkload>,
     /// Rate limit by number; the first is none.
     pub limits: Vec<LimitInfo>,
-    /// What is legal and probably not meant.
-    pub warnings: Vec<String>,
 }
 
 /// What a rule number stands for.
@@ -73,8 +71,9 @@ impl Tables for Compiled {
         self.pages.get(index as usize)
     }
 
-    fn endpoint(&self, addr: &Addr) -> Option<u32> {
-        self.endpoints.get(addr).copied()
+    /// Which workload has which number is the agent's to know: here nobody owns an address.
+    fn endpoint(&self, addr: &Addr) -> Option<Endpoint> {
+        self.endpoints.get(addr).map(|identity| Endpoint { identity: *identity, owner: 0 })
     }
 
     fn cidr(&self, addr: &Addr) -> Option<u32> {

@@ -4,7 +4,9 @@
 //! Never: places a word anywhere but where `weir_common::image` says.
 
 use weir_common::{
-    image::{Cell, FLAG_BLOCKED, FLAG_LIMITS, Identity, MAGIC, PAGE_WORDS, Page, Section, header, reserved},
+    image::{
+        Cell, FLAG_BLOCKED, FLAG_LIMITS, FLAG_QUIET, Identity, MAGIC, PAGE_WORDS, Page, Section, header, reserved,
+    },
     verdict::Reason,
 };
 
@@ -37,7 +39,10 @@ impl Image<'_, '_> {
     /// The image: the header's page, then each section from a page of its own.
     pub fn pages(&self, atoms: &Atoms, limits: &Limits<'_>, services: &Services, blocked: bool) -> Vec<Page> {
         let any_limit = limits.entries.len() > 1;
-        let flags = if any_limit { FLAG_LIMITS } else { 0 } | if blocked { FLAG_BLOCKED } else { 0 };
+        let quiet = self.cells.cells.iter().any(|cell| cell.is_quiet());
+        let flags = if any_limit { FLAG_LIMITS } else { 0 }
+            | if blocked { FLAG_BLOCKED } else { 0 }
+            | if quiet { FLAG_QUIET } else { 0 };
         let unknown = Cell::new(self.context.unknown, Reason::UnknownWorkload, 0);
         let mut front = vec![0; PAGE_WORDS];
         let mut body = Vec::new();

@@ -20,7 +20,6 @@ mod limits;
 mod prefixes;
 mod rules;
 mod subjects;
-mod warnings;
 
 pub use compiled::{Compiled, CompiledWorkload, LimitInfo, RuleInfo};
 
@@ -62,6 +61,5 @@ pub fn compile(resources: &Resources, context: &Context) -> Result<Compiled, Vec
         blocked,
         rules: numbering.rules,
         limits: limits.infos,
-        warnings: warnings::warnings(resources),
     })
 }

@@ -14,7 +14,7 @@ use super::{
     judge::{Deciding, Local, Outcome, bind, judge, judge_staged},
     peer::{Itself, PeerEnd},
     resolve::{Resolved, resolve},
-    service::{backends, named_services, service_at},
+    service::{backends, named_services},
     words::{rule_name, why},
 };
 use crate::{
@@ -116,7 +116,7 @@ pub struct NoSuchWorkload(pub ResourceId);
 /// An end names a workload that is not there.
 pub fn evaluate(resources: &Resources, context: &Context, question: &Question) -> Result<Explanation, NoSuchWorkload> {
     if let End::Address(address) = &question.to
-        && let Some(service) = service_at(resources, *address)
+        && let Some(service) = resources.service_at(address)
     {
         return evaluate_service(resources, context, &question.from, service, (question.protocol, question.port));
     }

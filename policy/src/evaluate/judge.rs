@@ -108,9 +108,11 @@ impl Outcome<'_> {
 /// The policies that select a workload, in order of id: by namespace (their own, or those they name) and by labels. What has
 /// expired selects nothing.
 pub fn bind<'a>(resources: &'a Resources, workload: &Member<'_>, now: Timestamp) -> Vec<Bound<'a>> {
-    let in_force = resources.policies().filter(|(_, policy)| policy.in_force(now));
+    let in_force = resources.policies_about(workload.namespace).filter(|(_, policy)| policy.in_force(now));
     let selecting = in_force.filter(|(resource, policy)| selects(resource.id(), policy, workload));
-    selecting.map(|(resource, policy)| Bound { id: resource.id(), policy }).collect()
+    let mut bound: Vec<_> = selecting.map(|(resource, policy)| Bound { id: resource.id(), policy }).collect();
+    bound.sort_by_key(|bound| bound.id);
+    bound
 }
 
 /// Whether a policy applies to a workload.

@@ -12,11 +12,9 @@ mod service;
 mod tiers;
 mod words;
 
-pub use entity::{entity_of, entity_of_range, loopback};
+pub use entity::{entity_matches, entity_of, entity_of_range, loopback};
 pub use explain::{Answer, End, Explanation, NoSuchWorkload, Question, Staged, evaluate, evaluate_service};
-pub use judge::{
-    Bound, Local, Outcome, RulePlace, bind, isolating_sockets, judge, judge_staged, judge_unmatched, selects,
-};
+pub use judge::{Bound, Local, Outcome, RulePlace, bind, isolating_sockets, judge, judge_staged, judge_unmatched};
 pub use peer::{Member, NodeEnd, PeerEnd, block_holds, peer_matches, port_matches};
 pub use resolve::resolve;
 pub use service::is_behind;

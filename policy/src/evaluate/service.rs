@@ -10,10 +10,9 @@ use weir_common::addr::{Addr, Protocol};
 
 use super::{explain::End, judge::Bound};
 use crate::{
-    id::ResourceId,
+    id::{Kind, ResourceId},
     model::{
-        Endpoint, EndpointSlice, Labels, Peer, Resource, Resources, Service, ServicePort, ServiceRef, Spec, TargetPort,
-        Workload,
+        Endpoint, EndpointSlice, Labels, Peer, Resource, Resources, ServicePort, ServiceRef, Spec, TargetPort, Workload,
     },
 };
 
@@ -26,7 +25,7 @@ pub struct Backend {
 /// What is behind one port of a service: what its endpoint slices list, if there are any; else the pods with its labels, in
 /// order of their ids.
 pub fn backends(resources: &Resources, id: &ResourceId, protocol: Protocol, port: u16) -> Vec<Backend> {
-    let Some(service) = service(resources, id) else { return Vec::new() };
+    let Some(service) = resources.service(id) else { return Vec::new() };
     let called = || service.ports.iter().filter(move |known| known.protocol == protocol && known.port == port);
     let name = ServiceRef { namespace: id.namespace.clone(), name: id.name.clone() };
     let slices: Vec<_> = resources.slices_of(&name).collect();
@@ -35,7 +34,8 @@ pub fn backends(resources: &Resources, id: &ResourceId, protocol: Protocol, port
     }
     let Some(selector) = &service.selector else { return Vec::new() };
     let mut found = Vec::new();
-    for resource in resources.iter().filter(|resource| has_labels(resource, &id.namespace, selector)) {
+    let pods = [Kind::Workload, Kind::Pod].into_iter().flat_map(|kind| resources.in_namespace(kind, &id.namespace));
+    for resource in pods.filter(|resource| has_labels(resource, &id.namespace, selector)) {
         let Spec::Workload(workload) = resource.spec() else { continue };
         let targets = called().filter_map(|port| target(workload, &port.target, protocol));
         found.extend(targets.map(|port| Backend { end: End::Workload(resource.id().clone()), port }));
@@ -51,7 +51,7 @@ pub fn is_behind(
     workload: Option<&Resource>,
     address: Option<&Addr>,
 ) -> bool {
-    match service(resources, &name.id()).map(|service| &service.selector) {
+    match resources.service(&name.id()).map(|service| &service.selector) {
         None => false,
         Some(Some(selector)) => workload.is_some_and(|workload| has_labels(workload, &name.namespace, selector)),
         Some(None) => {
@@ -79,19 +79,6 @@ const fn service_of(peer: &Peer) -> Option<&ServiceRef> {
         Peer::Workloads { .. } | Peer::IpBlock { .. } | Peer::Entity { .. } | Peer::Nodes { .. } | Peer::Unknown => {
             None
         }
-    }
-}
-
-fn service<'a>(resources: &'a Resources, id: &ResourceId) -> Option<&'a Service> {
-    match resources.get(id)?.spec() {
-        Spec::Service(service) => Some(service),
-        Spec::Workload(_)
-        | Spec::Policy(_)
-        | Spec::RateLimit(_)
-        | Spec::AddressSet(_)
-        | Spec::Namespace
-        | Spec::Node(_)
-        | Spec::EndpointSlice(_) => None,
     }
 }
 
@@ -135,10 +122,4 @@ fn target(workload: &Workload, target: &TargetPort, protocol: Protocol) -> Optio
             named.find(|port| port.name == *name && port.protocol == protocol).map(|port| port.port)
         }
     }
-}
-
-/// The Service that owns an address of the cluster.
-pub fn service_at(resources: &Resources, address: Addr) -> Option<&ResourceId> {
-    let owns = |(_, service): &(&Resource, &Service)| service.addresses.contains(&address);
-    resources.services().find(owns).map(|(resource, _)| resource.id())
 }

@@ -6,9 +6,9 @@
 use std::collections::BTreeSet;
 
 use serde::{Serialize, Serializer};
-use weir_common::addr::{Addr, Protocol};
+use weir_common::addr::Addr;
 
-use super::{Mode, PortMatch, Prefix, Selector, ip};
+use super::{ContainerPort, Mode, PortMatch, Prefix, Selector, ip};
 
 /// Where a workload runs.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
@@ -22,23 +22,12 @@ pub struct Workload {
     /// Of a pod: the node it runs on.
     #[serde(skip)]
     pub node: Option<String>,
-    /// Of a pod: its ports that have a name.
-    #[serde(skip)]
+    /// Its ports that have a name.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
     pub ports: Vec<ContainerPort>,
     /// Of a pod: it shares its node's addresses, and counts as its node.
     #[serde(skip)]
     pub host_network: bool,
-}
-
-/// A port as its pod names it.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct ContainerPort {
-    /// The name.
-    pub name: String,
-    /// The protocol.
-    pub protocol: Protocol,
-    /// The number.
-    pub port: u16,
 }
 
 /// A machine of the cluster.

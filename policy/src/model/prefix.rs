@@ -57,6 +57,12 @@ impl Prefix {
         self.bits <= other.bits && other.addr.masked(self.bits.into()) == self.addr
     }
 
+    /// Whether `other` is a smaller prefix inside it, of the same family.
+    #[must_use]
+    pub fn is_larger_than(&self, other: &Self) -> bool {
+        self.bits < other.bits && self.is_v4() == other.is_v4() && self.covers(other)
+    }
+
     /// First and last address, as numbers.
     #[must_use]
     pub const fn range(&self) -> (u128, u128) {

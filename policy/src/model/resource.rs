@@ -1,16 +1,14 @@
 //! Lives: host.
 //! Called by: `parse`, which makes resources; the agent, which stores them and gives them back as YAML.
 //! May touch: nothing.
-//! Never: writes YAML that `parse` would read as something else (tested for every case in the tables).
+//! Never: forgets where a document was read; faults that show late need it.
 
 use std::sync::Arc;
-
-use serde::Serialize;
 
 use crate::{
     fault::Place,
     id::{Kind, ResourceId},
-    model::{AddressSet, EndpointSlice, Labels, Node, Peer, Policy, PortMatch, RateLimit, Rule, Service, Workload},
+    model::{AddressSet, EndpointSlice, Labels, Node, Policy, RateLimit, Service, Workload, yaml},
 };
 
 /// The `apiVersion` of the native kinds.
@@ -25,6 +23,16 @@ pub struct Resource {
     spec: Spec,
     /// The document of a kind that is not ours, to give it back as it came.
     text: Option<Arc<str>>,
+    remarks: Vec<Remark>,
+}
+
+/// What was odd about a document when it was read, and cannot be told from what it says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Remark {
+    /// The field, as in faults.
+    pub field: String,
+    /// What is odd, as a sentence without its subject.
+    pub text: String,
 }
 
 /// What a document says.
@@ -71,13 +79,20 @@ impl Resource {
     #[must_use]
     pub fn new(namespace: &str, name: &str, labels: Labels, spec: Spec, origin: Origin) -> Self {
         let namespace = if spec.kind().namespaced() { namespace } else { "" };
-        Self { id: ResourceId::new(spec.kind(), namespace, name), origin, labels, spec, text: None }
+        Self {
+            id: ResourceId::new(spec.kind(), namespace, name),
+            origin,
+            labels,
+            spec,
+            text: None,
+            remarks: Vec::new(),
+        }
     }
 
     /// A resource of another project's kind, which keeps its `text`.
     #[must_use]
     pub fn foreign(id: ResourceId, labels: Labels, spec: Spec, origin: Origin, text: &str) -> Self {
-        Self { id, origin, labels, spec, text: Some(text.into()) }
+        Self { id, origin, labels, spec, text: Some(text.into()), remarks: Vec::new() }
     }
 
     /// The same pod or workload, running here in this cgroup. Documents of pods do not say so; the node knows.
@@ -87,6 +102,18 @@ impl Resource {
             workload.cgroup = Some(cgroup.to_owned());
         }
         self
+    }
+
+    /// The same, with what was odd about it.
+    #[must_use]
+    pub fn with_remarks(self, remarks: Vec<Remark>) -> Self {
+        Self { remarks, ..self }
+    }
+
+    /// What was odd about it.
+    #[must_use]
+    pub fn remarks(&self) -> &[Remark] {
+        &self.remarks
     }
 
     /// Its name.
@@ -113,24 +140,11 @@ impl Resource {
         &self.origin
     }
 
-    /// The document in canonical form: defaults written out, keys in a fixed order.
+    /// The document in canonical form: defaults written out, keys in a fixed order. One of another project's kind is given back
+    /// as it came.
     #[must_use]
     pub fn to_yaml(&self) -> String {
-        if let Some(text) = &self.text {
-            return text.to_string();
-        }
-        let spec = match &self.spec {
-            Spec::Workload(workload) => SpecOut::Workload(workload),
-            Spec::Policy(policy) => SpecOut::Policy(PolicyOut::new(policy)),
-            Spec::RateLimit(limit) => SpecOut::RateLimit(limit),
-            Spec::AddressSet(set) => SpecOut::AddressSet(set),
-            // Always foreign, so they have their text.
-            Spec::Namespace | Spec::Node(_) | Spec::Service(_) | Spec::EndpointSlice(_) => return String::new(),
-        };
-        let metadata = Metadata { name: &self.id.name, namespace: &self.id.namespace, labels: &self.labels };
-        let document = Document { api_version: API_VERSION, kind: self.id.kind.name(), metadata, spec };
-        // Writing into a string fails only for types YAML has no form for, and there are none above.
-        serde_saphyr::to_string(&document).unwrap_or_default()
+        self.text.as_ref().map_or_else(|| yaml::text(self), ToString::to_string)
     }
 }
 
@@ -149,82 +163,4 @@ impl Spec {
             Self::EndpointSlice(_) => Kind::EndpointSlice,
         }
     }
-}
-
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-struct Document<'a> {
-    api_version: &'static str,
-    kind: &'static str,
-    metadata: Metadata<'a>,
-    spec: SpecOut<'a>,
-}
-
-#[derive(Serialize)]
-struct Metadata<'a> {
-    name: &'a str,
-    #[serde(skip_serializing_if = "str::is_empty")]
-    namespace: &'a str,
-    #[serde(skip_serializing_if = "Labels::is_empty")]
-    labels: &'a Labels,
-}
-
-#[derive(Serialize)]
-#[serde(untagged)]
-enum SpecOut<'a> {
-    Workload(&'a Workload),
-    Policy(PolicyOut<'a>),
-    RateLimit(&'a RateLimit),
-    AddressSet(&'a AddressSet),
-}
-
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-struct PolicyOut<'a> {
-    workload_selector: &'a crate::model::Selector,
-    priority: u16,
-    policy_types: Vec<&'static str>,
-    mode: &'static str,
-    default_action: &'static str,
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    sockets: Vec<&'static str>,
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    ingress: Vec<RuleOut<'a>>,
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    egress: Vec<RuleOut<'a>>,
-}
-
-impl<'a> PolicyOut<'a> {
-    fn new(policy: &'a Policy) -> Self {
-        let out = |rule: &'a Rule, from, to| RuleOut {
-            name: rule.name.as_deref(),
-            action: rule.action.name(),
-            from,
-            to,
-            ports: &rule.ports,
-        };
-        Self {
-            workload_selector: &policy.workload_selector,
-            priority: policy.priority,
-            policy_types: policy.policy_types.iter().map(|kind| kind.name()).collect(),
-            mode: policy.mode.name(),
-            default_action: policy.default_action.name(),
-            sockets: policy.sockets.iter().map(|socket| socket.name()).collect(),
-            ingress: policy.ingress.iter().map(|rule| out(rule, &rule.peers, &[])).collect(),
-            egress: policy.egress.iter().map(|rule| out(rule, &[], &rule.peers)).collect(),
-        }
-    }
-}
-
-#[derive(Serialize)]
-struct RuleOut<'a> {
-    #[serde(skip_serializing_if = "Option::is_none")]
-    name: Option<&'a str>,
-    action: &'static str,
-    #[serde(skip_serializing_if = "<[Peer]>::is_empty")]
-    from: &'a [Peer],
-    #[serde(skip_serializing_if = "<[Peer]>::is_empty")]
-    to: &'a [Peer],
-    #[serde(skip_serializing_if = "<[PortMatch]>::is_empty")]
-    ports: &'a [PortMatch],
 }

@@ -3,7 +3,9 @@
 //! May touch: the text it is handed.
 //! Never: accepts a document it does not fully understand; stops at the first fault.
 
+mod faults;
 mod fields;
+mod keys;
 mod kube;
 mod nulls;
 mod offline;
@@ -11,6 +13,7 @@ mod policy;
 mod scalars;
 mod selector;
 mod small;
+mod surprises;
 mod text;
 mod yaml;
 
@@ -18,11 +21,13 @@ pub use offline::{Documents, Expectation, OtherKinds, PolicyTest, Written, parse
 
 use std::collections::BTreeMap;
 
-use fields::{Faults, Field, duplicates};
+use faults::Faults;
+use fields::Field;
+use keys::check_keys;
 use yaml::Node;
 
 use crate::{
-    fault::Fault,
+    fault::{Fault, Place},
     id::{Kind, ResourceId},
     model::{API_VERSION, Labels, Origin, Resource, Spec},
 };
@@ -78,11 +83,26 @@ fn documents_of<'t>(
                 }
             }
         }
-        let mut found = faults.into_list();
-        found.sort_by_key(|fault| (fault.line, fault.column));
-        all.append(&mut found);
+        all.append(&mut in_order(source, faults.into_list()));
     }
     if all.is_empty() { Ok(resources) } else { Err(all) }
+}
+
+/// Most faults told of one text: whoever has more has one mistake in a generator, or no good intent.
+const MOST_FAULTS: usize = 1000;
+
+/// Faults in order of their places, and how many there are beyond what is told.
+fn in_order(source: &str, mut found: Vec<Fault>) -> Vec<Fault> {
+    found.sort_by_key(|fault| (fault.line, fault.column));
+    let more = found.len().saturating_sub(MOST_FAULTS);
+    if more > 0 {
+        found.truncate(MOST_FAULTS);
+        let mut rest = Faults::new(source);
+        let place = found.last().map_or_else(Place::default, |last| Place { line: last.line, column: last.column });
+        rest.add(place, "", "", format!("{more} more faults are not told"), "correct the ones above first");
+        found.append(&mut rest.into_list());
+    }
+    found
 }
 
 fn twice(resource: &Resource, first: &Origin, faults: &mut Faults) {
@@ -94,7 +114,7 @@ fn twice(resource: &Resource, first: &Origin, faults: &mut Faults) {
 fn read(source: &str, node: &Node, faults: &mut Faults) -> Option<Resource> {
     let before = faults.len();
     let document = Field { node, path: String::new() };
-    duplicates(&document, faults);
+    check_keys(node, faults);
     let top = document.fields(faults, &["apiVersion", "kind", "metadata", "spec"])?;
     if let Some(version) = top.require(faults, "apiVersion", "write apiVersion: weir.dev/v1alpha1") {
         version.word(faults, &[(API_VERSION, ())]);
@@ -105,21 +125,23 @@ fn read(source: &str, node: &Node, faults: &mut Faults) -> Option<Resource> {
         .and_then(|kind| kind.word(faults, &kinds));
     let metadata =
         top.require(faults, "metadata", "write metadata: {name: ...}").and_then(|field| metadata(&field, kind, faults));
-    let spec = kind.and_then(|kind| spec(kind, &top, faults));
+    let namespace = metadata.as_ref().map_or(DEFAULT_NAMESPACE, |metadata| metadata.namespace.as_str());
+    let spec = kind.and_then(|kind| spec(kind, namespace, &top, faults));
     let (metadata, spec) = (metadata?, spec?);
     let origin = Origin { source: source.to_owned(), place: node.place };
     let resource = Resource::new(&metadata.namespace, &metadata.name, metadata.labels, spec, origin);
+    let resource = resource.with_remarks(faults.take_remarks());
     (faults.len() == before).then_some(resource)
 }
 
-fn spec(kind: Kind, top: &fields::Fields<'_>, faults: &mut Faults) -> Option<Spec> {
+fn spec(kind: Kind, namespace: &str, top: &fields::Fields<'_>, faults: &mut Faults) -> Option<Spec> {
     if kind == Kind::Workload && top.get("spec").is_none() {
         return Some(Spec::Workload(crate::model::Workload::default()));
     }
     let field = top.require(faults, "spec", "write what the document is about under spec:")?;
     match kind {
         Kind::Workload => small::workload(&field, faults).map(Spec::Workload),
-        Kind::Policy => policy::policy(&field, faults).map(Spec::Policy),
+        Kind::Policy => policy::policy(&field, namespace, faults).map(Spec::Policy),
         Kind::RateLimit => small::rate_limit(&field, faults).map(Spec::RateLimit),
         Kind::AddressSet => small::address_set(&field, faults).map(Spec::AddressSet),
         // Of other API versions, which `kube` reads.

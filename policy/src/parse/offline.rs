@@ -5,7 +5,7 @@
 
 use super::{
     Faults, Field, documents_of,
-    fields::{Fields, duplicates},
+    fields::Fields,
     scalars::subdomain,
     yaml::{Node, Value},
 };
@@ -152,7 +152,6 @@ fn word<'n>(node: &'n Node, name: &str) -> Option<&'n str> {
 
 fn policy_test(source: &str, node: &Node, faults: &mut Faults) -> Option<PolicyTest> {
     let document = Field { node, path: String::new() };
-    duplicates(&document, faults);
     let top = document.fields(faults, &["apiVersion", "kind", "metadata", "spec"])?;
     if let Some(version) = top.require(faults, "apiVersion", "write apiVersion: weir.dev/v1alpha1") {
         version.word(faults, &[(API_VERSION, ())]);

@@ -7,8 +7,11 @@ use std::net::IpAddr;
 
 use weir_common::addr::{Addr, Protocol};
 
-use super::fields::{Faults, Field};
-use crate::model::{PROTOCOLS, Prefix, V4_BITS, addr, ip};
+use super::{
+    faults::Faults,
+    fields::{Field, Fields},
+};
+use crate::model::{PROTOCOLS, Prefix, Timestamp, V4_BITS, addr, ip};
 
 /// RFC 1123 label: the longest name part of the domain name system.
 const LABEL: usize = 63;
@@ -158,6 +161,20 @@ fn not_mapped(field: &Field<'_>, address: IpAddr, faults: &mut Faults) -> Option
         return None;
     }
     Some(address)
+}
+
+/// `expiresAt`, if it is there.
+pub fn expiry(fields: &Fields<'_>, faults: &mut Faults) -> Option<Timestamp> {
+    let field = fields.get("expiresAt")?;
+    let time = field.text(faults)?.parse();
+    if time.is_err() {
+        field.fault(
+            faults,
+            "not a date and time with an offset (RFC 3339)",
+            "write one such as 2026-12-24T18:00:00Z or 2026-12-24T19:00:00+01:00",
+        );
+    }
+    time.ok()
 }
 
 /// A protocol by name or number.

@@ -6,8 +6,9 @@
 use std::collections::BTreeSet;
 
 use super::{
-    fields::{Faults, Field, Fields},
-    policy::{ports, word},
+    faults::Faults,
+    fields::{Field, Fields},
+    policy::{named_ports, numbered_ports, word},
     scalars,
     selector::selector,
 };
@@ -15,7 +16,7 @@ use crate::model::{AddressSet, Client, Mode, Rate, RateLimit, Workload};
 
 /// The spec of a workload.
 pub fn workload(field: &Field<'_>, faults: &mut Faults) -> Option<Workload> {
-    let fields = field.fields(faults, &["cgroup", "addresses"])?;
+    let fields = field.fields(faults, &["cgroup", "addresses", "ports"])?;
     let cgroup = fields.get("cgroup").and_then(|path| cgroup(&path, faults));
     let mut addresses = Vec::new();
     for item in fields.get("addresses").map(|list| list.list(faults)).unwrap_or_default() {
@@ -25,7 +26,7 @@ pub fn workload(field: &Field<'_>, faults: &mut Faults) -> Option<Workload> {
         }
         addresses.push(address);
     }
-    Some(Workload { cgroup, addresses, ..Workload::default() })
+    Some(Workload { cgroup, addresses, ports: named_ports(&fields, faults), ..Workload::default() })
 }
 
 fn cgroup(field: &Field<'_>, faults: &mut Faults) -> Option<String> {
@@ -74,7 +75,7 @@ pub fn rate_limit(field: &Field<'_>, faults: &mut Faults) -> Option<RateLimit> {
     }
     Some(RateLimit {
         workload_selector,
-        ports: ports(&fields, faults),
+        ports: numbered_ports(&fields, faults),
         client: client(&fields, faults),
         packets: rate(&fields, "packets", 1, faults),
         bytes: rate(&fields, "bytes", LARGEST_PACKET, faults),

@@ -39,7 +39,11 @@ pub struct Change {
     pub from: Named,
     /// Who is called.
     pub to: Named,
-    /// How many pairs of ends that is.
+    /// Each of those who open.
+    pub from_ends: Vec<Who>,
+    /// Each of those who are called.
+    pub to_ends: Vec<Who>,
+    /// How many pairs that is, less ends that call themselves and nodes that call their own pods.
     pub pairs: usize,
     /// Which protocols and ports.
     pub ports: PortSet,
@@ -78,9 +82,20 @@ pub fn changes(old: &Resources, new: &Resources, context: &Context) -> Changes {
             ends
         };
         let (from, to) = (ends(&from), ends(&to));
+        let who = |ends: &[usize]| -> Vec<Who> {
+            ends.iter().filter_map(|end| Some(new.parties().get(*end)?.who.clone())).collect()
+        };
         let (ports, was, now) = how;
-        let pairs = new.pairs(&from, &to);
-        list.push(Change { from: names.name(&from), to: names.name(&to), pairs, ports, was, now });
+        list.push(Change {
+            from: names.name(&from),
+            to: names.name(&to),
+            from_ends: who(&from),
+            to_ends: who(&to),
+            pairs: new.pairs(&from, &to),
+            ports,
+            was,
+            now,
+        });
     }
     list.sort_by(|a, b| (&a.to.long, &a.from.long, &a.ports).cmp(&(&b.to.long, &b.from.long, &b.ports)));
     Changes {

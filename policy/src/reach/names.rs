@@ -91,7 +91,7 @@ impl<'p> Names<'p> {
         }
         Named {
             short: parts.iter().map(|part| part.short.as_str()).collect::<Vec<_>>().join(", "),
-            long: parts.iter().map(|part| part.long.as_str()).collect::<Vec<_>>().join(" and "),
+            long: sentence(&parts.iter().map(|part| part.long.as_str()).collect::<Vec<_>>()),
         }
     }
 
@@ -154,6 +154,14 @@ impl<'p> Names<'p> {
                 Named { short: format!("node:{names}"), long: format!("{count} nodes ({names})") }
             }
         }
+    }
+}
+
+/// "a, b and c".
+fn sentence(parts: &[&str]) -> String {
+    match parts.split_last() {
+        Some((last, rest)) if !rest.is_empty() => format!("{} and {last}", rest.join(", ")),
+        _ => parts.concat(),
     }
 }
 

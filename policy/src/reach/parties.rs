@@ -70,8 +70,11 @@ pub fn parties(resources: &Resources, context: &Context, boundaries: &BTreeSet<P
     let host = context.host_addresses.iter().find(|address| !of_cluster(resources, address));
     parties.extend(host.map(|address| bare(Who::Host, *address)));
     // What is loopback is no end of a connection between two.
-    let outside = regions(boundaries, &owned).into_iter().filter(|region| !is_loopback(&region.address));
-    parties.extend(outside.map(|region| bare(Who::Outside(region.prefix), region.address)));
+    let mut outside = regions(boundaries, &owned);
+    outside.retain(|region| !is_loopback(&region.address));
+    // The widest first, and IPv4 before IPv6.
+    outside.sort_by_key(|region| (region.prefix != Prefix::V4, region.prefix.bits > 0, region.prefix));
+    parties.extend(outside.into_iter().map(|region| bare(Who::Outside(region.prefix), region.address)));
     parties
 }
 

@@ -12,8 +12,8 @@ use weir_common::{
     verdict::{Direction, Reason, Verdict},
 };
 use weir_policy::{
-    Answer, Compiled, Context, End, Explanation, Kind, PROTOCOLS, Question, ResourceId, Resources, Spec, Timestamp,
-    addr, cases::Probe,
+    Answer, Compiled, Context, End, Explanation, Kind, PROTOCOLS, Question, ResourceId, Resources, Spec, addr,
+    cases::Probe,
 };
 
 /// The node of every test: one host address, unknown workloads denied.
@@ -23,7 +23,7 @@ pub fn context() -> Context {
         unknown: Verdict::Deny,
         host_addresses: vec![address("10.0.0.1"), address("fd00::1"), address("127.0.0.1")],
         tick_ns: 4_000_000,
-        now: Timestamp(0),
+        now: "2026-11-22T12:00:00Z".parse().unwrap(),
     }
 }
 

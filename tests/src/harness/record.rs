@@ -29,6 +29,7 @@ pub struct Record {
     #[serde(deserialize_with = "or_default")]
     pub remote: End,
     pub protocol: String,
+    pub icmp_type: Option<u8>,
     pub process: Option<Process>,
     pub cgroup: String,
     pub cookie: u64,

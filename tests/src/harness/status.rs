@@ -65,6 +65,8 @@ pub struct Counter {
     pub recorded: u64,
     #[serde(default)]
     pub lost: u64,
+    #[serde(default)]
+    pub quiet: u64,
 }
 
 /// weir.v1.ExporterStatus.
@@ -125,11 +127,11 @@ impl Status {
         let mut found = Vec::new();
         for counter in &self.agent.counters {
             let name = format!("{}/{}/{}", counter.hook, counter.verdict, counter.reason);
-            let (decided, recorded, lost) = (counter.decided, counter.recorded, counter.lost);
+            let Counter { decided, recorded, lost, quiet, .. } = *counter;
             let collected = left.remove(&name).unwrap_or(0);
-            if decided != recorded + lost || recorded != collected {
+            if decided != recorded + lost + quiet || recorded != collected {
                 found.push(format!(
-                    "{name}: decided {decided}, recorded {recorded}, lost {lost}, collected {collected}"
+                    "{name}: decided {decided}, recorded {recorded}, lost {lost}, quiet {quiet}, collected {collected}"
                 ));
             }
         }
@@ -166,7 +168,7 @@ mod tests {
     fn status(decided: u64, recorded: u64, lost: u64, collected: &[(&str, u64)]) -> Status {
         let counter = serde_json::json!({
             "hook": "connect", "verdict": "deny", "reason": "default",
-            "decided": decided, "recorded": recorded, "lost": lost,
+            "decided": decided, "recorded": recorded, "lost": lost, "quiet": 0,
         });
         let decisions: BTreeMap<&str, u64> = collected.iter().copied().collect();
         let node = |boot: &str, decisions| serde_json::json!({"node": "n", "bootId": boot, "decisions": decisions});

@@ -8,10 +8,12 @@
 
 mod cases;
 mod closing;
+mod icmp;
 mod kinds;
 mod lifecycle;
 mod limits;
 mod policies;
+mod quiet;
 mod rows;
 mod stage;
 mod tls;
@@ -35,6 +37,8 @@ fn main() -> anyhow::Result<()> {
         verdicts::trials(),
         cases::trials(),
         kinds::trials(),
+        icmp::trials(),
+        quiet::trials(),
         closing::trials(),
         limits::trials(),
         updates::trials(),

@@ -6,7 +6,8 @@
 use serde::Serialize;
 
 /// Tests that may be marked as ignored, with the reason. Everything else that did not run has failed.
-const MAY_BE_IGNORED: [(&str, &str); 0] = [];
+const MAY_BE_IGNORED: [(&str, &str); 1] =
+    [("slots::one_rule_among_30000_addresses", "a measurement for people, which proves nothing by passing")];
 
 /// What all suites together said.
 #[derive(Default, Serialize)]

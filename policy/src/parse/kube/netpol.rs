@@ -8,7 +8,11 @@ use std::collections::BTreeSet;
 use weir_common::{addr::Protocol, verdict::Direction};
 
 use super::{
-    super::fields::{Faults, Field, Fields},
+    super::{
+        faults::Faults,
+        fields::{Field, Fields},
+        policy::egress_without_rules,
+    },
     parts::{TRANSPORTS, cidr, is_number, number, optional, port_name},
 };
 use crate::model::{Action, IpBlock, Mode, Peer, Policy, PolicyType, PortMatch, PortName, Rule, Socket, Tier};
@@ -23,6 +27,9 @@ pub fn network_policy(field: Option<Field<'_>>, faults: &mut Faults) -> Option<P
     let workload_selector = optional(get("podSelector"), faults);
     let ingress = rules(get("ingress"), Direction::Ingress, faults);
     let egress = rules(get("egress"), Direction::Egress, faults);
+    if let (Some(fields), true) = (&fields, get("policyTypes").is_none_or(|types| types.item_count() == Some(0))) {
+        egress_without_rules(fields, faults);
+    }
     Some(Policy {
         tier: Tier::Namespace,
         namespaces: None,
@@ -115,9 +122,7 @@ fn ip_block(field: &Field<'_>, faults: &mut Faults) -> Option<IpBlock> {
     let mut except = BTreeSet::new();
     for item in fields.get("except").map(|list| list.list(faults)).unwrap_or_default() {
         let Some(inner) = cidr(&item, faults) else { continue };
-        let smaller =
-            outer.is_none_or(|outer| outer.bits < inner.bits && outer.is_v4() == inner.is_v4() && outer.covers(&inner));
-        if !smaller {
+        if !outer.is_none_or(|outer| outer.is_larger_than(&inner)) {
             item.fault(faults, "not a smaller prefix inside the cidr", "write a smaller prefix inside the cidr");
         }
         except.insert(inner);

@@ -5,6 +5,7 @@
 
 mod flood;
 mod kinds;
+mod ping;
 mod tcp;
 mod udp;
 
@@ -57,6 +58,8 @@ enum Verb {
     UdpFlood(flood::Stream),
     /// Send datagrams evenly: never two closer than the rate says
     UdpPaced(flood::Stream),
+    /// Send an ICMP or ICMPv6 message and wait for an echo
+    Ping(ping::Ping),
     /// Open a raw socket
     RawSocket(kinds::Family),
     /// Open an SCTP socket
@@ -130,6 +133,7 @@ fn main() -> Result<()> {
         Verb::UdpExchange(exchange) => exchange.run(),
         Verb::UdpFlood(stream) => stream.run(flood::Pace::CatchUp),
         Verb::UdpPaced(stream) => stream.run(flood::Pace::Even),
+        Verb::Ping(ping) => ping.run(),
         Verb::RawSocket(family) => family.open(kinds::Kind::Raw),
         Verb::SctpSocket(family) => family.open(kinds::Kind::Sctp),
         Verb::MptcpSocket(family) => family.open(kinds::Kind::Mptcp),

@@ -1,82 +1,22 @@
-//! In-kernel test runs: the loaded programs judge packets made here (`BPF_PROG_TEST_RUN`), row by row, and say why in their
-//! counters and records. No namespace, no interface; only a cgroup of the test's own, because the agent's loader wants one.
-
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    reason = "a test's helpers fail by panicking, as its tests do"
-)]
-
-use std::{
-    fs,
-    path::PathBuf,
-    sync::{Mutex, MutexGuard},
-};
+//! Lives: weir-tests, in-kernel test runs of XDP.
+//! Called by: cargo test.
+//! May touch: the bench.
+//! Never: believes the answer alone; counters and records must say the same.
 
 use etherparse::PacketBuilder;
-use weir_agent::kernel::{Events, Kernel, Options, PacketHook, XdpMode, tick_ns};
+use weir_agent::kernel::PacketHook;
 use weir_common::{
-    event::{MergeKey, MergeValue},
     packet::{self, Bytes, Fault},
     verdict::{Hook, Reason, Verdict},
 };
-use weir_policy::{Context, Resources, Timestamp, compile, parse};
+
+use crate::{
+    bench::Bench,
+    frames::{chunk, icmp, sctp, syn, tagged, udp, udp6},
+};
 
 const XDP_DROP: u32 = 1;
 const XDP_PASS: u32 = 2;
-
-/// The programs under one policy. One at a time: the kernel charges test runs of one process against one clock and two CPUs.
-struct Bench {
-    kernel: Kernel,
-    events: Events,
-    cgroup: PathBuf,
-    _one_at_a_time: MutexGuard<'static, ()>,
-}
-
-static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
-
-impl Bench {
-    fn new(name: &str, documents: &str, unknown: Verdict) -> Self {
-        let guard = ONE_AT_A_TIME.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-        let cgroup = weir_tests::world::cgroup::mount()
-            .expect("cgroup2 is mounted")
-            .join(format!("weir-{name}-{}", std::process::id()));
-        fs::create_dir_all(&cgroup).expect("a cgroup of our own; needs root");
-        let options =
-            Options { cgroup_root: cgroup.clone(), interfaces: Vec::new(), xdp_mode: XdpMode::Generic, strict: false };
-        let (mut kernel, events) = Kernel::load(options).unwrap_or_else(|error| panic!("{error}"));
-        let mut resources = Resources::default();
-        for resource in parse("test.yaml", documents).unwrap_or_else(|faults| panic!("{faults:?}")) {
-            let _ = resources.insert(resource);
-        }
-        let context =
-            Context { generation: 7, unknown, host_addresses: Vec::new(), tick_ns: tick_ns(), now: Timestamp(0) };
-        let compiled = compile(&resources, &context).unwrap_or_else(|faults| panic!("{faults:?}"));
-        kernel.install(&compiled).unwrap_or_else(|error| panic!("{error}"));
-        Self { kernel, events, cgroup, _one_at_a_time: guard }
-    }
-
-    fn run(&self, hook: PacketHook, frame: &[u8]) -> u32 {
-        self.kernel.dry_run(hook, frame).unwrap_or_else(|error| panic!("{error}"))
-    }
-
-    fn merged(&mut self) -> Vec<(MergeKey, MergeValue)> {
-        self.events.take_merged().unwrap_or_else(|error| panic!("{error}")).entries
-    }
-
-    fn decided(&self, hook: Hook, verdict: Verdict, reason: Reason) -> u64 {
-        let cells = self.kernel.counters().unwrap_or_else(|error| panic!("{error}"));
-        cells.iter().filter(|c| (c.hook, c.verdict, c.reason) == (hook, verdict, reason)).map(|c| c.decided).sum()
-    }
-}
-
-impl Drop for Bench {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir(&self.cgroup);
-    }
-}
 
 const POLICY: &str = r#"
 apiVersion: weir.dev/v1alpha1
@@ -122,41 +62,6 @@ kind: AddressSet
 metadata: {name: blocked}
 spec: {action: block, addresses: [203.0.113.0/24, "2001:db8:bad::/48"]}
 "#;
-
-fn udp(src: [u8; 4], dst: [u8; 4], port: u16, payload: usize) -> Vec<u8> {
-    let mut frame = Vec::new();
-    let builder = PacketBuilder::ethernet2([2; 6], [4; 6]).ipv4(src, dst, 64).udp(40_000, port);
-    builder.write(&mut frame, &vec![0; payload]).unwrap();
-    frame
-}
-
-fn udp6(src: &str, dst: &str, port: u16) -> Vec<u8> {
-    let octets = |text: &str| text.parse::<std::net::Ipv6Addr>().unwrap().octets();
-    let mut frame = Vec::new();
-    let builder = PacketBuilder::ethernet2([2; 6], [4; 6]).ipv6(octets(src), octets(dst), 64).udp(40_000, port);
-    builder.write(&mut frame, &[0; 16]).unwrap();
-    frame
-}
-
-fn syn(src: [u8; 4], dst: [u8; 4], port: u16, from: u16) -> Vec<u8> {
-    let mut frame = Vec::new();
-    PacketBuilder::ethernet2([2; 6], [4; 6])
-        .ipv4(src, dst, 64)
-        .tcp(from, port, 1, 1000)
-        .syn()
-        .write(&mut frame, &[])
-        .unwrap();
-    frame
-}
-
-fn tagged(frame: &[u8], tags: usize) -> Vec<u8> {
-    let mut out = frame[..12].to_vec();
-    for _ in 0..tags {
-        out.extend([0x81, 0, 0, 7]);
-    }
-    out.extend(&frame[12..]);
-    out
-}
 
 const API: [u8; 4] = [10, 0, 0, 2];
 
@@ -286,7 +191,8 @@ fn what_no_limit_names_is_never_held_back() {
     }
 }
 
-struct Frame<'a>(&'a [u8]);
+/// A frame as the host's parser reads it.
+pub struct Frame<'a>(pub &'a [u8]);
 
 impl Bytes for Frame<'_> {
     fn load<const N: usize>(&self, offset: u32) -> Option<[u8; N]> {
@@ -298,7 +204,7 @@ impl Bytes for Frame<'_> {
 }
 
 /// xorshift64*: enough to vary packets, reproducible from the seed in the failure message.
-fn next(state: &mut u64) -> u64 {
+pub fn next(state: &mut u64) -> u64 {
     *state ^= *state >> 12;
     *state ^= *state << 25;
     *state ^= *state >> 27;
@@ -313,6 +219,10 @@ fn xdp_and_the_host_parser_agree_on_mutated_frames() {
         udp6("fd00::9", "fd00::8", 53),
         syn([10, 0, 9, 9], [10, 0, 9, 8], 80, 9),
         tagged(&syn([10, 0, 9, 9], [10, 0, 9, 8], 80, 9), 1),
+        sctp(("10.0.9.9", 9), ("10.0.9.8", 80), chunk::INIT),
+        sctp(("fd00::9", 9), ("fd00::8", 80), chunk::DATA),
+        icmp("10.0.9.9", "10.0.9.8", 8),
+        icmp("fd00::9", "fd00::8", 128),
     ];
     let mut random = 0x5eed_0001u64;
     let (mut malformed, mut read) = (0, 0);
@@ -336,32 +246,4 @@ fn xdp_and_the_host_parser_agree_on_mutated_frames() {
     }
     assert!(malformed > 1000 && read > 1000, "both answers were tried: {malformed} malformed, {read} read");
     assert_eq!(bench.decided(Hook::Xdp, Verdict::Deny, Reason::Malformed), malformed);
-}
-
-#[test]
-fn socket_hooks_give_an_unknown_workload_the_configured_verdict_and_count_it() {
-    for (unknown, expected) in [(Verdict::Allow, 1), (Verdict::Deny, 0)] {
-        for (hook, place) in [(PacketHook::Ingress, Hook::Ingress), (PacketHook::Egress, Hook::Egress)] {
-            let mut bench = Bench::new("unknown", POLICY, unknown);
-            for _ in 0..3 {
-                assert_eq!(
-                    bench.run(hook, &udp([10, 0, 1, 1], API, 53, 10)),
-                    expected,
-                    "{hook:?}, unknown: {unknown:?}"
-                );
-            }
-            assert_eq!(bench.decided(place, unknown, Reason::UnknownWorkload), 3);
-            assert_eq!(bench.merged().iter().map(|(_, value)| value.count).sum::<u64>(), 3);
-        }
-    }
-}
-
-#[test]
-fn the_object_has_no_way_to_panic() {
-    let object = weir_agent::kernel::object();
-    let file = object::File::parse(object).unwrap();
-    use object::{Object as _, ObjectSymbol as _};
-    let panics: Vec<&str> =
-        file.symbols().filter_map(|s| s.name().ok()).filter(|name| name.contains("panick")).collect();
-    assert!(panics.is_empty(), "a kernel program can panic through {panics:?}");
 }

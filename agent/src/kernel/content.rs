@@ -1,0 +1,255 @@
+//! Lives: agent, user space.
+//! Called by: `generation`, for each generation it installs.
+//! May touch: nothing.
+//! Never: names aya; depends on how a compiled policy keeps its tables, but for the four functions at the end.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{Arc, LazyLock},
+};
+
+use weir_common::{
+    addr::Addr,
+    event::Endpoint,
+    image::{PAGE_WORDS, Page, Section, header},
+};
+use weir_policy::{Compiled, Kind, Prefix, ResourceId};
+
+/// What the maps of a slot are to hold for one generation.
+#[derive(Clone, Debug)]
+pub(super) struct Content {
+    /// The image, with the section that says which identity each workload's number has.
+    pub pages: Vec<Arc<Page>>,
+    identities: Identities,
+    /// The local workloads whose own address it is.
+    owners: BTreeMap<Addr, u32>,
+    /// Identity by prefix, in order of prefix.
+    pub cidrs: Prefixes,
+    /// Rule by blocked prefix, in order of prefix.
+    pub blocked: Prefixes,
+}
+
+/// Identity by address.
+type Identities = BTreeMap<Addr, u32>;
+/// Value by prefix, in order of prefix.
+pub(super) type Prefixes = Vec<(Prefix, u32)>;
+
+/// What has to be done to a map.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Changes<K, V> {
+    /// Keys that must go; first, so that a full map has room.
+    pub gone: Vec<K>,
+    /// Entries that are new or have another value.
+    pub set: Vec<(K, V)>,
+}
+
+static EMPTY_PAGE: LazyLock<Arc<Page>> = LazyLock::new(|| Arc::new(Page::zeroed()));
+
+impl Content {
+    /// What new maps hold.
+    pub(super) fn none() -> Self {
+        Self {
+            pages: Vec::new(),
+            identities: Identities::default(),
+            owners: BTreeMap::new(),
+            cidrs: Prefixes::default(),
+            blocked: Prefixes::default(),
+        }
+    }
+
+    pub(super) fn of(compiled: &Compiled, numbers: &BTreeMap<ResourceId, u32>) -> Self {
+        Self {
+            pages: with_workloads(compiled, numbers),
+            identities: identities(compiled),
+            owners: owners(compiled, numbers),
+            cidrs: cidrs(compiled),
+            blocked: blocked(compiled),
+        }
+    }
+
+    /// The pages that differ from those of `old`, by number. Where one of them has no page, it is empty.
+    pub(super) fn pages_since<'c>(&'c self, old: &'c Self) -> impl Iterator<Item = (u32, &'c Page)> {
+        let all = 0..self.pages.len().max(old.pages.len());
+        all.filter_map(move |index| {
+            let page = |content: &'c Self| content.pages.get(index).unwrap_or(&EMPTY_PAGE);
+            let (new, old) = (page(self), page(old));
+            (!Arc::ptr_eq(new, old) && new != old).then_some((u32::try_from(index).ok()?, &**new))
+        })
+    }
+
+    /// What changes among addresses.
+    pub(super) fn endpoints_since(&self, old: &Self) -> Changes<Addr, Endpoint> {
+        let identities = changes(self.identities.iter(), old.identities.iter());
+        let owners = changes(self.owners.iter(), old.owners.iter());
+        // An address may change in either way, or both.
+        let touched = identities.set.iter().chain(&owners.set).map(|(addr, _)| *addr).chain(owners.gone);
+        let touched: BTreeSet<Addr> = touched.collect();
+        let set = touched.into_iter().filter_map(|addr| Some((addr, self.endpoint(&addr)?)));
+        Changes { gone: identities.gone, set: set.collect() }
+    }
+
+    fn endpoint(&self, addr: &Addr) -> Option<Endpoint> {
+        let identity = *self.identities.get(addr)?;
+        Some(Endpoint { identity, owner: self.owners.get(addr).copied().unwrap_or(0) })
+    }
+}
+
+/// What changes among prefixes.
+pub(super) fn prefixes_since(new: &Prefixes, old: &Prefixes) -> Changes<Prefix, u32> {
+    fn entries(prefixes: &Prefixes) -> impl Iterator<Item = (&Prefix, &u32)> {
+        prefixes.iter().map(|(prefix, value)| (prefix, value))
+    }
+    changes(entries(new), entries(old))
+}
+
+/// The difference of two tables, both in order of their keys.
+fn changes<'c, K, V>(
+    new: impl Iterator<Item = (&'c K, &'c V)>,
+    old: impl Iterator<Item = (&'c K, &'c V)>,
+) -> Changes<K, V>
+where
+    K: Ord + Copy + 'c,
+    V: PartialEq + Copy + 'c,
+{
+    let (mut new, mut old) = (new.peekable(), old.peekable());
+    let mut changes = Changes { gone: Vec::new(), set: Vec::new() };
+    while let Some((key, value)) = new.peek() {
+        match old.peek() {
+            Some((before, _)) if before < key => changes.gone.extend(old.next().map(|(key, _)| *key)),
+            Some((before, was)) if before == key => {
+                if was != value {
+                    changes.set.push((**key, **value));
+                }
+                (_, _) = (new.next(), old.next());
+            }
+            Some(_) | None => changes.set.extend(new.next().map(|(key, value)| (*key, *value))),
+        }
+    }
+    changes.gone.extend(old.map(|(key, _)| *key));
+    changes
+}
+
+/// The compiled image with the section that says which identity each workload number has in this generation.
+fn with_workloads(compiled: &Compiled, numbers: &BTreeMap<ResourceId, u32>) -> Vec<Arc<Page>> {
+    let mut pages = pages(compiled);
+    let entries = numbers.values().max().map_or(0, |highest| highest + 1);
+    let first_page = pages.len() as u64;
+    let mut words = vec![0u64; (entries as usize).div_ceil(2)];
+    for workload in &compiled.workloads {
+        let Some(number) = numbers.get(&workload.id) else { continue };
+        if let Some(word) = words.get_mut(*number as usize / 2) {
+            *word |= u64::from(workload.identity) << (32 * (number & 1));
+        }
+    }
+    let place = (header::SECTIONS + Section::Workloads as u32) as usize;
+    if let Some(word) = pages.first_mut().and_then(|page| Arc::make_mut(page).words.get_mut(place)) {
+        *word = first_page | u64::from(entries) << 32;
+    }
+    pages.extend(words.chunks(PAGE_WORDS).map(|chunk| {
+        let mut page = Page::zeroed();
+        page.words.iter_mut().zip(chunk).for_each(|(to, from)| *to = *from);
+        Arc::new(page)
+    }));
+    pages
+}
+
+/// Pods reach their own addresses, whatever policies say; a native workload that isolates itself means it.
+fn owners(compiled: &Compiled, numbers: &BTreeMap<ResourceId, u32>) -> BTreeMap<Addr, u32> {
+    let pods = compiled.workloads.iter().filter(|workload| workload.id.kind == Kind::Pod);
+    let numbered = pods.filter_map(|pod| Some((pod, *numbers.get(&pod.id)?)));
+    let owned = numbered.flat_map(|(pod, number)| pod.addresses.iter().map(move |addr| (*addr, pod.identity, number)));
+    // An address that the tables give to somebody else, or to nobody (a pod in its host's network), is not its own.
+    let owned = owned.filter(|(addr, identity, _)| compiled.endpoints.get(addr) == Some(identity));
+    owned.map(|(addr, _, number)| (addr, number)).collect()
+}
+
+/// The pages of the image.
+fn pages(compiled: &Compiled) -> Vec<Arc<Page>> {
+    compiled.pages.iter().cloned().map(Arc::new).collect()
+}
+
+/// Identity by exact address.
+fn identities(compiled: &Compiled) -> Identities {
+    compiled.endpoints.clone()
+}
+
+/// Identity by prefix.
+fn cidrs(compiled: &Compiled) -> Prefixes {
+    compiled.cidrs.clone()
+}
+
+/// Rule by blocked prefix.
+fn blocked(compiled: &Compiled) -> Prefixes {
+    compiled.blocked.clone()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn table(entries: &[(u8, u32)]) -> BTreeMap<u8, u32> {
+        entries.iter().copied().collect()
+    }
+
+    #[test]
+    fn a_difference_names_what_goes_and_what_is_new_or_different_and_nothing_else() {
+        type Row<'a> = (&'a [(u8, u32)], &'a [(u8, u32)], &'a [u8], &'a [(u8, u32)]);
+        let rows: [Row<'_>; 7] = [
+            (&[], &[], &[], &[]),
+            (&[], &[(1, 1)], &[], &[(1, 1)]),
+            (&[(1, 1), (2, 2)], &[], &[1, 2], &[]),
+            (&[(1, 1), (3, 3)], &[(1, 1), (3, 3)], &[], &[]),
+            (&[(1, 1), (3, 3)], &[(1, 1), (2, 2), (3, 4)], &[], &[(2, 2), (3, 4)]),
+            (&[(1, 1), (2, 2), (9, 9)], &[(2, 2), (5, 5)], &[1, 9], &[(5, 5)]),
+            (&[(5, 5)], &[(1, 1), (9, 9)], &[5], &[(1, 1), (9, 9)]),
+        ];
+        for (old, new, gone, set) in rows {
+            let (old, new) = (table(old), table(new));
+            let expected = Changes { gone: gone.to_vec(), set: set.to_vec() };
+            assert_eq!(changes(new.iter(), old.iter()), expected, "{old:?} to {new:?}");
+        }
+    }
+
+    fn content(pages: &[u64], identities: &[(u8, u32)], owners: &[(u8, u32)]) -> Content {
+        let page = |first: &u64| {
+            let mut page = Page::zeroed();
+            page.words[0] = *first;
+            Arc::new(page)
+        };
+        let by_addr = |entries: &[(u8, u32)]| entries.iter().map(|(last, value)| (host(*last), *value)).collect();
+        let pages = pages.iter().map(page).collect();
+        Content { pages, identities: by_addr(identities), owners: by_addr(owners), ..Content::none() }
+    }
+
+    fn host(last: u8) -> Addr {
+        Addr::v4([10, 0, 0, last])
+    }
+
+    #[test]
+    fn an_address_is_written_when_its_identity_or_its_owner_changes() {
+        let old = content(&[], &[(1, 16), (2, 16), (3, 17), (4, 17)], &[(1, 1), (2, 2)]);
+        let new = content(&[], &[(1, 16), (2, 16), (3, 18), (4, 17)], &[(1, 1), (4, 2)]);
+        let endpoint = |identity, owner| Endpoint { identity, owner };
+        let expected = Changes {
+            gone: vec![],
+            set: vec![(host(2), endpoint(16, 0)), (host(3), endpoint(18, 0)), (host(4), endpoint(17, 2))],
+        };
+        assert_eq!(new.endpoints_since(&old), expected);
+        let none = content(&[], &[(1, 16)], &[(1, 1)]);
+        assert_eq!(none.endpoints_since(&old).gone, [host(2), host(3), host(4)]);
+        assert_eq!(none.endpoints_since(&old).set, []);
+    }
+
+    #[test]
+    fn pages_that_went_are_emptied() {
+        let (old, new) = (content(&[1, 2, 0, 4], &[], &[]), content(&[1, 3], &[], &[]));
+        let since =
+            |new: &Content, old: &Content| new.pages_since(old).map(|(n, page)| (n, page.words[0])).collect::<Vec<_>>();
+        assert_eq!(since(&new, &old), [(1, 3), (3, 0)]);
+        assert_eq!(since(&old, &new), [(1, 2), (3, 4)]);
+        assert_eq!(since(&old, &Content::none()), [(0, 1), (1, 2), (3, 4)]);
+        assert_eq!(since(&old, &old), []);
+        let equal = content(&[1, 2, 0, 4], &[], &[]);
+        assert_eq!(since(&equal, &old), [], "equal pages need not be the same");
+    }
+}

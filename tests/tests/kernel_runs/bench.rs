@@ -1,0 +1,99 @@
+//! Lives: weir-tests, in-kernel test runs.
+//! Called by: the tests.
+//! May touch: the loaded programs, a cgroup of its own.
+//! Never: two at a time.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    sync::{Mutex, MutexGuard},
+};
+
+use weir_agent::kernel::{CounterCell, Events, Kernel, Options, PacketHook, XdpMode, tick_ns};
+use weir_common::{
+    event::{MergeKey, MergeValue},
+    verdict::{Hook, Reason, Verdict},
+};
+use weir_policy::{Compiled, Context, Kind, ResourceId, Resources, Timestamp, compile, parse};
+
+/// The programs under one policy. One at a time: the kernel charges test runs of one process against one clock and two CPUs.
+pub struct Bench {
+    pub kernel: Kernel,
+    pub events: Events,
+    pub compiled: Compiled,
+    pub cgroup: PathBuf,
+    _one_at_a_time: MutexGuard<'static, ()>,
+}
+
+static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+
+impl Bench {
+    /// Packets at sockets are those of an unknown workload.
+    pub fn new(name: &str, documents: &str, unknown: Verdict) -> Self {
+        let mut bench = Self::bare(name, documents, unknown);
+        let _ = bench.kernel.install(&bench.compiled).unwrap_or_else(|error| panic!("{error}"));
+        bench
+    }
+
+    /// Packets at sockets are those of Workload `default/workload`.
+    pub fn of_workload(name: &str, documents: &str, workload: &str) -> Self {
+        let mut bench = Self::bare(name, documents, Verdict::Deny);
+        let id = ResourceId::new(Kind::Workload, "default", workload);
+        bench.kernel.install_for_dry_runs(&bench.compiled, &id).unwrap_or_else(|error| panic!("{error}"));
+        bench
+    }
+
+    fn bare(name: &str, documents: &str, unknown: Verdict) -> Self {
+        let guard = ONE_AT_A_TIME.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let cgroup = weir_tests::world::cgroup::mount()
+            .expect("cgroup2 is mounted")
+            .join(format!("weir-{name}-{}", std::process::id()));
+        fs::create_dir_all(&cgroup).expect("a cgroup of our own; needs root");
+        let (kernel, events) = load(&cgroup);
+        Self { kernel, events, compiled: compiled(documents, unknown), cgroup, _one_at_a_time: guard }
+    }
+
+    /// A second kernel side over the same cgroup.
+    pub fn another(&self) -> Kernel {
+        load(&self.cgroup).0
+    }
+
+    pub fn run(&self, hook: PacketHook, frame: &[u8]) -> u32 {
+        self.kernel.dry_run(hook, frame).unwrap_or_else(|error| panic!("{error}"))
+    }
+
+    pub fn merged(&mut self) -> Vec<(MergeKey, MergeValue)> {
+        self.events.take_merged().unwrap_or_else(|error| panic!("{error}")).entries
+    }
+
+    pub fn decided(&self, hook: Hook, verdict: Verdict, reason: Reason) -> u64 {
+        self.counted(hook, verdict, reason).map_or(0, |cell| cell.decided)
+    }
+
+    pub fn counted(&self, hook: Hook, verdict: Verdict, reason: Reason) -> Option<CounterCell> {
+        let cells = self.kernel.counters().unwrap_or_else(|error| panic!("{error}"));
+        cells.into_iter().find(|cell| (cell.hook, cell.verdict, cell.reason) == (hook, verdict, reason))
+    }
+}
+
+fn load(cgroup: &Path) -> (Kernel, Events) {
+    let options =
+        Options { cgroup_root: cgroup.to_owned(), interfaces: Vec::new(), xdp_mode: XdpMode::Generic, strict: false };
+    Kernel::load(options).unwrap_or_else(|error| panic!("{error}"))
+}
+
+/// Generation 7 of `documents`.
+pub fn compiled(documents: &str, unknown: Verdict) -> Compiled {
+    let mut resources = Resources::default();
+    for resource in parse("test.yaml", documents).unwrap_or_else(|faults| panic!("{faults:?}")) {
+        let _ = resources.insert(resource);
+    }
+    let context = Context { generation: 7, unknown, host_addresses: Vec::new(), tick_ns: tick_ns(), now: Timestamp(0) };
+    compile(&resources, &context).unwrap_or_else(|faults| panic!("{faults:?}"))
+}
+
+impl Drop for Bench {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir(&self.cgroup);
+    }
+}

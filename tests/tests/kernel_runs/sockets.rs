@@ -1,0 +1,266 @@
+//! Lives: weir-tests, in-kernel test runs of the socket hooks.
+//! Called by: cargo test.
+//! May touch: the bench.
+//! Never: believes the answer alone; counters must name the reason, and the host must decide the same.
+
+use weir_agent::kernel::PacketHook::{self, Egress, Ingress};
+use weir_common::{
+    addr::Port,
+    decide::{Image, Query},
+    packet::{self, Packet},
+    verdict::{
+        Direction, Hook, Reason,
+        Verdict::{self, Allow, Deny},
+    },
+};
+use weir_policy::{Kind, ResourceId};
+
+use crate::{
+    bench::Bench,
+    edge::Frame,
+    frames::{chunk, icmp, ip, sctp, udp},
+};
+
+#[test]
+fn socket_hooks_give_an_unknown_workload_the_configured_verdict_and_count_it() {
+    for (unknown, expected) in [(Verdict::Allow, 1), (Verdict::Deny, 0)] {
+        for (hook, place) in [(PacketHook::Ingress, Hook::Ingress), (PacketHook::Egress, Hook::Egress)] {
+            let mut bench = Bench::new("unknown", "", unknown);
+            for _ in 0..3 {
+                assert_eq!(
+                    bench.run(hook, &udp([10, 0, 1, 1], [10, 0, 0, 2], 53, 10)),
+                    expected,
+                    "{hook:?}, unknown: {unknown:?}"
+                );
+            }
+            assert_eq!(bench.decided(place, unknown, Reason::UnknownWorkload), 3);
+            assert_eq!(bench.merged().iter().map(|(_, value)| value.count).sum::<u64>(), 3);
+        }
+    }
+}
+
+const DOCUMENTS: &str = r#"
+apiVersion: weir.dev/v1alpha1
+kind: Workload
+metadata: {name: api, labels: {app: api}}
+spec: {cgroup: api, addresses: [10.0.0.2, "fd00::2"]}
+---
+apiVersion: weir.dev/v1alpha1
+kind: Workload
+metadata: {name: web, labels: {app: web}}
+spec: {addresses: [10.0.0.3, "fd00::3"]}
+---
+apiVersion: weir.dev/v1alpha1
+kind: Policy
+metadata: {name: api}
+spec:
+  workloadSelector: {matchLabels: {app: api}}
+  policyTypes: [Ingress, Egress]
+  defaultAction: deny
+  ingress:
+  - from: [{workloadSelector: {matchLabels: {app: web}}}]
+    ports:
+    - {protocol: SCTP, port: 5000, endPort: 5010}
+    - {protocol: ICMP, type: echo-request}
+    - {protocol: ICMPv6, type: 128}
+  egress:
+  - to: [{workloadSelector: {matchLabels: {app: web}}}]
+    ports:
+    - {protocol: SCTP, port: 6000}
+    - {protocol: ICMP, type: 8}
+    - {protocol: ICMPv6, type: echo-request}
+"#;
+
+const API: &str = "10.0.0.2";
+const WEB: &str = "10.0.0.3";
+const API6: &str = "fd00::2";
+const WEB6: &str = "fd00::3";
+const STRANGER: &str = "192.0.2.1";
+
+/// Name, hook, frame, verdict, reason.
+type Row<'a> = (&'a str, PacketHook, Vec<u8>, Verdict, Reason);
+
+fn check(bench: &Bench, rows: &[Row<'_>]) {
+    for (name, hook, frame, verdict, reason) in rows {
+        let place = if *hook == Ingress { Hook::Ingress } else { Hook::Egress };
+        let before = bench.decided(place, *verdict, *reason);
+        assert_eq!(bench.run(*hook, frame), u32::from(verdict.passes()), "{name}");
+        assert_eq!(bench.decided(place, *verdict, *reason), before + 1, "{name}: {verdict:?} by {reason:?}");
+    }
+}
+
+#[test]
+fn sctp_is_judged_by_its_ports_and_an_opening_is_never_an_answer() {
+    let bench = Bench::of_workload("sctp", DOCUMENTS, "api");
+    let incoming = |from, to, kind| sctp((WEB, from), (API, to), kind);
+    let outgoing = |from, to, kind| sctp((API, from), (WEB, to), kind);
+    let cut = |length: usize| ip(WEB, API, 132, &sctp((WEB, 1), (API, 5000), chunk::INIT)[34..34 + length]);
+    let mut short_chunk = incoming(1, 5000, chunk::DATA);
+    short_chunk[34 + 15] = 3;
+    check(
+        &bench,
+        &[
+            ("first port of the range", Ingress, incoming(40_000, 5000, chunk::INIT), Allow, Reason::Rule),
+            ("last port of the range", Ingress, incoming(40_000, 5010, chunk::DATA), Allow, Reason::Rule),
+            ("below the range", Ingress, incoming(40_000, 4999, chunk::INIT), Deny, Reason::Default),
+            ("above the range", Ingress, incoming(40_000, 5011, chunk::INIT), Deny, Reason::Default),
+            ("another peer", Ingress, sctp((STRANGER, 1), (API, 5000), chunk::INIT), Deny, Reason::Default),
+            ("IPv6", Ingress, sctp((WEB6, 1), (API6, 5000), chunk::INIT), Allow, Reason::Rule),
+            ("an answer", Ingress, incoming(6000, 40_000, chunk::DATA), Allow, Reason::Reply),
+            (
+                "an opening from the port that is asked",
+                Ingress,
+                incoming(6000, 40_000, chunk::INIT),
+                Deny,
+                Reason::Default,
+            ),
+            ("from a port that is not asked", Ingress, incoming(6001, 40_000, chunk::DATA), Deny, Reason::Default),
+            ("asking", Egress, outgoing(40_000, 6000, chunk::INIT), Allow, Reason::Rule),
+            ("asking elsewhere", Egress, outgoing(40_000, 6001, chunk::INIT), Deny, Reason::Default),
+            ("answering", Egress, outgoing(5000, 40_000, chunk::DATA), Allow, Reason::Reply),
+            (
+                "opening from the port that is served",
+                Egress,
+                outgoing(5000, 40_000, chunk::INIT),
+                Deny,
+                Reason::Default,
+            ),
+            ("the header alone", Ingress, cut(12), Deny, Reason::Malformed),
+            ("half a chunk header", Ingress, cut(15), Deny, Reason::Malformed),
+            ("a chunk header and no more", Ingress, cut(16), Allow, Reason::Rule),
+            ("a chunk shorter than its header", Ingress, short_chunk, Deny, Reason::Malformed),
+        ],
+    );
+}
+
+#[test]
+fn icmp_is_judged_by_its_type_and_answers_by_the_type_they_answer() {
+    let mut bench = Bench::of_workload("icmp", DOCUMENTS, "api");
+    check(
+        &bench,
+        &[
+            ("echo request in", Ingress, icmp(WEB, API, 8), Allow, Reason::Rule),
+            ("echo request out", Egress, icmp(API, WEB, 8), Allow, Reason::Rule),
+            ("echo reply in", Ingress, icmp(WEB, API, 0), Allow, Reason::Reply),
+            ("echo reply out", Egress, icmp(API, WEB, 0), Allow, Reason::Reply),
+            ("unreachable in", Ingress, icmp(WEB, API, 3), Allow, Reason::Reply),
+            ("time exceeded, of a stranger", Ingress, icmp(STRANGER, API, 11), Deny, Reason::Default),
+            ("timestamp request in", Ingress, icmp(WEB, API, 13), Deny, Reason::Default),
+            ("timestamp request out", Egress, icmp(API, WEB, 13), Deny, Reason::Default),
+            ("timestamp reply in", Ingress, icmp(WEB, API, 14), Deny, Reason::Default),
+            ("echo request of a stranger", Ingress, icmp(STRANGER, API, 8), Deny, Reason::Default),
+            ("IPv6 echo request in", Ingress, icmp(WEB6, API6, 128), Allow, Reason::Rule),
+            ("IPv6 echo reply in", Ingress, icmp(WEB6, API6, 129), Allow, Reason::Reply),
+            ("IPv6 packet too big in", Ingress, icmp(WEB6, API6, 2), Allow, Reason::Reply),
+            ("IPv6 echo request out", Egress, icmp(API6, WEB6, 128), Allow, Reason::Rule),
+            ("IPv6 router advertisement in", Ingress, icmp(WEB6, API6, 134), Deny, Reason::Default),
+            ("a header cut short", Ingress, ip(WEB, API, 1, &[8, 0, 0]), Deny, Reason::Malformed),
+        ],
+    );
+    let asked = bench.merged().into_iter().filter(|(key, _)| key.reason == Reason::Rule as u8);
+    for (key, _) in asked {
+        let (called, other) = match key.direction {
+            direction if direction == Direction::Ingress as u8 => (key.local_port, key.remote_port),
+            _ => (key.remote_port, key.local_port),
+        };
+        let request = if key.protocol == 1 { 8 } else { 128 };
+        assert_eq!((called, other), (Port::new(request), Port::new(0)), "the type is in the record: {key:?}");
+    }
+}
+
+/// What the hook must answer, told by the host's decisions alone.
+fn reference(bench: &Bench, direction: Direction, packet: &Packet) -> bool {
+    let image = Image::open(&bench.compiled).unwrap();
+    let api = ResourceId::new(Kind::Workload, "default", "api");
+    let local = bench.compiled.workloads.iter().find(|workload| workload.id == api).unwrap().identity;
+    let (remote, back) = match direction {
+        Direction::Ingress => (packet.src, Direction::Egress),
+        Direction::Egress => (packet.dst, Direction::Ingress),
+    };
+    let ask = |direction, port: Port| {
+        image.decide(&Query { local, direction, remote, protocol: packet.protocol, port: port.number() })
+    };
+    let answered = |asked| {
+        let decision = ask(back, asked);
+        // What nobody's rule let in may be answered only by those who were asked, which a packet alone does not tell.
+        decision.verdict.passes() && (back == Direction::Egress || decision.reason == Reason::Rule)
+    };
+    ask(direction, packet.dst_port).verdict.passes() || packet.answers().is_some_and(answered)
+}
+
+#[test]
+fn hooks_and_host_decide_alike_for_every_icmp_type_and_the_edges_of_sctp_ports() {
+    let bench = Bench::of_workload("alike", DOCUMENTS, "api");
+    let mut frames = Vec::new();
+    for kind in 0..=u8::MAX {
+        for (from, to) in [(WEB, API), (API, WEB), (WEB6, API6), (API6, WEB6), (STRANGER, API)] {
+            frames.push(icmp(from, to, kind));
+        }
+    }
+    let ports = [0, 1, 4999, 5000, 5001, 5010, 5011, 5999, 6000, 6001, 40_000, 65_535];
+    for (from, to) in ports.iter().flat_map(|from| ports.map(|to| (*from, to))) {
+        for kind in [chunk::DATA, chunk::INIT, 2, 10, 255] {
+            frames.push(sctp((WEB, from), (API, to), kind));
+            frames.push(sctp((API6, from), (WEB6, to), kind));
+        }
+    }
+    let mut passed = 0;
+    for frame in &frames {
+        let packet = packet::parse_frame(&Frame(frame)).unwrap();
+        let local = [API, API6].map(|text| weir_policy::addr(text.parse().unwrap()));
+        let incoming = local.contains(&packet.dst);
+        let (hook, direction) = if incoming { (Ingress, Direction::Ingress) } else { (Egress, Direction::Egress) };
+        let expected = reference(&bench, direction, &packet);
+        passed += u32::from(expected);
+        assert_eq!(bench.run(hook, frame), u32::from(expected), "{direction:?} {packet:?}");
+    }
+    assert!(passed > 100 && passed < frames.len() as u32 / 2, "both answers were tried: {passed} of {}", frames.len());
+}
+
+const QUIET: &str = r#"
+apiVersion: weir.dev/v1alpha1
+kind: Workload
+metadata: {name: api, labels: {app: api}}
+spec: {cgroup: api, addresses: [10.0.0.2]}
+---
+apiVersion: weir.dev/v1alpha1
+kind: Policy
+metadata: {name: api}
+spec:
+  workloadSelector: {matchLabels: {app: api}}
+  policyTypes: [Ingress, Egress]
+  defaultAction: deny
+  ingress:
+  - {name: often, log: false, ports: [{protocol: UDP, port: 53}]}
+  - {name: noise, log: false, action: deny, ports: [{protocol: UDP, port: 137}]}
+  - {name: seldom, ports: [{protocol: UDP, port: 54}]}
+"#;
+
+#[test]
+fn what_a_quiet_rule_decides_is_counted_exactly_and_makes_no_record() {
+    let mut bench = Bench::of_workload("quiet", QUIET, "api");
+    let datagram = |to: u16| udp([10, 0, 0, 3], [10, 0, 0, 2], to, 8);
+    let mut answer = Vec::new();
+    let builder = etherparse::PacketBuilder::ethernet2([2; 6], [4; 6]).ipv4([10, 0, 0, 2], [10, 0, 0, 3], 64);
+    builder.udp(53, 40_000).write(&mut answer, &[0; 8]).unwrap();
+    for (to, times, passes) in [(53, 7, 1), (137, 5, 0), (54, 3, 1), (55, 2, 0)] {
+        for _ in 0..times {
+            assert_eq!(bench.run(Ingress, &datagram(to)), passes, "port {to}");
+        }
+    }
+    assert_eq!(bench.run(Egress, &answer), 1, "an answer to a quiet question");
+    let rows = [
+        (Hook::Ingress, Allow, Reason::Rule, (10, 7)),
+        (Hook::Ingress, Deny, Reason::Rule, (5, 5)),
+        (Hook::Ingress, Deny, Reason::Default, (2, 0)),
+        (Hook::Egress, Allow, Reason::Reply, (1, 1)),
+    ];
+    for (hook, verdict, reason, expected) in rows {
+        let cell = bench.counted(hook, verdict, reason).unwrap();
+        assert_eq!((cell.decided, cell.quiet), expected, "{hook:?} {verdict:?} {reason:?}");
+    }
+    let mut recorded: Vec<_> =
+        bench.merged().iter().map(|(key, value)| (key.local_port.number(), value.count)).collect();
+    recorded.sort();
+    assert_eq!(recorded, [(54, 3), (55, 2)], "decided = recorded + quiet");
+}
