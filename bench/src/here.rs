@@ -19,5 +19,11 @@ pub fn context() -> Context {
     let (v4, v6) = node_addresses(0);
     let loopback = [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)];
     let host = [IpAddr::V4(v4), IpAddr::V6(v6)].into_iter().chain(loopback);
-    Context { generation: 1, unknown: Verdict::Deny, host_addresses: host.map(addr).collect(), tick_ns: 4_000_000, now: NOW }
+    Context {
+        generation: 1,
+        unknown: Verdict::Deny,
+        host_addresses: host.map(addr).collect(),
+        tick_ns: 4_000_000,
+        now: NOW,
+    }
 }

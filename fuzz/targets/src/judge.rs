@@ -11,7 +11,9 @@ use weir_common::{
     decide::{Image, Query},
     verdict::{Direction, Reason, Verdict},
 };
-use weir_policy::{Compiled, Context, End, Question, Resource, Resources, Timestamp, addr, compile as tables_of, evaluate};
+use weir_policy::{
+    Compiled, Context, End, Question, Resource, Resources, Timestamp, addr, compile as tables_of, evaluate,
+};
 
 use crate::cluster::{ADDRESSES, Documents, PORTS};
 

@@ -40,11 +40,12 @@ mod words;
 
 pub use entity::{entity_matches, loopback};
 pub use explain::{evaluate, evaluate_service};
-pub use judge::{Local, judge, judge_unmatched};
+pub use judge::{Local, judge, judge_staged, judge_unmatched};
 pub use outcome::{Outcome, RulePlace};
 pub use peer::{Member, NodeEnd, PeerEnd, peer_matches};
 pub use question::{Answer, End, Explanation, NoSuchWorkload, Question, Staged};
+pub use resolve::resolve;
 pub use rule::port_matches;
 pub use service::is_behind;
-pub use subject::{Bound, isolating_sockets, selects};
+pub use subject::{Bound, bind, isolating_sockets, selects};
 pub use words::rule_name;

@@ -8,6 +8,7 @@ mod fields;
 mod keys;
 mod kube;
 mod nulls;
+mod offline;
 mod policy;
 mod scalars;
 mod selector;
@@ -15,6 +16,8 @@ mod small;
 mod surprises;
 mod text;
 mod yaml;
+
+pub use offline::{Documents, Expectation, OtherKinds, PolicyTest, Written, parse_documents};
 
 use std::collections::BTreeMap;
 
@@ -45,12 +48,23 @@ pub fn parse(source: &str, text: &str) -> Result<Vec<Resource>, Vec<Fault>> {
 /// # Errors
 /// Every fault found, text by text; then nothing of any of the texts may be used.
 pub fn parse_all<'t>(texts: impl IntoIterator<Item = (&'t str, &'t str)>) -> Result<Vec<Resource>, Vec<Fault>> {
+    documents_of(texts, &mut |_, _, _| false)
+}
+
+/// Reads several texts; `aside` may take a document that is no resource, or note its faults, and says so.
+fn documents_of<'t>(
+    texts: impl IntoIterator<Item = (&'t str, &'t str)>,
+    aside: &mut dyn FnMut(&str, &mut Node, &mut Faults) -> bool,
+) -> Result<Vec<Resource>, Vec<Fault>> {
     let mut resources: Vec<Resource> = Vec::new();
     let mut seen: BTreeMap<ResourceId, Origin> = BTreeMap::new();
     let mut all = Vec::new();
     for (source, text) in texts {
         let mut faults = Faults::new(source);
-        for document in yaml::documents(text) {
+        for mut document in yaml::documents(text) {
+            if document.as_mut().is_ok_and(|node| aside(source, node, &mut faults)) {
+                continue;
+            }
             let found = match document {
                 Ok(node) if kube::is_kube(&node) => kube::read(source, node, &mut faults),
                 Ok(node) => read(source, &node, &mut faults).into_iter().collect(),
