@@ -99,7 +99,7 @@ impl Tables {
             sets: entries(Section::Sets) / 2,
             cells: entries(Section::Cells),
             pages: compiled.pages.len() as u64,
-            endpoints: compiled.endpoints.len() as u64,
+            endpoints: compiled.endpoints.size() as u64,
             prefixes: compiled.cidrs.len() as u64,
             rules: compiled.rules.len() as u64,
         }
