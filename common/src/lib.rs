@@ -10,6 +10,7 @@ pub mod decide;
 pub mod event;
 pub mod gcra;
 pub mod hash;
+pub mod icmp;
 pub mod image;
 pub mod maps;
 pub mod packet;
