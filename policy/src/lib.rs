@@ -18,6 +18,7 @@ mod fault;
 mod id;
 mod model;
 mod parse;
+pub mod reach;
 mod warn;
 
 pub use compile::{
@@ -32,7 +33,7 @@ pub use model::{
     Rate, RateLimit, Remark, Requirement, Resource, Resources, Rule, Selector, Service, ServicePort, ServiceRef,
     Socket, Spec, TargetPort, Tier, Timestamp, V4_BITS, Workload, addr, icmp_types, ip, protocol_name,
 };
-pub use parse::{parse, parse_all};
+pub use parse::{Documents, Expectation, OtherKinds, PolicyTest, Written, parse, parse_all, parse_documents};
 pub use warn::{Warning, warnings, warnings_about};
 
 use weir_common::{addr::Addr, verdict::Verdict};

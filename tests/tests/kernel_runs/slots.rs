@@ -178,7 +178,8 @@ fn a_change_of_one_rule_writes_the_pages_it_changes_and_no_address() {
 #[ignore = "measures; cargo test --release -p weir-tests --test kernel_runs -- --ignored --nocapture one_rule_among"]
 fn one_rule_among_30000_addresses() {
     let documents = |port: u16| {
-        let state = State { workloads: Vec::new(), ports: vec![port], blocks: vec![7], blocked: Vec::new() };
+        let served = Workload { label: 0, address: 1, here: true };
+        let state = State { workloads: vec![Some(served)], ports: vec![port], blocks: vec![7], blocked: Vec::new() };
         state.documents()
     };
     let generation = |port: u16| {

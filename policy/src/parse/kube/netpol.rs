@@ -9,7 +9,8 @@ use weir_common::{addr::Protocol, verdict::Direction};
 
 use super::{
     super::{
-        fields::{Faults, Field, Fields},
+        faults::Faults,
+        fields::{Field, Fields},
         policy::egress_without_rules,
     },
     parts::{TRANSPORTS, cidr, is_number, number, optional, port_name},

@@ -12,7 +12,8 @@ use std::collections::BTreeSet;
 use weir_common::verdict::Direction;
 
 use super::{
-    fields::{Faults, Field, Fields},
+    faults::Faults,
+    fields::{Field, Fields},
     scalars,
     selector::selector,
 };
