@@ -83,7 +83,10 @@ fn an_answer_names_the_rule_that_decided_and_the_one_that_passed() {
     let explanation = ask(&state, "data/db", "shop/web", "TCP", 80);
     let text = explanation.to_string();
     assert!(text.contains("ClusterNetworkPolicy/admin passes it on by its rule ingress[0] r"), "{text}");
-    assert!(text.contains("NetworkPolicy/shop/closed (priority 1000) denies it by its default"), "{text}");
+    assert!(
+        text.contains("NetworkPolicy/shop/closed (namespace tier, priority 1000) denies it by its default"),
+        "{text}"
+    );
     assert_eq!(explanation.deciding().unwrap().policy, "NetworkPolicy/shop/closed");
 }
 

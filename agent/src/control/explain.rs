@@ -176,7 +176,7 @@ fn side(
 fn judged(compiled: &Compiled, decision: Decision, answer: Option<&Answer>) -> Side {
     let rule =
         usize::try_from(decision.rule).ok().filter(|number| *number != 0).and_then(|number| compiled.rules.get(number));
-    let mut why = answer.map(|answer| answer.why.clone()).unwrap_or_default();
+    let mut why = answer.map(Answer::in_full).unwrap_or_default();
     let agrees = answer.is_none_or(|answer| (answer.verdict, answer.reason) == (decision.verdict, decision.reason));
     if !agrees {
         tracing::error!(

@@ -7,6 +7,7 @@ use weir_common::verdict::Direction;
 
 use super::{Found, crowd::Crowd, rules, shadow};
 use crate::{
+    evaluate::{Member, selects},
     id::Kind,
     model::{Policy, PolicyType, Resource, Tier, Timestamp},
 };
@@ -32,7 +33,11 @@ pub fn check(crowd: &Crowd<'_>, resource: &Resource, policy: &Policy, now: Times
 fn selects_nobody(crowd: &Crowd<'_>, resource: &Resource, policy: &Policy, found: &mut Found) {
     let selects = match &policy.namespaces {
         Some(namespaces) => crowd.has_among(namespaces, &policy.workload_selector),
-        None => crowd.has(&resource.id().namespace, &policy.workload_selector),
+        None => {
+            let member = |(other, workload)| Member::of(crowd.resources, other, workload);
+            let mut own = crowd.resources.workloads_in(&resource.id().namespace).map(member);
+            own.any(|member| selects(resource.id(), policy, &member))
+        }
     };
     if !crowd.is_unknown() && !selects {
         let fields = [(Kind::Policy, "workloadSelector"), (Kind::NetworkPolicy, "podSelector")];
