@@ -28,7 +28,7 @@ pub use grouping::{Cell, Group, GroupBy, groups};
 pub use lines::{Cause, Run, Said};
 pub use names::Named;
 pub use parties::{Party, Who};
-pub use port_set::PortSet;
+pub use port_set::{Part, PortSet};
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -10,6 +10,24 @@ use weir_common::addr::Protocol;
 use super::slots::{SLOTS, Slot, WIDE, edges, slot, span};
 use crate::model::{PortMatch, protocol_name};
 
+/// A protocol, or some of its ports.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Part {
+    /// Its name or number; `others`: all that have no name, `all`: all there are.
+    pub protocol: String,
+    /// First and last port (of ICMP, type); `None`: the whole protocol.
+    pub ports: Option<(u16, u16)>,
+}
+
+impl fmt::Display for Part {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.ports {
+            Some((first, last)) => write!(f, "{}/{first}-{last}", self.protocol),
+            None => f.write_str(&self.protocol),
+        }
+    }
+}
+
 /// A set of protocols and ports. Shown compactly: `tcp/80,443 udp/53`, `all`, `-`, or as what is missing from all.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct PortSet {
@@ -121,18 +139,30 @@ impl PortSet {
         self.intersection(&other.complement())
     }
 
-    /// The same as entries, one for each protocol or range of its ports.
+    /// The same in parts, for programs: all of it, whole protocols, ranges of ports.
     #[must_use]
-    pub fn entries(&self) -> Vec<PortMatch> {
-        let mut entries = Vec::new();
-        for protocol in (0..=u8::MAX).map(Protocol) {
-            let whole = span(protocol).1 - 1;
+    pub fn parts(&self) -> Vec<Part> {
+        if self.is_all() {
+            return vec![Part { protocol: "all".to_owned(), ports: None }];
+        }
+        let mut parts = Vec::new();
+        for (protocol, slots) in WIDE {
             for (first, last) in self.of_protocol(protocol) {
-                let all = first == 0 && Slot::from(last) == whole;
-                entries.push(PortMatch { protocol, ports: (!all).then_some((first, last)) });
+                let whole = first == 0 && Slot::from(last) + 1 == slots;
+                parts.push(Part { protocol: protocol_name(protocol), ports: (!whole).then_some((first, last)) });
             }
         }
-        entries
+        let (within, without) = self.narrow();
+        let numbers =
+            if without.is_empty() { vec!["others".to_owned()] } else { within.iter().map(u8::to_string).collect() };
+        parts.extend(numbers.into_iter().map(|protocol| Part { protocol, ports: None }));
+        parts
+    }
+
+    /// The numbers of protocols of one slot that are in it, and those that are not.
+    fn narrow(&self) -> (Vec<u8>, Vec<u8>) {
+        let numbers = (0..=u8::MAX).filter(|number| span(Protocol(*number)).1 == 1);
+        numbers.partition(|number| self.contains(Protocol(*number), 0))
     }
 
     /// The part of one protocol, as ports.
@@ -156,8 +186,7 @@ impl PortSet {
                 runs => words.push(format!("{name}/{}", ranges(runs))),
             }
         }
-        let numbers = (0..=u8::MAX).filter(|number| span(Protocol(*number)).1 == 1);
-        let (within, without): (Vec<_>, Vec<_>) = numbers.partition(|number| self.contains(Protocol(*number), 0));
+        let (within, without) = self.narrow();
         if without.is_empty() {
             words.push("others".to_owned());
         } else if !within.is_empty() {
@@ -213,20 +242,33 @@ mod tests {
     fn sets_are_shown_in_the_fewest_words() {
         let (tcp, udp) = (Protocol::TCP, Protocol::UDP);
         let rows = [
-            (PortSet::default(), "-"),
-            (PortSet::all(), "all"),
-            (PortSet::of(&[entry(tcp, Some((443, 443))), entry(tcp, Some((80, 80)))]), "tcp/80,443"),
-            (PortSet::of(&[entry(tcp, Some((80, 90))), entry(tcp, Some((85, 99)))]), "tcp/80-99"),
-            (PortSet::of(&[entry(tcp, None), entry(udp, Some((53, 53)))]), "tcp udp/53"),
-            (PortSet::of(&[entry(Protocol(47), None), entry(Protocol::ICMP, None)]), "icmp protocol/47"),
-            (PortSet::of(&[entry(Protocol::ICMP, Some((8, 8)))]), "icmp/8"),
-            (PortSet::of(&[entry(tcp, Some((22, 22)))]).complement(), "all except tcp/22"),
-            (PortSet::of(&[entry(Protocol(47), None)]).complement(), "all except protocol/47"),
+            (PortSet::default(), "-", ""),
+            (PortSet::all(), "all", "all"),
+            (
+                PortSet::of(&[entry(tcp, Some((443, 443))), entry(tcp, Some((80, 80)))]),
+                "tcp/80,443",
+                "TCP/80-80 TCP/443-443",
+            ),
+            (PortSet::of(&[entry(tcp, Some((80, 90))), entry(tcp, Some((85, 99)))]), "tcp/80-99", "TCP/80-99"),
+            (PortSet::of(&[entry(tcp, None), entry(udp, Some((53, 53)))]), "tcp udp/53", "TCP UDP/53-53"),
+            (PortSet::of(&[entry(Protocol(47), None), entry(Protocol::ICMP, None)]), "icmp protocol/47", "ICMP 47"),
+            (PortSet::of(&[entry(Protocol::ICMP, Some((8, 8)))]), "icmp/8", "ICMP/8-8"),
+            (
+                PortSet::of(&[entry(tcp, Some((22, 22)))]).complement(),
+                "all except tcp/22",
+                "TCP/0-21 TCP/23-65535 UDP SCTP ICMP ICMPv6 others",
+            ),
+            (
+                PortSet::of(&[entry(tcp, None), entry(udp, None)]).complement(),
+                "all except tcp udp",
+                "SCTP ICMP ICMPv6 others",
+            ),
         ];
-        for (set, text) in rows {
+        for (set, text, parts) in rows {
             assert_eq!(set.to_string(), text);
             assert_eq!(set.complement().complement(), set);
-            assert_eq!(PortSet::of(&set.entries()), set);
+            let again = set.parts().iter().map(ToString::to_string).collect::<Vec<_>>().join(" ");
+            assert_eq!(again, parts, "{set}");
         }
     }
 
