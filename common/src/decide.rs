@@ -230,7 +230,7 @@ pub const fn no_tables(remote_identity: u32) -> Decision {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::image::{FIRST_IDENTITY, MAGIC, PAGE_WORDS};
+    use crate::image::{FIRST_IDENTITY, MAGIC};
 
     /// One policy set that denies everything, for identity 16; nobody else has a set.
     struct Closed([Page; 3]);
@@ -253,7 +253,6 @@ mod tests {
                 let [first, second] = SetEntry { default: cell, ..SetEntry::default() }.to_words();
                 (sets.words[2 * entry], sets.words[2 * entry + 1]) = (first, second);
             }
-            assert!(2 * 4 < PAGE_WORDS);
             Self(pages)
         }
     }

@@ -10,9 +10,11 @@ pub mod decide;
 pub mod event;
 pub mod gcra;
 pub mod hash;
+pub mod icmp;
 pub mod image;
 pub mod maps;
 pub mod packet;
+mod ports;
 pub mod verdict;
 
 /// Version of every layout in this crate that crosses the border between kernel and user space: events, tables, maps.

@@ -3,7 +3,10 @@
 //! May touch: packet bytes through [`Bytes`], which checks every bound.
 //! Never: trusts a length from the packet before comparing it with the frame; loops without a bound.
 
-use crate::addr::{Addr, Port, Protocol};
+use crate::{
+    addr::{Addr, Port, Protocol},
+    icmp,
+};
 
 /// Checked access to a packet's bytes.
 pub trait Bytes {
@@ -257,8 +260,7 @@ impl Packet {
     #[must_use]
     pub const fn answers(&self) -> Option<Port> {
         match self.protocol {
-            Protocol::ICMP => question(&ICMP_QUESTIONS, self.dst_port),
-            Protocol::ICMPV6 => question(&ICMPV6_QUESTIONS, self.dst_port),
+            Protocol::ICMP | Protocol::ICMPV6 => icmp::question(self.protocol, self.dst_port),
             Protocol::SCTP if self.sctp_chunk == SCTP_INIT => None,
             _ => Some(self.src_port),
         }
@@ -267,55 +269,6 @@ impl Packet {
 
 /// The chunk that opens an association (RFC 9260 section 3.3.2).
 const SCTP_INIT: u8 = 1;
-
-/// The type of the message that a ping socket sends: what a `connect()` on one asks for. `None` for other protocols.
-#[inline(always)]
-#[must_use]
-pub const fn echo_request(protocol: Protocol) -> Option<u16> {
-    match protocol {
-        Protocol::ICMP => Some(8),
-        Protocol::ICMPV6 => Some(128),
-        _ => None,
-    }
-}
-
-/// By type of an ICMP message, the type of the question it answers; 0 for one that answers none. Errors answer an echo request:
-/// whoever may ask an address may hear from it why there is no answer. A table and not a match, which would be branches the
-/// verifier multiplies.
-static ICMP_QUESTIONS: [u8; 256] = {
-    let mut questions = [0; 256];
-    // RFC 792, RFC 950, RFC 8335.
-    let pairs = [(0, 8), (3, 8), (4, 8), (5, 8), (11, 8), (12, 8), (14, 13), (16, 15), (18, 17), (43, 42)];
-    let mut at = 0;
-    while at < pairs.len() {
-        let (answer, asked): (usize, u8) = pairs[at];
-        questions[answer] = asked;
-        at += 1;
-    }
-    questions
-};
-
-/// The same for ICMPv6, whose errors are the types below 128 (RFC 4443 section 2.1).
-static ICMPV6_QUESTIONS: [u8; 256] = {
-    let mut questions = [0; 256];
-    let mut error = 0;
-    while error < 128 {
-        questions[error] = 128;
-        error += 1;
-    }
-    // RFC 4443, RFC 4620, RFC 8335.
-    (questions[129], questions[140], questions[161]) = (128, 139, 160);
-    questions
-};
-
-#[inline(always)]
-#[expect(clippy::indexing_slicing, reason = "the mask keeps the index below 256")]
-const fn question(questions: &[u8; 256], kind: Port) -> Option<Port> {
-    match questions[(kind.number() & 255) as usize] {
-        0 => None,
-        asked => Some(Port::new(asked as u16)),
-    }
-}
 
 #[cfg(test)]
 mod tests {
@@ -355,6 +308,48 @@ mod tests {
         assert_eq!((packet.src, packet.dst), (Addr::v4([10, 0, 0, 1]), Addr::v4([10, 0, 0, 2])));
         assert_eq!((packet.src_port.number(), packet.dst_port.number(), packet.length), (4000, 80, 40));
         assert!(packet.opens_tcp());
+    }
+
+    /// The frame above as another protocol's packet: what follows the IP header is `payload`.
+    fn carrying(protocol: u8, payload: &[u8]) -> Vec<u8> {
+        let mut frame = changed(&[(17, 20 + payload.len() as u8), (23, protocol)])[..34].to_vec();
+        frame.extend(payload);
+        frame
+    }
+
+    const SCTP_INIT: [u8; 16] = [0x0f, 0xa0, 0, 80, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 20];
+
+    #[test]
+    fn sctp_ports_are_read_and_a_header_that_cannot_be_is_malformed() {
+        let packet = parse_frame(&Frame(&carrying(132, &SCTP_INIT))).unwrap();
+        assert_eq!((packet.src_port.number(), packet.dst_port.number(), packet.sctp_chunk), (4000, 80, 1));
+        assert_eq!(packet.answers(), None, "an opening answers nothing");
+        let mut data = SCTP_INIT;
+        data[12] = 0;
+        let packet = parse_frame(&Frame(&carrying(132, &data))).unwrap();
+        assert_eq!(packet.answers(), Some(Port::new(4000)));
+        for length in 0..SCTP_INIT.len() {
+            let mut frame = carrying(132, &SCTP_INIT[..length]);
+            assert_eq!(parse_frame(&Frame(&frame)), Err(Fault::Malformed), "{length} bytes");
+            // Bytes behind the packet's own end are not the packet's.
+            frame.extend(&SCTP_INIT[length..]);
+            assert_eq!(parse_frame(&Frame(&frame)), Err(Fault::Malformed), "{length} bytes and a trailer");
+        }
+        let mut short = SCTP_INIT;
+        short[15] = 3;
+        assert_eq!(parse_frame(&Frame(&carrying(132, &short))), Err(Fault::Malformed), "chunk below its header");
+    }
+
+    #[test]
+    fn the_type_of_an_icmp_message_stands_in_the_place_of_the_port() {
+        let packet = parse_frame(&Frame(&carrying(1, &[0, 0, 0, 0]))).unwrap();
+        assert_eq!((packet.dst_port.number(), packet.answers()), (0, Some(Port::new(8))));
+        let packet = parse_frame(&Frame(&carrying(1, &[8, 0, 0, 0]))).unwrap();
+        assert_eq!((packet.dst_port.number(), packet.src_port.number(), packet.answers()), (8, 0, None));
+        for length in 0..4 {
+            let cut = carrying(1, &[8, 0, 0, 0][..length]);
+            assert_eq!(parse_frame(&Frame(&cut)), Err(Fault::Malformed), "{length} bytes");
+        }
     }
 
     #[test]

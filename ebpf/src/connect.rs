@@ -11,7 +11,7 @@ use aya_log_ebpf::error;
 use weir_common::{
     addr::{Addr, Port, Protocol},
     event::{Kind, Local},
-    packet,
+    icmp,
     verdict::{Direction, Hook},
 };
 
@@ -113,7 +113,7 @@ pub fn subject(ctx: &SockAddrContext, hook: Hook, local: Local, target: (Addr, P
         remote_addr: target.0,
         local_port: Port([0; 2]),
         // A ping socket's port means nothing; what it sends is judged by its type once more at egress.
-        remote_port: packet::echo_request(protocol).map_or(target.1, Port::new),
+        remote_port: icmp::echo_request(protocol).map_or(target.1, Port::new),
         protocol,
         cookie: bytes::cookie(ctx),
         tcp_flags: 0,

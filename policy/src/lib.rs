@@ -8,6 +8,8 @@
 //!                                          └────── evaluate ──────────────────────────────────► Explanation
 //! ```
 //!
+//! [`reach`] asks the evaluator about all ends at once, and `weirctl policy` shows the answers.
+//!
 //! [`evaluate`] gives documents their meaning; [`compile`] asks it once per cell of its tables, so the two cannot differ in
 //! what a rule means, and property tests show that they do not differ in what the tables say.
 
@@ -21,7 +23,9 @@ mod parse;
 pub mod reach;
 mod warn;
 
-pub use compile::{Compiled, CompiledWorkload, LimitInfo, RuleInfo, compile};
+pub use compile::{
+    Compiled, CompiledWorkload, Compiler, Edit, Endpoints, LimitInfo, RuleInfo, Sizes, Touched, compile,
+};
 pub use evaluate::{Answer, End, Explanation, NoSuchWorkload, Question, Staged, evaluate, evaluate_service};
 pub use fault::{Fault, Place};
 pub use id::{Kind, ResourceId, UnknownKind};

@@ -38,11 +38,11 @@ mod subject;
 mod tiers;
 mod words;
 
-pub use entity::{entity_matches, entity_of, entity_of_range, loopback};
+pub use entity::{entity_matches, loopback};
 pub use explain::{evaluate, evaluate_service};
 pub use judge::{Local, judge, judge_staged, judge_unmatched};
 pub use outcome::{Outcome, RulePlace};
-pub use peer::{Member, NodeEnd, PeerEnd, block_holds, peer_matches};
+pub use peer::{Member, NodeEnd, PeerEnd, peer_matches};
 pub use question::{Answer, End, Explanation, NoSuchWorkload, Question, Staged};
 pub use resolve::resolve;
 pub use rule::port_matches;

@@ -68,6 +68,27 @@ impl Resources {
         Some(Arc::unwrap_or_clone(old))
     }
 
+    /// Puts a resource under its id, or takes the one that is there away. Gives back what was there.
+    pub fn exchange(&mut self, id: &ResourceId, new: Option<Arc<Resource>>) -> Option<Arc<Resource>> {
+        let old = self.by_id.get(id).cloned();
+        if let Some(old) = &old {
+            self.index.remove(old);
+        }
+        match new {
+            Some(new) => {
+                self.index.add(&new);
+                self.by_id.insert_mut(id.clone(), new);
+            }
+            None => drop(self.by_id.remove_mut(id)),
+        }
+        old
+    }
+
+    /// Every resource as it is shared, in order of its id.
+    pub fn shared(&self) -> impl Iterator<Item = &Arc<Resource>> {
+        self.by_id.values()
+    }
+
     /// The resource of this id.
     #[must_use]
     pub fn get(&self, id: &ResourceId) -> Option<&Resource> {

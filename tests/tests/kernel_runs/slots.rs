@@ -150,7 +150,7 @@ fn an_install_that_fails_midway_leaves_the_generation_in_force_and_the_next_one_
     let in_force = read_back(&bench.kernel);
     let mut too_many = good.clone();
     for n in 0..=MAX_ENDPOINTS {
-        too_many.endpoints.insert(Addr::v4((0x0b00_0000 + n).to_be_bytes()), 16);
+        too_many.endpoints.insert_mut(Addr::v4((0x0b00_0000 + n).to_be_bytes()), 16);
     }
     let error = bench.kernel.install(&too_many).unwrap_err().to_string();
     assert!(error.contains("ENDPOINTS"), "{error}");
@@ -178,12 +178,15 @@ fn a_change_of_one_rule_writes_the_pages_it_changes_and_no_address() {
 #[ignore = "measures; cargo test --release -p weir-tests --test kernel_runs -- --ignored --nocapture one_rule_among"]
 fn one_rule_among_30000_addresses() {
     let documents = |port: u16| {
-        let state = State { workloads: Vec::new(), ports: vec![port], blocks: vec![7], blocked: Vec::new() };
+        let served = Workload { label: 0, address: 1, here: true };
+        let state = State { workloads: vec![Some(served)], ports: vec![port], blocks: vec![7], blocked: Vec::new() };
         state.documents()
     };
     let generation = |port: u16| {
         let mut compiled = compiled(&documents(port), Verdict::Deny);
-        compiled.endpoints.extend((0..30_000u32).map(|n| (Addr::v4((0x0a80_0000 + n).to_be_bytes()), 1)));
+        for n in 0..30_000u32 {
+            compiled.endpoints.insert_mut(Addr::v4((0x0a80_0000 + n).to_be_bytes()), 1);
+        }
         compiled
     };
     let generations = [generation(80), generation(81)];

@@ -3,7 +3,10 @@
 //! May touch: the stage.
 //! Never: allows a grace after the reply: the generation it names is in force.
 
+use std::time::Duration;
+
 use anyhow::{Result, ensure};
+use jiff::Timestamp;
 use libtest_mimic::Trial;
 use weir_tests::documents::{document, workloads};
 use weir_tests::harness::Harness;
@@ -14,7 +17,10 @@ use weir_tests::world::Who::{Api, Db, Web};
 use crate::stage::on_stage;
 
 pub fn trials() -> Vec<Trial> {
-    vec![on_stage("an_update_opens_one_path_and_closes_another_while_traffic_runs", opens_and_closes)]
+    vec![
+        on_stage("an_update_opens_one_path_and_closes_another_while_traffic_runs", opens_and_closes),
+        on_stage("a_rule_that_expires_stops_counting_by_itself", expires),
+    ]
 }
 
 /// web may reach `app` and nobody else.
@@ -88,4 +94,35 @@ fn marks(clients: &mut [Running; 2], from: [usize; 2]) -> Result<[usize; 2]> {
         *count = client.attempts().len();
     }
     Ok(counts)
+}
+
+/// How long the rule lasts, and how late the agent may be: it looks once a second.
+const LASTS: Duration = Duration::from_secs(4);
+const LATE: Duration = Duration::from_secs(2);
+
+fn expires(harness: &mut Harness) -> Result<()> {
+    let end = Timestamp::now() + LASTS;
+    let spec = format!(
+        "
+  workloadSelector: {{matchLabels: {{app: web}}}}
+  policyTypes: [Egress]
+  defaultAction: deny
+  egress: [{{name: visit, expiresAt: {end}, to: [{{workloadSelector: {{matchLabels: {{app: api}}}}}}]}}]"
+    );
+    let generation = harness.apply(&format!("{}{}", workloads(), document("Policy", "web-out", &spec)))?;
+    harness
+        .wait("all workloads to be attached", |harness| harness.status().is_ok_and(|status| status.all_attached()))?;
+    let _server = harness.world().serve(Api, "tcp-serve --listen [::]:80")?;
+    let connect = |harness: &Harness| harness.world().attempt(Web, "tcp-connect --to 10.77.0.20:80");
+    let before = connect(harness)?;
+    ensure!(Timestamp::now() >= end || before.result == "ok", "before its end: {before:?}");
+    harness.wait("the rule to expire", |harness| {
+        harness.status().is_ok_and(|status| status.agent.generation > generation)
+    })?;
+    let after = Timestamp::now();
+    ensure!(after >= end && after < end + LATE, "out of force at {after}, due at {end}");
+    ensure!(harness.status()?.agent.generation == generation + 1, "one expiry is one generation");
+    let refused = connect(harness)?;
+    ensure!(refused.result == "EPERM", "after its end: {refused:?}");
+    Ok(())
 }
