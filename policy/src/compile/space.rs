@@ -56,8 +56,8 @@ impl Space {
         Self { pieces: Vec::new(), starts: Vec::new(), regions, samples: BTreeMap::new() }
     }
 
-    /// Splits the space anew. `addresses` are those in use, each with its region so far; a region that all of its addresses
-    /// share goes on as it is, whatever blocks hold it now.
+    /// Splits the space anew. `addresses` are those in use, in order, each with its region so far; a region that most of its
+    /// addresses share goes on as it is, whatever blocks hold it now.
     pub fn split(
         &mut self,
         blocks: &BTreeMap<u32, &IpBlock>,
@@ -66,9 +66,20 @@ impl Space {
     ) -> Rekeyed {
         let (mut pieces, starts) = pieces(blocks, pod_ranges);
         let mut groups: BTreeMap<(Option<u32>, &Vec<u32>), usize> = BTreeMap::new();
+        let mut walk = Walk::of(&starts);
+        // Neighbours mostly are alike: they are counted together.
+        let mut run: ((Option<u32>, Option<usize>), usize) = ((None, None), 0);
+        let mut runs = Vec::new();
         for (address, region) in addresses {
-            if let Some(piece) = piece_of(&starts, &address).and_then(|piece| pieces.get(piece)) {
-                *groups.entry((region, &piece.blocks)).or_default() += 1;
+            let next = (region, walk.piece(&address));
+            if run.0 != next {
+                runs.push(std::mem::replace(&mut run, (next, 0)));
+            }
+            run.1 += 1;
+        }
+        for ((region, piece), size) in runs.into_iter().chain([run]).filter(|(_, size)| *size > 0) {
+            if let Some(piece) = piece.and_then(|piece| pieces.get(piece)) {
+                *groups.entry((region, &piece.blocks)).or_default() += size;
             }
         }
         let old: BTreeMap<Prefix, u32> = self.pieces.iter().map(|piece| (piece.prefix, piece.region)).collect();
@@ -103,6 +114,12 @@ impl Space {
         piece_of(&self.starts, address).and_then(|piece| self.pieces.get(piece))
     }
 
+    /// The regions of addresses that are asked about in order, with what they are that nobody has.
+    pub fn in_order(&self) -> impl FnMut(&Addr) -> u32 {
+        let mut walk = Walk::of(&self.starts);
+        move |address| walk.piece(address).and_then(|piece| self.pieces.get(piece)).map_or(OPEN, |piece| piece.region)
+    }
+
     /// An address of a region; none of those in no block, as rules can tell nothing by it.
     pub fn sample(&self, region: u32) -> Option<Addr> {
         self.samples.get(&region).copied().filter(|_| region != OPEN)
@@ -130,6 +147,27 @@ pub fn table(entries: impl Iterator<Item = (Prefix, u32)>) -> Vec<(Prefix, u32)>
         outer.push((prefix, number));
     }
     table
+}
+
+/// Finds the pieces of addresses that come in order.
+struct Walk<'s> {
+    starts: &'s [(u128, usize)],
+}
+
+impl<'s> Walk<'s> {
+    const fn of(starts: &'s [(u128, usize)]) -> Self {
+        Self { starts }
+    }
+
+    fn piece(&mut self, address: &Addr) -> Option<usize> {
+        let number = u128::from_be_bytes(address.0);
+        while let [_, rest @ ..] = self.starts
+            && rest.first().is_some_and(|(start, _)| *start <= number)
+        {
+            self.starts = rest;
+        }
+        self.starts.first().filter(|(start, _)| *start <= number).map(|(_, piece)| *piece)
+    }
 }
 
 fn piece_of(starts: &[(u128, usize)], address: &Addr) -> Option<usize> {

@@ -176,6 +176,9 @@ impl Compiler {
 
     /// Finds the policies that select each local workload, and the workloads that are judged alike.
     fn bind(&mut self, work: &mut Work) {
+        if work.policies.is_empty() && work.namespaces.is_empty() && work.names.is_empty() && !self.moves_here(work) {
+            return;
+        }
         let resources = &self.resources;
         let mut concerned: BTreeSet<u32> = BTreeSet::new();
         let all_local: Vec<u32> = self.workloads.local().collect();
@@ -205,6 +208,13 @@ impl Compiler {
         let strayed = strayed.filter(|number| self.workloads.get(*number).is_some_and(|placed| !placed.is_local()));
         concerned.extend(strayed);
         self.sort_into_sets(&concerned, work);
+    }
+
+    /// Whether a workload that runs here, or did, is among those that have changed.
+    fn moves_here(&self, work: &Work) -> bool {
+        let here = |placed: &Placed| placed.set.is_some() || placed.is_local();
+        let moved = work.moved.workloads.iter().filter_map(|number| self.workloads.get(*number));
+        moved.chain(&work.moved.gone).any(here)
     }
 
     fn sort_into_sets(&mut self, concerned: &BTreeSet<u32>, work: &mut Work) {
@@ -369,11 +379,11 @@ impl Compiler {
             .collect();
         let ranges: BTreeSet<Prefix> = self.pod_ranges.keys().copied().collect();
         let used = self.workloads.addresses.iter().filter(|(_, holder)| holder.region.is_some());
-        let rekeyed = self.space.split(&blocks, &ranges, used.map(|(address, holder)| (*address, holder.region)));
-        drop(rekeyed);
+        self.space.split(&blocks, &ranges, used.map(|(address, holder)| (*address, holder.region)));
+        let mut region_of = self.space.in_order();
         for (address, holder) in &mut self.workloads.addresses {
             let Some(old) = holder.region else { continue };
-            let region = self.space.region(address);
+            let region = region_of(address);
             let renamed = holder.machine().is_none() && holder.workloads().is_empty();
             if old != region || (work.ranges && renamed) {
                 holder.region = Some(region);

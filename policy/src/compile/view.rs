@@ -3,7 +3,7 @@
 //! May touch: nothing.
 //! Never: tells more about an identity than its key does, or the identities that share it would not be alike.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeSet, HashMap};
 
 use super::{
     identities::{Identities, Key, Owner, Subject},
@@ -68,7 +68,7 @@ impl<'v> View<'v> {
 
     /// These identities, sorted by what terms ask for first.
     pub fn index(&self, identities: impl Iterator<Item = u32>) -> Index<'v> {
-        let mut index = Index { namespaces: BTreeMap::new(), others: Vec::new() };
+        let mut index = Index { namespaces: HashMap::new(), others: Vec::new() };
         for identity in identities {
             let subject = self.identities.parts.key(identity).and_then(|key| match key.owner {
                 Owner::Workload { subject, .. } => self.subject(subject),
@@ -105,7 +105,7 @@ fn member(subject: &Subject) -> Member<'_> {
 
 /// Identities by the namespace of their workloads, each with a subject of it, for its labels.
 pub struct Index<'v> {
-    namespaces: BTreeMap<&'v str, (&'v Subject, Vec<u32>)>,
+    namespaces: HashMap<&'v str, (&'v Subject, Vec<u32>)>,
     others: Vec<u32>,
 }
 
