@@ -5,6 +5,7 @@
 
 mod admin;
 mod cluster;
+mod cluster_peer;
 mod context;
 mod netpol;
 mod parts;
