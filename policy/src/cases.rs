@@ -563,4 +563,24 @@ spec:
             probe(("192.0.2.1", "shop/web"), ("TCP", 3), Deny, Fallback, "Policy/shop/web default ingress"),
         ],
     },
+    Case {
+        name: "ports of SCTP and types of ICMP are told apart, and a rule without records decides like any other",
+        documents: r#"
+apiVersion: weir.dev/v1alpha1
+kind: Policy
+metadata: {name: db, namespace: data}
+spec:
+  ingress:
+  - {log: false, ports: [{protocol: SCTP, port: 5000, endPort: 5001}, {port: 5432}]}
+  - {name: ping, ports: [{protocol: ICMP, type: echo-request}, {protocol: ICMPv6, type: 128}]}
+"#,
+        probes: &[
+            probe(("shop/web", "data/db"), ("SCTP", 5001), Allow, Rule, "Policy/data/db ingress[0]"),
+            probe(("shop/web", "data/db"), ("SCTP", 5002), Deny, Fallback, "Policy/data/db default ingress"),
+            probe(("shop/web", "data/db"), ("ICMP", 8), Allow, Rule, "Policy/data/db ingress[1] ping"),
+            probe(("shop/web", "data/db"), ("ICMP", 13), Deny, Fallback, "Policy/data/db default ingress"),
+            probe(("fd00::2", "data/db"), ("ICMPv6", 128), Allow, Rule, "Policy/data/db ingress[1] ping"),
+            probe(("fd00::2", "data/db"), ("ICMPv6", 8), Deny, Fallback, "Policy/data/db default ingress"),
+        ],
+    },
 ];

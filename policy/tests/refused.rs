@@ -257,6 +257,11 @@ const POLICIES: &[Row] = &[
         &[("spec.workloadSelector.matchLabels[a b]", KEY)],
     ),
     (
+        "a truth value as a label's key",
+        "{workloadSelector: {matchLabels: {on: b, \"off\": b}}}",
+        &[("spec.workloadSelector.matchLabels.on", "quote it: \"on\"")],
+    ),
+    (
         "an unknown operator",
         "{workloadSelector: {matchExpressions: [{key: a, operator: Matches}]}}",
         &[("spec.workloadSelector.matchExpressions[0].operator", OPERATORS)],

@@ -13,10 +13,17 @@
 
 mod support;
 
-use std::time::{Duration, Instant};
+use std::{
+    collections::BTreeSet,
+    time::{Duration, Instant},
+};
 
-use support::{context, resources};
-use weir_policy::{Labels, Origin, Resource, Resources, Spec, Workload, cases::WORLD, parse, warnings, warnings_about};
+use proptest::prelude::*;
+use support::{address, context, protocol, resources};
+use weir_policy::{
+    End, Labels, Origin, Question, Resource, Resources, Spec, Workload, cases::WORLD, evaluate, parse, warnings,
+    warnings_about,
+};
 
 /// Specs of Policy shop/p, and what is odd about each: field and text.
 type Row = (&'static str, &'static [(&'static str, &'static str)]);
@@ -241,4 +248,67 @@ fn warnings_take_no_long_time_at_cluster_size() {
     let single = start.elapsed();
     println!("all {whole:?}, one {single:?}");
     assert!(whole < Duration::from_secs(30) && single < Duration::from_secs(2), "{whole:?}, {single:?}");
+}
+
+const PEERS: [&str; 8] = [
+    "{workloadSelector: {matchLabels: {app: web}}}",
+    "{workloadSelector: {matchExpressions: [{key: app, operator: In, values: [web, api]}]}}",
+    "{workloadSelector: {}}",
+    "{namespaceSelector: {}}",
+    "{ipBlock: {cidr: 10.0.0.0/8}}",
+    "{ipBlock: {cidr: 10.0.0.0/8, except: [10.0.0.0/30]}}",
+    "{ipBlock: {cidr: 10.0.0.0/24}}",
+    "{entity: world}",
+];
+
+fn a_rule() -> impl Strategy<Value = String> {
+    let peers = prop::collection::vec(prop::sample::select(PEERS.to_vec()), 0..3);
+    let ports = prop::collection::vec((1u16..5, 0u16..3), 0..3);
+    (prop::sample::select(vec!["allow", "deny", "pass"]), peers, ports).prop_map(|(action, peers, ports)| {
+        let ports: Vec<_> =
+            ports.iter().map(|(first, more)| format!("{{port: {first}, endPort: {}}}", first + more)).collect();
+        format!("{{action: {action}, from: [{}], ports: [{}]}}", peers.join(", "), ports.join(", "))
+    })
+}
+
+fn a_policy(name: usize) -> impl Strategy<Value = String> {
+    let tier = prop::sample::select(vec!["admin", "namespace", "baseline"]);
+    let selector = prop::sample::select(vec!["{}", "{matchLabels: {app: web}}"]);
+    let mode = prop::sample::select(vec!["enforce", "enforce", "enforce", "audit", "staged"]);
+    (tier, selector, mode, 0u16..3, prop::collection::vec(a_rule(), 0..4)).prop_map(
+        move |(tier, selector, mode, priority, rules)| {
+            let rules = rules.join(", ");
+            let rules = if tier == "namespace" { rules.replace("action: pass", "action: deny") } else { rules };
+            let spec = format!(
+                "{{tier: {tier}, workloadSelector: {selector}, mode: {mode}, priority: {priority}, ingress: [{rules}]}}"
+            );
+            policy(&spec).replace("name: p,", &format!("name: p{name},"))
+        },
+    )
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// The evaluator never hears a rule of which it is said that it decides nothing.
+    #[test]
+    fn a_rule_that_is_said_to_decide_nothing_decides_nothing(texts in (a_policy(0), a_policy(1), a_policy(2), a_policy(3))) {
+        let state = resources(&[WORLD, &texts.0, &texts.1, &texts.2, &texts.3]);
+        let found = warnings(&state, context().now);
+        let idle: BTreeSet<_> = found
+            .iter()
+            .filter(|warning| warning.text.contains("decides nothing"))
+            .map(|warning| (warning.id.to_string(), warning.field.trim_start_matches("spec.").to_owned()))
+            .collect();
+        let ends = ["10.0.0.2", "10.0.0.3", "10.0.1.4", "10.0.0.1", "10.0.0.77", "10.3.0.1", "192.0.2.1"];
+        for (from, to, port) in ends.iter().flat_map(|from| ["10.0.0.2", "10.0.0.3"].map(|to| (from, to))).flat_map(|(from, to)| (1..9).map(move |port| (from, to, port))) {
+            let (from, to) = (End::Address(address(from)), End::Address(address(to)));
+            let answer = evaluate(&state, &context(), &Question { from, to, protocol: protocol("TCP"), port }).unwrap().ingress.unwrap();
+            prop_assert!(!idle.contains(&(answer.policy.clone(), answer.rule.clone())), "{idle:?}: {answer:?}");
+            for passed in &answer.passed {
+                let heard = |(id, rule): &(String, String)| *passed == format!("{id} passes it on by its rule {rule}");
+                prop_assert!(!idle.iter().any(heard), "{idle:?}: {passed}");
+            }
+        }
+    }
 }

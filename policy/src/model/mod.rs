@@ -4,6 +4,7 @@
 //! Never: parses, judges or compiles; it is the meaning of the documents, and nothing else.
 
 mod index;
+mod lookups;
 mod others;
 mod peer;
 mod policy;

@@ -9,6 +9,7 @@ use super::{
     faults::Faults,
     fields::Field,
     scalars::{LABEL_KEY_REMEDY, is_label_key, label_value},
+    surprises::other_type,
 };
 use crate::model::{Labels, Operator, Requirement, Selector};
 
@@ -23,7 +24,10 @@ const OPERATORS: [(&str, Operator); 4] = [
 pub fn labels(field: &Field<'_>, faults: &mut Faults) -> Labels {
     let mut labels = Labels::new();
     for (key, value) in field.entries(faults) {
-        if !is_label_key(&key.text) {
+        if key.plain && other_type(&key.text) {
+            let remedy = format!("quote it: \"{}\"", key.text);
+            faults.add(key.place, &value.path, &key.text, "YAML reads this key as a number or truth value", remedy);
+        } else if !is_label_key(&key.text) {
             faults.add(key.place, &value.path, &key.text, "not a label key", LABEL_KEY_REMEDY);
         } else if let Some(value) = label_value(&value, faults) {
             labels.insert(key.text.clone(), value);

@@ -33,6 +33,8 @@ pub enum Value {
 pub struct Key {
     pub place: Place,
     pub text: String,
+    /// It stood there without quotes.
+    pub plain: bool,
 }
 
 /// Why a document could not be read.
@@ -199,7 +201,7 @@ fn too_much(place: Place, problem: String) -> Broken {
 
 fn key(node: Node) -> Result<Key, Broken> {
     match node.value {
-        Value::Scalar { text, .. } => Ok(Key { place: node.place, text }),
+        Value::Scalar { text, plain } => Ok(Key { place: node.place, text, plain }),
         Value::List(_) | Value::Map(_) => Err(Broken {
             place: node.place,
             problem: "a key that is itself a list or a map".to_owned(),

@@ -5,6 +5,7 @@
 
 mod admin;
 mod cluster;
+mod cluster_peer;
 mod context;
 mod netpol;
 mod parts;
@@ -190,7 +191,7 @@ fn complete(node: &Node, kind: Kind) -> Node {
     if let (None, Value::Map(entries)) = (word(&node.clone(), "kind"), &mut node.value) {
         for (name, value) in [("kind", kind.name()), ("apiVersion", version)] {
             let value = Value::Scalar { text: value.to_owned(), plain: false };
-            let key = Key { place: node.place, text: name.to_owned() };
+            let key = Key { place: node.place, text: name.to_owned(), plain: false };
             entries.insert(0, (key, Node { place: node.place, value }));
         }
     }
