@@ -3,6 +3,8 @@
 //! May touch: nothing; `kernel` implements these over aya, the tests over memory.
 //! Never: names aya; lets a caller see a half-installed generation.
 
+use std::sync::Arc;
+
 use std::{io, time::Duration};
 
 use weir_common::event::{Event, LimitStats};
@@ -21,7 +23,7 @@ pub trait Datapath: Send + 'static {
     /// The tables could not be written.
     fn install(&mut self, compiled: &Compiled) -> Result<(), DatapathError>;
     /// Attaches what is missing and detaches what is gone; called after an install and every second.
-    fn reconcile(&mut self, workloads: &[CompiledWorkload]) -> Observed;
+    fn reconcile(&mut self, workloads: &[Arc<CompiledWorkload>]) -> Observed;
     /// Decisions counted so far.
     ///
     /// # Errors

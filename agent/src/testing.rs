@@ -89,11 +89,11 @@ impl Datapath for FakeDatapath {
         Ok(())
     }
 
-    fn reconcile(&mut self, workloads: &[CompiledWorkload]) -> Observed {
+    fn reconcile(&mut self, workloads: &[Arc<CompiledWorkload>]) -> Observed {
         let mut inner = self.0.inner();
         assert!(!inner.installed.is_empty(), "attached before a generation was in force");
         inner.reconciled.push(workloads.iter().map(|workload| workload.id.clone()).collect());
-        let state = |(index, workload): (usize, &CompiledWorkload)| WorkloadState {
+        let state = |(index, workload): (usize, &Arc<CompiledWorkload>)| WorkloadState {
             id: workload.id.clone(),
             number: if workload.cgroup.is_some() { index as u32 + 1 } else { 0 },
             cgroup_id: if workload.cgroup.is_some() { index as u64 + 1001 } else { 0 },

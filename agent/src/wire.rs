@@ -3,6 +3,8 @@
 //! May touch: the kernel side's own functions, nothing behind them.
 //! Never: adds behaviour; what is decided is decided on either side of here.
 
+use std::sync::Arc;
+
 use std::{io, os::fd::AsFd, time::Duration};
 
 use nix::{
@@ -23,7 +25,7 @@ impl Datapath for Kernel {
         Ok(())
     }
 
-    fn reconcile(&mut self, workloads: &[CompiledWorkload]) -> Observed {
+    fn reconcile(&mut self, workloads: &[Arc<CompiledWorkload>]) -> Observed {
         Self::reconcile(self, workloads)
     }
 

@@ -12,17 +12,19 @@ use crate::verbs::Verb;
 
 /// Shown at the end of `weirctl --help`.
 const AFTER: &str = "Exit codes:
-  0  done (explain: allowed)
-  1  refused: the documents are invalid, the resource does not exist, ...
+  0  done (explain, policy eval: allowed; policy diff: nothing changes)
+  1  refused: the documents are invalid, the resource does not exist, a policy test failed, ...
   2  usage: the command line makes no sense, or a file cannot be read
   3  the agent or the collector cannot be reached
-  4  explain: denied
+  4  explain, policy eval: denied
+  5  policy diff: something changes
 
 Examples:
   weirctl apply -f policy.yaml
   weirctl status
   weirctl observe --follow --verdict deny
   weirctl explain --from shop/web --to shop/db --port 5432/tcp
+  weirctl policy check policies/                  # the verbs of policy need no agent
   weirctl VERB --help shows more for each verb.";
 
 /// Talks to a Weir agent about policy, and to a Weir collector about flows.

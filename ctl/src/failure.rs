@@ -10,10 +10,14 @@ use weir_transport::TransportError;
 /// How a run ended, for scripts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// Done. For explain: allowed.
+    /// Done. For explain and policy eval: allowed. For policy diff: nothing changes.
     Done,
-    /// Explain: denied.
+    /// Explain, policy eval: denied.
     Denied,
+    /// The output names what is wrong: policy check found faults, a policy test failed.
+    Faulty,
+    /// Policy diff: something changes.
+    Changed,
 }
 
 /// Why a run did not do what was asked.
@@ -51,7 +55,9 @@ impl Outcome {
     pub const fn code(self) -> u8 {
         match self {
             Self::Done => 0,
+            Self::Faulty => 1,
             Self::Denied => 4,
+            Self::Changed => 5,
         }
     }
 }

@@ -10,6 +10,7 @@ mod cli;
 mod connection;
 mod failure;
 mod files;
+mod offline;
 mod protocol;
 mod render;
 mod rpc;

@@ -37,10 +37,14 @@ pub struct Port {
 
 /// What is wrong with a port on the command line.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{problem}; write PORT/PROTOCOL such as 443/tcp or 53/udp, or a protocol without ports such as icmp")]
+#[error("{problem}; {PORT_REMEDY}")]
 pub struct BadPort {
-    problem: &'static str,
+    /// What is wrong.
+    pub problem: &'static str,
 }
+
+/// What to do about it.
+pub const PORT_REMEDY: &str = "write PORT/PROTOCOL such as 443/tcp or 53/udp, or a protocol without ports such as icmp";
 
 impl FromStr for Port {
     type Err = BadPort;

@@ -83,7 +83,10 @@ fn an_answer_names_the_rule_that_decided_and_the_one_that_passed() {
     let explanation = ask(&state, "data/db", "shop/web", "TCP", 80);
     let text = explanation.to_string();
     assert!(text.contains("ClusterNetworkPolicy/admin passes it on by its rule ingress[0] r"), "{text}");
-    assert!(text.contains("NetworkPolicy/shop/closed (priority 1000) denies it by its default"), "{text}");
+    assert!(
+        text.contains("NetworkPolicy/shop/closed (namespace tier, priority 1000) denies it by its default"),
+        "{text}"
+    );
     assert_eq!(explanation.deciding().unwrap().policy, "NetworkPolicy/shop/closed");
 }
 
@@ -132,6 +135,10 @@ fn pods_that_ended_own_no_address_and_pods_of_the_host_count_as_it() {
     assert_eq!(ask(&state, "shop/guest", "shop/web", "TCP", 80).verdict, Verdict::Deny);
 }
 
+fn many(count: usize, item: impl Fn(usize) -> String) -> String {
+    (0..count).map(item).collect::<Vec<_>>().join(", ")
+}
+
 #[test]
 fn what_the_api_server_refuses_is_refused_with_its_field() {
     let np = |spec: &str| {
@@ -177,6 +184,131 @@ fn what_the_api_server_refuses_is_refused_with_its_field() {
             cnp("egress: [{action: Deny, to: [{networks: [10.0.0.0/8]}], protocols: [{destinationNamedPort: http}]}]"),
             "spec.egress[0]",
         ),
+        (
+            np("{podSelector: {matchExpressions: [{key: a, operator: In, values: []}]}}"),
+            "spec.podSelector.matchExpressions[0].values",
+        ),
+        (
+            np("{podSelector: {matchExpressions: [{key: a, operator: In}]}}"),
+            "spec.podSelector.matchExpressions[0].values",
+        ),
+        (
+            np("{podSelector: {matchExpressions: [{key: a, operator: Exists, values: [b]}]}}"),
+            "spec.podSelector.matchExpressions[0].values",
+        ),
+        (np("{podSelector: {matchExpressions: [{key: a, operator: Exists, values: []}]}}"), ""),
+        (
+            np("{podSelector: {matchExpressions: [{key: a, operator: exists}]}}"),
+            "spec.podSelector.matchExpressions[0].operator",
+        ),
+        (np("{podSelector: {matchExpressions: [{operator: Exists}]}}"), "spec.podSelector.matchExpressions[0].key"),
+        (np("{podSelector: {matchLabels: {\"a/b/c\": d}}}"), "spec.podSelector.matchLabels[a/b/c]"),
+        (np("{podSelector: {matchLabels: {\"A.example/b\": d}}}"), "spec.podSelector.matchLabels[A.example/b]"),
+        (np(&format!("{{podSelector: {{matchLabels: {{a: {}}}}}}}", "b".repeat(64))), "spec.podSelector.matchLabels.a"),
+        (np("{podSelector: {matchLabels: {a: \"\"}}}"), ""),
+        (np("{policyTypes: [Ingress, Ingress]}"), ""),
+        (np("{policyTypes: [Ingress, null]}"), "spec.policyTypes[1]"),
+        (np("{ingress: [{ports: [{protocol: ICMP}]}]}"), "spec.ingress[0].ports[0].protocol"),
+        (np("{ingress: [{ports: [{port: -1}]}]}"), "spec.ingress[0].ports[0].port"),
+        (np("{ingress: [{ports: [{port: 80.0}]}]}"), "spec.ingress[0].ports[0].port"),
+        (np("{ingress: [{ports: [{port: 8_0}]}]}"), "spec.ingress[0].ports[0].port"),
+        (np("{ingress: [{ports: [{port: HTTP}]}]}"), "spec.ingress[0].ports[0].port"),
+        (np("{ingress: [{ports: [{port: a--b}]}]}"), "spec.ingress[0].ports[0].port"),
+        (np("{ingress: [{ports: [{port: \"1-2\"}]}]}"), "spec.ingress[0].ports[0].port"),
+        (np("{ingress: [{ports: [{port: 80, endPort: null}]}]}"), ""),
+        (np("{egress: [{to: [{ipBlock: {cidr: 10.0.0.0/33}}]}]}"), "spec.egress[0].to[0].ipBlock.cidr"),
+        (np("{egress: [{to: [{ipBlock: {cidr: 10.0.0/8}}]}]}"), "spec.egress[0].to[0].ipBlock.cidr"),
+        (np("{egress: [{to: [{ipBlock: {except: [10.0.0.0/9]}}]}]}"), "spec.egress[0].to[0].ipBlock.cidr"),
+        (
+            np("{egress: [{to: [{ipBlock: {cidr: 10.0.0.0/8, except: [10.0.0.1]}}]}]}"),
+            "spec.egress[0].to[0].ipBlock.except[0]",
+        ),
+        (np("{egress: [{to: [{namespaceSelector: {}, ipBlock: {cidr: 10.0.0.0/8}}]}]}"), "spec.egress[0].to[0]"),
+        (np("{egress: [{to: [{podSelector: null}]}]}"), "spec.egress[0].to[0]"),
+        (np("{ingress: {}}"), "spec.ingress"),
+        (cnp("tier: Admin"), "spec.tier"),
+        (
+            cnp("ingress: [{action: Deny, from: [{namespaces: {}, pods: {podSelector: {}}}]}]"),
+            "spec.ingress[0].from[0]",
+        ),
+        (
+            cnp("ingress: [{action: Deny, from: [{pods: {namespaceSelector: {}}}]}]"),
+            "spec.ingress[0].from[0].pods.podSelector",
+        ),
+        (cnp("ingress: [{action: Deny, from: [{pods: {podSelector: {}}}]}]"), ""),
+        (cnp("ingress: [{from: [{namespaces: {}}]}]"), "spec.ingress[0].action"),
+        (cnp("ingress: [{action: Deny, from: [{nodes: {}}]}]"), "spec.ingress[0].from[0].nodes"),
+        (cnp("ingress: [{action: Deny, from: [{namespaces: {}}], protocols: []}]"), "spec.ingress[0].protocols"),
+        (
+            cnp("ingress: [{action: Deny, from: [{namespaces: {}}], protocols: [{tcp: {}}]}]"),
+            "spec.ingress[0].protocols[0].tcp",
+        ),
+        (
+            cnp("ingress: [{action: Deny, from: [{namespaces: {}}], protocols: [{tcp: {destinationPort: {}}}]}]"),
+            "spec.ingress[0].protocols[0].tcp.destinationPort",
+        ),
+        (
+            cnp("ingress: [{action: Deny, from: [{namespaces: {}}], protocols: [{icmp: {}}]}]"),
+            "spec.ingress[0].protocols[0].icmp",
+        ),
+        (
+            cnp(
+                "ingress: [{action: Deny, from: [{namespaces: {}}], protocols: [{tcp: {destinationPort: {number: 1}}, udp: {destinationPort: {number: 1}}}]}]",
+            ),
+            "spec.ingress[0].protocols[0]",
+        ),
+        (cnp("ingress: [{action: Deny, from: [{namespaces: {}}], protocols: [{destinationNamedPort: HTTP}]}]"), ""),
+        (cnp("ingress: [{action: Deny, from: [{namespaces: {}}], ports: [{}]}]"), "spec.ingress[0].ports"),
+        (cnp("egress: [{action: Accept, to: [{domainNames: [example.com, \"*.example.org\", a.b.]}]}]"), ""),
+        (cnp("egress: [{action: Accept, to: [{domainNames: [example]}]}]"), "spec.egress[0].to[0].domainNames[0]"),
+        (cnp("egress: [{action: Accept, to: [{domainNames: [\"a.*.org\"]}]}]"), "spec.egress[0].to[0].domainNames[0]"),
+        (cnp("egress: [{action: Accept, to: [{domainNames: []}]}]"), "spec.egress[0].to[0].domainNames"),
+        (cnp("egress: [{action: Deny, to: [{domainNames: [example.com]}]}]"), "spec.egress[0].to[0].domainNames"),
+        (
+            cnp("ingress: [{action: Accept, from: [{domainNames: [example.com]}]}]"),
+            "spec.ingress[0].from[0].domainNames",
+        ),
+        (cnp("egress: [{action: Deny, to: [{networks: []}]}]"), "spec.egress[0].to[0].networks"),
+        (
+            cnp("egress: [{action: Deny, to: [{networks: [10.0.0.0/8, 10.0.0.0/8]}]}]"),
+            "spec.egress[0].to[0].networks[1]",
+        ),
+        (
+            cnp(&format!(
+                "egress: [{{action: Deny, to: [{{networks: [{}]}}]}}]",
+                many(26, |n| format!("10.{n}.0.0/16"))
+            )),
+            "spec.egress[0].to[0].networks",
+        ),
+        (
+            cnp(&format!("egress: [{{action: Deny, to: [{}]}}]", many(26, |_| "{namespaces: {}}".to_owned()))),
+            "spec.egress[0].to",
+        ),
+        (
+            cnp(&format!("egress: [{}]", many(26, |_| "{action: Deny, to: [{namespaces: {}}]}".to_owned()))),
+            "spec.egress",
+        ),
+        (
+            cnp(&format!("egress: [{{name: {}, action: Deny, to: [{{namespaces: {{}}}}]}}]", "n".repeat(101))),
+            "spec.egress[0].name",
+        ),
+        (cnp(&format!("egress: [{{name: {}, action: Deny, to: [{{namespaces: {{}}}}]}}]", "n".repeat(100))), ""),
+        (cnp("ingress: []").replace("priority: 1", "priority: 1001"), "spec.priority"),
+        (cnp("ingress: []").replace("priority: 1, ", ""), "spec.priority"),
+        (cnp("ingress: []").replace("tier: Admin", "tier: NetworkPolicy"), "spec.tier"),
+        (cnp("ingress: []").replace("tier: Admin, ", ""), "spec.tier"),
+        (cnp("ingress: []").replace("subject: {namespaces: {}}", "subject: {}"), "spec.subject"),
+        (cnp("ingress: []").replace("{name: t}", "{name: t, namespace: n}"), "metadata.namespace"),
+        (np("{}").replace("{name: t}", "{name: T}"), "metadata.name"),
+        (np("{}").replace("{name: t}", "{namespace: n}"), "metadata.name"),
+        (np("{}").replace("{name: t}", "{name: t, namespace: a.b}"), "metadata.namespace"),
+        (np("{}").replace("{name: t}", "{name: t, label: {}}"), "metadata.label"),
+        (np("{}").replace("{name: t}", "{name: t, labels: {a: 1}}"), "metadata.labels.a"),
+        (np("{}").replace("{name: t}", "{name: t, annotations: {a: 1}}"), "metadata.annotations.a"),
+        (np("{}").replace("{name: t}", "{name: t, annotations: {a: \"x y\"}}"), ""),
+        (np("{}").replace("networking.k8s.io/v1", "networking.k8s.io/v1beta1"), "apiVersion"),
+        (np("{}").replace("kind: NetworkPolicy", "kind: NetworkPolicys"), "kind"),
+        (np("{}").replace("kind: NetworkPolicy", "kind: Ingress"), "kind"),
         (banp("default", "Deny"), ""),
         (banp("other", "Deny"), "metadata.name"),
         (banp("default", "Pass"), "spec.ingress[0].action"),

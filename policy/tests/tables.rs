@@ -165,7 +165,7 @@ fn socket_kinds_are_refused_only_where_egress_is_isolated_and_nothing_allows_the
     for (spec, expected) in rows {
         let compiled = tables(&resources(&[WORLD, &policy("p", spec)]));
         let image = Image::open(&compiled).unwrap();
-        let local = compiled.workloads.iter().find(|workload| workload.id.name == "web").unwrap().identity;
+        let local = compiled.workloads.values().find(|workload| workload.id.name == "web").unwrap().identity;
         assert_eq!(image.set(image.identity(local).set, Direction::Egress).unwrap().sockets, expected, "{spec}");
     }
     let both = tables(&resources(&[
@@ -174,7 +174,7 @@ fn socket_kinds_are_refused_only_where_egress_is_isolated_and_nothing_allows_the
         &policy("q", "{sockets: [sctp]}"),
     ]));
     let image = Image::open(&both).unwrap();
-    let local = both.workloads.iter().find(|workload| workload.id.name == "web").unwrap().identity;
+    let local = both.workloads.values().find(|workload| workload.id.name == "web").unwrap().identity;
     assert_eq!(image.set(image.identity(local).set, Direction::Egress).unwrap().sockets, SOCKET_RAW | SOCKET_SCTP);
 }
 
@@ -205,11 +205,11 @@ fn identities_follow_what_policies_can_tell_apart() {
     );
     let texts: Vec<_> = replicas.iter().chain([&blocks]).map(String::as_str).collect();
     let compiled = compile(&resources(&texts), &Context { host_addresses: vec![], ..context() }).unwrap();
-    let local: Vec<_> = compiled.workloads.iter().map(|workload| workload.identity).collect();
-    assert!(local.iter().all(|identity| *identity == local[0] && *identity >= FIRST_IDENTITY), "{local:?}");
+    let local: Vec<_> = compiled.workloads.values().map(|workload| workload.identity).collect();
     let remote: Vec<_> = (1..6).map(|n| compiled.endpoints[&Addr::v4([10, 0, 0, n])]).collect();
-    assert_eq!(remote[..3], [local[0]; 3], "outside of the block an address adds nothing");
-    assert!(remote[3] == remote[4] && remote[3] != local[0], "{remote:?}");
+    assert_eq!(local, remote, "a workload is what its first address is");
+    assert!(local[..3] == [local[0]; 3] && local[0] >= FIRST_IDENTITY, "replicas are alike: {local:?}");
+    assert!(remote[3] == remote[4] && remote[3] != local[0], "in the block they are not: {remote:?}");
     assert_eq!(Image::open(&compiled).unwrap().identify(&address("10.0.0.4")), remote[3]);
     assert_eq!(Image::open(&compiled).unwrap().identify(&address("192.0.2.1")), reserved::WORLD);
 }
@@ -234,25 +234,7 @@ fn workloads_that_cannot_live_together_are_refused_with_their_fields() {
         &workload("one", "{app: a}", "{addresses: [10.0.0.2]}"),
         &workload("two", "{app: a}", "{addresses: [10.0.0.2]}"),
     ]);
-    assert_eq!(compile(&alike, &context()).map(|compiled| compiled.workloads.len()), Ok(2));
-}
-
-#[test]
-fn what_is_probably_not_meant_is_warned_about() {
-    let texts = [
-        policy("nobody", "{workloadSelector: {matchLabels: {app: wbe}}}"),
-        policy("ignored", "{policyTypes: [Ingress], egress: [{}]}"),
-        limit("tiny", "{bytes: {perSecond: 100, burst: 100}}"),
-        workload("inner", "{}", "{cgroup: web/inner}"),
-    ];
-    let texts: Vec<_> = texts.iter().map(String::as_str).chain([WORLD]).collect();
-    let expected = [
-        "Workload/shop/inner: its cgroup lies inside web, another workload's; both judge it",
-        "Policy/shop/ignored: its egress rules are ignored, as policyTypes does not list Egress",
-        "Policy/shop/nobody: its workloadSelector matches no workload",
-        "RateLimit/shop/tiny: packets larger than its byte burst never pass; 1500 lets full Ethernet packets through",
-    ];
-    assert_eq!(tables(&resources(&texts)).warnings, expected);
+    assert_eq!(compile(&alike, &context()).map(|compiled| compiled.workloads.size()), Ok(2));
 }
 
 /// 10,000 workloads of 50 kinds and 500 policies, in a debug build. The bound is far above what it takes.

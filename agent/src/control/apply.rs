@@ -6,7 +6,10 @@
 use std::{collections::BTreeSet, sync::Arc};
 
 use weir_common::addr::Addr;
-use weir_policy::{Change, Compiled, Context, Fault, Kind, Resource, ResourceId, Resources, compile, parse_all};
+use weir_policy::{
+    Change, Compiled, Context, Fault, Kind, Resource, ResourceId, Resources, Timestamp, compile, parse_all,
+    warnings_about,
+};
 
 use super::{
     Control, ControlError, InForce,
@@ -91,13 +94,13 @@ impl<D: Datapath> Control<D> {
     fn change(&mut self, candidate: Resources, changes: Vec<Changed>, dry_run: bool) -> Result<Applied, ControlError> {
         let effective = changes.iter().any(|change| change.action != Action::Unchanged);
         if !effective {
-            let warnings = self.force.compiled.warnings.clone();
+            let warnings = odd(&self.force.resources, &changes, self.force.context.now);
             return Ok(Applied { generation: self.generation(), changes, warnings, ..Applied::default() });
         }
         let (generation, now) = (self.generation() + 1, self.now());
         let context = Context { generation, now, ..self.force.context.clone() };
         let compiled = compile(&candidate, &context).map_err(ControlError::Faulty)?;
-        let mut warnings = compiled.warnings.clone();
+        let mut warnings = odd(&candidate, &changes, now);
         warnings.extend(unplaced_pods(&candidate));
         if !dry_run {
             self.put_in_force(candidate, compiled, context)?;
@@ -187,6 +190,12 @@ fn nothing_in(request: &Apply) -> Fault {
         problem: "there is no document to apply".to_owned(),
         remedy: "name a file that has one; to remove resources, delete them by name".to_owned(),
     }
+}
+
+/// What is odd about the resources that a request names, whether it changes them or not.
+fn odd(resources: &Resources, changes: &[Changed], now: Timestamp) -> Vec<String> {
+    let ids: Vec<_> = changes.iter().map(|change| change.id.clone()).collect();
+    warnings_about(resources, &ids, now).iter().map(ToString::to_string).collect()
 }
 
 /// Pods are peers by their addresses; nobody tells this agent their cgroups yet, and a policy that is not enforced must say so.

@@ -115,14 +115,15 @@ fn find<'a>(compiled: &'a Compiled, text: &str) -> Result<Found<'a>, EndError> {
             IpAddr::V4(v4) => Addr::v4(v4.octets()),
             IpAddr::V6(v6) => Addr::v6(v6.octets()),
         };
-        let workload = compiled.workloads.iter().find(|workload| workload.addresses.contains(&addr));
+        let workload =
+            compiled.workloads.values().find(|workload| workload.addresses.contains(&addr)).map(AsRef::as_ref);
         return Ok(Found { end: End::Address(addr), workload, addr: Some(addr), shown: text.to_owned() });
     }
     let named = |workload: &&CompiledWorkload| match text.split_once('/') {
         Some((namespace, name)) => workload.id.namespace == namespace && workload.id.name == name,
         None => workload.id.name == text,
     };
-    let mut candidates = compiled.workloads.iter().filter(named);
+    let mut candidates = compiled.workloads.values().map(AsRef::as_ref).filter(named);
     let workload = candidates.next().ok_or_else(|| EndError::Unknown(text.to_owned()))?;
     let others: Vec<String> = candidates.map(shown).collect();
     if !others.is_empty() {
@@ -176,7 +177,7 @@ fn side(
 fn judged(compiled: &Compiled, decision: Decision, answer: Option<&Answer>) -> Side {
     let rule =
         usize::try_from(decision.rule).ok().filter(|number| *number != 0).and_then(|number| compiled.rules.get(number));
-    let mut why = answer.map(|answer| answer.why.clone()).unwrap_or_default();
+    let mut why = answer.map(Answer::in_full).unwrap_or_default();
     let agrees = answer.is_none_or(|answer| (answer.verdict, answer.reason) == (decision.verdict, decision.reason));
     if !agrees {
         tracing::error!(

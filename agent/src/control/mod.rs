@@ -144,7 +144,7 @@ impl<D: Datapath> Control<D> {
 
     /// Attaches what is missing and publishes what is attached.
     fn reconcile(&mut self) {
-        let observed = self.datapath.reconcile(&self.force.compiled.workloads);
+        let observed = self.datapath.reconcile(&self.force.compiled.local());
         let generation = self.generation();
         // A new generation may have renamed what is attached as before.
         if observed != self.observed || self.named != generation {

@@ -16,6 +16,7 @@ use std::{
     io,
     os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use aya::{
@@ -108,7 +109,7 @@ impl Cgroups {
         ebpf: &mut Ebpf,
         root: &Path,
         numbers: &BTreeMap<ResourceId, u32>,
-        workloads: &[CompiledWorkload],
+        workloads: &[Arc<CompiledWorkload>],
     ) -> Vec<WorkloadState> {
         let wanted: BTreeSet<&ResourceId> = workloads.iter().filter(|w| w.cgroup.is_some()).map(|w| &w.id).collect();
         self.attached.retain(|id, _| wanted.contains(id));
@@ -234,7 +235,7 @@ pub(super) fn check_root(path: &Path) -> Result<(), KernelError> {
 /// Gives each workload with a cgroup a number of its own, keeping those already given.
 pub(super) fn number(
     old: &BTreeMap<ResourceId, u32>,
-    workloads: &[CompiledWorkload],
+    workloads: &[Arc<CompiledWorkload>],
 ) -> Result<BTreeMap<ResourceId, u32>, KernelError> {
     let local: Vec<&ResourceId> = workloads.iter().filter(|w| w.cgroup.is_some()).map(|w| &w.id).collect();
     let mut numbers: BTreeMap<ResourceId, u32> =

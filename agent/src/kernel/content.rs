@@ -30,9 +30,9 @@ pub(super) struct Content {
 }
 
 /// Identity by address.
-type Identities = BTreeMap<Addr, u32>;
+type Identities = weir_policy::Endpoints;
 /// Value by prefix, in order of prefix.
-pub(super) type Prefixes = Vec<(Prefix, u32)>;
+pub(super) type Prefixes = Arc<Vec<(Prefix, u32)>>;
 
 /// What has to be done to a map.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -135,7 +135,7 @@ fn with_workloads(compiled: &Compiled, numbers: &BTreeMap<ResourceId, u32>) -> V
     let entries = numbers.values().max().map_or(0, |highest| highest + 1);
     let first_page = pages.len() as u64;
     let mut words = vec![0u64; (entries as usize).div_ceil(2)];
-    for workload in &compiled.workloads {
+    for workload in compiled.workloads.values() {
         let Some(number) = numbers.get(&workload.id) else { continue };
         if let Some(word) = words.get_mut(*number as usize / 2) {
             *word |= u64::from(workload.identity) << (32 * (number & 1));
@@ -155,17 +155,23 @@ fn with_workloads(compiled: &Compiled, numbers: &BTreeMap<ResourceId, u32>) -> V
 
 /// Pods reach their own addresses, whatever policies say; a native workload that isolates itself means it.
 fn owners(compiled: &Compiled, numbers: &BTreeMap<ResourceId, u32>) -> BTreeMap<Addr, u32> {
-    let pods = compiled.workloads.iter().filter(|workload| workload.id.kind == Kind::Pod);
-    let numbered = pods.filter_map(|pod| Some((pod, *numbers.get(&pod.id)?)));
-    let owned = numbered.flat_map(|(pod, number)| pod.addresses.iter().map(move |addr| (*addr, pod.identity, number)));
-    // An address that the tables give to somebody else, or to nobody (a pod in its host's network), is not its own.
-    let owned = owned.filter(|(addr, identity, _)| compiled.endpoints.get(addr) == Some(identity));
-    owned.map(|(addr, _, number)| (addr, number)).collect()
+    let pods = numbers.iter().filter(|(id, _)| id.kind == Kind::Pod);
+    let described = pods.filter_map(|(id, number)| Some((compiled.workloads.get(id)?, *number)));
+    let mut owners = BTreeMap::new();
+    let mut shared = BTreeSet::new();
+    for (addr, number) in described.flat_map(|(pod, number)| pod.addresses.iter().map(move |addr| (*addr, number))) {
+        if owners.insert(addr, number).is_some() {
+            shared.insert(addr);
+        }
+    }
+    // An address that two pods claim tells neither from the other, so it is nobody's own.
+    owners.retain(|addr, _| !shared.contains(addr));
+    owners
 }
 
 /// The pages of the image.
 fn pages(compiled: &Compiled) -> Vec<Arc<Page>> {
-    compiled.pages.iter().cloned().map(Arc::new).collect()
+    compiled.pages.clone()
 }
 
 /// Identity by exact address.
@@ -175,12 +181,12 @@ fn identities(compiled: &Compiled) -> Identities {
 
 /// Identity by prefix.
 fn cidrs(compiled: &Compiled) -> Prefixes {
-    compiled.cidrs.clone()
+    Arc::clone(&compiled.cidrs)
 }
 
 /// Rule by blocked prefix.
 fn blocked(compiled: &Compiled) -> Prefixes {
-    compiled.blocked.clone()
+    Arc::clone(&compiled.blocked)
 }
 
 #[cfg(test)]
@@ -210,15 +216,16 @@ mod tests {
         }
     }
 
-    fn content(pages: &[u64], identities: &[(u8, u32)], owners: &[(u8, u32)]) -> Content {
+    fn content(pages: &[u64], identities: &'static [(u8, u32)], owners: &'static [(u8, u32)]) -> Content {
         let page = |first: &u64| {
             let mut page = Page::zeroed();
             page.words[0] = *first;
             Arc::new(page)
         };
-        let by_addr = |entries: &[(u8, u32)]| entries.iter().map(|(last, value)| (host(*last), *value)).collect();
+        let by_addr = |entries: &'static [(u8, u32)]| entries.iter().map(|(last, value)| (host(*last), *value));
         let pages = pages.iter().map(page).collect();
-        Content { pages, identities: by_addr(identities), owners: by_addr(owners), ..Content::none() }
+        let (identities, owners) = (by_addr(identities).collect(), by_addr(owners).collect());
+        Content { pages, identities, owners, ..Content::none() }
     }
 
     fn host(last: u8) -> Addr {

@@ -15,6 +15,8 @@ mod interfaces;
 mod load;
 mod slot;
 
+use std::sync::Arc;
+
 use std::{collections::BTreeMap, path::PathBuf};
 
 use aya::Ebpf;
@@ -87,7 +89,7 @@ impl Kernel {
     /// # Errors
     /// On an error the generation before stays in force, untouched.
     pub fn install(&mut self, compiled: &weir_policy::Compiled) -> Result<Written, KernelError> {
-        let numbers = cgroups::number(&self.numbers, &compiled.workloads)?;
+        let numbers = cgroups::number(&self.numbers, &compiled.local())?;
         let written = self.tables.install(compiled, &numbers)?;
         self.numbers = numbers;
         let Written { pages, endpoints, cidrs, blocked, whole } = written;
@@ -97,7 +99,7 @@ impl Kernel {
 
     /// Brings attachments in line with `workloads` and with the interfaces that exist now. Call after `install` and
     /// regularly: cgroups and interfaces come and go.
-    pub fn reconcile(&mut self, workloads: &[CompiledWorkload]) -> Observed {
+    pub fn reconcile(&mut self, workloads: &[Arc<CompiledWorkload>]) -> Observed {
         let root = self.cgroups.reconcile_root(&mut self.ebpf, &self.options.cgroup_root, self.options.strict);
         if let Err(error) = &root {
             tracing::error!(error = %error, "the programs at the root of the managed tree are not attached");

@@ -38,7 +38,7 @@ pub fn response(status: &Status, info: &Info) -> v1::StatusResponse {
 fn workloads(status: &Status) -> Vec<v1::WorkloadStatus> {
     let states: HashMap<&ResourceId, &WorkloadState> =
         status.observed.workloads.iter().map(|state| (&state.id, state)).collect();
-    let shown = status.compiled.workloads.iter().map(|workload| {
+    let shown = status.compiled.workloads.values().map(|workload| {
         let state = states.get(&workload.id);
         v1::WorkloadStatus {
             workload: format!("{}/{}", workload.id.namespace, workload.id.name),

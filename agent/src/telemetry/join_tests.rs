@@ -71,7 +71,7 @@ fn names() -> (Names, u32) {
     let rule = compiled.rules.iter().position(|rule| rule.rule.contains("to-db")).unwrap() as u32;
     let names = Names::default();
     names.publish(&compiled);
-    let web = compiled.workloads.iter().find(|workload| workload.id.name == "web").unwrap();
+    let web = compiled.workloads.values().find(|workload| workload.id.name == "web").unwrap();
     names.attach(&Observed {
         workloads: vec![WorkloadState {
             id: web.id.clone(),

@@ -122,7 +122,7 @@ impl Generation {
         let rule =
             |info: &weir_policy::RuleInfo| Arc::new(RuleName { policy: info.policy.clone(), rule: info.rule.clone() });
         let mut names = Self { rules: compiled.rules.iter().map(rule).collect(), ..Self::default() };
-        for workload in &compiled.workloads {
+        for workload in compiled.workloads.values() {
             let name = Arc::new(WorkloadName::of(workload));
             names.by_addr.extend(workload.addresses.iter().map(|addr| (*addr, Arc::clone(&name))));
             names.by_id.insert(workload.id.clone(), name);

@@ -12,13 +12,18 @@ use super::style::{BOLD, PLAIN, clean};
 /// Rows below a heading.
 #[derive(Debug)]
 pub struct Table {
-    columns: &'static [&'static str],
+    columns: Vec<String>,
     rows: Vec<Vec<(String, Style)>>,
 }
 
 impl Table {
     /// An empty table. A column whose name begins with ">" is aligned to the right.
-    pub const fn new(columns: &'static [&'static str]) -> Self {
+    pub fn new(columns: &[&str]) -> Self {
+        Self::with_columns(columns.iter().map(|name| (*name).to_owned()).collect())
+    }
+
+    /// The same with columns that are only known now.
+    pub const fn with_columns(columns: Vec<String>) -> Self {
         Self { columns, rows: Vec::new() }
     }
 
@@ -29,6 +34,11 @@ impl Table {
 
     /// Adds a row.
     pub fn styled<const N: usize>(&mut self, cells: [(String, Style); N]) {
+        self.push(cells.to_vec());
+    }
+
+    /// Adds a row of as many cells as there are columns.
+    pub fn push(&mut self, cells: Vec<(String, Style)>) {
         self.rows.push(cells.into_iter().map(|(text, style)| (clean(&text).into_owned(), style)).collect());
     }
 

@@ -14,10 +14,13 @@ mod status;
 mod version;
 mod watch;
 
+pub use resource::JsonFault;
+
 use clap::Subcommand;
 
 use crate::cli::Cli;
 use crate::failure::{Failure, Outcome};
+use crate::offline;
 
 /// What to do.
 #[derive(Debug, Subcommand)]
@@ -34,6 +37,8 @@ pub enum Verb {
     Observe(observe::Arguments),
     /// Say whether something is allowed, and why.
     Explain(explain::Arguments),
+    /// Check, ask and compare policies in files, without an agent.
+    Policy(offline::Arguments),
     /// Follow changes of resources.
     Watch(watch::Arguments),
     /// Print a completion script for a shell.
@@ -52,6 +57,7 @@ pub async fn run(cli: Cli) -> Result<Outcome, Failure> {
         Verb::Status(arguments) => status::run(&arguments, &connection).await?,
         Verb::Observe(arguments) => observe::run(arguments, &connection).await?,
         Verb::Explain(arguments) => return explain::run(&arguments, &connection).await,
+        Verb::Policy(arguments) => return offline::run(&arguments),
         Verb::Watch(arguments) => watch::run(&arguments, &connection).await?,
         Verb::Completion(arguments) => completion::run(&arguments)?,
         Verb::Version(arguments) => version::run(&arguments, &connection).await?,

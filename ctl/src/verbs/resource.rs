@@ -97,9 +97,10 @@ struct Json<'a> {
     warnings: &'a [String],
 }
 
+/// A fault as JSON.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
-struct JsonFault<'a> {
+pub struct JsonFault<'a> {
     source: &'a str,
     line: u32,
     column: u32,
@@ -109,22 +110,20 @@ struct JsonFault<'a> {
     remedy: &'a str,
 }
 
+impl<'a> From<&'a Fault> for JsonFault<'a> {
+    fn from(fault: &'a Fault) -> Self {
+        let Fault { source, line, column, field, value, problem, remedy } = fault;
+        Self { source, line: *line, column: *column, field, value, problem, remedy }
+    }
+}
+
 impl<'a> From<&'a Changed> for Json<'a> {
     fn from(changed: &'a Changed) -> Self {
-        let fault = |fault: &'a Fault| JsonFault {
-            source: &fault.source,
-            line: fault.line,
-            column: fault.column,
-            field: &fault.field,
-            value: &fault.value,
-            problem: &fault.problem,
-            remedy: &fault.remedy,
-        };
         Self {
             generation: changed.generation,
             dry_run: changed.dry_run,
             changes: &changed.changes,
-            faults: changed.faults.iter().map(fault).collect(),
+            faults: changed.faults.iter().map(JsonFault::from).collect(),
             warnings: &changed.warnings,
         }
     }

@@ -1,115 +1,25 @@
 //! Lives: host.
-//! Called by: `compile`.
+//! Called by: `compiler`, once identities and terms are known.
 //! May touch: nothing.
 //! Never: compares rows of verdicts; ends are alike when they match the same peers that policies in force name.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use weir_common::verdict::Direction;
-
 use super::{
-    faults::Problems,
-    identities::Identities,
-    subjects::{Set, Subjects},
+    parts::{Group, Parts},
+    terms::Terms,
+    view::View,
 };
-use crate::{
-    evaluate::{Bound, peer_matches},
-    model::{ContainerPort, Peer, PortMatch, Resources, Rule},
-};
+use crate::model::ContainerPort;
 
-/// Both directions, in the order of the tables.
-pub const DIRECTIONS: [Direction; 2] = [Direction::Ingress, Direction::Egress];
-
-/// The peers and ports that policies in force name.
-pub struct Terms<'a> {
-    peers: Vec<(&'a str, &'a Peer)>,
-    numbers: BTreeMap<(&'a str, &'a Peer), usize>,
-    ports: BTreeSet<PortMatch>,
-    /// What pods say that named ports are.
-    named: BTreeMap<&'a str, BTreeSet<PortMatch>>,
-}
-
-/// The rules of a set that count in a direction, each with its policy.
-fn rules_in_force<'a>(bound: &[Bound<'a>], direction: Direction) -> impl Iterator<Item = (Bound<'a>, &'a Rule)> {
-    bound.iter().flat_map(move |bound| bound.policy.rules_in_force(direction).iter().map(move |rule| (*bound, rule)))
-}
-
-impl<'a> Terms<'a> {
-    pub fn of(resources: &'a Resources, subjects: &Subjects<'a>) -> Self {
-        let (numbers, ports, named) = (BTreeMap::new(), BTreeSet::new(), named(resources));
-        let mut terms = Self { peers: Vec::new(), numbers, ports, named };
-        let policies = subjects.policies();
-        for (bound, rule) in DIRECTIONS.iter().flat_map(|direction| rules_in_force(&policies, *direction)) {
-            let ports: Vec<_> = terms.ports_named_by(rule).collect();
-            terms.ports.extend(ports);
-            for peer in &rule.peers {
-                terms.numbers.insert(term(&bound, peer), 0);
-            }
-        }
-        for (number, (key, slot)) in terms.numbers.iter_mut().enumerate() {
-            *slot = number;
-            terms.peers.push(*key);
-        }
-        terms
-    }
-
-    /// The port entries.
-    pub fn ports(&self) -> impl Iterator<Item = &PortMatch> {
-        self.ports.iter()
-    }
-
-    /// The peers that one direction of a set names.
-    pub fn peers_of(&self, set: &Set<'a>, direction: Direction) -> BTreeSet<usize> {
-        let peers = rules_in_force(&set.bound, direction)
-            .flat_map(|(bound, rule)| rule.peers.iter().map(move |peer| term(&bound, peer)));
-        peers.filter_map(|term| self.numbers.get(&term).copied()).collect()
-    }
-
-    /// The port entries that one direction of a set names, itself or by the names of pods.
-    pub fn ports_of(&self, set: &Set<'a>, direction: Direction) -> BTreeSet<PortMatch> {
-        rules_in_force(&set.bound, direction).flat_map(|(_, rule)| self.ports_named_by(rule)).collect()
-    }
-
-    /// Whether what a peer calls its ports matters to one direction of a set.
-    pub fn asks_names(&self, set: &Set<'a>, direction: Direction) -> bool {
-        direction == Direction::Egress
-            && rules_in_force(&set.bound, direction).any(|(_, rule)| !rule.named_ports.is_empty())
-    }
-
-    fn ports_named_by<'t>(&'t self, rule: &'t Rule) -> impl Iterator<Item = PortMatch> + use<'t, 'a> {
-        let by_name = rule.named_ports.iter().filter_map(|port| self.named.get(port.name.as_str())).flatten();
-        rule.ports.iter().chain(by_name).copied()
-    }
-}
-
-/// For each name of a port what pods say it is.
-fn named(resources: &Resources) -> BTreeMap<&str, BTreeSet<PortMatch>> {
-    let mut named: BTreeMap<&str, BTreeSet<PortMatch>> = BTreeMap::new();
-    for port in resources.workloads().flat_map(|(_, workload)| &workload.ports) {
-        let entry = PortMatch { protocol: port.protocol, ports: Some((port.port, port.port)) };
-        named.entry(&port.name).or_default().insert(entry);
-    }
-    named
-}
-
-/// A peer with the namespace it is read in, where that makes a difference.
-fn term<'a>(bound: &Bound<'a>, peer: &'a Peer) -> (&'a str, &'a Peer) {
-    match peer {
-        Peer::Workloads { namespace_selector: None, .. } => (&bound.id.namespace, peer),
-        Peer::Workloads { .. }
-        | Peer::IpBlock { .. }
-        | Peer::Entity { .. }
-        | Peer::Nodes { .. }
-        | Peer::Service { .. }
-        | Peer::Unknown => ("", peer),
-    }
-}
+/// The class of ends that match no peer at all; also what numbers nobody has read as.
+pub const NOBODY: u32 = 0;
 
 /// What rules can tell of a peer.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Traits {
-    /// The peers of rules that it matches, ascending.
-    pub peers: Vec<usize>,
+    /// The terms it matches, ascending.
+    pub terms: Vec<u32>,
     /// Its ports that policies name.
     pub ports: Vec<ContainerPort>,
     /// The node it is, if pods of it run here.
@@ -117,38 +27,153 @@ pub struct Traits {
 }
 
 /// The peer classes of the node.
+#[derive(Clone, Debug)]
 pub struct Classes {
-    /// For each class what its identities have in common, and where in the list of identities one of them is.
-    pub list: Vec<(Traits, usize)>,
-    /// Class of each identity, in the order of the list of identities.
-    pub of_identity: Vec<u16>,
+    pub parts: Parts<Traits>,
+    /// Class by identity.
+    of: Vec<Option<u32>>,
+}
+
+/// What has changed.
+#[derive(Debug, Default)]
+pub struct Reclassed {
+    /// Classes that are new or have other traits.
+    pub classes: BTreeSet<u32>,
+    /// Identities that are in another class, or gone.
+    pub identities: BTreeSet<u32>,
 }
 
 impl Classes {
-    /// The first class is that of the world, which is also what unknown numbers read as.
-    pub fn of(terms: &Terms<'_>, subjects: &Subjects<'_>, identities: &Identities, problems: &mut Problems) -> Self {
-        let mut classes = Self { list: Vec::new(), of_identity: Vec::new() };
-        let mut known: BTreeMap<Traits, u16> = BTreeMap::new();
-        for (index, identity) in identities.list.iter().enumerate() {
-            let end = identity.end();
-            let all = terms.peers.iter().enumerate();
-            let peers =
-                all.filter(|(_, (namespace, peer))| peer_matches(peer, namespace, &end)).map(|(n, _)| n).collect();
-            let ports = end.member.map(|member| member.ports.to_vec()).unwrap_or_default();
-            let own_node = end.node.map(|node| node.name.to_owned()).filter(|name| subjects.is_here(name));
-            let Ok(next) = u16::try_from(classes.list.len()) else {
-                problems.of_all(
-                    "peers fall into more than 65536 classes".to_owned(),
-                    "use fewer distinct peers in policies",
-                );
-                return classes;
-            };
-            let class = *known.entry(Traits { peers, ports, own_node }).or_insert_with_key(|traits| {
-                classes.list.push((traits.clone(), index));
-                next
-            });
-            classes.of_identity.push(class);
-        }
-        classes
+    pub fn new() -> Self {
+        let mut parts = Parts::from(1);
+        parts.pin(NOBODY, Traits::default());
+        Self { parts, of: Vec::new() }
     }
+
+    /// The class of an identity.
+    pub fn of(&self, identity: u32) -> u32 {
+        self.of.get(identity as usize).copied().flatten().unwrap_or(NOBODY)
+    }
+
+    /// For each class an identity in it.
+    pub fn samples(&self) -> Vec<Option<u32>> {
+        let mut samples = vec![None; self.parts.end()];
+        for (identity, class) in (0..).zip(&self.of) {
+            let slot = class.and_then(|class| samples.get_mut(class as usize));
+            if let Some(slot) = slot {
+                *slot = Some(identity);
+            }
+        }
+        samples
+    }
+
+    /// Classes anew the identities that have changed, and all for the terms that have. `here`: nodes whose pods run here.
+    pub fn update(
+        &mut self,
+        view: View<'_>,
+        terms: &Terms,
+        identities: &BTreeSet<u32>,
+        here: &BTreeMap<String, usize>,
+    ) -> Reclassed {
+        let mut moves: BTreeMap<(Option<u32>, Option<Traits>), Vec<u32>> = BTreeMap::new();
+        for (identity, traits) in traits_of(view, terms, identities, here) {
+            moves.entry((self.of.get(identity as usize).copied().flatten(), traits)).or_default().push(identity);
+        }
+        self.follow_terms(view, terms, identities, &mut moves);
+        let (mut groups, mut members) = (Vec::new(), Vec::new());
+        for ((from, key), moved) in moves {
+            // An identity that came and went leaves no trace.
+            if from.is_some() || key.is_some() {
+                groups.push(Group { from, key, size: moved.len() });
+                members.push((from, moved));
+            }
+        }
+        let rekeyed = self.parts.rekey(groups);
+        let mut reclassed = Reclassed { classes: rekeyed.changed, identities: BTreeSet::new() };
+        for ((from, moved), class) in members.into_iter().zip(rekeyed.parts) {
+            if from == class {
+                continue;
+            }
+            for identity in moved {
+                self.put(identity, class);
+                reclassed.identities.insert(identity);
+            }
+        }
+        reclassed
+    }
+
+    /// Identities that are what they were, but match terms that have come, or did match some that are gone.
+    fn follow_terms(
+        &self,
+        view: View<'_>,
+        terms: &Terms,
+        done: &BTreeSet<u32>,
+        moves: &mut BTreeMap<(Option<u32>, Option<Traits>), Vec<u32>>,
+    ) {
+        if terms.touched.is_empty() {
+            return;
+        }
+        let others = || (0..).zip(&self.of).filter(|(identity, _)| !done.contains(identity));
+        let index = view.index(others().filter(|(_, class)| class.is_some()).map(|(identity, _)| identity));
+        let mut come: BTreeMap<u32, Vec<u32>> = BTreeMap::new();
+        for (number, term) in terms.touched.iter().filter_map(|number| Some((*number, terms.parts.key(*number)?))) {
+            for identity in view.matching(number, term, &index) {
+                come.entry(identity).or_default().push(number);
+            }
+        }
+        let old = self.parts.iter().filter(|(_, key)| key.terms.iter().any(|term| terms.touched.contains(term)));
+        let old: BTreeSet<u32> = old.map(|(class, _)| class).collect();
+        let mut alike: BTreeMap<(u32, &[u32]), Vec<u32>> = BTreeMap::new();
+        for (identity, class) in others() {
+            let Some(class) = class else { continue };
+            let matched = come.get(&identity);
+            if matched.is_some() || old.contains(class) {
+                alike.entry((*class, matched.map(Vec::as_slice).unwrap_or_default())).or_default().push(identity);
+            }
+        }
+        for ((class, matched), identities) in alike {
+            let Some(key) = self.parts.key(class) else { continue };
+            let kept = key.terms.iter().filter(|term| !terms.touched.contains(term));
+            let mut all: Vec<u32> = kept.chain(matched).copied().collect();
+            all.sort_unstable();
+            let traits = Traits { terms: all, ports: key.ports.clone(), own_node: key.own_node.clone() };
+            moves.entry((Some(class), Some(traits))).or_default().extend(identities);
+        }
+    }
+
+    fn put(&mut self, identity: u32, class: Option<u32>) {
+        if self.of.len() <= identity as usize {
+            self.of.resize(identity as usize + 1, None);
+        }
+        if let Some(slot) = self.of.get_mut(identity as usize) {
+            *slot = class;
+        }
+    }
+}
+
+/// What rules can tell of each of these identities; `None` of those that are gone.
+fn traits_of(
+    view: View<'_>,
+    terms: &Terms,
+    identities: &BTreeSet<u32>,
+    here: &BTreeMap<String, usize>,
+) -> BTreeMap<u32, Option<Traits>> {
+    let mut all: BTreeMap<u32, Option<Traits>> = BTreeMap::new();
+    for identity in identities {
+        let traits = view.end(*identity).map(|end| Traits {
+            terms: Vec::new(),
+            ports: end.member.map(|member| member.ports.to_vec()).unwrap_or_default(),
+            own_node: end.node.map(|node| node.name.to_owned()).filter(|name| here.contains_key(name)),
+        });
+        all.insert(*identity, traits);
+    }
+    let index = view.index(all.iter().filter(|(_, traits)| traits.is_some()).map(|(identity, _)| *identity));
+    for (number, term) in terms.parts.iter() {
+        for identity in view.matching(number, term, &index) {
+            if let Some(Some(traits)) = all.get_mut(&identity) {
+                traits.terms.push(number);
+            }
+        }
+    }
+    all
 }

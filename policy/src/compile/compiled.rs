@@ -1,10 +1,11 @@
 //! Lives: host.
 //! Called by: the agent, which installs it; `weir_common::decide`, which reads it as the kernel reads the maps.
 //! May touch: nothing.
-//! Never: changed after `compile` has made it.
+//! Never: changed after the compiler has made it; generations share what they have in common, so that one costs little.
 
-use std::collections::BTreeMap;
+use std::sync::Arc;
 
+use rpds::RedBlackTreeMapSync;
 use weir_common::{addr::Addr, decide::Tables, event::Endpoint, image::Page};
 
 use crate::{
@@ -12,27 +13,30 @@ use crate::{
     model::{Labels, Prefix},
 };
 
+/// Identity by exact address, in order of address. A copy shares what it has in common.
+pub type Endpoints = RedBlackTreeMapSync<Addr, u32>;
+
 /// One generation, ready to be written into a slot.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Compiled {
     /// Its number.
     pub generation: u64,
     /// The image.
-    pub pages: Vec<Page>,
+    pub pages: Vec<Arc<Page>>,
     /// Identity by exact address.
-    pub endpoints: BTreeMap<Addr, u32>,
+    pub endpoints: Endpoints,
     /// Identity by longest prefix, in order of prefix.
-    pub cidrs: Vec<(Prefix, u32)>,
+    pub cidrs: Arc<Vec<(Prefix, u32)>>,
     /// Rule number by blocked prefix, in order of prefix.
-    pub blocked: Vec<(Prefix, u32)>,
+    pub blocked: Arc<Vec<(Prefix, u32)>>,
     /// Rule by number; the first is none.
-    pub rules: Vec<RuleInfo>,
-    /// Every workload, in order of id.
-    pub workloads: Vec<CompiledWorkload>,
+    pub rules: Arc<Vec<RuleInfo>>,
+    /// Every workload, by id.
+    pub workloads: RedBlackTreeMapSync<ResourceId, Arc<CompiledWorkload>>,
     /// Rate limit by number; the first is none.
-    pub limits: Vec<LimitInfo>,
-    /// What is legal and probably not meant.
-    pub warnings: Vec<String>,
+    pub limits: Arc<Vec<LimitInfo>>,
+    /// How large the tables are.
+    pub sizes: Sizes,
 }
 
 /// What a rule number stands for.
@@ -68,9 +72,34 @@ pub struct CompiledWorkload {
     pub labels: Labels,
 }
 
+/// How many there are of what the tables are made of.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Sizes {
+    /// Ends that policies in force here may tell apart.
+    pub identities: usize,
+    /// Groups of identities that they do tell apart.
+    pub classes: usize,
+    /// Groups of local workloads that the same policies select.
+    pub sets: usize,
+    /// Peers that rules in force here name.
+    pub terms: usize,
+    /// Groups of ports that rules in force here tell apart.
+    pub atoms: usize,
+    /// Verdicts.
+    pub cells: usize,
+    /// Rules in force here, the defaults among them.
+    pub rules: usize,
+    /// Exact addresses.
+    pub endpoints: usize,
+    /// Address prefixes.
+    pub cidrs: usize,
+    /// Pages of the image, 4 KiB each.
+    pub pages: usize,
+}
+
 impl Tables for Compiled {
     fn page(&self, index: u32) -> Option<&Page> {
-        self.pages.get(index as usize)
+        self.pages.get(index as usize).map(Arc::as_ref)
     }
 
     /// Which workload has which number is the agent's to know: here nobody owns an address.
@@ -84,6 +113,12 @@ impl Tables for Compiled {
 }
 
 impl Compiled {
+    /// The workloads that run here, in order of id.
+    #[must_use]
+    pub fn local(&self) -> Vec<Arc<CompiledWorkload>> {
+        self.workloads.values().filter(|workload| workload.cgroup.is_some()).cloned().collect()
+    }
+
     /// The rule of the longest blocked prefix that holds the address.
     #[must_use]
     pub fn blocked_by(&self, addr: &Addr) -> Option<u32> {

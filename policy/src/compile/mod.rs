@@ -1,67 +1,54 @@
-//! Lives: host. Compiles resources to the image, prefixes and addresses of one generation.
+//! Lives: host. Compiles resources to the image, prefixes and addresses of one generation, and keeps them up to date.
 //! Called by: the agent for every change, `weirctl` for dry runs, the tests.
 //! May touch: nothing but its arguments.
 //! Never: decides anything itself; each cell is the reference evaluator's answer.
 //!
 //! ```text
-//! workloads ─ subjects ─► local sets (who the same policies select)        policies ─ terms ─► peers and ports they name
-//! addresses, blocks ─ identities ─► numbers, endpoints, prefixes ─ classes ─► peer class by the terms an identity matches
-//! ports ─ atoms ─► port atoms      sets x classes x atoms ─ cells ─► evaluate::judge ─► image
+//! local workloads ─ policies ─► sets (whom the same policies select) ─ terms ─► peers and ports that their rules name
+//! workloads ─ labels that terms look at ─► subjects ┐
+//! addresses ─ blocks that terms name ─► regions     ┴► identities ─ terms matched ─► classes
+//! ports ─ entries ─► atoms, port rows      sets x classes x port classes ─ tables ─► evaluate::judge ─► image
 //! ```
+//!
+//! Every arrow is a partition whose parts keep their numbers (`parts`), so a change goes down the arrows only as far as it makes
+//! a difference: a pod with known labels ends at its addresses, new labels at one identity, an edited policy at the sets it
+//! selects. From scratch is the same path with everything new.
 
-mod atoms;
-mod cells;
 mod classes;
 mod compiled;
+mod compiler;
 mod faults;
+mod fill;
 mod identities;
-mod image;
 mod limits;
+mod parts;
+mod policies;
+mod port_rows;
+mod ports;
 mod prefixes;
+mod room;
 mod rules;
-mod subjects;
-mod warnings;
+mod space;
+mod tables;
+mod terms;
+mod update;
+mod view;
+mod words;
+mod workloads;
 
-pub use compiled::{Compiled, CompiledWorkload, LimitInfo, RuleInfo};
+pub use compiled::{Compiled, CompiledWorkload, Endpoints, LimitInfo, RuleInfo, Sizes};
+pub use compiler::{Compiler, Edit, Touched};
+use weir_common::verdict::Direction;
 
 use crate::{Context, fault::Fault, model::Resources};
 
-use faults::Problems;
+/// Both directions, in the order of the tables.
+const DIRECTIONS: [Direction; 2] = [Direction::Ingress, Direction::Egress];
 
-/// Compiles the whole state.
+/// Compiles the whole state, from scratch.
 ///
 /// # Errors
 /// Every reason why the resources cannot be in force together, each at the document it is about.
 pub fn compile(resources: &Resources, context: &Context) -> Result<Compiled, Vec<Fault>> {
-    let mut problems = Problems::default();
-    faults::check_workloads(resources, &mut problems);
-    let subjects = subjects::Subjects::of(resources, context.now);
-    let terms = classes::Terms::of(resources, &subjects);
-    let numbering = rules::Numbering::of(resources, &mut problems);
-    let limits = limits::Limits::of(resources, context, &numbering, &mut problems);
-    let mut identities = identities::Identities::of(resources, context, &subjects, &mut problems);
-    let atoms = atoms::Atoms::of(terms.ports().chain(limits.ports()), &mut problems);
-    let classes = classes::Classes::of(&terms, &subjects, &identities, &mut problems);
-    let cells = cells::Cells::of(&subjects, &terms, &classes, &identities, &atoms, &numbering, &mut problems);
-    let services = limits.services(&identities, &atoms, &mut problems);
-    let blocked = prefixes::blocked(resources, &numbering, &mut problems);
-    problems.none()?;
-    let pages =
-        image::Image { context, identities: &identities, subjects: &subjects, classes: &classes, cells: &cells }.pages(
-            &atoms,
-            &limits,
-            &services,
-            !blocked.is_empty(),
-        );
-    Ok(Compiled {
-        generation: context.generation,
-        pages,
-        workloads: identities.workloads(resources),
-        endpoints: std::mem::take(&mut identities.endpoints),
-        cidrs: std::mem::take(&mut identities.cidrs),
-        blocked,
-        rules: numbering.rules,
-        limits: limits.infos,
-        warnings: warnings::warnings(resources),
-    })
+    Compiler::of(resources, context.clone()).map(|compiler| compiler.compiled())
 }

@@ -1,84 +1,134 @@
 //! Lives: host.
-//! Called by: `compile`; its numbers stand in cells, limits and blocked prefixes, and come back in records.
+//! Called by: `compiler`; the numbers stand in cells, limits and blocked prefixes, and come back in records.
 //! May touch: nothing.
-//! Never: gives two rules one number, or a number that depends on what is selected where.
+//! Never: gives two rules one number; changes the numbers of a document whose rules keep their names.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use weir_common::{image::MAX_RULES, verdict::Direction};
 
-use super::{classes::DIRECTIONS, compiled::RuleInfo, faults::Problems};
+use super::{DIRECTIONS, compiled::RuleInfo, faults::Problems};
 use crate::{
     evaluate::{RulePlace, rule_name},
-    id::{Kind, ResourceId},
-    model::{Resources, Spec},
+    id::ResourceId,
+    model::Policy,
 };
 
-/// Every rule with its number.
-pub struct Numbering {
-    /// Rule by number; the first is none.
-    pub rules: Vec<RuleInfo>,
-    /// For each policy: the number of its first rule, and of its first egress rule.
-    policies: BTreeMap<ResourceId, [u32; 2]>,
-    /// For each policy and direction, how many rules there are before the default.
-    counts: BTreeMap<ResourceId, [u32; 2]>,
-    single: BTreeMap<ResourceId, u32>,
+/// The rules of everything in force here, by number.
+#[derive(Clone, Debug)]
+pub struct Rules {
+    /// Rule by number; the first is none, and so are those given back.
+    pub infos: Arc<Vec<RuleInfo>>,
+    ranges: BTreeMap<ResourceId, Range>,
+    /// Numbers given back, by length: first numbers.
+    free: BTreeMap<u32, Vec<u32>>,
 }
 
-impl Numbering {
-    pub fn of(resources: &Resources, problems: &mut Problems) -> Self {
-        let rules = vec![RuleInfo::default()];
-        let mut numbering = Self { rules, policies: BTreeMap::new(), counts: BTreeMap::new(), single: BTreeMap::new() };
-        for resource in resources.iter() {
-            match resource.spec() {
-                Spec::Policy(policy) => {
-                    let mut starts = [0; 2];
-                    for (start, direction) in starts.iter_mut().zip(DIRECTIONS) {
-                        *start = number(numbering.rules.len());
-                        let places = (0..policy.rules(direction).len()).map(RulePlace::At).chain([RulePlace::Default]);
-                        let names = places.map(|place| rule_name(policy, direction, place));
-                        numbering.rules.extend(names.map(|rule| RuleInfo { policy: resource.id().to_string(), rule }));
-                    }
-                    numbering.policies.insert(resource.id().clone(), starts);
-                    let counts = [number(policy.ingress.len()), number(policy.egress.len())];
-                    numbering.counts.insert(resource.id().clone(), counts);
-                }
-                Spec::RateLimit(_) | Spec::AddressSet(_) => {
-                    let rule = if resource.id().kind == Kind::RateLimit { "limit" } else { "block" };
-                    numbering.single.insert(resource.id().clone(), number(numbering.rules.len()));
-                    numbering.rules.push(RuleInfo { policy: resource.id().to_string(), rule: rule.to_owned() });
-                }
-                Spec::Workload(_) | Spec::Namespace | Spec::Node(_) | Spec::Service(_) | Spec::EndpointSlice(_) => {}
-            }
-        }
-        if numbering.rules.len() >= MAX_RULES as usize {
-            problems.of_all(
-                format!("{} rules; there are numbers for {MAX_RULES}", numbering.rules.len()),
-                "use fewer rules",
-            );
-        }
-        numbering
+#[derive(Clone, Copy, Debug)]
+struct Range {
+    start: u32,
+    len: u32,
+}
+
+impl Rules {
+    pub fn new() -> Self {
+        Self { infos: Arc::new(vec![RuleInfo::default()]), ranges: BTreeMap::new(), free: BTreeMap::new() }
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.ranges.values().map(|range| range.len as usize).sum()
+    }
+
+    /// Numbers the rules of a policy: ingress and its default, then egress and its default.
+    pub fn put_policy(&mut self, id: &ResourceId, policy: &Policy) {
+        let names = DIRECTIONS.into_iter().flat_map(|direction| {
+            let places = (0..policy.rules(direction).len()).map(RulePlace::At).chain([RulePlace::Default]);
+            places.map(move |place| rule_name(policy, direction, place))
+        });
+        self.put(id, names.collect());
+    }
+
+    /// Numbers a document with one rule.
+    pub fn put_single(&mut self, id: &ResourceId, rule: &str) -> u32 {
+        self.put(id, vec![rule.to_owned()]);
+        self.start(id)
+    }
+
+    /// Gives the numbers of a document back.
+    pub fn remove(&mut self, id: &ResourceId) {
+        let Some(range) = self.ranges.remove(id) else { return };
+        self.free.entry(range.len).or_default().push(range.start);
     }
 
     /// The number of a policy's rule.
-    pub fn rule(&self, policy: &ResourceId, direction: Direction, place: RulePlace) -> u32 {
-        let side = direction.index() as usize;
-        let of = |list: &BTreeMap<ResourceId, [u32; 2]>| {
-            list.get(policy).and_then(|both| both.get(side)).copied().unwrap_or(0)
+    pub fn number(&self, id: &ResourceId, policy: &Policy, direction: Direction, place: RulePlace) -> u32 {
+        let before = match direction {
+            Direction::Ingress => 0,
+            Direction::Egress => policy.ingress.len() + 1,
         };
-        match place {
-            RulePlace::At(index) => of(&self.policies) + number(index),
-            RulePlace::Default => of(&self.policies) + of(&self.counts),
+        let index = match place {
+            RulePlace::At(index) => index,
+            RulePlace::Default => policy.rules(direction).len(),
+        };
+        self.start(id) + number(before + index)
+    }
+
+    /// Notes that there are more rules than numbers.
+    pub fn check(&self, problems: &mut Problems) {
+        if self.infos.len() >= MAX_RULES as usize {
+            let problem = format!("{} rules; there are numbers for {MAX_RULES}", self.infos.len());
+            problems.of_all(problem, "use fewer rules");
         }
     }
 
-    /// The number of a rate limit's or address set's only rule.
-    pub fn single(&self, id: &ResourceId) -> u32 {
-        self.single.get(id).copied().unwrap_or(0)
+    fn start(&self, id: &ResourceId) -> u32 {
+        self.ranges.get(id).map_or(0, |range| range.start)
+    }
+
+    fn put(&mut self, id: &ResourceId, names: Vec<String>) {
+        let len = number(names.len());
+        if self.ranges.get(id).is_none_or(|range| range.len != len) {
+            self.remove(id);
+            let reused = self.free.get_mut(&len).and_then(Vec::pop);
+            let start = reused.unwrap_or_else(|| {
+                let infos = Arc::make_mut(&mut self.infos);
+                let start = number(infos.len());
+                infos.resize(infos.len() + names.len(), RuleInfo::default());
+                start
+            });
+            self.ranges.insert(id.clone(), Range { start, len });
+        }
+        let start = self.start(id) as usize;
+        let policy = id.to_string();
+        for (offset, rule) in names.into_iter().enumerate() {
+            let info = RuleInfo { policy: policy.clone(), rule };
+            if self.infos.get(start + offset) != Some(&info)
+                && let Some(slot) = Arc::make_mut(&mut self.infos).get_mut(start + offset)
+            {
+                *slot = info;
+            }
+        }
     }
 }
 
 /// Rules are far fewer than 2^32: more than 2^24 are refused.
 fn number(count: usize) -> u32 {
     u32::try_from(count).unwrap_or(u32::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::id::Kind;
+
+    #[test]
+    fn numbers_stay_while_the_rules_do_and_are_given_again_when_they_are_gone() {
+        let id = |name: &str| ResourceId::new(Kind::AddressSet, "", name);
+        let mut rules = Rules::new();
+        assert_eq!([rules.put_single(&id("a"), "block"), rules.put_single(&id("b"), "block")], [1, 2]);
+        assert_eq!(rules.put_single(&id("a"), "block"), 1);
+        rules.remove(&id("a"));
+        assert_eq!((rules.put_single(&id("c"), "limit"), rules.infos[1].rule.as_str()), (1, "limit"));
+    }
 }

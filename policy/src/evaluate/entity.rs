@@ -30,7 +30,7 @@ pub fn entity_of(resources: &Resources, context: &Context, address: &Addr) -> En
 pub fn entity_of_range(resources: &Resources, address: &Addr) -> Entity {
     if loopback().iter().any(|prefix| prefix.contains(address)) {
         Entity::Loopback
-    } else if resources.pod_ranges().any(|prefix| prefix.contains(address)) {
+    } else if resources.in_pod_range(address) {
         Entity::Unknown
     } else {
         Entity::World

@@ -1,114 +1,28 @@
 //! Lives: host.
-//! Called by: `weirctl explain` through the agent, and the tests.
+//! Called by: `weirctl` and the agent with questions of people, the tests with many.
 //! May touch: nothing.
-//! Never: answers without saying why.
-
-use std::fmt;
+//! Never: decides; it finds out who the ends are, has each judged (`judge`), and says why (`words`).
 
 use weir_common::{
-    addr::{Addr, Protocol},
-    verdict::{Direction, Reason, Verdict},
+    addr::Protocol,
+    verdict::{Direction, Verdict},
 };
 
 use super::{
-    judge::{Deciding, Local, Outcome, bind, judge, judge_staged},
+    judge::{Local, judge, judge_staged},
+    outcome::Outcome,
     peer::{Itself, PeerEnd},
+    question::{Answer, End, Explanation, NoSuchWorkload, Question, Staged, strictest},
     resolve::{Resolved, resolve},
-    service::{backends, named_services, service_at},
-    words::{rule_name, why},
+    service::{Called, backends, named_services},
+    subject::bind,
+    words::{names, passed, why},
 };
 use crate::{
     Context,
     id::{Kind, ResourceId},
-    model::{Resources, Tier, ip},
+    model::Resources,
 };
-
-/// One end of a connection.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum End {
-    /// A workload; rules about addresses see its first one.
-    Workload(ResourceId),
-    /// An address: the workload's that claims it, else this host, loopback or the world.
-    Address(Addr),
-}
-
-impl fmt::Display for End {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Workload(id) => write!(f, "{id}"),
-            Self::Address(addr) => write!(f, "{}", ip(*addr)),
-        }
-    }
-}
-
-/// May `from` open a connection to `to`?
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Question {
-    /// The end that opens.
-    pub from: End,
-    /// The end that is called.
-    pub to: End,
-    /// Transport protocol.
-    pub protocol: Protocol,
-    /// Port that is called; 0 where there are none.
-    pub port: u16,
-}
-
-/// The whole answer: what each end's policies say, and what follows.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[must_use]
-pub struct Explanation {
-    /// Denied if either end denies; else audit if either end does.
-    pub verdict: Verdict,
-    /// What the opening workload's egress policies say; `None` when no workload opens.
-    pub egress: Option<Answer>,
-    /// What the called workload's ingress policies say; `None` when no workload is called.
-    pub ingress: Option<Answer>,
-}
-
-/// What the policies of one end say.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[must_use]
-pub struct Answer {
-    /// The workload whose policies were asked.
-    pub workload: ResourceId,
-    /// Which way the connection runs, seen from it.
-    pub direction: Direction,
-    /// What they say.
-    pub verdict: Verdict,
-    /// Why.
-    pub reason: Reason,
-    /// The policy that decided, as "Policy/namespace/name"; empty where none isolates.
-    pub policy: String,
-    /// Its rule, as `ingress[0] name` or "default ingress"; empty where none isolates.
-    pub rule: String,
-    /// The tier that decided; `None` where no policy has a say.
-    pub tier: Option<Tier>,
-    /// The rules that left it to the tiers below, each as "policy rule".
-    pub passed: Vec<String>,
-    /// What staged policies would change, if anything.
-    pub staged: Option<Staged>,
-    /// Whether the connection makes records; it is counted in any case.
-    pub logged: bool,
-    /// The reason as a sentence.
-    pub why: String,
-}
-
-/// What would be said were staged policies enforced too.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Staged {
-    /// The verdict, which is another than the one in force.
-    pub verdict: Verdict,
-    /// The policy that would decide; empty where none would.
-    pub policy: String,
-    /// Its rule.
-    pub rule: String,
-}
-
-/// A question about a workload that is not there.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("there is no {0}")]
-pub struct NoSuchWorkload(pub ResourceId);
 
 /// Answers a question.
 ///
@@ -116,9 +30,11 @@ pub struct NoSuchWorkload(pub ResourceId);
 /// An end names a workload that is not there.
 pub fn evaluate(resources: &Resources, context: &Context, question: &Question) -> Result<Explanation, NoSuchWorkload> {
     if let End::Address(address) = &question.to
-        && let Some(service) = service_at(resources, *address)
+        && let Some(service) = resources.service_at(address)
     {
-        return evaluate_service(resources, context, &question.from, service, (question.protocol, question.port));
+        let v4 = Some(address.as_v4().is_some());
+        let called = Called { protocol: question.protocol, port: question.port, v4 };
+        return through_service(resources, context, &question.from, service, called);
     }
     let from = resolve(resources, context, &question.from)?;
     let to = resolve(resources, context, &question.to)?;
@@ -138,11 +54,25 @@ pub fn evaluate_service(
     service: &ResourceId,
     (protocol, port): (Protocol, u16),
 ) -> Result<Explanation, NoSuchWorkload> {
+    let v4 = match from {
+        End::Address(address) => Some(address.as_v4().is_some()),
+        End::Workload(_) => None,
+    };
+    through_service(resources, context, from, service, Called { protocol, port, v4 })
+}
+
+fn through_service(
+    resources: &Resources,
+    context: &Context,
+    from: &End,
+    service: &ResourceId,
+    called: Called,
+) -> Result<Explanation, NoSuchWorkload> {
     let from = resolve(resources, context, from)?;
     let mut last = None;
-    for backend in backends(resources, service, protocol, port) {
+    for backend in backends(resources, service, called) {
         let to = resolve(resources, context, &backend.end)?;
-        let asked = Asked { protocol, port: backend.port, by_service: true };
+        let asked = Asked { protocol: called.protocol, port: backend.port, by_service: true };
         let explanation = explain(resources, context, &from, &to, &asked);
         if explanation.verdict != Verdict::Allow {
             return Ok(explanation);
@@ -159,7 +89,8 @@ pub struct Asked {
     pub by_service: bool,
 }
 
-/// Both ends must agree: the caller's egress and the called one's ingress.
+/// Both ends must agree: the caller's egress and the called one's ingress. NetworkPolicy and ClusterNetworkPolicy: what one end's
+/// policies allow does not excuse the other's. Replies of an allowed connection are no question: they belong to it.
 fn explain(
     resources: &Resources,
     context: &Context,
@@ -171,44 +102,6 @@ fn explain(
     let ingress = to.answer(resources, context, Direction::Ingress, from, asked);
     let verdict = strictest(egress.iter().chain(&ingress).map(|answer| answer.verdict));
     Explanation { verdict, egress, ingress }
-}
-
-/// Denied if either end denies; else audit if either end does.
-fn strictest(verdicts: impl Iterator<Item = Verdict> + Clone) -> Verdict {
-    let mut by_strictness = [Verdict::Deny, Verdict::Audit].into_iter();
-    by_strictness.find(|verdict| verdicts.clone().any(|given| given == *verdict)).unwrap_or(Verdict::Allow)
-}
-
-impl Explanation {
-    /// The verdict there would be were staged policies enforced too, if that is another.
-    #[must_use]
-    pub fn staged(&self) -> Option<Verdict> {
-        let staged = |answer: &Answer| answer.staged.as_ref().map_or(answer.verdict, |staged| staged.verdict);
-        let verdict = strictest(self.egress.iter().chain(&self.ingress).map(staged));
-        (verdict != self.verdict).then_some(verdict)
-    }
-
-    /// The answer that gave the verdict: the first that refuses, else the last in which a policy lets pass.
-    pub fn deciding(&self) -> Option<&Answer> {
-        let answers = || self.egress.iter().chain(&self.ingress);
-        match self.verdict {
-            Verdict::Allow => answers().rfind(|answer| !answer.policy.is_empty()).or(answers().next_back()),
-            Verdict::Deny | Verdict::Audit => answers().find(|answer| answer.verdict == self.verdict),
-        }
-    }
-}
-
-impl fmt::Display for Explanation {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", self.verdict.name())?;
-        for answer in self.egress.iter().chain(&self.ingress) {
-            write!(f, "; {} of {}: {}", answer.direction.name(), answer.workload, answer.why)?;
-        }
-        if self.egress.is_none() && self.ingress.is_none() {
-            write!(f, "; neither end is a workload, so no policy applies")?;
-        }
-        Ok(())
-    }
 }
 
 impl Resolved<'_> {
@@ -235,10 +128,10 @@ impl Resolved<'_> {
             verdict: outcome.verdict,
             reason: outcome.reason,
             tier: outcome.deciding.map(|deciding| deciding.bound.policy.tier),
-            passed: outcome.passed.map(|rule| in_words(rule, direction)).into_iter().collect(),
+            passed: passed(&outcome, &bound, direction),
             logged: outcome.deciding.is_none_or(|deciding| deciding.logs(direction)),
             staged: differs(&outcome, &staged, direction),
-            why: why(&outcome, resource.id(), direction, &rule, question),
+            why: why(&outcome, &bound, resource.id(), direction, question),
             policy,
             rule,
         })
@@ -250,18 +143,6 @@ impl Resolved<'_> {
         let itself = if question.by_service { Itself::ByService } else { Itself::Directly };
         (here.kind == Kind::Pod && here == there).then_some(itself)
     }
-}
-
-/// Policy and rule in words; empty for none.
-fn names(deciding: Option<Deciding<'_>>, direction: Direction) -> (String, String) {
-    deciding.map_or_else(Default::default, |deciding| {
-        (deciding.bound.id.to_string(), rule_name(deciding.bound.policy, direction, deciding.place))
-    })
-}
-
-fn in_words(deciding: Deciding<'_>, direction: Direction) -> String {
-    let (policy, rule) = names(Some(deciding), direction);
-    format!("{policy} {rule}")
 }
 
 fn differs(in_force: &Outcome<'_>, staged: &Outcome<'_>, direction: Direction) -> Option<Staged> {

@@ -1,14 +1,12 @@
 //! Lives: host.
-//! Called by: `judge` for every peer and port of a rule; `compile` to sort peers and ports into classes.
+//! Called by: `rule` for every peer of a rule; `compile`, to sort peers into classes.
 //! May touch: nothing.
 //! Never: lets a selector match an address without a workload, or a reference to nothing match anything.
 
-use weir_common::addr::{Addr, Protocol};
+use weir_common::addr::Addr;
 
 use super::entity::entity_matches;
-use crate::model::{
-    ContainerPort, Entity, IpBlock, Labels, Peer, PortMatch, PortName, Resource, Resources, ServiceRef, Workload,
-};
+use crate::model::{ContainerPort, Entity, IpBlock, Labels, Peer, Resource, Resources, Selector, ServiceRef, Workload};
 
 /// A workload as selectors see it.
 #[derive(Clone, Copy, Debug)]
@@ -71,37 +69,48 @@ pub struct PeerEnd<'a> {
 pub fn peer_matches(peer: &Peer, namespace: &str, end: &PeerEnd<'_>) -> bool {
     match peer {
         Peer::Workloads { workload_selector, namespace_selector } => end.member.is_some_and(|member| {
-            let workload = workload_selector.as_ref().is_none_or(|selector| selector.matches(member.labels));
-            let space = match namespace_selector {
-                Some(selector) => selector.matches_namespace(member.namespace, member.namespace_labels),
-                None => member.namespace == namespace,
-            };
-            workload && space
+            let selectors = (workload_selector.as_ref(), namespace_selector.as_ref());
+            member_matches(selectors, namespace, &member)
         }),
         Peer::IpBlock { ip_block } => end.address.is_some_and(|address| block_holds(ip_block, &address)),
+        // Native: what has no labels, by its kind.
         Peer::Entity { entity } => end.entity.is_some_and(|found| entity_matches(*entity, found)),
+        // ClusterNetworkPolicy, `nodes`: machines with these labels, by the addresses they have; an empty selector is all.
         Peer::Nodes { node_selector } => {
             end.node.is_some_and(|node| node_selector.matches(node.labels.unwrap_or(&Labels::new())))
         }
+        // Native: what is behind a service (`service`).
         Peer::Service { service } => end.services.contains(service),
+        // ClusterNetworkPolicy, a peer of a later version: closed, which for a rule that allows is to match nothing. The parser
+        // has made a rule of everything out of one that denies or passes.
         Peer::Unknown => false,
     }
 }
 
-/// Whether an address is in a block and in none of its exceptions.
+/// Whether a workload is among those that two selectors select.
+///
+/// NetworkPolicy, `podSelector` alone: pods of the policy's own namespace. `namespaceSelector` alone: all pods of the
+/// namespaces it selects. Both in one item: the pods with these labels in the namespaces with those. An empty selector selects
+/// everything of its kind.
+///
+/// ClusterNetworkPolicy, `namespaces` and `pods`: as the second and third; they have no namespace of their own.
+fn member_matches(
+    (workloads, namespaces): (Option<&Selector>, Option<&Selector>),
+    own_namespace: &str,
+    member: &Member<'_>,
+) -> bool {
+    let by_labels = workloads.is_none_or(|selector| selector.matches(member.labels));
+    let by_namespace = match namespaces {
+        Some(selector) => selector.matches_namespace(member.namespace, member.namespace_labels),
+        None => member.namespace == own_namespace,
+    };
+    by_labels && by_namespace
+}
+
+/// Whether an address is in a block.
+///
+/// NetworkPolicy, `ipBlock`: the addresses of `cidr` but those of `except`; another item may still name these. Whose address it
+/// is makes no difference: pods have addresses too. ClusterNetworkPolicy, `networks`: blocks without exceptions.
 pub fn block_holds(block: &IpBlock, address: &Addr) -> bool {
     block.cidr.contains(address) && !block.except.iter().any(|except| except.contains(address))
-}
-
-/// Whether a port entry matches. An entry without ports matches its whole protocol.
-pub fn port_matches(entry: &PortMatch, protocol: Protocol, port: u16) -> bool {
-    entry.protocol == protocol && entry.ports.is_none_or(|(first, last)| (first..=last).contains(&port))
-}
-
-/// Whether a named port is the one that is called: the called pod gives name, protocol and number together.
-pub fn name_matches(entry: &PortName, called: &[ContainerPort], protocol: Protocol, port: u16) -> bool {
-    called.iter().any(|known| {
-        let named = known.name == entry.name && entry.protocol.is_none_or(|wanted| wanted == known.protocol);
-        named && known.protocol == protocol && known.port == port
-    })
 }

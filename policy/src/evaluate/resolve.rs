@@ -7,8 +7,8 @@ use weir_common::addr::Addr;
 
 use super::{
     entity::entity_of,
-    explain::{End, NoSuchWorkload},
     peer::{Member, NodeEnd, PeerEnd},
+    question::{End, NoSuchWorkload},
 };
 use crate::{
     Context,

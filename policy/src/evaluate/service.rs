@@ -8,12 +8,12 @@ use std::collections::BTreeSet;
 
 use weir_common::addr::{Addr, Protocol};
 
-use super::{explain::End, judge::Bound};
+use super::{question::End, subject::Bound};
 use crate::{
-    id::ResourceId,
+    id::{Kind, ResourceId},
     model::{
-        Endpoint, EndpointSlice, Labels, Peer, Resource, Resources, Service, ServicePort, ServiceRef, Spec, TargetPort,
-        Workload,
+        Endpoint, EndpointPort, EndpointSlice, Labels, Peer, Resource, Resources, ServicePort, ServiceRef, Spec,
+        TargetPort, Workload,
     },
 };
 
@@ -23,24 +23,54 @@ pub struct Backend {
     pub port: u16,
 }
 
+/// What is called: one port of a service, in a family of addresses if that is known.
+#[derive(Clone, Copy, Debug)]
+pub struct Called {
+    pub protocol: Protocol,
+    pub port: u16,
+    /// Whether by IPv4.
+    pub v4: Option<bool>,
+}
+
+impl Called {
+    fn reaches(&self, address: &Addr) -> bool {
+        self.v4.is_none_or(|v4| address.as_v4().is_some() == v4)
+    }
+}
+
 /// What is behind one port of a service: what its endpoint slices list, if there are any; else the pods with its labels, in
-/// order of their ids.
-pub fn backends(resources: &Resources, id: &ResourceId, protocol: Protocol, port: u16) -> Vec<Backend> {
-    let Some(service) = service(resources, id) else { return Vec::new() };
-    let called = || service.ports.iter().filter(move |known| known.protocol == protocol && known.port == port);
+/// order of their ids. Asked is then about those and their port, as a Service's own address and port are translated before
+/// policies are asked.
+pub fn backends(resources: &Resources, id: &ResourceId, called: Called) -> Vec<Backend> {
+    let Some(service) = resources.service(id) else { return Vec::new() };
+    let Called { protocol, port, .. } = called;
+    let ports = || service.ports.iter().filter(move |known| known.protocol == protocol && known.port == port);
     let name = ServiceRef { namespace: id.namespace.clone(), name: id.name.clone() };
     let slices: Vec<_> = resources.slices_of(&name).collect();
     if !slices.is_empty() {
-        return called().flat_map(|port| slices.iter().flat_map(|slice| listed(resources, slice, port))).collect();
+        return ports()
+            .flat_map(|port| slices.iter().flat_map(|slice| listed(resources, slice, port, called)))
+            .collect();
     }
     let Some(selector) = &service.selector else { return Vec::new() };
     let mut found = Vec::new();
-    for resource in resources.iter().filter(|resource| has_labels(resource, &id.namespace, selector)) {
+    let pods = [Kind::Workload, Kind::Pod].into_iter().flat_map(|kind| resources.in_namespace(kind, &id.namespace));
+    for resource in pods.filter(|resource| has_labels(resource, &id.namespace, selector)) {
         let Spec::Workload(workload) = resource.spec() else { continue };
-        let targets = called().filter_map(|port| target(workload, &port.target, protocol));
-        found.extend(targets.map(|port| Backend { end: End::Workload(resource.id().clone()), port }));
+        let Some(end) = reached(resource.id(), &workload.addresses, called) else { continue };
+        let targets = ports().filter_map(|port| target(workload, &port.target, protocol));
+        found.extend(targets.map(|port| Backend { end: end.clone(), port }));
     }
     found
+}
+
+/// A pod by its address of the family; by its name where none is known. `None`: it has addresses, and none of the family.
+fn reached(id: &ResourceId, addresses: &[Addr], called: Called) -> Option<End> {
+    match addresses.iter().find(|address| called.reaches(address)) {
+        Some(address) if called.v4.is_some() => Some(End::Address(*address)),
+        Some(_) => Some(End::Workload(id.clone())),
+        None => addresses.is_empty().then(|| End::Workload(id.clone())),
+    }
 }
 
 /// Whether an end is behind a service that a rule names: the pods with the service's labels; of a service without a selector
@@ -51,7 +81,7 @@ pub fn is_behind(
     workload: Option<&Resource>,
     address: Option<&Addr>,
 ) -> bool {
-    match service(resources, &name.id()).map(|service| &service.selector) {
+    match resources.service(&name.id()).map(|service| &service.selector) {
         None => false,
         Some(Some(selector)) => workload.is_some_and(|workload| has_labels(workload, &name.namespace, selector)),
         Some(None) => {
@@ -82,19 +112,6 @@ const fn service_of(peer: &Peer) -> Option<&ServiceRef> {
     }
 }
 
-fn service<'a>(resources: &'a Resources, id: &ResourceId) -> Option<&'a Service> {
-    match resources.get(id)?.spec() {
-        Spec::Service(service) => Some(service),
-        Spec::Workload(_)
-        | Spec::Policy(_)
-        | Spec::RateLimit(_)
-        | Spec::AddressSet(_)
-        | Spec::Namespace
-        | Spec::Node(_)
-        | Spec::EndpointSlice(_) => None,
-    }
-}
-
 fn has_labels(resource: &Resource, namespace: &str, selector: &Labels) -> bool {
     resource.id().namespace == namespace
         && selector.iter().all(|(key, value)| resource.labels().get(key) == Some(value))
@@ -107,11 +124,13 @@ fn is_endpoint(endpoint: &Endpoint, workload: Option<&Resource>, address: Option
 }
 
 /// The endpoints of a slice at the port that a port of the service leads to: the one of the same name and protocol.
-fn listed(resources: &Resources, slice: &EndpointSlice, called: &ServicePort) -> Vec<Backend> {
-    let of_port = |known: &&crate::model::EndpointPort| known.name == called.name && known.protocol == called.protocol;
+fn listed(resources: &Resources, slice: &EndpointSlice, service: &ServicePort, called: Called) -> Vec<Backend> {
+    let of_port = |known: &&EndpointPort| known.name == service.name && known.protocol == service.protocol;
     let Some(port) = slice.ports.iter().find(of_port) else { return Vec::new() };
-    let port = port.port.unwrap_or(called.port);
-    slice.endpoints.iter().filter_map(|endpoint| end_of(resources, endpoint)).map(|end| Backend { end, port }).collect()
+    let port = port.port.unwrap_or(service.port);
+    let of_family = |endpoint: &&Endpoint| endpoint.addresses.first().is_none_or(|address| called.reaches(address));
+    let ends = slice.endpoints.iter().filter(of_family).filter_map(|endpoint| end_of(resources, endpoint));
+    ends.map(|end| Backend { end, port }).collect()
 }
 
 /// By its address if somebody has that, else by the pod it names; the addresses of an endpoint are one thing's.
@@ -135,10 +154,4 @@ fn target(workload: &Workload, target: &TargetPort, protocol: Protocol) -> Optio
             named.find(|port| port.name == *name && port.protocol == protocol).map(|port| port.port)
         }
     }
-}
-
-/// The Service that owns an address of the cluster.
-pub fn service_at(resources: &Resources, address: Addr) -> Option<&ResourceId> {
-    let owns = |(_, service): &(&Resource, &Service)| service.addresses.contains(&address);
-    resources.services().find(owns).map(|(resource, _)| resource.id())
 }

@@ -1,35 +1,32 @@
 //! Lives: host. The order in which policies are asked.
-//! Called by: `judge`, with the policies that select the workload.
+//! Called by: `modes`, with the policies that select the workload.
 //! May touch: nothing.
 //! Never: looks at ends or ports; whether a rule matches is told by its caller.
 //!
-//! 1. Admin tier: lower priority number first, rules in written order, the first match decides; Pass goes on to 2.
-//! 2. Namespace tier, final if any of its policies isolates the direction. Of all rules that match, the first decides:
-//!    lower priority number, then deny before allow, then by name and place. None matches: denied if any isolating
-//!    policy's default is deny, else allowed; reason default. (NetworkPolicies only allow, so there it is their union.)
-//! 3. Baseline tier: as the admin tier; Pass is allowed.
-//! 4. Nobody decided: allowed, reason no_policy.
+//! ClusterNetworkPolicy, `tier`: the admin tier is asked before all others, the baseline tier after all others, NetworkPolicies
+//! between them. What a tier decides is final. What nobody decides is allowed: pods may talk unless somebody forbids it.
 
 use weir_common::verdict::{Direction, Reason, Verdict};
 
-use super::judge::{Beyond, Bound, Deciding, Outcome, RulePlace};
+use super::{
+    outcome::{Beyond, Deciding, Outcome, RulePlace},
+    subject::Bound,
+};
 use crate::model::{Action, Rule, Tier};
 
+/// Whether a rule of a policy in a namespace matches the opening in question.
+pub type Matches<'m> = dyn Fn(&str, &Rule) -> bool + 'm;
+
 /// Asks the tiers in turn. `by_service`: the workload calls itself through a Service, which the namespace tier leaves open.
-pub fn tiers<'a>(
-    bound: &[Bound<'a>],
-    direction: Direction,
-    by_service: bool,
-    matches: &impl Fn(&str, &Rule) -> bool,
-) -> Outcome<'a> {
+pub fn tiers<'a>(bound: &[Bound<'a>], direction: Direction, by_service: bool, matches: &Matches<'_>) -> Outcome<'a> {
     let passed = match ordered(bound, Tier::Admin, direction, matches) {
+        // Pass: the rest of the tier is left out, and the next tier asked.
         Some((deciding, Action::Pass)) => Some(deciding),
+        // Accept and Deny: nothing after them is asked, at this end and in this direction.
         Some((deciding, action @ (Action::Allow | Action::Deny))) => return decided(deciding, action, None),
         None => None,
     };
-    let of_namespace = |bound: &&Bound<'_>| bound.policy.tier == Tier::Namespace && bound.policy.isolates(direction);
-    let isolating: Vec<_> = bound.iter().filter(of_namespace).copied().collect();
-    match unordered(&isolating, direction, matches) {
+    match isolated(bound, direction, matches) {
         Some(_) if by_service => return Outcome { passed, beyond: Some(Beyond::Service), ..Outcome::OPEN },
         Some(outcome) => return Outcome { passed, ..outcome },
         None => {}
@@ -40,13 +37,17 @@ pub fn tiers<'a>(
     }
 }
 
-/// The rule of the admin or baseline tier that decides. Policies of one priority that disagree are undefined in the API:
-/// the most cautious is heard.
+/// The rule of the admin or baseline tier that decides.
+///
+/// ClusterNetworkPolicy, `priority`: of the policies of a tier the one with the lower number is asked first. `ingress` and
+/// `egress`: of the rules of a policy the one written first that matches; a policy without rules for a direction says nothing
+/// about it. Policies of one number that disagree are undefined: here the most cautious is heard, Deny before Pass before
+/// Accept, and of two that agree the first by name.
 fn ordered<'a>(
     bound: &[Bound<'a>],
     tier: Tier,
     direction: Direction,
-    matches: &impl Fn(&str, &Rule) -> bool,
+    matches: &Matches<'_>,
 ) -> Option<(Deciding<'a>, Action)> {
     let first_of = |bound: &Bound<'a>| {
         let mut rules = bound.policy.rules(direction).iter().enumerate();
@@ -67,32 +68,32 @@ const fn caution(action: Action) -> u8 {
     }
 }
 
-/// The answer of policies that all isolate the direction; `None` if there are none.
-fn unordered<'a>(
-    isolating: &[Bound<'a>],
-    direction: Direction,
-    matches: &impl Fn(&str, &Rule) -> bool,
-) -> Option<Outcome<'a>> {
-    let mut matching = Vec::new();
-    for bound in isolating {
-        for (index, rule) in bound.policy.rules(direction).iter().enumerate() {
-            if matches(&bound.id.namespace, rule) {
-                matching.push((*bound, index, rule.action));
-            }
-        }
+/// The answer of the namespace tier; `None` where none of its policies isolates the workload in this direction.
+///
+/// NetworkPolicy: a pod is isolated in a direction as soon as one policy with that direction in its types selects it, and then
+/// allowed is what some rule of some such policy allows, and nothing else. Policies add up; there is no order among them.
+///
+/// Native policies of this tier may also deny, and have priorities: of all rules that match, the lowest number decides, at one
+/// number a deny before an allow, then the first by name and place. None matches: denied if the default of any of the policies
+/// is deny.
+fn isolated<'a>(bound: &[Bound<'a>], direction: Direction, matches: &Matches<'_>) -> Option<Outcome<'a>> {
+    let isolates = |bound: &&Bound<'_>| bound.policy.tier == Tier::Namespace && bound.policy.isolates(direction);
+    let isolating: Vec<_> = bound.iter().filter(isolates).copied().collect();
+    let rules = isolating.iter().flat_map(|bound| {
+        let rules = bound.policy.rules(direction).iter().enumerate();
+        rules.map(|(index, rule)| (*bound, index, rule))
+    });
+    let matching = rules.filter(|(bound, _, rule)| matches(&bound.id.namespace, rule));
+    let order = |(bound, index, rule): &(Bound<'a>, usize, &Rule)| {
+        (bound.policy.priority, rule.action != Action::Deny, bound.id, *index)
+    };
+    if let Some((bound, index, rule)) = matching.min_by_key(order) {
+        return Some(decided(Deciding { bound, place: RulePlace::At(index) }, rule.action, None));
     }
-    let first = matching
-        .into_iter()
-        .min_by_key(|(bound, index, action)| (bound.policy.priority, *action != Action::Deny, bound.id, *index));
-    if let Some((bound, index, action)) = first {
-        return Some(decided(Deciding { bound, place: RulePlace::At(index) }, action, None));
-    }
-    let default = isolating
-        .iter()
-        .min_by_key(|bound| (bound.policy.default_action != Action::Deny, bound.policy.priority, bound.id))?;
+    let order = |bound: &&Bound<'a>| (bound.policy.default_action != Action::Deny, bound.policy.priority, bound.id);
+    let default = isolating.iter().min_by_key(order)?;
     let deciding = Deciding { bound: *default, place: RulePlace::Default };
-    let outcome = decided(deciding, default.policy.default_action, None);
-    Some(Outcome { reason: Reason::Default, ..outcome })
+    Some(Outcome { reason: Reason::Default, ..decided(deciding, default.policy.default_action, None) })
 }
 
 const fn decided<'a>(deciding: Deciding<'a>, action: Action, passed: Option<Deciding<'a>>) -> Outcome<'a> {

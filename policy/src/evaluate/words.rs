@@ -7,11 +7,12 @@ use weir_common::verdict::{Direction, Verdict};
 
 use super::{
     explain::Asked,
-    judge::{Beyond, Deciding, Outcome, RulePlace},
+    outcome::{Beyond, Deciding, Outcome, RulePlace},
+    subject::Bound,
 };
 use crate::{
     id::ResourceId,
-    model::{Policy, protocol_name},
+    model::{Mode, Policy, Tier, icmp_types, protocol_name},
 };
 
 /// How a rule is called in records: "ingress[0] name" or "default ingress".
@@ -25,23 +26,64 @@ pub fn rule_name(policy: &Policy, direction: Direction, place: RulePlace) -> Str
     }
 }
 
-/// Why an end's policies answer as they do, as a sentence.
-pub fn why(outcome: &Outcome<'_>, workload: &ResourceId, direction: Direction, rule: &str, question: &Asked) -> String {
-    let passed = outcome.passed.map_or_else(String::new, |passed| {
-        let rule = rule_name(passed.bound.policy, direction, passed.place);
-        format!("{} passes it on by its rule {rule}; ", passed.bound.id)
-    });
-    passed + &last_word(outcome, workload, direction, rule, question)
+/// Policy and rule in words; empty for none.
+pub fn names(deciding: Option<Deciding<'_>>, direction: Direction) -> (String, String) {
+    deciding.map_or_else(Default::default, |deciding| {
+        (deciding.bound.id.to_string(), rule_name(deciding.bound.policy, direction, deciding.place))
+    })
+}
+
+/// Who was asked before the rule that decided, and what they said, in the order of asking.
+pub fn passed(outcome: &Outcome<'_>, bound: &[Bound<'_>], direction: Direction) -> Vec<String> {
+    if matches!(outcome.beyond, Some(Beyond::Address | Beyond::Node)) {
+        return Vec::new();
+    }
+    let last = outcome.deciding.map(|deciding| (deciding.bound.policy.tier, deciding.bound.policy.priority));
+    let before = |bound: &&Bound<'_>| {
+        let (tier, priority) = (bound.policy.tier, bound.policy.priority);
+        let asked = tier != Tier::Namespace && !bound.policy.rules(direction).is_empty();
+        let sooner =
+            outcome.passed.is_none_or(|by| by.bound.policy.tier != tier || priority < by.bound.policy.priority);
+        asked && sooner && bound.policy.mode == Mode::Enforce && last.is_none_or(|last| (tier, priority) < last)
+    };
+    let mut said = Vec::new();
+    for tier in [Tier::Admin, Tier::Baseline] {
+        let silent: Vec<_> = bound.iter().filter(before).filter(|bound| bound.policy.tier == tier).collect();
+        said.extend(silence(tier, &silent));
+        if let Some(by) = outcome.passed.filter(|by| by.bound.policy.tier == tier) {
+            let rule = rule_name(by.bound.policy, direction, by.place);
+            said.push(format!("{} passes it on by its rule {rule}", by.bound.id));
+        }
+    }
+    said
+}
+
+/// Policies that were asked and have no rule for it.
+fn silence(tier: Tier, silent: &[&Bound<'_>]) -> Option<String> {
+    const SHOWN: usize = 3;
+    let names: Vec<_> = silent.iter().take(SHOWN).map(|bound| bound.id.to_string()).collect();
+    let more = match silent.len().saturating_sub(SHOWN) {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
+    (!names.is_empty()).then(|| format!("in the {} tier no rule of {}{more} matches", tier.name(), names.join(", ")))
+}
+
+/// Why an end's policies answer as they do, as a sentence: who passed it on, and who decided.
+pub fn why(
+    outcome: &Outcome<'_>,
+    bound: &[Bound<'_>],
+    workload: &ResourceId,
+    direction: Direction,
+    question: &Asked,
+) -> String {
+    let mut parts = passed(outcome, bound, direction);
+    parts.push(last_word(outcome, workload, direction, question));
+    parts.join("; ")
 }
 
 /// What the tier says that decided.
-fn last_word(
-    outcome: &Outcome<'_>,
-    workload: &ResourceId,
-    direction: Direction,
-    rule: &str,
-    question: &Asked,
-) -> String {
+fn last_word(outcome: &Outcome<'_>, workload: &ResourceId, direction: Direction, question: &Asked) -> String {
     match outcome.beyond {
         Some(Beyond::Address) => return format!("{workload} always reaches its own address"),
         Some(Beyond::Node) => return format!("the node of {workload} always reaches it"),
@@ -50,7 +92,7 @@ fn last_word(
         }
         None => {}
     }
-    let Some(Deciding { bound, place }) = outcome.deciding else {
+    let Some(deciding) = outcome.deciding else {
         return format!("no policy in force isolates {workload} for {}", direction.name());
     };
     let does = match outcome.verdict {
@@ -58,12 +100,39 @@ fn last_word(
         Verdict::Deny => "denies it",
         Verdict::Audit => "would deny it if every audit policy were enforced",
     };
-    let (id, priority) = (bound.id, bound.policy.priority);
-    match place {
-        RulePlace::At(_) => format!("{id} (priority {priority}) {does} by its rule {rule}, the first that matches"),
+    let (id, policy) = (deciding.bound.id, deciding.bound.policy);
+    let who = format!("{id} ({} tier, priority {}) {does}", policy.tier.name(), policy.priority);
+    let until = until(&deciding, direction);
+    match deciding.place {
+        RulePlace::At(_) => {
+            let rule = rule_name(policy, direction, deciding.place);
+            format!("{who} by its rule {rule}, the first that matches{until}")
+        }
         RulePlace::Default => {
-            let asked = format!("{}/{}", question.port, protocol_name(question.protocol));
-            format!("{id} (priority {priority}) {does} by its default, as no rule matches the peer and {asked}")
+            format!("{who} by its default, as no rule matches the peer and {}{until}", called(question))
         }
     }
+}
+
+/// What is called, in words.
+fn called(question: &Asked) -> String {
+    let protocol = protocol_name(question.protocol);
+    match icmp_types(question.protocol) {
+        Some(types) => {
+            let name = types.iter().find(|(_, number)| *number == question.port);
+            name.map_or_else(|| format!("{protocol} type {}", question.port), |(name, _)| format!("{protocol} {name}"))
+        }
+        None => format!("{}/{protocol}", question.port),
+    }
+}
+
+/// When what decided ends.
+fn until(deciding: &Deciding<'_>, direction: Direction) -> String {
+    let policy = deciding.bound.policy;
+    let rule = match deciding.place {
+        RulePlace::At(index) => policy.rules(direction).get(index).and_then(|rule| rule.expires_at),
+        RulePlace::Default => None,
+    };
+    let end = policy.expires_at.into_iter().chain(rule).min();
+    end.map_or_else(String::new, |end| format!(" (until {end}, when it expires)"))
 }

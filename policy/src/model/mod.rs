@@ -3,6 +3,7 @@
 //! May touch: nothing.
 //! Never: parses, judges or compiles; it is the meaning of the documents, and nothing else.
 
+mod index;
 mod others;
 mod peer;
 mod policy;
@@ -21,7 +22,7 @@ pub use peer::{IpBlock, Peer};
 pub use policy::{Policy, Rule};
 pub use ports::{ContainerPort, PROTOCOLS, PortMatch, PortName, icmp_types, protocol_name};
 pub use prefix::{Prefix, V4_BITS, addr, ip};
-pub use resource::{API_VERSION, Origin, Resource, Spec};
+pub use resource::{API_VERSION, Origin, Remark, Resource, Spec};
 pub use selector::{Labels, NAMESPACE_LABEL, Operator, Requirement, Selector};
 pub use service::{Endpoint, EndpointPort, EndpointSlice, Service, ServicePort, ServiceRef, TargetPort};
 pub use state::{Change, Resources};

@@ -46,6 +46,12 @@ impl Policy {
         now.is_before(self.expires_at)
     }
 
+    /// When it, or some of its rules, expires.
+    pub fn expiries(&self) -> impl Iterator<Item = Timestamp> {
+        let rules = self.ingress.iter().chain(&self.egress);
+        self.expires_at.into_iter().chain(rules.filter_map(|rule| rule.expires_at))
+    }
+
     /// Whether it isolates the workloads it selects in this direction.
     #[must_use]
     pub fn isolates(&self, direction: Direction) -> bool {

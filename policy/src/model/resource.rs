@@ -23,6 +23,16 @@ pub struct Resource {
     spec: Spec,
     /// The document of a kind that is not ours, to give it back as it came.
     text: Option<Arc<str>>,
+    remarks: Vec<Remark>,
+}
+
+/// What was odd about a document when it was read, and cannot be told from what it says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Remark {
+    /// The field, as in faults.
+    pub field: String,
+    /// What is odd, as a sentence without its subject.
+    pub text: String,
 }
 
 /// What a document says.
@@ -69,13 +79,20 @@ impl Resource {
     #[must_use]
     pub fn new(namespace: &str, name: &str, labels: Labels, spec: Spec, origin: Origin) -> Self {
         let namespace = if spec.kind().namespaced() { namespace } else { "" };
-        Self { id: ResourceId::new(spec.kind(), namespace, name), origin, labels, spec, text: None }
+        Self {
+            id: ResourceId::new(spec.kind(), namespace, name),
+            origin,
+            labels,
+            spec,
+            text: None,
+            remarks: Vec::new(),
+        }
     }
 
     /// A resource of another project's kind, which keeps its `text`.
     #[must_use]
     pub fn foreign(id: ResourceId, labels: Labels, spec: Spec, origin: Origin, text: &str) -> Self {
-        Self { id, origin, labels, spec, text: Some(text.into()) }
+        Self { id, origin, labels, spec, text: Some(text.into()), remarks: Vec::new() }
     }
 
     /// The same pod or workload, running here in this cgroup. Documents of pods do not say so; the node knows.
@@ -85,6 +102,18 @@ impl Resource {
             workload.cgroup = Some(cgroup.to_owned());
         }
         self
+    }
+
+    /// The same, with what was odd about it.
+    #[must_use]
+    pub fn with_remarks(self, remarks: Vec<Remark>) -> Self {
+        Self { remarks, ..self }
+    }
+
+    /// What was odd about it.
+    #[must_use]
+    pub fn remarks(&self) -> &[Remark] {
+        &self.remarks
     }
 
     /// Its name.

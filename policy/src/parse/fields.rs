@@ -3,44 +3,11 @@
 //! May touch: the list of faults.
 //! Never: stops at a fault; a reader that cannot give a value notes why and the others go on.
 
-use super::yaml::{Broken, Key, Node, Value};
-use crate::fault::{Fault, Place, shown};
-
-/// The faults of one text.
-pub struct Faults {
-    source: String,
-    list: Vec<Fault>,
-}
-
-impl Faults {
-    pub fn new(source: &str) -> Self {
-        Self { source: source.to_owned(), list: Vec::new() }
-    }
-
-    pub fn len(&self) -> usize {
-        self.list.len()
-    }
-
-    pub fn into_list(self) -> Vec<Fault> {
-        self.list
-    }
-
-    pub fn broken(&mut self, broken: Broken) {
-        self.add(broken.place, "", "", broken.problem, broken.remedy);
-    }
-
-    pub fn add(&mut self, at: Place, field: &str, value: &str, problem: impl Into<String>, remedy: impl Into<String>) {
-        self.list.push(Fault {
-            source: self.source.clone(),
-            line: at.line,
-            column: at.column,
-            field: field.to_owned(),
-            value: shown(value),
-            problem: problem.into(),
-            remedy: remedy.into(),
-        });
-    }
-}
+use super::{
+    faults::{Faults, join, suggest},
+    surprises::other_type,
+    yaml::{Key, Node, Value},
+};
 
 /// A value and the path that leads to it.
 #[derive(Clone)]
@@ -77,7 +44,14 @@ impl<'n> Field<'n> {
                 );
                 None
             }
-            Value::Scalar { text, .. } => Some(text),
+            Value::Scalar { text, plain } => {
+                if *plain && matches!(text.as_str(), "y" | "Y" | "n" | "N") {
+                    let text =
+                        format!("{text} without quotes is a truth value to older readers of YAML; write \"{text}\"");
+                    faults.remark(&self.path, text);
+                }
+                Some(text)
+            }
         }
     }
 
@@ -95,7 +69,7 @@ impl<'n> Field<'n> {
         let decimal = text.bytes().all(|byte| byte.is_ascii_digit()) && (text == "0" || !text.starts_with('0'));
         match text.parse::<u64>() {
             Ok(number) if decimal && (least..=most).contains(&number) => return Some(number),
-            Ok(_) if decimal => self.fault(faults, "out of range", remedy()),
+            Ok(_) | Err(_) if decimal => self.fault(faults, "out of range", remedy()),
             Ok(_) | Err(_) => self.fault(faults, "not a whole number in plain decimal digits", remedy()),
         }
         None
@@ -167,6 +141,29 @@ impl<'n> Field<'n> {
         }
     }
 
+    /// One entry of a map, whatever else stands there.
+    pub fn entry(&self, name: &str) -> Option<Field<'n>> {
+        let Value::Map(entries) = &self.node.value else { return None };
+        let (_, node) = entries.iter().find(|(key, _)| key.text == name)?;
+        Some(Field { node, path: join(&self.path, name) })
+    }
+
+    /// The text of a single value, whatever its type.
+    pub fn word_as_written(&self) -> Option<&'n str> {
+        match &self.node.value {
+            Value::Scalar { text, .. } => Some(text),
+            Value::List(_) | Value::Map(_) => None,
+        }
+    }
+
+    /// How many items a list has; `None` if it is none.
+    pub fn item_count(&self) -> Option<usize> {
+        match &self.node.value {
+            Value::List(items) => Some(items.len()),
+            Value::Scalar { .. } | Value::Map(_) => None,
+        }
+    }
+
     /// How many entries a map has.
     pub fn entry_count(&self) -> usize {
         match &self.node.value {
@@ -205,60 +202,5 @@ impl<'n> Fields<'n> {
             faults.add(self.map.node.place, &join(&self.map.path, name), "", "missing", remedy);
         }
         found
-    }
-}
-
-/// Notes every key that stands twice in one map, wherever in the tree.
-pub fn duplicates(field: &Field<'_>, faults: &mut Faults) {
-    match &field.node.value {
-        Value::Scalar { .. } => {}
-        Value::List(items) => {
-            for (n, node) in items.iter().enumerate() {
-                duplicates(&Field { node, path: format!("{}[{n}]", field.path) }, faults);
-            }
-        }
-        Value::Map(entries) => {
-            let mut seen = std::collections::BTreeSet::new();
-            for (key, node) in entries {
-                let path = join(&field.path, &key.text);
-                if !seen.insert(&key.text) {
-                    faults.add(key.place, &path, "", "written twice in the same map", "keep one of the two");
-                }
-                duplicates(&Field { node, path }, faults);
-            }
-        }
-    }
-}
-
-/// Whether YAML 1.1 or 1.2 readers take the plain word for something that is no text.
-fn other_type(text: &str) -> bool {
-    let word = text.to_ascii_lowercase();
-    if matches!(word.as_str(), "true" | "false" | "yes" | "no" | "on" | "off" | ".inf" | "-.inf" | "+.inf" | ".nan") {
-        return true;
-    }
-    let digits = word.trim_start_matches(['+', '-']).replace('_', "");
-    let based =
-        |prefix: &str, radix| digits.strip_prefix(prefix).is_some_and(|rest| u64::from_str_radix(rest, radix).is_ok());
-    let numeric = digits.starts_with(|c: char| c.is_ascii_digit() || c == '.') && digits.parse::<f64>().is_ok();
-    numeric || based("0x", 16) || based("0o", 8) || based("0b", 2)
-}
-
-/// What to write instead of `word`: the nearest of `known`, or all of them.
-fn suggest(word: &str, known: &[&'static str]) -> String {
-    let lower = word.to_ascii_lowercase();
-    let distance = |candidate: &&&str| strsim::damerau_levenshtein(&lower, &candidate.to_ascii_lowercase());
-    match known.iter().min_by_key(distance) {
-        Some(nearest) if distance(&nearest) <= 1 + nearest.len() / 4 => format!("did you mean \"{nearest}\"?"),
-        _ => format!("known here: {}", known.join(", ")),
-    }
-}
-
-/// A path one step longer. Keys that are not plain words stand in brackets.
-fn join(path: &str, key: &str) -> String {
-    let plain = !key.is_empty() && key.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-');
-    match (path.is_empty(), plain) {
-        (true, true) => key.to_owned(),
-        (false, true) => format!("{path}.{key}"),
-        (_, false) => format!("{path}[{}]", shown(key)),
     }
 }

@@ -3,23 +3,31 @@
 //! May touch: the text it is handed.
 //! Never: accepts a document it does not fully understand; stops at the first fault.
 
+mod faults;
 mod fields;
+mod keys;
 mod kube;
 mod nulls;
+mod offline;
 mod policy;
 mod scalars;
 mod selector;
 mod small;
+mod surprises;
 mod text;
 mod yaml;
 
+pub use offline::{Documents, Expectation, OtherKinds, PolicyTest, Written, parse_documents};
+
 use std::collections::BTreeMap;
 
-use fields::{Faults, Field, duplicates};
+use faults::Faults;
+use fields::Field;
+use keys::check_keys;
 use yaml::Node;
 
 use crate::{
-    fault::Fault,
+    fault::{Fault, Place},
     id::{Kind, ResourceId},
     model::{API_VERSION, Labels, Origin, Resource, Spec},
 };
@@ -40,12 +48,23 @@ pub fn parse(source: &str, text: &str) -> Result<Vec<Resource>, Vec<Fault>> {
 /// # Errors
 /// Every fault found, text by text; then nothing of any of the texts may be used.
 pub fn parse_all<'t>(texts: impl IntoIterator<Item = (&'t str, &'t str)>) -> Result<Vec<Resource>, Vec<Fault>> {
+    documents_of(texts, &mut |_, _, _| false)
+}
+
+/// Reads several texts; `aside` may take a document that is no resource, or note its faults, and says so.
+fn documents_of<'t>(
+    texts: impl IntoIterator<Item = (&'t str, &'t str)>,
+    aside: &mut dyn FnMut(&str, &mut Node, &mut Faults) -> bool,
+) -> Result<Vec<Resource>, Vec<Fault>> {
     let mut resources: Vec<Resource> = Vec::new();
     let mut seen: BTreeMap<ResourceId, Origin> = BTreeMap::new();
     let mut all = Vec::new();
     for (source, text) in texts {
         let mut faults = Faults::new(source);
-        for document in yaml::documents(text) {
+        for mut document in yaml::documents(text) {
+            if document.as_mut().is_ok_and(|node| aside(source, node, &mut faults)) {
+                continue;
+            }
             let found = match document {
                 Ok(node) if kube::is_kube(&node) => kube::read(source, node, &mut faults),
                 Ok(node) => read(source, &node, &mut faults).into_iter().collect(),
@@ -64,11 +83,26 @@ pub fn parse_all<'t>(texts: impl IntoIterator<Item = (&'t str, &'t str)>) -> Res
                 }
             }
         }
-        let mut found = faults.into_list();
-        found.sort_by_key(|fault| (fault.line, fault.column));
-        all.append(&mut found);
+        all.append(&mut in_order(source, faults.into_list()));
     }
     if all.is_empty() { Ok(resources) } else { Err(all) }
+}
+
+/// Most faults told of one text: whoever has more has one mistake in a generator, or no good intent.
+const MOST_FAULTS: usize = 1000;
+
+/// Faults in order of their places, and how many there are beyond what is told.
+fn in_order(source: &str, mut found: Vec<Fault>) -> Vec<Fault> {
+    found.sort_by_key(|fault| (fault.line, fault.column));
+    let more = found.len().saturating_sub(MOST_FAULTS);
+    if more > 0 {
+        found.truncate(MOST_FAULTS);
+        let mut rest = Faults::new(source);
+        let place = found.last().map_or_else(Place::default, |last| Place { line: last.line, column: last.column });
+        rest.add(place, "", "", format!("{more} more faults are not told"), "correct the ones above first");
+        found.append(&mut rest.into_list());
+    }
+    found
 }
 
 fn twice(resource: &Resource, first: &Origin, faults: &mut Faults) {
@@ -80,7 +114,7 @@ fn twice(resource: &Resource, first: &Origin, faults: &mut Faults) {
 fn read(source: &str, node: &Node, faults: &mut Faults) -> Option<Resource> {
     let before = faults.len();
     let document = Field { node, path: String::new() };
-    duplicates(&document, faults);
+    check_keys(node, faults);
     let top = document.fields(faults, &["apiVersion", "kind", "metadata", "spec"])?;
     if let Some(version) = top.require(faults, "apiVersion", "write apiVersion: weir.dev/v1alpha1") {
         version.word(faults, &[(API_VERSION, ())]);
@@ -96,6 +130,7 @@ fn read(source: &str, node: &Node, faults: &mut Faults) -> Option<Resource> {
     let (metadata, spec) = (metadata?, spec?);
     let origin = Origin { source: source.to_owned(), place: node.place };
     let resource = Resource::new(&metadata.namespace, &metadata.name, metadata.labels, spec, origin);
+    let resource = resource.with_remarks(faults.take_remarks());
     (faults.len() == before).then_some(resource)
 }
 

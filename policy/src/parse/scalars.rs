@@ -7,7 +7,10 @@ use std::net::IpAddr;
 
 use weir_common::addr::{Addr, Protocol};
 
-use super::fields::{Faults, Field, Fields};
+use super::{
+    faults::Faults,
+    fields::{Field, Fields},
+};
 use crate::model::{PROTOCOLS, Prefix, Timestamp, V4_BITS, addr, ip};
 
 /// RFC 1123 label: the longest name part of the domain name system.

@@ -6,7 +6,8 @@
 use std::collections::BTreeSet;
 
 use super::{
-    fields::{Faults, Field},
+    faults::Faults,
+    fields::Field,
     scalars::{LABEL_KEY_REMEDY, is_label_key, label_value},
 };
 use crate::model::{Labels, Operator, Requirement, Selector};
@@ -29,6 +30,16 @@ pub fn labels(field: &Field<'_>, faults: &mut Faults) -> Labels {
         }
     }
     labels
+}
+
+/// Annotations, which nothing here reads: keys like those of labels, and texts.
+pub fn annotations(field: &Field<'_>, faults: &mut Faults) {
+    for (key, value) in field.entries(faults) {
+        if !is_label_key(&key.text.to_ascii_lowercase()) {
+            faults.add(key.place, &value.path, &key.text, "not an annotation's key", LABEL_KEY_REMEDY);
+        }
+        value.text(faults);
+    }
 }
 
 /// A label selector.

@@ -6,7 +6,8 @@
 use std::collections::BTreeSet;
 
 use super::{
-    fields::{Faults, Field, Fields},
+    faults::Faults,
+    fields::{Field, Fields},
     policy::{named_ports, numbered_ports, word},
     scalars,
     selector::selector,

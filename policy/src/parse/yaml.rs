@@ -45,8 +45,9 @@ pub struct Broken {
 
 /// Deepest nesting of lists and maps; the deepest resource needs 9.
 const MAX_DEPTH: usize = 32;
-/// Most values in one document, aliases expanded: room for the largest address sets.
-const MAX_NODES: usize = 1_000_000;
+/// Most values that the aliases of one document may stand for. What is written out is as long as it is; an alias is how a
+/// short text becomes a large tree.
+const MAX_ALIASED: usize = 1_000_000;
 
 /// Every document of a text that is not empty, or why it could not be read. A broken one does not hide the next.
 pub fn documents(text: &str) -> Vec<Result<Node, Broken>> {
@@ -77,7 +78,7 @@ type Events<'t> = Parser<'t, granit_parser::StrInput<'t>>;
 
 /// Reads on to the end of the next document; `None` at the end of the text.
 fn next_document(parser: &mut Events<'_>) -> Result<Option<Node>, Broken> {
-    let mut loader = Loader { open: Vec::new(), anchors: BTreeMap::new(), nodes: 0, root: None };
+    let mut loader = Loader { open: Vec::new(), anchors: BTreeMap::new(), aliased: 0, root: None };
     for event in parser.by_ref() {
         let (event, span) = event.map_err(|error| broken(&error))?;
         if matches!(event, Event::DocumentEnd) {
@@ -102,7 +103,7 @@ fn place(marker: &granit_parser::Marker) -> Place {
 struct Loader {
     open: Vec<Open>,
     anchors: BTreeMap<usize, Node>,
-    nodes: usize,
+    aliased: usize,
     root: Option<Node>,
 }
 
@@ -156,16 +157,14 @@ impl Loader {
         if self.open.len() > MAX_DEPTH {
             return Err(too_much(place, format!("nested more than {MAX_DEPTH} deep")));
         }
-        self.count(place, 1)
+        Ok(())
     }
 
     /// Puts a finished value where it belongs.
     fn close(&mut self, node: Node, anchor: usize) -> Result<(), Broken> {
         if anchor != 0 {
-            self.count(node.place, size(&node))?;
             self.anchors.insert(anchor, node.clone());
         }
-        self.count(node.place, 1)?;
         match self.open.last_mut().map(|open| &mut open.kind) {
             None => self.root = Some(node),
             Some(OpenKind::List(items)) => items.push(node),
@@ -182,20 +181,15 @@ impl Loader {
             return Err(too_much(place, "an alias inside of what it stands for".to_owned()));
         };
         let (nodes, depth) = (size(node), depth(node));
-        let node = Node { place, ..node.clone() };
-        self.count(place, nodes)?;
+        self.aliased = self.aliased.saturating_add(nodes);
+        if self.aliased > MAX_ALIASED {
+            return Err(too_much(place, format!("its aliases stand for more than {MAX_ALIASED} values")));
+        }
         if self.open.len() + depth > MAX_DEPTH {
             return Err(too_much(place, format!("nested more than {MAX_DEPTH} deep")));
         }
+        let node = Node { place, ..node.clone() };
         self.close(node, 0)
-    }
-
-    fn count(&mut self, place: Place, nodes: usize) -> Result<(), Broken> {
-        self.nodes += nodes;
-        if self.nodes > MAX_NODES {
-            return Err(too_much(place, format!("more than {MAX_NODES} values in one document, aliases expanded")));
-        }
-        Ok(())
     }
 }
 

@@ -4,6 +4,8 @@
 //! Never: decides anything.
 #![allow(dead_code, reason = "each test binary uses its own part")]
 
+pub mod generate;
+
 use std::net::IpAddr;
 
 use weir_common::{
@@ -100,7 +102,7 @@ pub fn ask(
     protocol: Protocol,
     port: u16,
 ) -> Said {
-    let local = compiled.workloads.iter().find(|known| known.id == *workload).unwrap().identity;
+    let local = compiled.workloads.get(workload).unwrap().identity;
     let decision = Image::open(compiled).unwrap().decide(&Query { local, direction, remote, protocol, port });
     let rule = &compiled.rules[decision.rule as usize];
     (decision.verdict, decision.reason, rule.policy.clone(), rule.rule.clone())

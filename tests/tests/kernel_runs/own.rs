@@ -3,10 +3,11 @@
 //! May touch: the bench, one cgroup below it, one datagram to a port of 127.0.0.1 that nobody serves.
 //! Never: leaves a process or a cgroup behind.
 
+use std::sync::Arc;
 use std::{fs, process::Command};
 
 use weir_common::verdict::{Hook, Reason, Verdict};
-use weir_policy::{Kind, ResourceId};
+use weir_policy::{CompiledWorkload, Kind, ResourceId};
 use weir_tests::report::Report;
 
 use crate::bench::Bench;
@@ -25,13 +26,15 @@ spec: {workloadSelector: {matchLabels: {app: web}}, policyTypes: [Ingress, Egres
 
 /// What a process of workload `web` is told that sends to its own address.
 fn send_to_itself(bench: &mut Bench, kind: Kind) -> String {
-    for workload in &mut bench.compiled.workloads {
-        workload.id = ResourceId::new(kind, "default", "web");
+    for workload in bench.compiled.local() {
+        let renamed = CompiledWorkload { id: ResourceId::new(kind, "default", "web"), ..(*workload).clone() };
+        bench.compiled.workloads.remove_mut(&workload.id);
+        bench.compiled.workloads.insert_mut(renamed.id.clone(), Arc::new(renamed));
     }
     let cgroup = bench.cgroup.join("web");
     fs::create_dir_all(&cgroup).unwrap();
     let _ = bench.kernel.install(&bench.compiled).unwrap();
-    let observed = bench.kernel.reconcile(&bench.compiled.workloads);
+    let observed = bench.kernel.reconcile(&bench.compiled.local());
     assert!(observed.enforcing, "{observed:?}");
     let probe = Command::new(env!("CARGO_BIN_EXE_weir-probe"))
         .arg("--cgroup")

@@ -150,7 +150,7 @@ fn an_install_that_fails_midway_leaves_the_generation_in_force_and_the_next_one_
     let in_force = read_back(&bench.kernel);
     let mut too_many = good.clone();
     for n in 0..=MAX_ENDPOINTS {
-        too_many.endpoints.insert(Addr::v4((0x0b00_0000 + n).to_be_bytes()), 16);
+        too_many.endpoints.insert_mut(Addr::v4((0x0b00_0000 + n).to_be_bytes()), 16);
     }
     let error = bench.kernel.install(&too_many).unwrap_err().to_string();
     assert!(error.contains("ENDPOINTS"), "{error}");
@@ -184,7 +184,9 @@ fn one_rule_among_30000_addresses() {
     };
     let generation = |port: u16| {
         let mut compiled = compiled(&documents(port), Verdict::Deny);
-        compiled.endpoints.extend((0..30_000u32).map(|n| (Addr::v4((0x0a80_0000 + n).to_be_bytes()), 1)));
+        for n in 0..30_000u32 {
+            compiled.endpoints.insert_mut(Addr::v4((0x0a80_0000 + n).to_be_bytes()), 1);
+        }
         compiled
     };
     let generations = [generation(80), generation(81)];

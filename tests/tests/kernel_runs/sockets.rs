@@ -172,7 +172,7 @@ fn icmp_is_judged_by_its_type_and_answers_by_the_type_they_answer() {
 fn reference(bench: &Bench, direction: Direction, packet: &Packet) -> bool {
     let image = Image::open(&bench.compiled).unwrap();
     let api = ResourceId::new(Kind::Workload, "default", "api");
-    let local = bench.compiled.workloads.iter().find(|workload| workload.id == api).unwrap().identity;
+    let local = bench.compiled.workloads.get(&api).unwrap().identity;
     let (remote, back) = match direction {
         Direction::Ingress => (packet.src, Direction::Egress),
         Direction::Egress => (packet.dst, Direction::Ingress),

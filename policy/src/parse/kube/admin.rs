@@ -6,9 +6,12 @@
 use weir_common::addr::Protocol;
 
 use super::{
-    super::fields::{Faults, Field, Fields},
+    super::{
+        faults::Faults,
+        fields::{Field, Fields},
+    },
     cluster::{Dialect, Port, policy},
-    parts::{TRANSPORTS, number, one_of, port_name, priority, range},
+    parts::{TRANSPORTS, any_port_name, number, one_of, priority, range},
 };
 use crate::model::{Action, Policy, PortMatch, PortName, Tier};
 
@@ -54,7 +57,7 @@ fn port(field: &Field<'_>, faults: &mut Faults) -> Option<Port> {
             let protocol = transport(&value.lenient(faults)?, faults)?;
             range(&value, protocol, true, faults).map(Port::Number)
         }
-        _ => port_name(&value, faults).map(|name| Port::Name(PortName { name, protocol: None })),
+        _ => any_port_name(&value, faults).map(|name| Port::Name(PortName { name, protocol: None })),
     }
 }
 

@@ -9,10 +9,11 @@ use weir_common::{addr::Protocol, verdict::Direction};
 
 use super::{
     super::{
-        fields::{Faults, Field, Fields},
+        faults::Faults,
+        fields::{Field, Fields},
         selector::selector,
     },
-    parts::{bounded, cidr, number, one_of, port_name, priority, range, rule_name},
+    parts::{any_port_name, bounded, cidr, number, one_of, priority, range, rule_name},
 };
 use crate::model::{Action, IpBlock, Mode, Peer, Policy, PortMatch, PortName, Rule, Selector, Tier};
 
@@ -129,7 +130,23 @@ fn rule(field: &Field<'_>, direction: Direction, dialect: &Dialect, faults: &mut
     if !rule.named_ports.is_empty() && rule.peers.iter().any(nameless) {
         field.fault(faults, "a named port with nodes or networks, which name no ports", "write the port's number");
     }
+    names_only_accept(&items, &rule, faults);
+    if rule.peers.contains(&Peer::Unknown) {
+        let text = match rule.action {
+            Action::Allow => "has a peer that nothing here can find: the rule matches nothing",
+            Action::Deny | Action::Pass => "has a peer of an unknown kind: the rule denies everything",
+        };
+        faults.remark(&field.path, format!("{} {text}", field.path));
+    }
     Some(closed(rule))
+}
+
+/// Whether an address belongs to a name can be known too late: by then a denial has let something pass.
+fn names_only_accept(peers: &[Field<'_>], rule: &Rule, faults: &mut Faults) {
+    let names = peers.iter().filter_map(|peer| peer.entry("domainNames"));
+    for field in names.filter(|_| rule.action != Action::Allow) {
+        field.fault(faults, "domainNames in a rule that does not accept", "write action: Accept, or name networks");
+    }
 }
 
 /// A peer of a kind that is unknown here: an Accept rule then matches nothing, a Deny or Pass rule denies all.
@@ -163,11 +180,40 @@ fn peer(field: &Field<'_>, direction: Direction, faults: &mut Faults) -> Vec<Pee
         2 => selector(&field, faults).map(|node_selector| Peer::Nodes { node_selector }).into_iter().collect(),
         3 => {
             let items = bounded(Some(field), 1, MOST_NETWORKS, faults);
+            each_once(&items, faults);
             let blocks = items.iter().filter_map(|item| cidr(item, faults));
             let block = |cidr| Peer::IpBlock { ip_block: IpBlock { cidr, except: BTreeSet::new() } };
             blocks.map(block).collect()
         }
-        _ => vec![Peer::Unknown],
+        _ => {
+            let items = bounded(Some(field), 1, MOST_NETWORKS, faults);
+            each_once(&items, faults);
+            items.iter().for_each(|item| domain_name(item, faults));
+            vec![Peer::Unknown]
+        }
+    }
+}
+
+/// The API's sets compare what is written.
+fn each_once(items: &[Field<'_>], faults: &mut Faults) {
+    let mut seen = BTreeSet::new();
+    for item in items {
+        if let Some(text) = item.word_as_written().filter(|text| !seen.insert(*text)) {
+            item.fault(faults, format!("{text} is listed twice"), "remove one of the two");
+        }
+    }
+}
+
+/// A name such as `example.com` or `*.example.com`.
+fn domain_name(field: &Field<'_>, faults: &mut Faults) {
+    let Some(text) = field.text(faults) else { return };
+    let parts = text.strip_prefix("*.").unwrap_or(text);
+    let parts: Vec<_> = parts.strip_suffix('.').unwrap_or(parts).split('.').collect();
+    let edge = |byte: Option<u8>| byte.is_some_and(|byte| byte.is_ascii_alphanumeric());
+    let inner = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
+    let is_part = |part: &&str| edge(part.bytes().next()) && edge(part.bytes().next_back()) && part.bytes().all(inner);
+    if parts.len() < 2 || !parts.iter().all(is_part) {
+        field.fault(faults, "not a domain name", "write a name such as example.com or \"*.example.com\"");
     }
 }
 
@@ -179,7 +225,7 @@ fn protocol(field: &Field<'_>, faults: &mut Faults) -> Option<Port> {
         0 => Protocol::TCP,
         1 => Protocol::UDP,
         2 => Protocol::SCTP,
-        _ => return port_name(&field, faults).map(|name| Port::Name(PortName { name, protocol: None })),
+        _ => return any_port_name(&field, faults).map(|name| Port::Name(PortName { name, protocol: None })),
     };
     let (_, port) = one_of(&field, &["destinationPort"], "a protocol's filter", faults)?;
     let (place, value) = one_of(&port, &["number", "range"], "a destinationPort", faults)?;

@@ -7,7 +7,8 @@ use weir_common::addr::{Addr, Protocol};
 
 use super::{
     super::{
-        fields::{Faults, Field, Fields},
+        faults::Faults,
+        fields::{Field, Fields},
         scalars::address,
         selector::labels,
         yaml::Value,

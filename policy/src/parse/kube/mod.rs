@@ -13,7 +13,9 @@ mod slices;
 pub use parts::{is_number, port_name};
 
 use super::{
-    fields::{Faults, Field, Fields, duplicates},
+    faults::Faults,
+    fields::{Field, Fields},
+    keys::check_keys,
     nulls::drop_nulls,
     scalars, selector,
     text::text,
@@ -68,7 +70,7 @@ pub fn is_kube(node: &Node) -> bool {
 
 /// Reads one document, which may be a list of others.
 pub fn read(source: &str, mut node: Node, faults: &mut Faults) -> Vec<Resource> {
-    duplicates(&Field { node: &node, path: String::new() }, faults);
+    check_keys(&node, faults);
     drop_nulls(&mut node);
     items(source, &node, String::new(), faults)
 }
@@ -107,6 +109,7 @@ fn document(source: &str, field: &Field<'_>, absent: Option<Kind>, faults: &mut 
     }
     let origin = Origin { source: source.to_owned(), place: field.node.place };
     let resource = Resource::foreign(id, labels, spec?, origin, &text(&complete(field.node, kind)));
+    let resource = resource.with_remarks(faults.take_remarks());
     (faults.len() == before).then_some(resource)
 }
 
@@ -131,7 +134,14 @@ const fn is_policy(kind: Kind) -> bool {
 
 fn metadata_of(field: &Field<'_>, kind: Kind, faults: &mut Faults) -> Option<(ResourceId, Labels)> {
     let fields = if is_policy(kind) { field.fields(faults, &METADATA)? } else { field.lenient(faults)? };
-    let name = fields.require(faults, "name", "give it a name").and_then(|name| scalars::subdomain(&name, faults));
+    let name = fields.require(faults, "name", "give it a name").and_then(|name| {
+        // Namespaces and services become parts of host names, one part each.
+        let one_part = matches!(kind, Kind::Namespace | Kind::Service);
+        if one_part { scalars::label(&name, faults) } else { scalars::subdomain(&name, faults) }
+    });
+    if is_policy(kind) {
+        fields.get("annotations").iter().for_each(|annotations| selector::annotations(annotations, faults));
+    }
     let namespace = match fields.get("namespace") {
         Some(namespace) if !kind.namespaced() => {
             namespace.fault(faults, "this kind has no namespace", "remove the line");

@@ -8,7 +8,11 @@ use std::collections::BTreeSet;
 use weir_common::{addr::Protocol, verdict::Direction};
 
 use super::{
-    super::fields::{Faults, Field, Fields},
+    super::{
+        faults::Faults,
+        fields::{Field, Fields},
+        policy::egress_without_rules,
+    },
     parts::{TRANSPORTS, cidr, is_number, number, optional, port_name},
 };
 use crate::model::{Action, IpBlock, Mode, Peer, Policy, PolicyType, PortMatch, PortName, Rule, Socket, Tier};
@@ -23,6 +27,9 @@ pub fn network_policy(field: Option<Field<'_>>, faults: &mut Faults) -> Option<P
     let workload_selector = optional(get("podSelector"), faults);
     let ingress = rules(get("ingress"), Direction::Ingress, faults);
     let egress = rules(get("egress"), Direction::Egress, faults);
+    if let (Some(fields), true) = (&fields, get("policyTypes").is_none_or(|types| types.item_count() == Some(0))) {
+        egress_without_rules(fields, faults);
+    }
     Some(Policy {
         tier: Tier::Namespace,
         namespaces: None,

@@ -8,7 +8,8 @@ use std::net::IpAddr;
 use weir_common::addr::Protocol;
 
 use super::super::{
-    fields::{Faults, Field, Fields},
+    faults::Faults,
+    fields::{Field, Fields},
     selector::selector,
     yaml::Value,
 };
@@ -83,13 +84,27 @@ pub fn is_number(field: &Field<'_>) -> bool {
 /// The name of a port (RFC 6335).
 pub fn port_name(field: &Field<'_>, faults: &mut Faults) -> Option<String> {
     let name = field.text(faults)?;
-    let plain = name.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-');
-    let letter = name.bytes().any(|byte| byte.is_ascii_lowercase());
-    let hyphens = name.starts_with('-') || name.ends_with('-') || name.contains("--");
-    if !plain || !letter || hyphens || name.len() > 15 {
+    if !is_port_name(name) {
         let remedy = "use at most 15 lower-case letters, digits and single hyphens, with at least one letter";
         field.fault(faults, "not the name of a port", remedy);
         return None;
+    }
+    Some(name.to_owned())
+}
+
+fn is_port_name(name: &str) -> bool {
+    let plain = name.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-');
+    let letter = name.bytes().any(|byte| byte.is_ascii_lowercase());
+    let hyphens = name.starts_with('-') || name.ends_with('-') || name.contains("--");
+    plain && letter && !hyphens && name.len() <= 15
+}
+
+/// A port's name as a cluster policy writes it: the API takes any text there, and one that no pod can name a port matches
+/// nothing.
+pub fn any_port_name(field: &Field<'_>, faults: &mut Faults) -> Option<String> {
+    let name = field.text(faults)?;
+    if !is_port_name(name) {
+        faults.remark(&field.path, format!("no pod can name a port {name:?}, so it matches nothing"));
     }
     Some(name.to_owned())
 }

@@ -6,17 +6,17 @@
 use weir_common::addr::Addr;
 
 use super::{
-    super::{
-        fields::{Faults, Fields},
-        scalars::address,
-    },
+    super::{faults::Faults, fields::Fields, scalars::address},
     context::{inner, items, owned, transport},
-    parts::number,
+    parts::{bounded, number},
 };
 use crate::{
     id::{Kind, ResourceId},
     model::{Endpoint, EndpointPort, EndpointSlice, ServiceRef},
 };
+
+/// Most endpoints in a slice.
+const MOST_ENDPOINTS: usize = 1000;
 
 /// The label that names the service of a slice.
 const SERVICE_NAME: &str = "kubernetes.io/service-name";
@@ -25,8 +25,11 @@ const SERVICE_NAME: &str = "kubernetes.io/service-name";
 pub fn endpoint_slice(top: &Fields<'_>, faults: &mut Faults) -> Option<EndpointSlice> {
     let kinds = [("IPv4", Some(true)), ("IPv6", Some(false)), ("FQDN", None)];
     let v4 = top.require(faults, "addressType", "write IPv4 or IPv6").and_then(|kind| kind.word(faults, &kinds))?;
-    let listed = items(top, "endpoints", faults);
-    // Host names are nothing a rule could match.
+    let listed = bounded(top.get("endpoints"), 0, MOST_ENDPOINTS, faults);
+    let listed: Vec<_> = listed.iter().filter_map(|item| item.lenient(faults)).collect();
+    if v4.is_none() {
+        faults.remark("addressType", "its endpoints are host names, which nothing here resolves: it leads nowhere");
+    }
     let endpoints =
         v4.map(|v4| listed.iter().filter_map(|item| endpoint(item, v4, faults)).collect()).unwrap_or_default();
     let ports = items(top, "ports", faults);
@@ -50,7 +53,7 @@ fn endpoint(fields: &Fields<'_>, v4: bool, faults: &mut Faults) -> Option<Endpoi
         Some(field) => field.truth(faults)?,
         None => true,
     };
-    let listed = fields.require(faults, "addresses", "list the endpoint's addresses")?.list(faults);
+    let listed = bounded(fields.require(faults, "addresses", "list the endpoint's addresses"), 1, 100, faults);
     let mut addresses: Vec<Addr> = Vec::new();
     for field in listed {
         let found = address(&field, faults);

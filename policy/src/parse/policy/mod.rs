@@ -12,7 +12,8 @@ use std::collections::BTreeSet;
 use weir_common::verdict::Direction;
 
 use super::{
-    fields::{Faults, Field, Fields},
+    faults::Faults,
+    fields::{Field, Fields},
     scalars,
     selector::selector,
 };
@@ -52,6 +53,7 @@ pub fn policy(field: &Field<'_>, namespace: &str, faults: &mut Faults) -> Option
     let (ingress, egress) = (rules(Direction::Ingress), rules(Direction::Egress));
     let policy_types = policy_types(&fields, !egress.is_empty(), faults);
     let tier = tier?;
+    no_effect(&fields, tier, faults);
     misplaced(&fields, tier, faults);
     let isolates = tier == Tier::Namespace;
     Some(Policy {
@@ -70,6 +72,21 @@ pub fn policy(field: &Field<'_>, namespace: &str, faults: &mut Faults) -> Option
         ingress,
         egress,
     })
+}
+
+/// `egress: []` looks as if it closed egress.
+fn no_effect(fields: &Fields<'_>, tier: Tier, faults: &mut Faults) {
+    if tier == Tier::Namespace && fields.get("policyTypes").is_none() {
+        egress_without_rules(fields, faults);
+    }
+}
+
+/// Remarks on an empty list of egress rules beside no policyTypes.
+pub fn egress_without_rules(fields: &Fields<'_>, faults: &mut Faults) {
+    let Some(egress) = fields.get("egress").filter(|egress| egress.item_count() == Some(0)) else { return };
+    let text = "its empty egress closes nothing, as without policyTypes only rules make a policy about egress; list \
+                Egress in policyTypes to close it";
+    faults.remark(&egress.path, text);
 }
 
 /// Notes fields that mean nothing in a tier: only the namespace tier isolates, and only the other two look beyond their own

@@ -5,11 +5,7 @@
 
 use std::collections::BTreeSet;
 
-use super::super::{
-    fields::{Faults, Field},
-    scalars,
-    selector::selector,
-};
+use super::super::{faults::Faults, fields::Field, scalars, selector::selector};
 use crate::model::{Entity, IpBlock, Peer, Selector, ServiceRef};
 
 /// One peer of a policy in `namespace`.

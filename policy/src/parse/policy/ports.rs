@@ -6,7 +6,8 @@
 use weir_common::addr::Protocol;
 
 use super::super::{
-    fields::{Faults, Field, Fields},
+    faults::Faults,
+    fields::{Field, Fields},
     kube::{is_number, port_name},
     scalars,
 };

@@ -7,7 +7,8 @@ use weir_common::verdict::Direction;
 
 use super::{
     super::{
-        fields::{Faults, Field, Fields},
+        faults::Faults,
+        fields::{Field, Fields},
         scalars,
     },
     peer::peer,

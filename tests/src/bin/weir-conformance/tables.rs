@@ -52,7 +52,7 @@ impl Tables {
     pub fn agree(&self, answer: &Answer, remote: Addr, (protocol, port): (Protocol, u16)) -> Result<bool, String> {
         let compiled = self.places.get(&answer.workload).and_then(|node| self.nodes.get(node));
         let compiled = compiled.ok_or_else(|| format!("no node judges {}", answer.workload))?;
-        let local = compiled.workloads.iter().find(|workload| workload.id == answer.workload);
+        let local = compiled.workloads.get(&answer.workload);
         let local = local.ok_or_else(|| format!("the tables do not know {}", answer.workload))?.identity;
         let image = Image::open(compiled).ok_or("the image does not open")?;
         let said = image.decide(&Query { local, direction: answer.direction, remote, protocol, port });

@@ -1,0 +1,133 @@
+//! Lives: fuzz targets. Tables against evaluator.
+//! Called by: libFuzzer's program `compile`, the replay.
+//! May touch: the bytes it is handed.
+//! Never: takes a cluster that is refused for one that was judged right.
+
+use std::net::IpAddr;
+
+use arbitrary::Unstructured;
+use weir_common::{
+    addr::{Addr, Protocol},
+    decide::{Image, Query},
+    verdict::{Direction, Reason, Verdict},
+};
+use weir_policy::{
+    Compiled, Context, End, Question, Resource, Resources, Timestamp, addr, compile as tables_of, evaluate,
+};
+
+use crate::cluster::{ADDRESSES, Documents, PORTS};
+
+/// Transport protocols, one without ports, and one that nobody names.
+const PROTOCOLS: [Protocol; 5] = [Protocol::TCP, Protocol::UDP, Protocol::SCTP, Protocol::ICMP, Protocol(47)];
+/// Some moment between those at which rules expire.
+const NOW: Timestamp = Timestamp(1_800_000_000_000_000_000);
+
+/// A small cluster, in which the tables of the node `here` must say what the evaluator says, whatever is asked.
+pub fn compile(data: &[u8]) {
+    let mut bytes = Unstructured::new(data);
+    let Ok(documents) = Documents::of(&mut bytes) else { return };
+    let arrived = documents.resources().unwrap_or_else(|faults| panic!("{faults:#?}\n{}", documents.0.join("\n")));
+    let resources: Resources = arrived.iter().cloned().collect();
+    let compiled = match tables_of(&resources, &context()) {
+        Ok(compiled) => compiled,
+        Err(faults) => panic!("{faults:#?}\n{}", documents.0.join("\n")),
+    };
+    let backwards: Resources = arrived.into_iter().rev().collect();
+    assert_eq!(tables_of(&backwards, &context()).as_ref(), Ok(&compiled), "another order, other tables");
+    for (resource, workload) in resources.workloads().filter(|(_, workload)| workload.cgroup.is_some()) {
+        for remote in ADDRESSES.iter().chain(&["10.0.255.0", "10.0.255.1"]).filter_map(|text| address(text)) {
+            // Its own address the kernel exempts before it asks.
+            if !workload.addresses.contains(&remote) {
+                all_ports(&resources, &compiled, resource, remote, &documents);
+            }
+        }
+    }
+}
+
+fn all_ports(resources: &Resources, compiled: &Compiled, workload: &Resource, remote: Addr, documents: &Documents) {
+    for protocol in PROTOCOLS {
+        let with_ports = matches!(protocol, Protocol::TCP | Protocol::UDP | Protocol::SCTP);
+        for port in if with_ports { &PORTS[..] } else { &[0] } {
+            for direction in [Direction::Ingress, Direction::Egress] {
+                let told = by_tables(compiled, workload, direction, remote, protocol, *port);
+                let meant = by_evaluator(resources, workload, direction, remote, protocol, *port);
+                let asked = format!("{} {direction:?} {:?} {protocol:?} {port}", workload.id(), remote.0);
+                assert_eq!(told, meant, "{asked}\n{}", documents.0.join("\n"));
+            }
+        }
+    }
+}
+
+/// Verdict, reason, and the rule in words.
+type Said = (Verdict, Reason, String, String);
+
+fn by_tables(
+    compiled: &Compiled,
+    workload: &Resource,
+    direction: Direction,
+    remote: Addr,
+    protocol: Protocol,
+    port: u16,
+) -> Option<Said> {
+    let local = compiled.workloads.iter().find(|known| known.id == *workload.id())?.identity;
+    let decision = Image::open(compiled)?.decide(&Query { local, direction, remote, protocol, port });
+    let rule = compiled.rules.get(decision.rule as usize)?;
+    Some((decision.verdict, decision.reason, rule.policy.clone(), rule.rule.clone()))
+}
+
+fn by_evaluator(
+    resources: &Resources,
+    workload: &Resource,
+    direction: Direction,
+    remote: Addr,
+    protocol: Protocol,
+    port: u16,
+) -> Option<Said> {
+    let (own, other) = (End::Workload(workload.id().clone()), End::Address(remote));
+    let (from, to) = if direction == Direction::Egress { (own, other) } else { (other, own) };
+    let explanation = evaluate(resources, &context(), &Question { from, to, protocol, port }).ok()?;
+    let answer = if direction == Direction::Egress { explanation.egress } else { explanation.ingress }?;
+    Some((answer.verdict, answer.reason, answer.policy, answer.rule))
+}
+
+/// The node `here`.
+fn context() -> Context {
+    let own = ["10.0.255.0", "127.0.0.1"];
+    let host_addresses = own.iter().filter_map(|text| address(text)).collect();
+    Context { generation: 1, unknown: Verdict::Deny, host_addresses, tick_ns: 0, now: NOW }
+}
+
+fn address(text: &str) -> Option<Addr> {
+    text.parse::<IpAddr>().ok().map(addr)
+}
+
+#[cfg(test)]
+mod tests {
+    use weir_policy::Spec;
+
+    use super::*;
+
+    /// A generator that makes nothing, or only one thing, would find nothing.
+    #[test]
+    fn bytes_become_clusters_of_many_kinds() {
+        let mut kinds = std::collections::BTreeSet::new();
+        let mut isolated = 0;
+        let mut noise = 1u64;
+        for _ in 0..200 {
+            let data: Vec<u8> = (0..512)
+                .map(|_| {
+                    noise ^= noise << 13;
+                    noise ^= noise >> 7;
+                    noise ^= noise << 17;
+                    noise.to_le_bytes()[0]
+                })
+                .collect();
+            let documents = Documents::of(&mut Unstructured::new(&data)).unwrap();
+            let resources = documents.resources().unwrap_or_else(|faults| panic!("{faults:#?}"));
+            kinds.extend(resources.iter().map(|resource| resource.id().kind));
+            isolated += usize::from(resources.iter().any(|resource| matches!(resource.spec(), Spec::Policy(_))));
+        }
+        assert!(kinds.len() >= 7, "{kinds:?}");
+        assert!(isolated > 100, "{isolated}");
+    }
+}

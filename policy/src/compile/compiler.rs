@@ -1,0 +1,310 @@
+//! Lives: host.
+//! Called by: the agent for every change; `compile`, for everything at once.
+//! May touch: its own state.
+//! Never: keeps half a change; what cannot be in force leaves everything as it was.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+use rpds::RedBlackTreeMapSync;
+use weir_common::{
+    addr::Addr,
+    image::{Cell, FLAG_BLOCKED, FLAG_LIMITS, MAGIC, PAGE_WORDS, Page, Section, header},
+    verdict::Reason,
+};
+
+use super::{
+    classes::Classes,
+    compiled::{Compiled, CompiledWorkload, Sizes},
+    identities::{Identities, Subject},
+    limits::Limits,
+    parts::Parts,
+    policies::Policies,
+    port_rows::PortRows,
+    rules::Rules,
+    space::Space,
+    tables::{SetKey, Tables, UNSELECTED},
+    terms::{NamedPorts, Terms},
+    words::Words,
+    workloads::Workloads,
+};
+use crate::{
+    Context,
+    fault::Fault,
+    id::ResourceId,
+    model::{Prefix, Resource, Resources, Timestamp},
+};
+
+/// The tables of a node, and everything it takes to change them at the cost of the change.
+#[derive(Clone, Debug)]
+pub struct Compiler {
+    pub(super) context: Context,
+    pub(super) resources: Resources,
+    pub(super) policies: Policies,
+    pub(super) workloads: Workloads,
+    pub(super) named: NamedPorts,
+    /// Nodes whose pods run here, and how many do.
+    pub(super) here: BTreeMap<String, usize>,
+    pub(super) sets: Parts<SetKey>,
+    /// The policies that select somebody here.
+    pub(super) in_force: BTreeMap<u32, ResourceId>,
+    pub(super) terms: Terms,
+    pub(super) subjects: Parts<Subject>,
+    pub(super) pod_ranges: BTreeMap<Prefix, usize>,
+    pub(super) space: Space,
+    /// Addresses that a service which rules name lists, whoever has them.
+    pub(super) listed: BTreeSet<Addr>,
+    pub(super) identities: Identities,
+    /// Identities of the pieces of the address space.
+    pub(super) pieces: Vec<u32>,
+    pub(super) classes: Classes,
+    pub(super) ports: PortRows,
+    pub(super) tables: Tables,
+    pub(super) rules: Rules,
+    pub(super) limits: Limits,
+    pub(super) rate_limits: BTreeMap<ResourceId, Arc<Resource>>,
+    pub(super) address_sets: BTreeMap<ResourceId, Arc<Resource>>,
+    pub(super) identity_words: Words,
+    pub(super) endpoints: RedBlackTreeMapSync<Addr, u32>,
+    pub(super) cidrs: Arc<Vec<(Prefix, u32)>>,
+    pub(super) blocked: Arc<Vec<(Prefix, u32)>>,
+    pub(super) described: RedBlackTreeMapSync<ResourceId, Arc<CompiledWorkload>>,
+}
+
+/// A change of one resource.
+#[derive(Clone, Debug)]
+pub enum Edit {
+    /// It is there, in place of one of the same id.
+    Put(Resource),
+    /// It is gone.
+    Remove(ResourceId),
+}
+
+/// What a change touched: how many of each had to be looked at or written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Touched {
+    /// Workloads whose place was looked up.
+    pub workloads: usize,
+    /// Addresses that have another identity, or none any more.
+    pub addresses: usize,
+    /// Identities that are new, gone, or mean something else.
+    pub identities: usize,
+    /// Classes that are new or have other traits.
+    pub classes: usize,
+    /// Sets whose tables were made anew.
+    pub sets: usize,
+    /// Cells that were computed.
+    pub cells: usize,
+    /// Pages of the image that were written, the header's among them.
+    pub pages: usize,
+}
+
+/// What a resource was and is.
+pub(super) struct Changed {
+    pub old: Option<Arc<Resource>>,
+    pub new: Option<Arc<Resource>>,
+}
+
+impl Compiler {
+    /// The tables of no resources.
+    #[must_use]
+    pub fn new(context: Context) -> Self {
+        let mut compiler = Self::blank(context);
+        // Without resources nothing can be at fault.
+        drop(compiler.update(&BTreeMap::new(), None));
+        compiler
+    }
+
+    /// The tables of these resources.
+    ///
+    /// # Errors
+    /// Every reason why they cannot be in force together, each at the document it is about.
+    pub fn of(resources: &Resources, context: Context) -> Result<Self, Vec<Fault>> {
+        let mut compiler = Self { resources: resources.clone(), ..Self::blank(context) };
+        let all = resources.shared().map(|new| (new.id().clone(), Changed { old: None, new: Some(Arc::clone(new)) }));
+        compiler.update(&all.collect(), None)?;
+        Ok(compiler)
+    }
+
+    /// Changes resources, all of them or none; the generation's number is one higher then.
+    ///
+    /// # Errors
+    /// Every reason why what there would be cannot be in force together; nothing has changed then.
+    pub fn apply(&mut self, edits: impl IntoIterator<Item = Edit>) -> Result<Touched, Vec<Fault>> {
+        self.apply_at(self.context.now, edits)
+    }
+
+    /// Changes resources as [`Compiler::apply`] does, and lets time pass as [`Compiler::advance`] does, in one generation.
+    ///
+    /// # Errors
+    /// Every reason why what there would be cannot be in force together; nothing has changed then.
+    pub fn apply_at(&mut self, now: Timestamp, edits: impl IntoIterator<Item = Edit>) -> Result<Touched, Vec<Fault>> {
+        let before = self.context.clone();
+        self.context.now = now;
+        let mut changed: BTreeMap<ResourceId, Changed> = BTreeMap::new();
+        for edit in edits {
+            let (id, new) = match edit {
+                Edit::Put(resource) => (resource.id().clone(), Some(Arc::new(resource))),
+                Edit::Remove(id) => (id, None),
+            };
+            let old = self.resources.exchange(&id, new.clone());
+            changed.entry(id).or_insert(Changed { old, new: None }).new = new;
+        }
+        changed.retain(|_, change| change.old != change.new);
+        self.context.generation += 1;
+        let result = self.update(&changed, Some(before.now));
+        if result.is_err() {
+            for (id, change) in changed {
+                self.resources.exchange(&id, change.old);
+            }
+            self.start_over(before);
+        }
+        result
+    }
+
+    /// Lets time pass: what has expired by now is in force no more.
+    ///
+    /// # Errors
+    /// Every reason why what is left cannot be in force together; nothing has changed then.
+    pub fn advance(&mut self, now: Timestamp) -> Result<Touched, Vec<Fault>> {
+        self.apply_at(now, [])
+    }
+
+    /// What is in force.
+    #[must_use]
+    pub const fn resources(&self) -> &Resources {
+        &self.resources
+    }
+
+    /// What the node adds to them.
+    #[must_use]
+    pub const fn context(&self) -> &Context {
+        &self.context
+    }
+
+    /// When the next policy or rule expires.
+    #[must_use]
+    pub fn next_expiry(&self) -> Option<Timestamp> {
+        let expiries = self.policies.iter().flat_map(|(_, policy)| policy.expiries());
+        expiries.filter(|at| *at > self.context.now).min()
+    }
+
+    /// The generation as it is now. Costs as many pointers as there are pages.
+    #[must_use]
+    pub fn compiled(&self) -> Compiled {
+        let pages = self.pages();
+        Compiled {
+            generation: self.context.generation,
+            sizes: Sizes { pages: pages.len(), ..self.sizes() },
+            pages,
+            endpoints: self.endpoints.clone(),
+            cidrs: Arc::clone(&self.cidrs),
+            blocked: Arc::clone(&self.blocked),
+            rules: Arc::clone(&self.rules.infos),
+            workloads: self.described.clone(),
+            limits: Arc::clone(&self.limits.infos),
+        }
+    }
+
+    fn blank(context: Context) -> Self {
+        let mut sets = Parts::from(1);
+        sets.pin(UNSELECTED, SetKey::default());
+        Self {
+            context,
+            resources: Resources::default(),
+            policies: Policies::default(),
+            workloads: Workloads::default(),
+            named: NamedPorts::default(),
+            here: BTreeMap::new(),
+            sets,
+            in_force: BTreeMap::new(),
+            terms: Terms::new(),
+            subjects: Parts::from(0),
+            pod_ranges: BTreeMap::new(),
+            space: Space::new(),
+            listed: BTreeSet::new(),
+            identities: Identities::new(),
+            pieces: Vec::new(),
+            classes: Classes::new(),
+            ports: PortRows::new(),
+            tables: Tables::new(),
+            rules: Rules::new(),
+            limits: Limits::new(),
+            rate_limits: BTreeMap::new(),
+            address_sets: BTreeMap::new(),
+            identity_words: Words::of(Section::Identities),
+            endpoints: RedBlackTreeMapSync::new_sync(),
+            cidrs: Arc::default(),
+            blocked: Arc::default(),
+            described: RedBlackTreeMapSync::new_sync(),
+        }
+    }
+
+    /// Back to what was in force before a change that failed midway.
+    fn start_over(&mut self, context: Context) {
+        let resources = std::mem::take(&mut self.resources);
+        // It was in force before, so it can be.
+        *self = Self::of(&resources, context.clone()).unwrap_or_else(|_| Self::new(context));
+    }
+
+    /// The image: the header's page, then each section from a page of its own.
+    fn pages(&self) -> Vec<Arc<Page>> {
+        let limits = if self.limits.is_empty() { 0 } else { FLAG_LIMITS };
+        let blocked = if self.blocked.is_empty() { 0 } else { FLAG_BLOCKED };
+        let unknown = Cell::new(self.context.unknown, Reason::UnknownWorkload, 0);
+        let mut front = vec![
+            (header::MAGIC, MAGIC),
+            (header::GENERATION, self.context.generation),
+            (header::FLAGS, limits | blocked),
+            (header::UNKNOWN, u64::from(unknown.0)),
+            (header::ATOMS, u64::from(self.ports.stride())),
+        ];
+        let mut pages = vec![Arc::new(Page::zeroed())];
+        for section in Section::ALL {
+            let entries = self.section(section).map_or(0, Words::entries);
+            front.push((header::SECTIONS + section as u32, pages.len() as u64 | (entries as u64) << 32));
+            pages.extend(self.section(section).into_iter().flat_map(Words::pages));
+        }
+        let mut page = Page::zeroed();
+        for (word, value) in front {
+            if let Some(slot) = page.words.get_mut(word as usize % PAGE_WORDS) {
+                *slot = value;
+            }
+        }
+        if let Some(first) = pages.first_mut() {
+            *first = Arc::new(page);
+        }
+        pages
+    }
+
+    fn section(&self, section: Section) -> Option<&Words> {
+        Some(match section {
+            Section::Identities => &self.identity_words,
+            Section::Ports => &self.ports.ports,
+            Section::PortRows => &self.ports.words,
+            Section::Sets => &self.tables.sets,
+            Section::Cells => &self.tables.cells,
+            Section::Services => &self.limits.services,
+            Section::Limits => &self.limits.entries,
+            // The agent's to fill: only it knows which numbers the workloads have on this node.
+            Section::Workloads => return None,
+        })
+    }
+
+    fn sizes(&self) -> Sizes {
+        Sizes {
+            identities: self.identities.parts.len(),
+            classes: self.classes.parts.len(),
+            sets: self.sets.len(),
+            terms: self.terms.parts.len(),
+            atoms: self.ports.atoms().stands_for.len(),
+            cells: self.tables.cells_in_use(),
+            rules: self.rules.len(),
+            endpoints: self.endpoints.size(),
+            cidrs: self.cidrs.len(),
+            pages: 0,
+        }
+    }
+}

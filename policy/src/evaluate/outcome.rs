@@ -1,0 +1,68 @@
+//! Lives: host. What was decided, and by what.
+//! Called by: `judge` and `tiers`, which make it; `explain` and `compile`, which read it.
+//! May touch: nothing.
+//! Never: a verdict of a rule without the rule.
+
+use weir_common::verdict::{Direction, Reason, Verdict};
+
+use super::subject::Bound;
+
+/// What was decided, and by what.
+#[derive(Clone, Copy, Debug)]
+pub struct Outcome<'a> {
+    /// The verdict.
+    pub verdict: Verdict,
+    /// Why.
+    pub reason: Reason,
+    /// The rule; `None` where no policy has a say.
+    pub deciding: Option<Deciding<'a>>,
+    /// The rule of the admin tier that left it to the tiers below.
+    pub passed: Option<Deciding<'a>>,
+    /// Why policies have no say.
+    pub beyond: Option<Beyond>,
+}
+
+/// What policies have no say in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Beyond {
+    /// A pod reaches its own address.
+    Address,
+    /// The node of a pod reaches it, to probe whether it lives.
+    Node,
+    /// A pod reaches itself through a Service, which NetworkPolicies leave open.
+    Service,
+}
+
+/// The rule that decided.
+#[derive(Clone, Copy, Debug)]
+pub struct Deciding<'a> {
+    /// Whose rule it is.
+    pub bound: Bound<'a>,
+    /// Which of its rules for the direction.
+    pub place: RulePlace,
+}
+
+/// A rule's place in its policy and direction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum RulePlace {
+    /// By its index.
+    At(usize),
+    /// The default action.
+    Default,
+}
+
+impl Deciding<'_> {
+    /// Whether what it decides makes records.
+    pub fn logs(&self, direction: Direction) -> bool {
+        match self.place {
+            RulePlace::At(index) => self.bound.policy.rules(direction).get(index).is_none_or(|rule| rule.log),
+            RulePlace::Default => true,
+        }
+    }
+}
+
+impl Outcome<'_> {
+    /// Nobody has a say: allowed.
+    pub const OPEN: Self =
+        Self { verdict: Verdict::Allow, reason: Reason::NoPolicy, deciding: None, passed: None, beyond: None };
+}
