@@ -7,3 +7,4 @@ pub mod cluster;
 pub mod edits;
 pub mod here;
 pub mod measure;
+pub mod report;

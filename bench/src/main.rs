@@ -1,18 +1,24 @@
 //! Lives: weir-bench, the program behind `cargo xtask bench policy`.
 //! Called by: xtask, a person.
-//! May touch: standard output; children of its own, one per size.
+//! May touch: standard output, the file given by `--json`; children of its own, one per size.
 //! Never: fails because something is slow: it measures, people judge.
 
-use std::process::ExitCode;
-
-use anyhow::Result;
-use clap::{Parser, Subcommand};
-use weir_bench::{
-    cluster::{Cluster, Size},
-    measure::compile::{full, refused},
+use std::{
+    env, fs,
+    io::{BufWriter, Write, stdout},
+    path::{Path, PathBuf},
+    process::{Command, ExitCode, Stdio},
 };
 
-/// Measures the policy engine on generated clusters.
+use anyhow::{Context, Result, ensure};
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use weir_bench::{
+    cluster::{Cluster, Size},
+    measure::one::{One, one},
+    report::Report,
+};
+
+/// Measures the policy engine on generated clusters of realistic shape.
 #[derive(Parser)]
 struct Cli {
     #[command(subcommand)]
@@ -21,17 +27,54 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Task {
+    /// Measure a quarter of the size, half of it and all of it, and compare with the goals
+    Policy {
+        #[command(flatten)]
+        size: Shape,
+        /// Also write everything as JSON to FILE
+        #[arg(long, value_name = "FILE")]
+        json: Option<PathBuf>,
+    },
     /// Measure one size, and print it as JSON
     One {
-        #[arg(long, default_value_t = 30_000)]
-        pods: usize,
-        #[arg(long, default_value_t = 5_000)]
-        policies: usize,
-        #[arg(long, default_value_t = 250)]
-        local: usize,
-        #[arg(long, default_value_t = 3)]
-        rounds: usize,
+        #[command(flatten)]
+        size: Shape,
+        /// Edits and speeds too
+        #[arg(long)]
+        all: bool,
     },
+    /// Print a cluster's documents
+    Cluster {
+        #[command(flatten)]
+        size: Shape,
+        /// How they are written
+        #[arg(long, value_enum, default_value_t = Format::Yaml)]
+        format: Format,
+    },
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Format {
+    /// Documents with `---` between them
+    Yaml,
+    /// One document a line
+    Json,
+}
+
+#[derive(Args)]
+struct Shape {
+    /// Pods of the cluster
+    #[arg(long, default_value_t = 30_000, value_parser = clap::value_parser!(u32).range(40..=200_000))]
+    pods: u32,
+    /// Its policies, of all kinds
+    #[arg(long, default_value_t = 5_000, value_parser = clap::value_parser!(u32).range(40..=50_000))]
+    policies: u32,
+    /// Its pods on the node that is looked at
+    #[arg(long, default_value_t = 250, value_parser = clap::value_parser!(u32).range(1..=500))]
+    local: u32,
+    /// Full compiles, of which the median counts
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=99))]
+    rounds: u32,
 }
 
 fn main() -> ExitCode {
@@ -45,10 +88,65 @@ fn main() -> ExitCode {
 }
 
 fn run(cli: &Cli) -> Result<()> {
-    let Task::One { pods, policies, local, rounds } = cli.task;
-    let cluster = Cluster::generate(&Size::of(pods, policies, local));
-    let resources = cluster.resources().map_err(|faults| refused(&faults))?;
-    let (full, _) = full(&resources, rounds)?;
-    println!("{}", serde_json::to_string(&full)?);
+    match &cli.task {
+        Task::Policy { size, json } => policy(size, json.as_deref()),
+        Task::One { size, all } => {
+            let measured = one(&size.part(1), size.rounds as usize, *all)?;
+            println!("{}", serde_json::to_string(&measured)?);
+            Ok(())
+        }
+        Task::Cluster { size, format } => documents(&size.part(1), *format),
+    }
+}
+
+impl Shape {
+    /// A part of the cluster with as many pods on the node.
+    fn part(&self, part: u32) -> Size {
+        let most = self.pods / part;
+        Size::of(most as usize, (self.policies / part) as usize, self.local.min(most) as usize)
+    }
+}
+
+fn policy(shape: &Shape, json: Option<&Path>) -> Result<()> {
+    let mut sizes = Vec::new();
+    for part in [4, 2, 1] {
+        let size = shape.part(part);
+        eprintln!("measuring {} pods, {} policies, {} pods here", size.pods, size.policies, size.local);
+        sizes.push(child(&size, shape.rounds, part == 1)?);
+    }
+    let report = Report::of(sizes);
+    report.print();
+    if let Some(file) = json {
+        let text = serde_json::to_string_pretty(&report)? + "\n";
+        fs::write(file, text).with_context(|| format!("writing {}", file.display()))?;
+    }
     Ok(())
+}
+
+/// One size in a process of its own: what it takes at most must be its own doing.
+fn child(size: &Size, rounds: u32, all: bool) -> Result<One> {
+    let program = env::current_exe().context("finding this program")?;
+    let mut child = Command::new(program);
+    child.arg("one").stdin(Stdio::null()).stderr(Stdio::inherit());
+    for (option, value) in [("--pods", size.pods), ("--policies", size.policies), ("--local", size.local)] {
+        child.arg(option).arg(value.to_string());
+    }
+    child.arg("--rounds").arg(rounds.to_string());
+    if all {
+        child.arg("--all");
+    }
+    let output = child.output().context("starting the measurement of one size")?;
+    ensure!(output.status.success(), "the measurement of {} pods ended with {}", size.pods, output.status);
+    serde_json::from_slice(&output.stdout).context("reading the measurement of one size")
+}
+
+fn documents(size: &Size, format: Format) -> Result<()> {
+    let mut out = BufWriter::new(stdout().lock());
+    for document in Cluster::generate(size).documents() {
+        match format {
+            Format::Yaml => write!(out, "---\n{}", document.yaml())?,
+            Format::Json => writeln!(out, "{}", document.json())?,
+        }
+    }
+    Ok(out.flush()?)
 }

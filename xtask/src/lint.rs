@@ -30,10 +30,15 @@ pub fn run(repo: &Repo) -> Result<Report> {
     let mut steps = vec![
         step("format", process::cargo(repo).args(["fmt", "--all", "--check"]))?,
         step("format: ebpf", in_ebpf(repo).args(["fmt", "--check"]))?,
+        step("format: fuzz", in_fuzz(repo).args(["fmt", "--check"]))?,
         step("clippy", process::cargo(repo).args(CLIPPY))?,
         step("clippy: ebpf", &mut clippy_ebpf(repo)?)?,
     ];
-    for (name, manifest) in [("dependencies", "Cargo.toml"), ("dependencies: ebpf", "ebpf/Cargo.toml")] {
+    for (name, manifest) in [
+        ("dependencies", "Cargo.toml"),
+        ("dependencies: ebpf", "ebpf/Cargo.toml"),
+        ("dependencies: fuzz", "fuzz/Cargo.toml"),
+    ] {
         steps.push(step(name, deny(repo, manifest).args(["check", "bans", "licenses", "sources"]))?);
     }
     steps.extend(advisories(repo)?);
@@ -53,6 +58,12 @@ fn step(name: &str, command: &mut Command) -> Result<Step> {
 fn in_ebpf(repo: &Repo) -> Command {
     let mut cargo = process::cargo(repo);
     cargo.current_dir(repo.root().join("ebpf"));
+    cargo
+}
+
+fn in_fuzz(repo: &Repo) -> Command {
+    let mut cargo = process::cargo(repo);
+    cargo.current_dir(repo.root().join("fuzz"));
     cargo
 }
 

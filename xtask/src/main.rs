@@ -3,10 +3,12 @@
 //! May touch: the repository's `.tools` and target folders, through the tasks.
 //! Never: changes the user's system; does work itself (one file per task).
 
+mod bench;
 mod build;
 mod ci;
 mod conformance;
 mod demo;
+mod fuzz;
 mod layers;
 mod lint;
 mod paths;
@@ -57,6 +59,14 @@ enum Task {
     /// Run the cases that say what Kubernetes policies mean
     #[command(after_help = conformance::HELP)]
     Conformance(conformance::Options),
+    /// Measure on generated clusters and compare with the goals
+    Bench {
+        #[command(subcommand)]
+        what: bench::What,
+    },
+    /// Feed hostile bytes to everything that reads bytes, for a bounded time
+    #[command(after_help = fuzz::HELP)]
+    Fuzz(fuzz::Options),
     /// Format, clippy with warnings denied, licences and sources of dependencies
     Lint(Json),
     /// Check the dependency arrows of DESIGN.md section 3
@@ -94,6 +104,8 @@ fn run(cli: Cli) -> anyhow::Result<bool> {
         Task::Test(options) => test::task(&repo, &options),
         Task::Demo(options) => demo::task(&repo, &options),
         Task::Conformance(options) => conformance::task(&repo, &options),
+        Task::Bench { what } => bench::task(&repo, &what),
+        Task::Fuzz(options) => fuzz::task(&repo, &options),
         Task::Lint(json) => lint::task(&repo, json.file.as_deref()),
         Task::Layers(json) => layers::task(&repo, json.file.as_deref()),
         Task::Ci(json) => ci::task(&repo, json.file.as_deref()),

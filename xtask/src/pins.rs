@@ -23,6 +23,10 @@ pub const BPF_LINKER: Tool = Tool {
 pub const CARGO_DENY: Tool =
     Tool { name: "cargo-deny", version: "0.20.2", install: &[], duration: "two to four minutes", from_path: true };
 
+/// Builds and drives libFuzzer's programs (`cargo xtask fuzz` only).
+pub const CARGO_FUZZ: Tool =
+    Tool { name: "cargo-fuzz", version: "0.13.2", install: &[], duration: "about a minute", from_path: true };
+
 /// A tool built by `cargo install` into the project's own folder.
 pub struct Tool {
     /// Crate and program name.

@@ -77,7 +77,8 @@ impl Pod {
             labels.insert("pod-template-hash".to_owned(), hash(rng));
         }
         let main = if app.stateful { "sql" } else { "http" };
-        let ports = vec![(main, app.port), ("metrics", 9090)];
+        let mut ports = vec![(main, app.port), ("metrics", 9090)];
+        ports.sort_unstable();
         Self { namespace: app.namespace.clone(), name, labels, node, addresses, ports }
     }
 

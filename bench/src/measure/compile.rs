@@ -3,12 +3,11 @@
 //! May touch: this process's CPU clock and memory figures.
 //! Never: times the making of the cluster.
 
-use std::collections::BTreeSet;
+use std::time::Duration;
 
 use anyhow::{Result, anyhow};
 use serde::{Deserialize, Serialize};
-use weir_common::image::{Section, header};
-use weir_policy::{Compiled, Fault, Resources, compile};
+use weir_policy::{Compiler, Fault, Resources, Sizes};
 
 use super::{
     clock::{median, milliseconds, timed},
@@ -32,48 +31,51 @@ pub struct Full {
 /// Sizes of the tables.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Tables {
-    /// Identities, reserved ones included.
-    pub identities: u64,
-    /// Peer classes that identities are in.
-    pub classes: u64,
-    /// Policy sets, the empty one included.
-    pub sets: u64,
+    /// Identities.
+    pub identities: usize,
+    /// Peer classes.
+    pub classes: usize,
+    /// Policy sets.
+    pub sets: usize,
     /// Cells.
-    pub cells: u64,
-    /// Pages of the image.
-    pub pages: u64,
+    pub cells: usize,
+    /// Pages of the image, 4 KiB each.
+    pub pages: usize,
     /// Exact addresses.
-    pub endpoints: u64,
+    pub endpoints: usize,
     /// Prefixes.
-    pub prefixes: u64,
-    /// Rules with a number.
-    pub rules: u64,
+    pub prefixes: usize,
+    /// Rules in force here.
+    pub rules: usize,
 }
 
-/// Compiles `rounds` times.
+/// Compiles `rounds` times, and gives the last compiler back for edits.
 ///
 /// # Errors
 /// The cluster does not compile, or the system does not tell time or memory.
-pub fn full(resources: &Resources, rounds: usize) -> Result<(Full, Compiled)> {
+pub fn full(resources: &Resources, rounds: usize) -> Result<(Full, Compiler)> {
     forget_peak()?;
     let before = memory()?;
-    let mut times = Vec::new();
-    let (time, compiled) = timed(|| compile(resources, &context()))?;
-    let compiled = compiled.map_err(|faults| refused(&faults))?;
-    times.push(time);
+    let (time, compiler) = from_scratch(resources)?;
     let peak = memory()?.peak;
+    let mut times = vec![time];
     for _ in 1..rounds {
-        let (time, again) = timed(|| compile(resources, &context()))?;
-        times.push(time);
-        drop(again);
+        times.push(from_scratch(resources)?.0);
     }
     let full = Full {
         milliseconds: milliseconds(median(times)),
         peak_bytes: peak.saturating_sub(before.now),
         resources_bytes: before.now,
-        tables: Tables::of(&compiled),
+        tables: Tables::of(&compiler.compiled().sizes),
     };
-    Ok((full, compiled))
+    Ok((full, compiler))
+}
+
+fn from_scratch(resources: &Resources) -> Result<(Duration, Compiler)> {
+    let build = || Compiler::of(resources, context()).map(|compiler| (compiler.compiled(), compiler));
+    let (time, built) = timed(build)?;
+    let (_, compiler) = built.map_err(|faults| refused(&faults))?;
+    Ok((time, compiler))
 }
 
 /// The faults of a cluster as one error.
@@ -84,32 +86,18 @@ pub fn refused(faults: &[Fault]) -> anyhow::Error {
 }
 
 impl Tables {
-    /// Counts.
+    /// The same, for JSON.
     #[must_use]
-    pub fn of(compiled: &Compiled) -> Self {
-        let entries = |section: Section| {
-            let place = compiled.pages.first().map_or(0, |page| page.word(header::SECTIONS + section as u32));
-            place >> 32
-        };
-        let identities = entries(Section::Identities);
+    pub const fn of(sizes: &Sizes) -> Self {
         Self {
-            identities,
-            classes: classes(compiled),
-            // Two entries for each: one per direction.
-            sets: entries(Section::Sets) / 2,
-            cells: entries(Section::Cells),
-            pages: compiled.pages.len() as u64,
-            endpoints: compiled.endpoints.size() as u64,
-            prefixes: compiled.cidrs.len() as u64,
-            rules: compiled.rules.len() as u64,
+            identities: sizes.identities,
+            classes: sizes.classes,
+            sets: sizes.sets,
+            cells: sizes.cells,
+            pages: sizes.pages,
+            endpoints: sizes.endpoints,
+            prefixes: sizes.cidrs,
+            rules: sizes.rules,
         }
     }
-}
-
-/// How many peer classes identities are in: of those that some address leads to.
-fn classes(compiled: &Compiled) -> u64 {
-    let Some(image) = weir_common::decide::Image::open(compiled) else { return 0 };
-    let numbers = compiled.endpoints.values().chain(compiled.cidrs.iter().map(|(_, identity)| identity));
-    let classes: BTreeSet<u16> = numbers.map(|identity| image.identity(*identity).peer_class).collect();
-    classes.len() as u64
 }

@@ -5,4 +5,7 @@
 
 pub mod clock;
 pub mod compile;
+pub mod edits;
 pub mod memory;
+pub mod one;
+pub mod speed;

@@ -1,9 +1,9 @@
-//! Lives: fuzz targets. Tables against evaluator.
+//! Lives: fuzz targets. Tables against evaluator, and increments against scratch.
 //! Called by: libFuzzer's program `compile`, the replay.
 //! May touch: the bytes it is handed.
 //! Never: takes a cluster that is refused for one that was judged right.
 
-use std::net::IpAddr;
+use std::{collections::BTreeSet, net::IpAddr};
 
 use arbitrary::Unstructured;
 use weir_common::{
@@ -12,7 +12,8 @@ use weir_common::{
     verdict::{Direction, Reason, Verdict},
 };
 use weir_policy::{
-    Compiled, Context, End, Question, Resource, Resources, Timestamp, addr, compile as tables_of, evaluate,
+    Compiled, Compiler, Context, Edit, End, Question, Resource, Resources, Spec, Timestamp, addr, compile as tables_of,
+    evaluate,
 };
 
 use crate::cluster::{ADDRESSES, Documents, PORTS};
@@ -22,23 +23,51 @@ const PROTOCOLS: [Protocol; 5] = [Protocol::TCP, Protocol::UDP, Protocol::SCTP, 
 /// Some moment between those at which rules expire.
 const NOW: Timestamp = Timestamp(1_800_000_000_000_000_000);
 
-/// A small cluster, in which the tables of the node `here` must say what the evaluator says, whatever is asked.
+/// A small cluster, in which the tables of the node `here` must say what the evaluator says, whatever is asked; then another,
+/// reached from it by edits, in which they must still.
 pub fn compile(data: &[u8]) {
     let mut bytes = Unstructured::new(data);
-    let Ok(documents) = Documents::of(&mut bytes) else { return };
-    let arrived = documents.resources().unwrap_or_else(|faults| panic!("{faults:#?}\n{}", documents.0.join("\n")));
-    let resources: Resources = arrived.iter().cloned().collect();
-    let compiled = match tables_of(&resources, &context()) {
-        Ok(compiled) => compiled,
-        Err(faults) => panic!("{faults:#?}\n{}", documents.0.join("\n")),
-    };
-    let backwards: Resources = arrived.into_iter().rev().collect();
-    assert_eq!(tables_of(&backwards, &context()).as_ref(), Ok(&compiled), "another order, other tables");
+    let mut compiler = Compiler::new(context());
+    for _ in 0..2 {
+        let Ok(documents) = Documents::of(&mut bytes) else { return };
+        let Ok(pieces) = bytes.int_in_range(1..=4) else { return };
+        let wanted = documents.resources().unwrap_or_else(|faults| panic!("{faults:#?}\n{}", documents.0.join("\n")));
+        walk(&mut compiler, &wanted, pieces, &documents);
+        let resources: Resources = wanted.into_iter().collect();
+        assert_eq!(*compiler.resources(), resources);
+        let scratch = match tables_of(&resources, &context()) {
+            Ok(compiled) => compiled,
+            Err(faults) => panic!("{faults:#?}\n{}", documents.0.join("\n")),
+        };
+        for compiled in [&scratch, &compiler.compiled()] {
+            all_ends(&resources, compiled, &documents);
+        }
+    }
+}
+
+/// Turns what the compiler has into what is wanted, a few edits at a time. What goes, goes first: addresses are reused.
+fn walk(compiler: &mut Compiler, wanted: &[Resource], pieces: usize, documents: &Documents) {
+    let kept: BTreeSet<_> = wanted.iter().map(Resource::id).collect();
+    let gone = compiler.resources().iter().filter(|old| {
+        // A pod that stays may have to give up an address that another gets: it goes and comes again.
+        !kept.contains(old.id()) || matches!(old.spec(), Spec::Workload(_))
+    });
+    let removed: Vec<_> = gone.map(|old| Edit::Remove(old.id().clone())).collect();
+    let put: Vec<_> = wanted.iter().cloned().map(Edit::Put).collect();
+    let edits = [removed, put].concat();
+    for piece in edits.chunks(edits.len().div_ceil(pieces).max(1)) {
+        if let Err(faults) = compiler.apply(piece.iter().cloned()) {
+            panic!("{faults:#?}\n{}", documents.0.join("\n"));
+        }
+    }
+}
+
+fn all_ends(resources: &Resources, compiled: &Compiled, documents: &Documents) {
     for (resource, workload) in resources.workloads().filter(|(_, workload)| workload.cgroup.is_some()) {
         for remote in ADDRESSES.iter().chain(&["10.0.255.0", "10.0.255.1"]).filter_map(|text| address(text)) {
             // Its own address the kernel exempts before it asks.
             if !workload.addresses.contains(&remote) {
-                all_ports(&resources, &compiled, resource, remote, &documents);
+                all_ports(resources, compiled, resource, remote, documents);
             }
         }
     }
@@ -69,7 +98,7 @@ fn by_tables(
     protocol: Protocol,
     port: u16,
 ) -> Option<Said> {
-    let local = compiled.workloads.iter().find(|known| known.id == *workload.id())?.identity;
+    let local = compiled.workloads.get(workload.id())?.identity;
     let decision = Image::open(compiled)?.decide(&Query { local, direction, remote, protocol, port });
     let rule = compiled.rules.get(decision.rule as usize)?;
     Some((decision.verdict, decision.reason, rule.policy.clone(), rule.rule.clone()))
@@ -103,8 +132,6 @@ fn address(text: &str) -> Option<Addr> {
 
 #[cfg(test)]
 mod tests {
-    use weir_policy::Spec;
-
     use super::*;
 
     /// A generator that makes nothing, or only one thing, would find nothing.

@@ -59,7 +59,7 @@ const ALL: &[&str] = &[COMMON, POLICY, PROTO, TRANSPORT, "weir-agent", "weir-col
 
 /// The arrows. A crate that is not here is a finding.
 #[rustfmt::skip]
-const LAYERS: [Layer; 10] = [
+const LAYERS: [Layer; 12] = [
     Layer { folder: "common", package: COMMON, may_use: &[], pure: true, kernel_api: Nowhere, wire: Nowhere },
     Layer { folder: "ebpf", package: "weir-ebpf", may_use: &[COMMON], pure: false, kernel_api: Nowhere, wire: Nowhere },
     Layer { folder: "policy", package: POLICY, may_use: &[COMMON], pure: true, kernel_api: Nowhere, wire: Nowhere },
@@ -69,6 +69,8 @@ const LAYERS: [Layer; 10] = [
     Layer { folder: "collector", package: "weir-collector", may_use: &[PROTO, TRANSPORT], pure: false, kernel_api: Nowhere, wire: Rpc },
     Layer { folder: "ctl", package: "weir-ctl", may_use: &[POLICY, COMMON, PROTO, TRANSPORT], pure: false, kernel_api: Nowhere, wire: Rpc },
     Layer { folder: "tests", package: "weir-tests", may_use: ALL, pure: false, kernel_api: Everywhere, wire: Everywhere },
+    Layer { folder: "bench", package: "weir-bench", may_use: &[COMMON, POLICY], pure: false, kernel_api: Nowhere, wire: Nowhere },
+    Layer { folder: "fuzz/targets", package: "weir-fuzz-targets", may_use: &[COMMON, POLICY, PROTO], pure: false, kernel_api: Nowhere, wire: Everywhere },
     Layer { folder: "xtask", package: "xtask", may_use: &[], pure: false, kernel_api: Nowhere, wire: Nowhere },
 ];
 

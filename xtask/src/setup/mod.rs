@@ -4,6 +4,7 @@
 //! Never: installs a package, changes apt's or the user's configuration; takes a second when nothing is missing.
 
 mod apt;
+mod cxx;
 mod debian;
 mod host;
 mod rust_src;
@@ -38,6 +39,8 @@ pub enum For {
     Lint,
     /// Load programs into this kernel.
     Live,
+    /// Run fuzzers: the kernel programs are not built for that.
+    Fuzz,
     /// All of it; what only live tasks need is said, not demanded.
     Person,
     /// All of it, demanded.
@@ -86,6 +89,11 @@ pub fn run(repo: &Repo, purpose: For) -> Result<Report> {
     let mut steps = Vec::new();
     // Even lint compiles the kernel programs: clippy runs the agent's build script.
     steps.push(step(&format!("rustc {}.{}", pins::RUSTC.0, pins::RUSTC.1), || rustc::check(repo)));
+    if purpose == For::Fuzz {
+        steps.push(step("C++ compiler", cxx::check));
+        steps.push(tool(repo, &pins::CARGO_FUZZ));
+        return Ok(Report::new("setup", start, steps));
+    }
     steps.push(step("core's source", || rust_src::ensure(repo)));
     steps.push(tool(repo, &pins::BPF_LINKER));
     if matches!(purpose, For::Lint | For::Person | For::Ci) {

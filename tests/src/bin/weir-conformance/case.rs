@@ -1,45 +1,87 @@
 //! Lives: weir-conformance. The format of a case file.
 //! Called by: files, which reads it; everything that checks it.
 //! May touch: nothing.
-//! Never: gives a key a meaning that the format's README does not.
+//! Never: gives a key a meaning that the format's README does not, or overlooks one that it does not know: a misspelt
+//! `then` would be a state that nobody asks about.
 
 use std::collections::BTreeMap;
 
-use serde::Deserialize;
+use serde::{Deserialize, de::IgnoredAny};
 
 /// A cluster, what is expected of it, and later states.
 #[derive(Clone, Debug, Deserialize)]
+#[serde(from = "Written")]
 pub struct Case {
     pub name: String,
-    #[serde(flatten)]
     pub state: State,
     pub expected: Vec<Expected>,
-    #[serde(default)]
     pub then: Vec<Step>,
 }
 
+/// A case as it is written. Fields that begin with an underscore are for people.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Written {
+    #[serde(default, rename = "format")]
+    _format: Option<IgnoredAny>,
+    name: String,
+    #[serde(default, rename = "summary")]
+    _summary: Option<IgnoredAny>,
+    #[serde(default, rename = "tags")]
+    _tags: Option<IgnoredAny>,
+    #[serde(default, rename = "notes")]
+    _notes: Option<IgnoredAny>,
+    #[serde(default, rename = "origin")]
+    _origin: Option<IgnoredAny>,
+    #[serde(default, rename = "strength")]
+    _strength: Option<IgnoredAny>,
+    #[serde(default)]
+    nodes: Vec<Node>,
+    #[serde(default)]
+    namespaces: Vec<Namespace>,
+    #[serde(default)]
+    pods: Vec<Pod>,
+    #[serde(default)]
+    externals: Vec<External>,
+    #[serde(default)]
+    services: Vec<Service>,
+    #[serde(default)]
+    policies: Vec<String>,
+    expected: Vec<Expected>,
+    #[serde(default, rename = "unspecified")]
+    _unspecified: Option<IgnoredAny>,
+    #[serde(default)]
+    then: Vec<Step>,
+}
+
+impl From<Written> for Case {
+    fn from(written: Written) -> Self {
+        let Written { name, nodes, namespaces, pods, externals, services, policies, expected, then, .. } = written;
+        Self { name, state: State { nodes, namespaces, pods, externals, services, policies }, expected, then }
+    }
+}
+
 /// A cluster.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default)]
 pub struct State {
-    #[serde(default)]
     pub nodes: Vec<Node>,
-    #[serde(default)]
     pub namespaces: Vec<Namespace>,
-    #[serde(default)]
     pub pods: Vec<Pod>,
-    #[serde(default)]
     pub externals: Vec<External>,
-    #[serde(default)]
     pub services: Vec<Service>,
-    #[serde(default)]
     pub policies: Vec<String>,
 }
 
 /// A later state: a key given replaces the earlier value, a key left out stays.
 #[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Step {
     #[serde(default)]
     pub change: String,
+    #[serde(default, rename = "notes")]
+    _notes: Option<IgnoredAny>,
+    #[serde(default, rename = "unspecified")]
+    _unspecified: Option<IgnoredAny>,
     nodes: Option<Vec<Node>>,
     namespaces: Option<Vec<Namespace>>,
     pods: Option<Vec<Pod>>,
@@ -50,6 +92,7 @@ pub struct Step {
 }
 
 #[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Node {
     pub name: String,
     #[serde(default)]
@@ -59,6 +102,7 @@ pub struct Node {
 }
 
 #[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Namespace {
     pub name: String,
     #[serde(default)]
@@ -66,6 +110,7 @@ pub struct Namespace {
 }
 
 #[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Pod {
     pub namespace: String,
     pub name: String,
@@ -81,6 +126,7 @@ pub struct Pod {
 }
 
 #[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Port {
     pub name: Option<String>,
     pub port: u16,
@@ -89,12 +135,14 @@ pub struct Port {
 }
 
 #[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct External {
     pub name: String,
     pub ips: Vec<String>,
 }
 
 #[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Service {
     pub namespace: String,
     pub name: String,
@@ -106,6 +154,7 @@ pub struct Service {
 }
 
 #[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct ServicePort {
     pub port: u16,
     pub target_port: Option<serde_json::Value>,
@@ -115,6 +164,7 @@ pub struct ServicePort {
 
 /// One opening and whether it may be.
 #[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Expected {
     pub from: String,
     pub to: String,
@@ -123,6 +173,8 @@ pub struct Expected {
     #[serde(default = "tcp")]
     pub protocol: String,
     pub allowed: bool,
+    #[serde(default, rename = "by")]
+    _by: Option<IgnoredAny>,
     pub family: Option<String>,
 }
 

@@ -19,7 +19,7 @@ use anyhow::{Result, bail};
 use clap::Parser;
 
 use files::File;
-use report::Report;
+use report::{Outcome, Report};
 
 /// Runs conformance cases: each state from scratch and by increments, by the evaluator and by the compiled tables.
 #[derive(Parser)]
@@ -48,6 +48,9 @@ fn run(cli: &Cli) -> Result<bool> {
         match file {
             File::Case(case) => report.add(check::case(&case)),
             File::Manifests(manifests) => manifests.iter().for_each(|manifest| report.add(validation::check(manifest))),
+            File::Unreadable(name, error) => {
+                report.add(Outcome { name, failures: vec![format!("{error:#}")], ..Outcome::default() })
+            }
         }
     }
     if report.is_empty() {
