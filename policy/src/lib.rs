@@ -8,6 +8,8 @@
 //!                                          └────── evaluate ──────────────────────────────────► Explanation
 //! ```
 //!
+//! [`reach`] asks the evaluator about all ends at once, and `weirctl policy` shows the answers.
+//!
 //! [`evaluate`] gives documents their meaning; [`compile`] asks it once per cell of its tables, so the two cannot differ in
 //! what a rule means, and property tests show that they do not differ in what the tables say.
 

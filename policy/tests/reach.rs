@@ -282,8 +282,7 @@ fn a_cell_says_what_holds_for_every_pair_and_for_some() {
                 for asked in ASKED {
                     let passes =
                         |(from, to): &&(usize, usize)| reach.pair(*from, *to).verdict(asked.0, asked.1).passes();
-                    let (every, some) =
-                        (judged.iter().all(|pair| passes(pair)), judged.iter().any(|pair| passes(pair)));
+                    let (every, some) = (judged.iter().all(&passes), judged.iter().any(&passes));
                     let named = format!("{} -> {} {asked:?}\n{text}", from.name.short, to.name.short);
                     assert!(!cell.judged || cell.some.contains(asked.0, asked.1) == some, "some {named}");
                     assert!(!cell.judged || cell.every.contains(asked.0, asked.1) == every, "every {named}");

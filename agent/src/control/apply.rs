@@ -7,14 +7,12 @@ use std::{collections::BTreeSet, sync::Arc};
 
 use weir_common::addr::Addr;
 use weir_policy::{
-    Change, Compiled, Context, Fault, Kind, Resource, ResourceId, Resources, Timestamp, compile, parse_all,
-    warnings_about,
+    Change, Compiler, Context, Edit, Fault, Kind, Resource, ResourceId, Resources, Timestamp, parse_all, warnings_about,
 };
 
 use super::{
-    Control, ControlError, InForce,
+    Control, ControlError,
     change::{Action, Applied, Apply, ChangeSet, Changed},
-    expiry::next_expiry,
 };
 use crate::{datapath::Datapath, telemetry::clock};
 
@@ -97,13 +95,17 @@ impl<D: Datapath> Control<D> {
             let warnings = odd(&self.force.resources, &changes, self.force.context.now);
             return Ok(Applied { generation: self.generation(), changes, warnings, ..Applied::default() });
         }
-        let (generation, now) = (self.generation() + 1, self.now());
-        let context = Context { generation, now, ..self.force.context.clone() };
-        let compiled = compile(&candidate, &context).map_err(ControlError::Faulty)?;
+        let now = self.now();
         let mut warnings = odd(&candidate, &changes, now);
         warnings.extend(unplaced_pods(&candidate));
-        if !dry_run {
-            self.put_in_force(candidate, compiled, context)?;
+        let edits = edits(&candidate, &changes);
+        if dry_run {
+            self.force.compiler.clone().apply_at(now, edits).map_err(ControlError::Faulty)?;
+        } else {
+            let touched = self.force.compiler.apply_at(now, edits).map_err(ControlError::Faulty)?;
+            tracing::debug!(?touched, "compiled");
+            self.put_in_force()?;
+            self.remember(&changes);
             self.tell(&changes);
             warnings.extend(self.save());
             self.reconcile();
@@ -111,28 +113,42 @@ impl<D: Datapath> Control<D> {
         Ok(Applied { generation: self.generation(), changes, warnings, ..Applied::default() })
     }
 
-    /// The one place where the policy changes: first in the kernel, then here.
-    fn put_in_force(&mut self, resources: Resources, compiled: Compiled, context: Context) -> Result<(), ControlError> {
+    /// The one place where the policy changes: what the compiler has made goes into the kernel first, then it is what we say is
+    /// in force. If the kernel refuses, the compiler goes back to what the kernel has.
+    fn put_in_force(&mut self) -> Result<(), ControlError> {
+        let compiled = self.force.compiler.compiled();
         let generation = compiled.generation;
         self.settings.names.publish(&compiled);
         if let Err(source) = self.datapath.install(&compiled) {
             self.settings.names.retract(generation);
             tracing::error!(generation, error = %source, "the kernel did not take the generation over");
+            let context = self.force.context.clone();
+            let before = Compiler::of(&self.force.resources, context.clone());
+            // It was compiled before, so it can be.
+            self.force.compiler = before.unwrap_or_else(|_| Compiler::new(context));
             return Err(ControlError::Install { generation, source });
         }
-        let changed_in = resources
-            .iter()
-            .map(|resource| {
-                let same = self.force.resources.get(resource.id()) == Some(resource);
-                let before = self.force.changed_in.get(resource.id()).filter(|_| same);
-                (resource.id().clone(), before.copied().unwrap_or(generation))
-            })
-            .collect();
-        let time_ns = clock::wall_now();
-        let next_expiry = next_expiry(&resources, context.now);
-        self.force = InForce { resources, changed_in, compiled: Arc::new(compiled), context, next_expiry, time_ns };
+        self.force.resources = self.force.compiler.resources().clone();
+        self.force.context = self.force.compiler.context().clone();
+        self.force.next_expiry = self.force.compiler.next_expiry();
+        self.force.compiled = Arc::new(compiled);
+        self.force.time_ns = clock::wall_now();
         tracing::info!(generation, resources = self.force.resources.len(), "generation in force");
         Ok(())
+    }
+
+    /// Notes which resources this generation has changed.
+    pub(super) fn remember(&mut self, changes: &[Changed]) {
+        let generation = self.generation();
+        for change in changes {
+            match change.action {
+                Action::Created | Action::Changed | Action::Expired => {
+                    self.force.changed_in.insert(change.id.clone(), generation);
+                }
+                Action::Deleted => drop(self.force.changed_in.remove(&change.id)),
+                Action::Unchanged => {}
+            }
+        }
     }
 
     pub(super) fn tell(&self, changes: &[Changed]) {
@@ -147,34 +163,41 @@ impl<D: Datapath> Control<D> {
         if host_addresses == self.force.context.host_addresses {
             return;
         }
-        self.follow(Context { host_addresses, ..self.force.context.clone() });
-    }
-
-    /// Takes over what changed around the policy: the host's addresses, the time. `true` if that made a new generation, which it
-    /// does only where it changes the tables.
-    pub(super) fn follow(&mut self, same_number: Context) -> bool {
-        match compile(&self.force.resources, &same_number) {
-            Ok(compiled) if compiled == *self.force.compiled => {
-                self.force.next_expiry = next_expiry(&self.force.resources, same_number.now);
-                self.force.context = same_number;
-                false
-            }
-            Ok(_) => {
-                let context = Context { generation: self.generation() + 1, ..same_number };
-                let Ok(compiled) = compile(&self.force.resources, &context) else { return false };
+        let context = Context { host_addresses, generation: self.generation() + 1, ..self.force.context.clone() };
+        match Compiler::of(&self.force.resources, context) {
+            Ok(compiler) => {
+                self.force.compiler = compiler;
                 // A failure is logged where it happens, as is one to save; both are tried again.
-                let taken_over = self.put_in_force(self.force.resources.clone(), compiled, context).is_ok();
-                if taken_over {
+                if self.put_in_force().is_ok() {
                     let _ = self.save();
                 }
-                taken_over
             }
-            Err(faults) => {
-                tracing::error!(faults = faults.len(), "the policy does not fit the host's new addresses, or the time");
-                false
-            }
+            Err(faults) => tracing::error!(faults = faults.len(), "the policy does not fit the host's new addresses"),
         }
     }
+
+    /// Lets time pass for the policy. `true` if that is in force.
+    pub(super) fn advance(&mut self, now: Timestamp) -> bool {
+        if let Err(faults) = self.force.compiler.advance(now) {
+            tracing::error!(faults = faults.len(), "what is left of the policy cannot be in force");
+            return false;
+        }
+        let taken_over = self.put_in_force().is_ok();
+        if taken_over {
+            let _ = self.save();
+        }
+        taken_over
+    }
+}
+
+/// What the compiler has to be told.
+fn edits(candidate: &Resources, changes: &[Changed]) -> Vec<Edit> {
+    let effective = changes.iter().filter(|change| change.action != Action::Unchanged);
+    let edit = |change: &Changed| match candidate.get(&change.id) {
+        Some(resource) => Edit::Put(resource.clone()),
+        None => Edit::Remove(change.id.clone()),
+    };
+    effective.map(edit).collect()
 }
 
 /// Sources without a document are a mistake upstream (a generator that failed, a wrong file); with `replace_all` they would

@@ -24,7 +24,7 @@ pub use change::{Action, Applied, Apply, ChangeSet, Changed};
 pub use error::ControlError;
 use tokio::sync::broadcast;
 use weir_common::verdict::Verdict;
-use weir_policy::{Compiled, Context, ResourceId, Resources, Timestamp};
+use weir_policy::{Compiled, Compiler, Context, ResourceId, Resources, Timestamp};
 
 use crate::{
     datapath::{Datapath, Observed},
@@ -67,6 +67,8 @@ pub struct Control<D> {
 
 /// What is in force.
 struct InForce {
+    /// Makes the next generation from this one, at the cost of the change.
+    compiler: Compiler,
     resources: Resources,
     /// Generation that last changed each resource.
     changed_in: BTreeMap<ResourceId, u64>,
@@ -92,8 +94,8 @@ impl<D: Datapath> Control<D> {
             tick_ns: datapath.tick_ns(),
             now: (settings.clock)(),
         };
-        let resources = Resources::default();
-        let compiled = weir_policy::compile(&resources, &context).map_err(ControlError::Empty)?;
+        let compiler = Compiler::new(context.clone());
+        let compiled = compiler.compiled();
         settings.names.publish(&compiled);
         datapath
             .install(&compiled)
@@ -103,7 +105,8 @@ impl<D: Datapath> Control<D> {
             datapath,
             settings,
             force: InForce {
-                resources,
+                compiler,
+                resources: Resources::default(),
                 changed_in: BTreeMap::new(),
                 compiled: Arc::new(compiled),
                 context,

@@ -10,6 +10,7 @@ use serde::Serialize;
 use weir_common::verdict::Verdict;
 use weir_policy::Explanation;
 
+use super::ask::ask_all;
 use super::ends::{self, ENDS, Named, VALUE};
 use super::explained;
 use super::load::Inputs;
@@ -75,7 +76,7 @@ pub fn run(arguments: &Arguments) -> Result<Outcome, Failure> {
         ends::find_all(&resources, text).map_err(|bad| Failure::Refused(clean(&format!("{flag} {bad}")).into_owned()))
     };
     let (opens, called) = (find("--from", from)?, find("--to", to)?);
-    let asked = ends::ask_all(&resources, &inputs.reading.context(), (&opens, &called), *port);
+    let asked = ask_all(&resources, &inputs.reading.context(), (&opens, &called), *port);
     let answers = asked.into_iter().map(|(question, answer)| Ok((question, answer.map_err(Failure::Refused)?)));
     let Strictest { question, explanation, alike, asked } = strictest(answers.collect::<Result<Vec<_>, Failure>>()?)?;
     let mut out = output::open();

@@ -3,6 +3,7 @@
 //! May touch: the files named, standard input and output.
 //! Never: speaks to an agent; what it says of files is what an agent would say that was given them.
 
+mod ask;
 mod check;
 mod diff;
 mod ends;

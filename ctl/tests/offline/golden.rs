@@ -18,7 +18,7 @@ const ASKED: [(&str, &str); 19] = [
     ("matrix", "matrix -f policies -f cluster.yaml"),
     ("matrix-port", "matrix -f . --port 5432 --port 53/udp"),
     ("matrix-namespace", "matrix -f . --group-by namespace"),
-    ("matrix-labels", "matrix -f . --group-by labels app"),
+    ("matrix-labels", "matrix -f . --group-by labels team"),
     ("matrix-staged", "matrix -f . --staged --group-by namespace"),
     ("matrix-csv", "matrix -f . -o csv"),
     ("matrix-json", "matrix -f . --port 9090 --group-by namespace -o json"),

@@ -3,7 +3,13 @@
 //! May touch: a temporary directory, child processes that run weirctl.
 //! Never: looks inside weirctl; what counts is what a script sees: output, error, exit code.
 
-#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "helpers of a test fail by panicking")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::wildcard_enum_match_arm,
+    reason = "helpers of a test fail by panicking"
+)]
 
 mod asked;
 mod conformance;

@@ -73,12 +73,11 @@ impl Compiler {
             self.begin(&mut work);
         }
         self.documents(changed, &mut work);
-        if let Some(since) = since {
-            let expired = self
-                .policies
-                .iter()
-                .filter(|(_, policy)| policy.expiries().any(|at| at > since && at <= self.context.now));
-            work.policies.extend(expired.map(|(number, _)| number));
+        if let Some(since) = since.filter(|since| *since != self.context.now) {
+            // A clock may be set back, too.
+            let (from, to) = (since.min(self.context.now), since.max(self.context.now));
+            let ends = self.policies.iter().filter(|(_, policy)| policy.expiries().any(|at| from < at && at <= to));
+            work.policies.extend(ends.map(|(number, _)| number));
         }
         self.workloads.check(&work.moved, &mut problems);
         self.bind(&mut work);

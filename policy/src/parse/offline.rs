@@ -210,7 +210,7 @@ fn written(field: &Field<'_>, faults: &mut Faults) -> Option<Written> {
         Value::Scalar { text, plain: true } if text.bytes().all(|byte| byte.is_ascii_digit()) && !text.is_empty() => {
             Some(of(text))
         }
-        _ => field.text(faults).map(of),
+        Value::Scalar { .. } | Value::List(_) | Value::Map(_) => field.text(faults).map(of),
     }
 }
 

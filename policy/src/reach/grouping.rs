@@ -20,7 +20,7 @@ pub enum GroupBy {
     Alike,
     /// The workloads of a namespace.
     Namespace,
-    /// The workloads with one value of a label.
+    /// The workloads with one value of a label, their own or their namespace's.
     Label(String),
 }
 
@@ -95,7 +95,8 @@ fn key(reach: &Reach, outside: &BTreeMap<usize, usize>, by: &GroupBy, index: usi
         (Who::Workload(id), GroupBy::Alike) => Key::Workload(id.namespace.clone(), apart),
         (Who::Workload(id), GroupBy::Namespace) => Key::Workload(id.namespace.clone(), 0),
         (Who::Workload(_), GroupBy::Label(key)) => {
-            Key::Workload(party.labels.get(key).map(|value| format!("={value}")).unwrap_or_default(), 0)
+            let value = party.labels.get(key).or_else(|| party.namespace_labels.get(key));
+            Key::Workload(value.map(|value| format!("={value}")).unwrap_or_default(), 0)
         }
         (Who::Node(_), _) => Key::Node(apart),
         (Who::Host, _) => Key::Host,

@@ -18,6 +18,7 @@ mod kinds;
 mod lines;
 mod names;
 mod parties;
+mod port_set;
 mod regions;
 mod slots;
 mod terms;
@@ -27,7 +28,7 @@ pub use grouping::{Cell, Group, GroupBy, groups};
 pub use lines::{Cause, Run, Said};
 pub use names::Named;
 pub use parties::{Party, Who};
-pub use slots::PortSet;
+pub use port_set::{Part, PortSet};
 
 use std::collections::{BTreeMap, BTreeSet};
 

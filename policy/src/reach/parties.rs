@@ -24,6 +24,8 @@ pub struct Party {
     pub end: End,
     /// Its labels, if it can have some.
     pub labels: Labels,
+    /// Those of its namespace, if that is described.
+    pub namespace_labels: Labels,
 }
 
 /// Who an end is.
@@ -58,15 +60,20 @@ pub fn parties(resources: &Resources, context: &Context, boundaries: &BTreeSet<P
             who: Who::Workload(resource.id().clone()),
             end: End::Workload(resource.id().clone()),
             labels: resource.labels().clone(),
+            namespace_labels: resources.namespace_labels(&resource.id().namespace).cloned().unwrap_or_default(),
         })
         .collect();
     let nodes = resources.nodes().filter_map(|(resource, node)| {
         let end = End::Address(*node.addresses.first()?);
-        Some(Party { who: Who::Node(resource.id().name.clone()), end, labels: resource.labels().clone() })
+        let (labels, namespace_labels) = (resource.labels().clone(), Labels::new());
+        Some(Party { who: Who::Node(resource.id().name.clone()), end, labels, namespace_labels })
     });
     parties.extend(nodes);
     let owned = owned(resources, context);
-    let bare = |who, address| Party { who, end: End::Address(address), labels: Labels::new() };
+    let bare = |who, address| {
+        let (labels, namespace_labels) = (Labels::new(), Labels::new());
+        Party { who, end: End::Address(address), labels, namespace_labels }
+    };
     let host = context.host_addresses.iter().find(|address| !of_cluster(resources, address));
     parties.extend(host.map(|address| bare(Who::Host, *address)));
     // What is loopback is no end of a connection between two.

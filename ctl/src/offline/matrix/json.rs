@@ -4,8 +4,7 @@
 //! Never: leaves a program to parse words: ports are ranges with their protocol.
 
 use serde::Serialize;
-use weir_policy::protocol_name;
-use weir_policy::reach::{Cell, PortSet};
+use weir_policy::reach::{Cell, Part, PortSet};
 
 use super::Matrix;
 
@@ -40,12 +39,14 @@ struct JsonCell {
     /// The same as ranges.
     every: Vec<Range>,
     /// What passes between some of them only.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
     some: Vec<Range>,
     /// What passes only because a policy is in audit mode.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
     audited: Vec<Range>,
 }
 
-/// Ports of a protocol, or all of it.
+/// Ports of a protocol, or all of it; the protocol may be `all`, or `others` for all that have no name.
 #[derive(Serialize)]
 struct Range {
     protocol: String,
@@ -86,10 +87,10 @@ impl JsonCell {
 }
 
 fn ranges(set: &PortSet) -> Vec<Range> {
-    let range = |entry: weir_policy::PortMatch| Range {
-        protocol: protocol_name(entry.protocol),
-        first: entry.ports.map(|(first, _)| first),
-        last: entry.ports.map(|(_, last)| last),
+    let range = |Part { protocol, ports }| Range {
+        protocol,
+        first: ports.map(|(first, _)| first),
+        last: ports.map(|(_, last)| last),
     };
-    set.entries().into_iter().map(range).collect()
+    set.parts().into_iter().map(range).collect()
 }

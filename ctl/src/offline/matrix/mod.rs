@@ -39,7 +39,7 @@ pub struct Arguments {
     /// Only this port: PORT/PROTOCOL; may be repeated. Without it, all that policies tell apart.
     #[arg(long = "port", value_name = "PORT[/PROTOCOL]")]
     ports: Vec<Port>,
-    /// What makes a row: workload (those that no policy tells apart), namespace, or labels KEY.
+    /// What makes a row: workload (those that no policy tells apart), namespace, or labels KEY (theirs or their namespace's).
     #[arg(long, value_name = "workload|namespace|labels KEY", num_args = 1..=2)]
     group_by: Vec<String>,
     /// Give every end a row of its own.

@@ -6,6 +6,7 @@
 use weir_policy::{Context, Expectation, Explanation, Fault, Place, PolicyTest, Resources, Written};
 
 use crate::failure::Failure;
+use crate::offline::ask::{Asked, ask_all};
 use crate::offline::ends;
 use crate::offline::load::count;
 use crate::offline::ports::Port;
@@ -87,9 +88,9 @@ fn ask(
     context: &Context,
     [from, to]: [&Written; 2],
     port: Port,
-) -> std::result::Result<Vec<ends::Asked>, String> {
+) -> std::result::Result<Vec<Asked>, String> {
     let find = |end: &Written| ends::find_all(resources, &end.text).map_err(|bad| bad.to_string());
-    Ok(ends::ask_all(resources, context, (&find(from)?, &find(to)?), port))
+    Ok(ask_all(resources, context, (&find(from)?, &find(to)?), port))
 }
 
 /// What is wrong with an answer.

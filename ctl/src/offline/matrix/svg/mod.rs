@@ -3,131 +3,21 @@
 //! May touch: the writer it is given.
 //! Never: grows wider than a page, or needs anything but itself: no script, no font, no address.
 
+mod layout;
+
 use std::io::{self, Write};
 
 use quick_xml::Writer;
 use quick_xml::events::{BytesDecl, BytesText, Event};
-use weir_policy::reach::Cell;
 
+use self::layout::{Fill, LABEL, LEGEND, Layout, MARGIN, SMALL, shortened};
 use super::{Matrix, words};
 use crate::failure::Failure;
 
-/// Widest picture, in pixels.
-const WIDTH: usize = 1600;
 /// Most rows: below this size of cells nothing can be told apart.
 const MAX_ROWS: usize = 180;
-/// Margin around everything.
-const MARGIN: usize = 24;
-/// Room for title and subtitle.
-const TITLE: usize = 60;
-/// Room for the legend.
-const LEGEND: usize = 56;
-/// Width of a character of a label, and of the smaller ones in cells, rounded up.
-const LETTER: usize = 8;
-const SMALL: usize = 7;
-/// Longest label, in characters; the whole name is in the tooltip.
-const LABEL: usize = 34;
 
 const FONT: &str = "font-family:'DejaVu Sans',Verdana,'Segoe UI',Helvetica,Arial,sans-serif";
-
-/// How a cell is filled: its class in the style sheet and its words in the legend.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Fill {
-    Nothing,
-    Few,
-    Many,
-    All,
-    Some,
-    Audit,
-    Silent,
-}
-
-impl Fill {
-    const LEGEND: [(Self, &'static str); 7] = [
-        (Self::Nothing, "nothing passes"),
-        (Self::Few, "some ports"),
-        (Self::Many, "most ports"),
-        (Self::All, "all ports"),
-        (Self::Some, "between some of the ends only"),
-        (Self::Audit, "audit: passes, would be denied"),
-        (Self::Silent, "no policy has a say"),
-    ];
-
-    const fn class(self) -> &'static str {
-        match self {
-            Self::Nothing => "no",
-            Self::Few => "few",
-            Self::Many => "many",
-            Self::All => "all",
-            Self::Some => "some",
-            Self::Audit => "audit",
-            Self::Silent => "silent",
-        }
-    }
-
-    /// With only some ports asked about, all of them are "all".
-    fn of(cell: &Cell, asked: usize) -> Self {
-        let passing = cell.every.size();
-        if !cell.judged {
-            Self::Silent
-        } else if !cell.audited.is_empty() {
-            Self::Audit
-        } else if cell.every != cell.some {
-            Self::Some
-        } else if passing == 0 {
-            Self::Nothing
-        } else if passing >= asked {
-            Self::All
-        } else if passing * 2 > asked {
-            Self::Many
-        } else {
-            Self::Few
-        }
-    }
-}
-
-/// Where everything stands.
-struct Layout {
-    labels: usize,
-    /// Room for the labels above the columns, which run upwards.
-    heads: usize,
-    cell: (usize, usize),
-    /// Whether cells are wide enough to say what they say.
-    worded: bool,
-    width: usize,
-    height: usize,
-}
-
-impl Layout {
-    fn of(matrix: &Matrix) -> Self {
-        let rows = matrix.groups.len().max(1);
-        let longest = matrix.groups.iter().map(|group| shortened(&group.name.short, LABEL).chars().count()).max();
-        let labels = longest.unwrap_or(0) * LETTER + 16;
-        let room = (WIDTH - 2 * MARGIN).saturating_sub(labels) / rows;
-        let cells = || matrix.rows.iter().flatten();
-        let wanted = cells().map(|cell| words(cell).chars().count()).max().unwrap_or(0).clamp(6, 22) * SMALL + 12;
-        let worded = room >= 64;
-        let cell = if worded { (room.min(wanted), 32) } else { (room.clamp(6, 26), room.clamp(6, 26)) };
-        let width = 2 * MARGIN + labels + cell.0 * rows;
-        Self {
-            labels,
-            heads: labels.min(LABEL * LETTER),
-            cell,
-            worded,
-            // The legend has to fit, too.
-            width: width.max(760),
-            height: 2 * MARGIN + TITLE + labels + cell.1 * rows + LEGEND,
-        }
-    }
-
-    const fn left(&self) -> usize {
-        MARGIN + self.labels
-    }
-
-    const fn top(&self) -> usize {
-        MARGIN + TITLE + self.heads
-    }
-}
 
 /// Writes the picture.
 pub fn write(out: &mut dyn Write, matrix: &Matrix) -> Result<(), Failure> {
@@ -154,7 +44,7 @@ pub fn write(out: &mut dyn Write, matrix: &Matrix) -> Result<(), Failure> {
         .write_inner_content(|writer| {
             text_element(writer, "title", "Who can reach whom")?;
             text_element(writer, "style", &style())?;
-            pattern(writer)?;
+            patterns(writer)?;
             rect(writer, "page", (0, 0), (layout.width, layout.height), None)?;
             headings(writer, matrix, &layout)?;
             cells(writer, matrix, &layout)?;
@@ -177,7 +67,7 @@ fn style() -> String {
         ".few{fill:#cfe3f5}",
         ".many{fill:#8fc1e8}",
         ".all{fill:#8ed1a5}",
-        ".some{fill:url(#stripes)}",
+        ".some-few{fill:url(#few)} .some-many{fill:url(#many)} .some-all{fill:url(#all)}",
         ".audit{fill:#f7d08a}",
         ".silent{fill:#ffffff}",
         ".frame{fill:none;stroke:#9aa5b1}",
@@ -186,15 +76,24 @@ fn style() -> String {
 }
 
 /// Stripes: what holds for a part.
-fn pattern(writer: &mut Writer<&mut dyn Write>) -> io::Result<()> {
-    let size = [("id", "stripes"), ("width", "8"), ("height", "8"), ("patternUnits", "userSpaceOnUse")];
-    writer.create_element("defs").write_inner_content(|writer| {
-        let tilted = writer.create_element("pattern").with_attributes(size);
-        tilted.with_attribute(("patternTransform", "rotate(45)")).write_inner_content(|writer| {
-            rect(writer, "no", (0, 0), (8, 8), None)?;
-            rect(writer, "few", (0, 0), (4, 8), None)
-        })?;
-        Ok(())
+fn patterns(writer: &mut Writer<&mut dyn Write>) -> io::Result<()> {
+    writer
+        .create_element("defs")
+        .write_inner_content(|writer| ["few", "many", "all"].into_iter().try_for_each(|name| pattern(writer, name)))?;
+    Ok(())
+}
+
+fn pattern(writer: &mut Writer<&mut dyn Write>, name: &str) -> io::Result<()> {
+    let attributes = [
+        ("id", name),
+        ("width", "8"),
+        ("height", "8"),
+        ("patternUnits", "userSpaceOnUse"),
+        ("patternTransform", "rotate(45)"),
+    ];
+    writer.create_element("pattern").with_attributes(attributes).write_inner_content(|writer| {
+        rect(writer, "no", (0, 0), (8, 8), None)?;
+        rect(writer, name, (0, 0), (4, 8), None)
     })?;
     Ok(())
 }
@@ -331,11 +230,4 @@ fn with_tip(
 fn text_element(writer: &mut Writer<&mut dyn Write>, name: &str, content: &str) -> io::Result<()> {
     writer.create_element(name).write_text_content(BytesText::new(content))?;
     Ok(())
-}
-
-fn shortened(text: &str, most: usize) -> String {
-    match text.chars().count() > most {
-        true => text.chars().take(most.saturating_sub(1)).chain(['\u{2026}']).collect(),
-        false => text.to_owned(),
-    }
 }
