@@ -53,6 +53,7 @@ impl Documents {
                 json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels(bytes)?}}),
             );
         }
+        services(&mut all, bytes)?;
         for number in 0..bytes.int_in_range(0..=5)? {
             all.push(policies::any(number, bytes)?);
         }
@@ -94,6 +95,25 @@ fn pod(number: usize, bytes: &mut Unstructured<'_>) -> Result<Value> {
         "metadata": {"name": format!("p{number}"), "namespace": bytes.choose(&NAMESPACES)?, "labels": labels(bytes)?},
         "spec": {"nodeName": node, "hostNetwork": host_network, "containers": [{"name": "main", "ports": ports}]},
         "status": {"phase": "Running", "podIPs": ips}}))
+}
+
+/// A service with a selector, and one whose endpoints are listed. Neither has an address of its own: rules see what is behind.
+fn services(all: &mut Vec<Value>, bytes: &mut Unstructured<'_>) -> Result<()> {
+    if bytes.arbitrary()? {
+        all.push(json!({"apiVersion": "v1", "kind": "Service",
+            "metadata": {"name": "s0", "namespace": bytes.choose(&NAMESPACES)?},
+            "spec": {"clusterIP": "None", "selector": {"app": bytes.choose(&["x", "y"])?}, "ports": [{"port": 80}]}}));
+    }
+    if bytes.arbitrary()? {
+        let v4 = |address: &&&str| address.contains('.');
+        let known: Vec<_> = ADDRESSES.iter().filter(v4).collect();
+        let listed = few(bytes, 3, |bytes| Ok(json!({"addresses": [bytes.choose(&known)?]})))?;
+        all.push(json!({"apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
+            "metadata": {"name": "s1-a", "namespace": bytes.choose(&NAMESPACES)?,
+                "labels": {"kubernetes.io/service-name": "s1"}},
+            "addressType": "IPv4", "endpoints": listed, "ports": [{"port": 80}]}));
+    }
+    Ok(())
 }
 
 /// Labels of which selectors know some.

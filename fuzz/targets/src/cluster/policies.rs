@@ -160,7 +160,12 @@ fn peers(bytes: &mut Unstructured<'_>, egress: bool) -> Result<(Vec<Value>, bool
             0 => json!({"namespaces": selector(bytes)?}),
             1 => json!({"pods": {"namespaceSelector": selector(bytes)?, "podSelector": selector(bytes)?}}),
             2 => json!({"nodes": selector(bytes)?}),
-            _ => json!({"networks": few(bytes, 2, |bytes| Ok(block(bytes)?["cidr"].clone()))?}),
+            _ => {
+                // The API takes no network twice.
+                let mut networks = few(bytes, 2, |bytes| Ok(block(bytes)?["cidr"].clone()))?;
+                networks.dedup();
+                json!({"networks": networks})
+            }
         })
     })?;
     Ok((peers, numbers_only))

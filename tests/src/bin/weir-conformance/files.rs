@@ -47,6 +47,7 @@ struct Manifests {
 /// Every JSON file at or below a path, in order of its name.
 pub fn read(path: &Path) -> Result<Vec<File>> {
     let mut paths = Vec::new();
+    fs::metadata(path).with_context(|| path.display().to_string())?;
     collect(path, &mut paths)?;
     paths.sort();
     let read = |path: &PathBuf| one(path).unwrap_or_else(|error| File::Unreadable(path.display().to_string(), error));

@@ -9,21 +9,41 @@ use std::net::IpAddr;
 use weir_common::addr::{Addr, Protocol};
 use weir_common::decide::{Image, Query};
 use weir_common::verdict::Verdict;
-use weir_policy::{Answer, Compiled, Context, Kind, ResourceId, Resources, addr, compile};
+use weir_policy::{Answer, Compiled, Compiler, Context, Fault, Kind, ResourceId, Resources, addr, compile};
 
 use crate::case::State;
 use crate::check::context;
+use crate::walk;
 
 /// The tables of every node, and on which of them each pod is judged.
-#[derive(PartialEq, Eq)]
 pub struct Tables {
     nodes: BTreeMap<String, Compiled>,
     places: BTreeMap<ResourceId, String>,
 }
 
+/// What each node's agent has, from state to state.
+pub type Compilers = BTreeMap<String, Compiler>;
+
 impl Tables {
-    /// Compiles the state as each node does.
+    /// Compiles the state as each node does that starts now.
     pub fn of(state: &State, resources: &Resources) -> Result<Self, String> {
+        Self::by(state, resources, |_, context, placed| compile(&placed, &context))
+    }
+
+    /// Changes what each node has to the state, by what differs and in an order that `seed` decides.
+    pub fn changed(compilers: &mut Compilers, state: &State, resources: &Resources, seed: u64) -> Result<Self, String> {
+        Self::by(state, resources, |node, context, placed| {
+            let compiler = compilers.entry(node.to_owned()).or_insert_with(|| Compiler::new(context));
+            compiler.apply(walk::edits(compiler.resources(), &placed, seed))?;
+            Ok(compiler.compiled())
+        })
+    }
+
+    fn by(
+        state: &State,
+        resources: &Resources,
+        mut tables_of: impl FnMut(&str, Context, Resources) -> Result<Compiled, Vec<Fault>>,
+    ) -> Result<Self, String> {
         let mut tables = Self { nodes: BTreeMap::new(), places: BTreeMap::new() };
         for pod in state.pods.iter().filter(|pod| !pod.host_network) {
             let id = ResourceId::new(Kind::Pod, &pod.namespace, &pod.name);
@@ -39,7 +59,7 @@ impl Tables {
             let ips = state.nodes.iter().filter(|known| known.name == node).flat_map(|known| &known.ips);
             let host_addresses = ips.filter_map(|ip| ip.parse::<IpAddr>().ok()).map(addr).collect();
             let context = Context { host_addresses, ..context() };
-            let compiled = compile(&placed.collect(), &context).map_err(|faults| {
+            let compiled = tables_of(&node, context, placed.collect()).map_err(|faults| {
                 let faults: Vec<_> = faults.iter().map(ToString::to_string).collect();
                 format!("does not compile: {}", faults.join("; "))
             })?;

@@ -4,7 +4,7 @@
 //! Never: hands objects over in the order in which the case lists them; order must not matter.
 
 use serde_json::{Value, json};
-use weir_policy::{Fault, Resource, Resources, parse, parse_all};
+use weir_policy::{Edit, Fault, Resource, Resources, parse, parse_all};
 
 use crate::case::{Pod, State};
 
@@ -31,18 +31,21 @@ pub fn read_singly(state: &State) -> Result<Vec<Resource>, Vec<Fault>> {
 
 /// Turns `state` into the state of `wanted`, one difference at a time, in an order that `seed` decides.
 pub fn step(state: &mut Resources, wanted: Vec<Resource>, seed: u64) {
-    let target: Resources = wanted.into_iter().collect();
-    let gone = state.iter().filter(|old| target.get(old.id()).is_none()).map(|old| (old.id().clone(), None));
-    let changed = target.iter().filter(|new| state.get(new.id()) != Some(*new));
-    let changed = changed.map(|new| (new.id().clone(), Some(new.clone())));
-    let mut differences: Vec<_> = gone.chain(changed).collect();
-    shuffle(&mut differences, seed);
-    for (id, difference) in differences {
-        match difference {
-            Some(resource) => drop(state.insert(resource)),
-            None => drop(state.remove(&id)),
+    for edit in edits(state, &wanted.into_iter().collect(), seed) {
+        match edit {
+            Edit::Put(resource) => drop(state.insert(resource)),
+            Edit::Remove(id) => drop(state.remove(&id)),
         }
     }
+}
+
+/// What turns one state into another, in an order that `seed` decides.
+pub fn edits(state: &Resources, target: &Resources, seed: u64) -> Vec<Edit> {
+    let gone = state.iter().filter(|old| target.get(old.id()).is_none()).map(|old| Edit::Remove(old.id().clone()));
+    let changed = target.iter().filter(|new| state.get(new.id()) != Some(*new)).cloned().map(Edit::Put);
+    let mut differences: Vec<_> = gone.chain(changed).collect();
+    shuffle(&mut differences, seed);
+    differences
 }
 
 /// Fisher and Yates with xorshift64, so that a failing order comes back.
