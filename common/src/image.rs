@@ -75,7 +75,7 @@ pub mod header {
 pub const FLAG_LIMITS: u64 = 1;
 /// Header flag: some address is blocked, so XDP must look for it.
 pub const FLAG_BLOCKED: u64 = 2;
-/// Header flag: some cell is quiet, so an accepted connection's is looked up once more: its close makes no record either.
+/// Header flag: some cell may be quiet, so an accepted connection's is looked up once more: its close makes no record either.
 pub const FLAG_QUIET: u64 = 4;
 
 /// The sections of an image.

@@ -11,7 +11,7 @@ use std::{
 use rpds::RedBlackTreeMapSync;
 use weir_common::{
     addr::Addr,
-    image::{Cell, FLAG_BLOCKED, FLAG_LIMITS, MAGIC, PAGE_WORDS, Page, Section, header},
+    image::{Cell, FLAG_BLOCKED, FLAG_LIMITS, FLAG_QUIET, MAGIC, PAGE_WORDS, Page, Section, header},
     verdict::Reason,
 };
 
@@ -253,11 +253,12 @@ impl Compiler {
     fn pages(&self) -> Vec<Arc<Page>> {
         let limits = if self.limits.is_empty() { 0 } else { FLAG_LIMITS };
         let blocked = if self.blocked.is_empty() { 0 } else { FLAG_BLOCKED };
+        let quiet = if self.policies.any_quiet() { FLAG_QUIET } else { 0 };
         let unknown = Cell::new(self.context.unknown, Reason::UnknownWorkload, 0);
         let mut front = vec![
             (header::MAGIC, MAGIC),
             (header::GENERATION, self.context.generation),
-            (header::FLAGS, limits | blocked),
+            (header::FLAGS, limits | blocked | quiet),
             (header::UNKNOWN, u64::from(unknown.0)),
             (header::ATOMS, u64::from(self.ports.stride())),
         ];

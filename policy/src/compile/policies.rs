@@ -24,6 +24,8 @@ pub struct Policies {
     of_namespace: BTreeMap<String, BTreeSet<u32>>,
     /// Policies that say themselves which namespaces they speak for.
     wide: BTreeSet<u32>,
+    /// Policies with a rule whose decisions make no records.
+    quiet: BTreeSet<u32>,
 }
 
 impl Policies {
@@ -35,6 +37,9 @@ impl Policies {
         match policy.namespaces {
             Some(_) => drop(self.wide.insert(number)),
             None => drop(self.of_namespace.entry(resource.id().namespace.clone()).or_default().insert(number)),
+        }
+        if policy.ingress.iter().chain(&policy.egress).any(|rule| !rule.log) {
+            self.quiet.insert(number);
         }
         self.numbers.insert(resource.id().clone(), number);
         if let Some(slot) = self.slots.get_mut(number as usize) {
@@ -50,6 +55,7 @@ impl Policies {
             *slot = None;
         }
         self.wide.remove(&number);
+        self.quiet.remove(&number);
         if let Some(neighbours) = self.of_namespace.get_mut(&id.namespace) {
             neighbours.remove(&number);
             if neighbours.is_empty() {
@@ -58,6 +64,11 @@ impl Policies {
         }
         self.free.insert(number);
         Some(number)
+    }
+
+    /// Whether some rule's decisions make no records.
+    pub fn any_quiet(&self) -> bool {
+        !self.quiet.is_empty()
     }
 
     /// A policy.

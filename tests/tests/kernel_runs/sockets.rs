@@ -7,6 +7,7 @@ use weir_agent::kernel::PacketHook::{self, Egress, Ingress};
 use weir_common::{
     addr::Port,
     decide::{Image, Query},
+    image::FLAG_QUIET,
     packet::{self, Packet},
     verdict::{
         Direction, Hook, Reason,
@@ -239,6 +240,8 @@ spec:
 #[test]
 fn what_a_quiet_rule_decides_is_counted_exactly_and_makes_no_record() {
     let mut bench = Bench::of_workload("quiet", QUIET, "api");
+    let flags = Image::open(&bench.compiled).unwrap().flags();
+    assert_eq!(flags & FLAG_QUIET, FLAG_QUIET, "or sock_ops never asks whether a close is quiet");
     let datagram = |to: u16| udp([10, 0, 0, 3], [10, 0, 0, 2], to, 8);
     let mut answer = Vec::new();
     let builder = etherparse::PacketBuilder::ethernet2([2; 6], [4; 6]).ipv4([10, 0, 0, 2], [10, 0, 0, 3], 64);
