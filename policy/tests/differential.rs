@@ -1,5 +1,5 @@
 //! Lives: host tests.
-//! Called by: cargo test; `WEIR_PROBES` sets how many questions are asked (200,000 unless given), `WEIR_SEED` which.
+//! Called by: cargo test; `WEIR_PROBES` sets how many questions are asked (2,000,000 unless given), `WEIR_SEED` which.
 //! May touch: the public surface of the crate.
 //! Never: asks only easy questions; addresses lie at the edges of prefixes, ports at the edges of ranges.
 //!
@@ -34,7 +34,7 @@ use weir_common::{
 };
 use weir_policy::{Compiler, Context, Edit, End, Question, ResourceId, Resources, evaluate};
 
-const QUESTIONS_PER_STATE: usize = 200;
+const QUESTIONS_PER_STATE: usize = 1_000;
 
 type Asked = (prop::sample::Index, bool, Addr, (Protocol, u16));
 
@@ -68,7 +68,7 @@ fn reference(
 
 /// Runs an argument over as many states as there are questions to ask.
 fn over<S: Strategy>(strategy: &S, share: u32, argue: impl Fn(S::Value) -> TestCaseResult) {
-    let probes: u32 = std::env::var("WEIR_PROBES").map_or(200_000, |text| text.parse().unwrap());
+    let probes: u32 = std::env::var("WEIR_PROBES").map_or(2_000_000, |text| text.parse().unwrap());
     let cases = probes.div_ceil(QUESTIONS_PER_STATE as u32).div_ceil(share);
     let config = Config { cases, failure_persistence: None, max_shrink_iters: 2000, ..Config::default() };
     let mut runner = TestRunner::new_with_rng(config, TestRng::from_seed(RngAlgorithm::ChaCha, &seed()));

@@ -75,6 +75,7 @@ pub struct Compiler {
 
 /// A change of one resource.
 #[derive(Clone, Debug)]
+#[expect(clippy::large_enum_variant, reason = "edits are few and gone as soon as they are applied")]
 pub enum Edit {
     /// It is there, in place of one of the same id.
     Put(Resource),

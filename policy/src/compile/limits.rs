@@ -139,9 +139,9 @@ impl Limits {
     }
 
     fn each(&self) -> impl Iterator<Item = (&Resource, &RateLimit)> {
-        self.list.iter().filter_map(|resource| match resource.spec() {
-            Spec::RateLimit(limit) => Some((resource.as_ref(), limit)),
-            _ => None,
+        self.list.iter().filter_map(|resource| {
+            let Spec::RateLimit(limit) = resource.spec() else { return None };
+            Some((resource.as_ref(), limit))
         })
     }
 

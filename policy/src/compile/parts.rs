@@ -39,6 +39,9 @@ pub struct Group<K> {
     pub size: usize,
 }
 
+/// A group whose key is shared: part, key, size.
+type Shared<K> = (Option<u32>, Option<Arc<K>>, usize);
+
 /// What a change of keys led to.
 #[derive(Debug, Default)]
 pub struct Rekeyed {
@@ -113,7 +116,7 @@ impl<K: Ord + Clone> Parts<K> {
 
     /// Gives groups of things other keys, all at once.
     pub fn rekey(&mut self, groups: Vec<Group<K>>) -> Rekeyed {
-        let groups: Vec<_> =
+        let groups: Vec<Shared<K>> =
             groups.into_iter().map(|group| (group.from, group.key.map(Arc::new), group.size)).collect();
         let mut leaving: BTreeMap<u32, usize> = BTreeMap::new();
         for (from, _, size) in &groups {
@@ -158,11 +161,7 @@ impl<K: Ord + Clone> Parts<K> {
 
     /// Which key each part gets that loses all its things: the one that most of them get. Where two parts want one key, the
     /// one that had it comes first.
-    fn heirs(
-        &self,
-        groups: &[(Option<u32>, Option<Arc<K>>, usize)],
-        leaving: &BTreeMap<u32, usize>,
-    ) -> BTreeMap<Arc<K>, u32> {
+    fn heirs(&self, groups: &[Shared<K>], leaving: &BTreeMap<u32, usize>) -> BTreeMap<Arc<K>, u32> {
         let mut wishes: BTreeMap<u32, (usize, bool, &Arc<K>)> = BTreeMap::new();
         for (from, key, size) in groups {
             let (Some(part), Some(key)) = (from, key) else { continue };

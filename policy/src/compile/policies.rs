@@ -98,9 +98,9 @@ impl Policies {
 
     /// Every policy.
     pub fn iter(&self) -> impl Iterator<Item = (u32, &Policy)> {
-        (0..).zip(&self.slots).filter_map(|(number, slot)| match slot.as_ref()?.spec() {
-            Spec::Policy(policy) => Some((number, policy)),
-            _ => None,
+        (0..).zip(&self.slots).filter_map(|(number, slot)| {
+            let Spec::Policy(policy) = slot.as_ref()?.spec() else { return None };
+            Some((number, policy))
         })
     }
 

@@ -132,9 +132,9 @@ impl Compiler {
                     work.services.insert(ServiceRef { namespace: id.namespace.clone(), name: id.name.clone() });
                 }
                 Some(Spec::EndpointSlice(_)) => {
-                    let named = [old, new].into_iter().flatten().filter_map(|slice| match slice.spec() {
-                        Spec::EndpointSlice(slice) => slice.service.clone(),
-                        _ => None,
+                    let named = [old, new].into_iter().flatten().filter_map(|slice| {
+                        let Spec::EndpointSlice(slice) = slice.spec() else { return None };
+                        slice.service.clone()
                     });
                     work.services.extend(named);
                 }
@@ -372,9 +372,9 @@ impl Compiler {
             return false;
         }
         let blocks: BTreeMap<u32, &IpBlock> = (self.terms.parts.iter())
-            .filter_map(|(number, term)| match &term.peer {
-                Peer::IpBlock { ip_block } => Some((number, ip_block)),
-                _ => None,
+            .filter_map(|(number, term)| {
+                let Peer::IpBlock { ip_block } = &term.peer else { return None };
+                Some((number, ip_block))
             })
             .collect();
         let ranges: BTreeSet<Prefix> = self.pod_ranges.keys().copied().collect();

@@ -51,10 +51,8 @@ pub struct Placed {
 impl Placed {
     /// What its document says.
     pub fn workload(&self) -> Option<&Workload> {
-        match self.resource.spec() {
-            Spec::Workload(workload) => Some(workload),
-            _ => None,
-        }
+        let Spec::Workload(workload) = self.resource.spec() else { return None };
+        Some(workload)
     }
 
     /// Whether it runs here.
@@ -273,10 +271,8 @@ impl Workloads {
 
 /// The workload of a document; pods in their host's network are none, they count as their node.
 fn own(resource: &Resource) -> Option<&Workload> {
-    match resource.spec() {
-        Spec::Workload(workload) if !workload.host_network => Some(workload),
-        _ => None,
-    }
+    let Spec::Workload(workload) = resource.spec() else { return None };
+    (!workload.host_network).then_some(workload)
 }
 
 /// The addresses of machines that a document names: a node's own, and those of a pod in its network.
@@ -284,7 +280,13 @@ fn machines(resource: &Arc<Resource>) -> Vec<(&ResourceId, Addr, String)> {
     let (addresses, name) = match resource.spec() {
         Spec::Node(node) => (&node.addresses, Some(&resource.id().name)),
         Spec::Workload(workload) if workload.host_network => (&workload.addresses, workload.node.as_ref()),
-        _ => return Vec::new(),
+        Spec::Workload(_)
+        | Spec::Policy(_)
+        | Spec::RateLimit(_)
+        | Spec::AddressSet(_)
+        | Spec::Namespace
+        | Spec::Service(_)
+        | Spec::EndpointSlice(_) => return Vec::new(),
     };
     let Some(name) = name else { return Vec::new() };
     addresses.iter().map(|address| (resource.id(), *address, name.clone())).collect()
