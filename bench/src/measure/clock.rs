@@ -1,18 +1,18 @@
 //! Lives: weir-bench.
 //! Called by: every measurement.
-//! May touch: the CPU clock of this process.
+//! May touch: the CPU clock of the thread that asks.
 //! Never: counts the time in which others had the processor.
 
 use std::time::Duration;
 
 use nix::time::{ClockId, clock_gettime};
 
-/// CPU time that this process has used.
+/// CPU time that this thread has used.
 ///
 /// # Errors
 /// The system has no such clock; Linux has.
 pub fn cpu() -> nix::Result<Duration> {
-    Ok(Duration::from(clock_gettime(ClockId::CLOCK_PROCESS_CPUTIME_ID)?))
+    Ok(Duration::from(clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID)?))
 }
 
 /// Runs and tells the CPU time beside the result, which the caller drops outside of the time.
