@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::{
     parts::{Group, Parts},
     terms::Terms,
-    view::View,
+    view::{Home, Index, View},
 };
 use crate::model::ContainerPort;
 
@@ -32,6 +32,9 @@ pub struct Classes {
     pub parts: Parts<Traits>,
     /// Class by identity.
     of: Vec<Option<u32>>,
+    /// Where each identity is in the index.
+    homes: Vec<Home>,
+    index: Index,
 }
 
 /// What has changed.
@@ -47,7 +50,7 @@ impl Classes {
     pub fn new() -> Self {
         let mut parts = Parts::from(1);
         parts.pin(NOBODY, Traits::default());
-        Self { parts, of: Vec::new() }
+        Self { parts, of: Vec::new(), homes: Vec::new(), index: Index::default() }
     }
 
     /// The class of an identity.
@@ -75,6 +78,7 @@ impl Classes {
         identities: &BTreeSet<u32>,
         here: &BTreeMap<String, usize>,
     ) -> Reclassed {
+        self.settle(view, identities);
         let mut moves: BTreeMap<(Option<u32>, Option<Traits>), Vec<u32>> = BTreeMap::new();
         for (identity, traits) in traits_of(view, terms, identities, here) {
             moves.entry((self.of.get(identity as usize).copied().flatten(), traits)).or_default().push(identity);
@@ -113,21 +117,19 @@ impl Classes {
         if terms.touched.is_empty() {
             return;
         }
-        let others = || (0..).zip(&self.of).filter(|(identity, _)| !done.contains(identity));
-        let index = view.index(others().filter(|(_, class)| class.is_some()).map(|(identity, _)| identity));
         let mut come: BTreeMap<u32, Vec<u32>> = BTreeMap::new();
         for (number, term) in terms.touched.iter().filter_map(|number| Some((*number, terms.parts.key(*number)?))) {
-            for identity in view.matching(number, term, &index) {
+            for identity in view.matching(number, term, &self.index) {
                 come.entry(identity).or_default().push(number);
             }
         }
         let old = self.parts.iter().filter(|(_, key)| key.terms.iter().any(|term| terms.touched.contains(term)));
         let old: BTreeSet<u32> = old.map(|(class, _)| class).collect();
         let mut alike: BTreeMap<(u32, &[u32]), Vec<u32>> = BTreeMap::new();
-        for (identity, class) in others() {
+        for (identity, class) in (0..).zip(&self.of) {
             let Some(class) = class else { continue };
             let matched = come.get(&identity);
-            if matched.is_some() || old.contains(class) {
+            if (matched.is_some() || old.contains(class)) && !done.contains(&identity) {
                 alike.entry((*class, matched.map(Vec::as_slice).unwrap_or_default())).or_default().push(identity);
             }
         }
@@ -138,6 +140,22 @@ impl Classes {
             all.sort_unstable();
             let traits = Traits { terms: all, ports: key.ports.clone(), own_node: key.own_node.clone() };
             moves.entry((Some(class), Some(traits))).or_default().extend(identities);
+        }
+    }
+
+    /// Keeps the index: where the identities are that have come, gone, or are somebody else now.
+    fn settle(&mut self, view: View<'_>, identities: &BTreeSet<u32>) {
+        for identity in identities {
+            let place = *identity as usize;
+            if self.homes.len() <= place {
+                self.homes.resize(place + 1, Home::None);
+            }
+            let Some(home) = self.homes.get_mut(place) else { continue };
+            self.index.remove(*identity, home);
+            *home = match view.end(*identity) {
+                Some(_) => self.index.add(*identity, view.home(*identity)),
+                None => Home::None,
+            };
         }
     }
 
@@ -167,7 +185,10 @@ fn traits_of(
         });
         all.insert(*identity, traits);
     }
-    let index = view.index(all.iter().filter(|(_, traits)| traits.is_some()).map(|(identity, _)| *identity));
+    let mut index = Index::default();
+    for (identity, _) in all.iter().filter(|(_, traits)| traits.is_some()) {
+        index.add(*identity, view.home(*identity));
+    }
     for (number, term) in terms.parts.iter() {
         for identity in view.matching(number, term, &index) {
             if let Some(Some(traits)) = all.get_mut(&identity) {

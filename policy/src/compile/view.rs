@@ -3,7 +3,10 @@
 //! May touch: nothing.
 //! Never: tells more about an identity than its key does, or the identities that share it would not be alike.
 
-use std::collections::{BTreeSet, HashMap};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use super::{
     identities::{Identities, Key, Owner, Subject},
@@ -13,7 +16,7 @@ use super::{
 };
 use crate::{
     evaluate::{Member, NodeEnd, PeerEnd, peer_matches},
-    model::{Peer, Resources},
+    model::{Labels, Peer, Resources},
 };
 
 /// What the stages before have found out about the ends.
@@ -41,16 +44,16 @@ impl<'v> View<'v> {
     }
 
     /// Which of these identities a term matches.
-    pub fn matching(&self, number: u32, term: &Term, among: &Index<'v>) -> Vec<u32> {
+    pub fn matching(&self, number: u32, term: &Term, among: &Index) -> Vec<u32> {
         let asked =
             |identity: &u32| self.end(*identity).is_some_and(|end| peer_matches(&term.peer, &term.namespace, &end));
         match &term.peer {
             Peer::Workloads { namespace_selector, .. } => {
-                let namespaces = among.namespaces.iter().filter(|(name, (subject, _))| match namespace_selector {
-                    Some(selector) => selector.matches_namespace(name, Some(&subject.namespace_labels)),
-                    None => **name == term.namespace,
+                let homes = among.homes.iter().filter(|(name, identities)| match namespace_selector {
+                    Some(selector) => selector.matches_namespace(name, self.namespace_labels(identities)),
+                    None => ***name == *term.namespace,
                 });
-                namespaces.flat_map(|(_, (_, identities))| identities).copied().filter(asked).collect()
+                homes.flat_map(|(_, identities)| identities).copied().filter(asked).collect()
             }
             Peer::IpBlock { .. } => {
                 let regions = self.space.regions.iter().filter(|(_, blocks)| blocks.binary_search(&number).is_ok());
@@ -66,23 +69,18 @@ impl<'v> View<'v> {
         }
     }
 
-    /// These identities, sorted by what terms ask for first.
-    pub fn index(&self, identities: impl Iterator<Item = u32>) -> Index<'v> {
-        let mut index = Index { namespaces: HashMap::new(), others: Vec::new() };
-        for identity in identities {
-            let subject = self.identities.parts.key(identity).and_then(|key| match key.owner {
-                Owner::Workload { subject, .. } => self.subject(subject),
-                Owner::Entity(_) | Owner::Node { .. } => None,
-            });
-            match subject {
-                Some(subject) => {
-                    let entry = index.namespaces.entry(subject.namespace.as_str());
-                    entry.or_insert_with(|| (subject, Vec::new())).1.push(identity);
-                }
-                None => index.others.push(identity),
-            }
+    /// The namespace of an identity that is a workload.
+    pub fn home(&self, identity: u32) -> Option<&'v str> {
+        match self.identities.parts.key(identity)?.owner {
+            Owner::Workload { subject, .. } => self.subject(subject).map(|subject| subject.namespace.as_str()),
+            Owner::Entity(_) | Owner::Node { .. } => None,
         }
-        index
+    }
+
+    /// The labels of the namespace that these identities share.
+    fn namespace_labels(&self, identities: &BTreeSet<u32>) -> Option<&'v Labels> {
+        let end = identities.first().and_then(|first| self.end(*first))?;
+        end.member?.namespace_labels
     }
 
     fn subject(&self, number: u32) -> Option<&'v Subject> {
@@ -103,14 +101,50 @@ fn member(subject: &Subject) -> Member<'_> {
     }
 }
 
-/// Identities by the namespace of their workloads, each with a subject of it, for its labels.
-pub struct Index<'v> {
-    namespaces: HashMap<&'v str, (&'v Subject, Vec<u32>)>,
-    others: Vec<u32>,
+/// Identities by the namespace of their workloads, which is what terms ask for first.
+#[derive(Clone, Debug, Default)]
+pub struct Index {
+    homes: BTreeMap<Arc<str>, BTreeSet<u32>>,
+    others: BTreeSet<u32>,
 }
 
-impl Index<'_> {
-    fn all(&self) -> impl Iterator<Item = u32> {
-        self.namespaces.values().flat_map(|(_, identities)| identities).chain(&self.others).copied()
+impl Index {
+    /// Takes an identity in, and gives back where it is now.
+    pub fn add(&mut self, identity: u32, home: Option<&str>) -> Home {
+        let Some(home) = home else {
+            self.others.insert(identity);
+            return Home::None;
+        };
+        let name = self.homes.get_key_value(home).map_or_else(|| Arc::from(home), |(name, _)| Arc::clone(name));
+        self.homes.entry(Arc::clone(&name)).or_default().insert(identity);
+        Home::Namespace(name)
     }
+
+    /// Forgets an identity.
+    pub fn remove(&mut self, identity: u32, home: &Home) {
+        let Home::Namespace(name) = home else {
+            self.others.remove(&identity);
+            return;
+        };
+        if let Some(identities) = self.homes.get_mut(name) {
+            identities.remove(&identity);
+            if identities.is_empty() {
+                self.homes.remove(name);
+            }
+        }
+    }
+
+    fn all(&self) -> impl Iterator<Item = u32> {
+        self.homes.values().flatten().chain(&self.others).copied()
+    }
+}
+
+/// Where an identity is in an index.
+#[derive(Clone, Debug, Default)]
+pub enum Home {
+    /// Among those without a namespace, or nowhere.
+    #[default]
+    None,
+    /// In a namespace.
+    Namespace(Arc<str>),
 }
