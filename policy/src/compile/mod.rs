@@ -14,11 +14,14 @@
 //! a difference: a pod with known labels ends at its addresses, new labels at one identity, an edited policy at the sets it
 //! selects. From scratch is the same path with everything new.
 
+mod bind;
 mod classes;
 mod compiled;
 mod compiler;
+mod describe;
 mod faults;
 mod fill;
+mod identify;
 mod identities;
 mod limits;
 mod parts;
