@@ -28,8 +28,11 @@ pub fn tcp_flags(bits: u32) -> String {
     set.map(|(_, flag)| *flag).collect::<Vec<_>>().join("|")
 }
 
-/// A protocol and a port: `443/tcp`, `443`, `icmp`, `0/89`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// Echo requests: what is meant by ICMP and ICMPv6 without a type.
+const PINGS: [(u8, u16); 2] = [(1, 8), (58, 128)];
+
+/// A protocol and a port, or type of ICMP: `443/tcp`, `443`, `icmp` (a ping), `3/icmp`, `0/89`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Port {
     pub port: u16,
     pub protocol: u8,
@@ -57,7 +60,7 @@ impl FromStr for Port {
             None if text.starts_with(|c: char| c.is_ascii_digit()) => Ok(Self { port: port(text)?, protocol: 6 }),
             None => match known(text)? {
                 protocol if has_ports(protocol) => Err(BadPort { problem: "the port is missing" }),
-                protocol => Ok(Self { port: 0, protocol }),
+                protocol => Ok(Self { port: ping(protocol).unwrap_or(0), protocol }),
             },
         }
     }
@@ -67,9 +70,20 @@ impl std::fmt::Display for Port {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match has_ports(self.protocol) {
             true => write!(f, "{}/{}", self.port, name(self.protocol).to_lowercase()),
-            false => f.write_str(&name(self.protocol).to_lowercase()),
+            false => {
+                f.write_str(&name(self.protocol).to_lowercase())?;
+                match ping(self.protocol) {
+                    Some(kind) if kind == self.port => f.write_str(" echo-request"),
+                    Some(_) => write!(f, " type {}", self.port),
+                    None => Ok(()),
+                }
+            }
         }
     }
+}
+
+fn ping(protocol: u8) -> Option<u16> {
+    PINGS.iter().find(|(known, _)| *known == protocol).map(|(_, kind)| *kind)
 }
 
 fn number(word: &str) -> Option<u8> {
@@ -88,8 +102,11 @@ mod tests {
             ("443", (443, 6), "443/tcp"),
             ("53/UDP", (53, 17), "53/udp"),
             ("0/89", (0, 89), "89"),
-            ("icmp", (0, 1), "icmp"),
-            ("ICMPv6", (0, 58), "icmpv6"),
+            ("0/47", (0, 47), "47"),
+            ("icmp", (8, 1), "icmp echo-request"),
+            ("ICMPv6", (128, 58), "icmpv6 echo-request"),
+            ("3/icmp", (3, 1), "icmp type 3"),
+            ("0/icmp", (0, 1), "icmp type 0"),
         ] {
             let port: Port = text.parse().unwrap();
             assert_eq!(((port.port, port.protocol), port.to_string().as_str()), (expected, written), "{text}");

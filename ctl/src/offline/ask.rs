@@ -3,10 +3,12 @@
 //! May touch: nothing.
 //! Never: judges; the evaluator does. What it cannot answer is told with what to do about it.
 
+use weir_common::addr::Protocol;
 use weir_policy::{Context, Explanation, Question, ResourceId, Resources, Spec, evaluate, evaluate_service};
 
+use crate::protocol::Port;
+
 use super::ends::Named;
-use super::ports::Port;
 
 /// A question in words, and its answer.
 pub type Asked = (String, Result<Explanation, String>);
@@ -31,7 +33,8 @@ fn ask(
     };
     match to {
         Named::End(to) => {
-            let question = Question { from: from.clone(), to: to.clone(), protocol: port.protocol, port: port.port };
+            let question =
+                Question { from: from.clone(), to: to.clone(), protocol: Protocol(port.protocol), port: port.port };
             evaluate(resources, context, &question).map_err(|missing| match resources.get(&missing.0) {
                 Some(resource) if matches!(resource.spec(), Spec::Workload(_)) => {
                     format!("{} has no address; pods in their host's network count by it", missing.0)
@@ -40,7 +43,7 @@ fn ask(
                 None => missing.to_string(),
             })
         }
-        Named::Service(id) => evaluate_service(resources, context, from, id, (port.protocol, port.port))
+        Named::Service(id) => evaluate_service(resources, context, from, id, (Protocol(port.protocol), port.port))
             .map_err(|missing| if missing.0 == *id { no_backend(id, port) } else { missing.to_string() }),
     }
 }

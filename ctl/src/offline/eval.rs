@@ -14,8 +14,8 @@ use super::ask::ask_all;
 use super::ends::{self, ENDS, Named, VALUE};
 use super::explained;
 use super::load::Inputs;
-use super::ports::Port;
 use crate::failure::{Failure, Outcome};
+use crate::protocol::Port;
 use crate::render::output;
 use crate::render::style::{clean, paint};
 

@@ -11,7 +11,6 @@ mod eval;
 mod explained;
 mod load;
 mod matrix;
-mod ports;
 mod test;
 
 use clap::{Args, Subcommand};

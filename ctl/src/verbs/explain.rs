@@ -32,7 +32,7 @@ pub struct Arguments {
     /// To whom.
     #[arg(long, value_name = "WORKLOAD|ADDRESS")]
     to: String,
-    /// PORT/PROTOCOL (tcp when left out), or a protocol without ports such as icmp.
+    /// PORT/PROTOCOL (tcp when left out), TYPE/icmp, or a protocol without ports; icmp alone is a ping.
     #[arg(long, value_name = "PORT[/PROTOCOL]")]
     port: Port,
     /// How to show the answer.

@@ -10,12 +10,13 @@ mod table;
 use std::io::Write;
 
 use clap::Args;
+use weir_common::addr::Protocol;
 use weir_policy::reach::{Cell, Group, GroupBy, PortSet, Reach, groups};
 use weir_policy::{PortMatch, Resources};
 
 use super::load::Inputs;
-use super::ports::Port;
 use crate::failure::{Failure, Outcome};
+use crate::protocol::Port;
 use crate::render::output::{self, remark};
 
 const EXAMPLES: &str = "Examples:
@@ -123,7 +124,7 @@ fn matrix(resources: &Resources, arguments: &Arguments, by: &GroupBy) -> Matrix 
         false => Reach::of(resources, &context),
     };
     let groups = groups(&reach, by);
-    let entry = |port: &Port| PortMatch { protocol: port.protocol, ports: Some((port.port, port.port)) };
+    let entry = |port: &Port| PortMatch { protocol: Protocol(port.protocol), ports: Some((port.port, port.port)) };
     let only = PortSet::of(&arguments.ports.iter().map(entry).collect::<Vec<_>>());
     let cell = |from: &Group, to: &Group| {
         let cell = reach.cell(from, to);

@@ -9,7 +9,7 @@ use crate::failure::Failure;
 use crate::offline::ask::{Asked, ask_all};
 use crate::offline::ends;
 use crate::offline::load::count;
-use crate::offline::ports::Port;
+use crate::protocol::Port;
 use crate::render::output::remark;
 use crate::render::style::clean;
 
