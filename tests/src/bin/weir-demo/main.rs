@@ -5,6 +5,7 @@
 
 //! Shows Weir at work on real traffic: creates services, starts a collector and an agent, and checks what happens.
 
+mod contain;
 mod flood;
 mod kept;
 mod scenes;

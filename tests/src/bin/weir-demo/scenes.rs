@@ -134,7 +134,8 @@ pub fn agreed(stage: &mut Stage) -> Result<Vec<Finding>> {
     }])
 }
 
-fn call(stage: &Stage, from: Who, to: SocketAddr, bytes: u64) -> Result<Attempt> {
+/// One call.
+pub fn call(stage: &Stage, from: Who, to: SocketAddr, bytes: u64) -> Result<Attempt> {
     Ok(stage.harness.world().attempt(from, &format!("tcp-connect --to {to} --bytes {bytes} --timeout-ms 800"))?)
 }
 

@@ -15,7 +15,7 @@ use weir_tests::world::{Who, World};
 
 use crate::scenes::{self, Scene};
 use crate::show::{Finding, Show};
-use crate::{flood, kept, update};
+use crate::{contain, flood, kept, update};
 
 /// What the demo's worlds are called.
 pub const LABEL: &str = "demo";
@@ -23,6 +23,7 @@ pub const LABEL: &str = "demo";
 pub const WORKLOADS: &str = include_str!("../../../demo/workloads.yaml");
 pub const POLICY: &str = include_str!("../../../demo/policy.yaml");
 pub const UPDATE: &str = include_str!("../../../demo/update.yaml");
+pub const CONTAIN: &str = include_str!("../../../demo/contain.yaml");
 
 /// Weir in a world, with a server for each service.
 pub struct Stage {
@@ -82,13 +83,14 @@ fn open(harness: Harness) -> Result<Stage> {
 }
 
 fn play(stage: &mut Stage, show: &Show) -> Result<Vec<Finding>> {
-    let scenes: [Scene; 7] = [
+    let scenes: [Scene; 8] = [
         scenes::allowed,
         scenes::refused,
         scenes::kept_out,
         flood::limited,
         update::updated,
         scenes::bad_document,
+        contain::contained,
         scenes::agreed,
     ];
     let mut findings = Vec::new();
