@@ -334,6 +334,18 @@ fn documents_of_kubernetes_survive_being_written_and_read() {
     assert_eq!(parse("again", &pod.to_yaml()).unwrap(), [pod]);
 }
 
+/// Found by fuzzing: readers recognise a key by its colon only within 1024 characters.
+#[test]
+fn a_key_of_any_length_survives_being_written_and_read() {
+    for length in [1, 999, 1000, 1023, 1024, 5000] {
+        let key = "k\\x01".repeat(length);
+        let document = format!("apiVersion: v1\nkind: Node\nmetadata: {{name: n}}\n? \"{key}\"\n: [{{a: 1}}]\n");
+        let node = parse("first", &document).unwrap().remove(0);
+        let again = parse("again", &node.to_yaml()).unwrap_or_else(|faults| panic!("{length}: {faults:?}"));
+        assert_eq!(again, [node], "{length}");
+    }
+}
+
 #[test]
 fn kubernetes_policies_hold_for_native_workloads_too() {
     let state = resources(&[weir_policy::cases::WORLD, CLOSED]);

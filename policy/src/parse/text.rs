@@ -32,7 +32,11 @@ fn write(node: &Node, out: &mut String) {
             out.push('{');
             for (index, (key, value)) in entries.iter().enumerate() {
                 out.push_str(if index == 0 { "" } else { ", " });
-                quoted(&key.text, out);
+                let mut name = String::new();
+                quoted(&key.text, &mut name);
+                // A longer key is one only behind a question mark (YAML 1.2.2, section 7.4.2).
+                out.push_str(if name.chars().count() > LONGEST_KEY { "? " } else { "" });
+                out.push_str(&name);
                 out.push_str(": ");
                 write(value, out);
             }
@@ -40,6 +44,9 @@ fn write(node: &Node, out: &mut String) {
         }
     }
 }
+
+/// Characters of a key that readers recognise by the colon behind it, with some to spare.
+const LONGEST_KEY: usize = 1000;
 
 /// Words that mean the same inside braces without quotes; others are texts, and quotes do not change those.
 fn is_plain(text: &str) -> bool {
