@@ -13,10 +13,7 @@
 
 mod support;
 
-use std::{
-    collections::BTreeSet,
-    time::{Duration, Instant},
-};
+use std::{collections::BTreeSet, time::Instant};
 
 use proptest::prelude::*;
 use support::context;
@@ -110,7 +107,7 @@ proptest! {
 /// 30,000 workloads in 500 namespaces and 5,000 policies. The bounds are far above what it takes, and far below what looking
 /// at everything would.
 #[test]
-fn a_question_and_a_clone_cost_microseconds_at_cluster_size() {
+fn a_question_and_a_clone_look_at_next_to_nothing_at_cluster_size() {
     let address = |n: u32| Addr::v4([10, (n >> 16) as u8, (n >> 8) as u8, n as u8]);
     let labels = |n: u32| Labels::from([("app".to_owned(), format!("a{}", n % 7))]);
     let workload = |n: u32| {
@@ -146,5 +143,6 @@ fn a_question_and_a_clone_cost_microseconds_at_cluster_size() {
     }
     let change = start.elapsed() / 1000;
     println!("built in {built:?}; a question {question:?}; a clone and a change {change:?}");
-    assert!(question < Duration::from_millis(2) && change < Duration::from_millis(2), "{question:?}, {change:?}");
+    // Against building it, in the same run: what looks at everything costs about as much.
+    assert!(question * 100 < built && change * 100 < built, "built in {built:?}; {question:?}, {change:?}");
 }

@@ -12,7 +12,7 @@
 
 mod support;
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use support::{address, context, protocol, resources, tables};
 use weir_common::{
@@ -237,9 +237,9 @@ fn workloads_that_cannot_live_together_are_refused_with_their_fields() {
     assert_eq!(compile(&alike, &context()).map(|compiled| compiled.workloads.size()), Ok(2));
 }
 
-/// 10,000 workloads of 50 kinds and 500 policies, in a debug build. The bound is far above what it takes.
+/// 10,000 workloads of 50 kinds and 500 policies, all here. The bound is far above what it takes.
 #[test]
-fn a_large_state_compiles_in_seconds() {
+fn a_large_state_compiles_about_as_fast_as_it_is_read() {
     let mut text = String::new();
     for n in 0..10_000 {
         let (kind, spec) = (n % 50, format!("{{cgroup: w{n}, addresses: [10.{}.{}.{}]}}", n % 7, n / 250, n % 250));
@@ -260,10 +260,13 @@ fn a_large_state_compiles_in_seconds() {
         text.push_str(&policy(&format!("p{n}"), &spec));
         text.push_str("---\n");
     }
+    let start = Instant::now();
     let state = resources(&[&text]);
+    let read = start.elapsed();
     let start = Instant::now();
     let compiled = tables(&state);
     let took = start.elapsed();
     println!("{took:?}, {} pages, {} rules", compiled.pages.len(), compiled.rules.len());
-    assert!(took < Duration::from_secs(60), "took {took:?}");
+    // Against reading it, in the same run.
+    assert!(took < read * 20, "took {took:?}, reading {read:?}");
 }

@@ -13,10 +13,7 @@
 
 mod support;
 
-use std::{
-    collections::BTreeSet,
-    time::{Duration, Instant},
-};
+use std::{collections::BTreeSet, time::Instant};
 
 use proptest::prelude::*;
 use support::{address, context, protocol, resources};
@@ -236,9 +233,11 @@ fn warnings_take_no_long_time_at_cluster_size() {
         );
         parse("p", &text).unwrap().remove(0)
     };
+    let start = Instant::now();
     let policies: Vec<_> = (0..5_000).map(policy).collect();
     let one = [policies[0].id().clone()];
     let state: Resources = (0..30_000).map(workload).chain(policies).collect();
+    let built = start.elapsed();
     let start = Instant::now();
     let all = warnings(&state, context().now);
     let whole = start.elapsed();
@@ -246,8 +245,9 @@ fn warnings_take_no_long_time_at_cluster_size() {
     let start = Instant::now();
     assert!(warnings_about(&state, &one, context().now).len() >= 2);
     let single = start.elapsed();
-    println!("all {whole:?}, one {single:?}");
-    assert!(whole < Duration::from_secs(30) && single < Duration::from_secs(2), "{whole:?}, {single:?}");
+    println!("built in {built:?}, all {whole:?}, one {single:?}");
+    // Against reading the policies, in the same run: asking each policy about each workload would take hundreds of times that.
+    assert!(whole < built * 20 && single < whole, "built in {built:?}, all {whole:?}, one {single:?}");
 }
 
 const PEERS: [&str; 8] = [
