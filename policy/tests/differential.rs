@@ -169,3 +169,49 @@ fn argue(
     }
     Ok(seen)
 }
+
+/// A named case: what nobody has and only a slice lists is unknown or the world by the ranges of pods, which change.
+#[test]
+fn an_address_that_only_a_slice_lists_follows_the_ranges_of_pods() {
+    let node =
+        |ranges: &str| format!("{{apiVersion: v1, kind: Node, metadata: {{name: n}}, spec: {{podCIDRs: [{ranges}]}}}}");
+    let documents = r#"
+{apiVersion: weir.dev/v1alpha1, kind: Workload, metadata: {name: w, namespace: shop}, spec: {cgroup: w}}
+---
+apiVersion: weir.dev/v1alpha1
+kind: Policy
+metadata: {name: p, namespace: shop}
+spec:
+  ingress:
+  - {name: listed, from: [{service: {name: s}}], ports: [{port: 1}]}
+  - {name: unknown, from: [{entity: unknown}], ports: [{port: 2}]}
+---
+{apiVersion: v1, kind: Service, metadata: {name: s, namespace: shop}, spec: {clusterIP: None, ports: [{port: 1}]}}
+---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {name: s, namespace: shop, labels: {kubernetes.io/service-name: s}}
+addressType: IPv4
+endpoints: [{addresses: [10.1.0.9]}]
+ports: []
+"#;
+    let parse = |text: &str| weir_policy::parse("case", text).unwrap();
+    let mut compiler = Compiler::new(context());
+    compiler.apply(parse(documents).into_iter().map(Edit::Put)).unwrap();
+    let workload = ResourceId::new(weir_policy::Kind::Workload, "shop", "w");
+    for (ranges, verdict) in [("", "Deny"), ("10.1.0.0/16", "Allow"), ("10.2.0.0/16", "Deny"), ("10.1.0.0/24", "Allow")]
+    {
+        compiler.apply(parse(&node(ranges)).into_iter().map(Edit::Put)).unwrap();
+        let compiled = compiler.compiled();
+        for port in [1, 2] {
+            let remote = Addr::v4([10, 1, 0, 9]);
+            let told = ask(&compiled, &workload, Direction::Ingress, remote, Protocol::TCP, port);
+            let asked = (Protocol::TCP, port);
+            let meant =
+                reference(compiler.resources(), compiler.context(), &workload, Direction::Ingress, remote, asked);
+            assert_eq!(told, meant, "{ranges}: {port}");
+            let expected = if port == 1 { "Allow" } else { verdict };
+            assert_eq!(format!("{:?}", told.0), expected, "{ranges}: {port}");
+        }
+    }
+}
