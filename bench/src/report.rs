@@ -5,7 +5,9 @@
 
 use serde::Serialize;
 
-use crate::measure::{compile::Tables, edits::Cost, one::One, speed::Speed};
+use weir_policy::Sizes;
+
+use crate::measure::{edits::Cost, one::One, speed::Speed};
 
 /// Compile time when pods and policies double: at most this many times as long.
 const GROWTH: f64 = 2.0 * 1.2;
@@ -123,10 +125,10 @@ fn ratio(one: &One, cost: &Cost) -> f64 {
 }
 
 fn size(one: &One) {
-    let Tables { identities, classes, sets, cells, pages, endpoints, prefixes, rules } = one.full.tables;
+    let Sizes { identities, classes, sets, cells, pages, endpoints, cidrs, rules, .. } = one.full.tables;
     println!(
         "  {:>7} {:>8} {:>10.1} {:>9.1} {:>9.1} {identities:>10} {classes:>7} {sets:>6} {cells:>9} {pages:>6} {endpoints:>9} \
-         {prefixes:>8} {rules:>6}",
+         {cidrs:>8} {rules:>6}",
         one.pods,
         one.policies,
         one.full.milliseconds,
@@ -182,17 +184,17 @@ fn megabytes(bytes: u64) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::measure::{compile::Full, edits::Most};
+    use weir_policy::Touched;
+
+    use crate::measure::compile::Full;
 
     fn one(pods: usize, milliseconds: f64, edits: Vec<Cost>) -> One {
-        let tables =
-            Tables { identities: 1, classes: 1, sets: 1, cells: 1, pages: 1, endpoints: 1, prefixes: 1, rules: 1 };
-        let full = Full { milliseconds, peak_bytes: 1, resources_bytes: 1, tables };
+        let full = Full { milliseconds, peak_bytes: 1, resources_bytes: 1, tables: Sizes::default() };
         One { pods, policies: 1, local: 1, namespaces: 1, nodes: 1, full, edits, speed: None }
     }
 
     fn cost(of_a_policy: bool, milliseconds: f64, addresses: usize) -> Cost {
-        let touched = Most { addresses, ..Most::default() };
+        let touched = Touched { addresses, ..Touched::default() };
         Cost { edit: "edit".into(), of_a_pod: !of_a_policy, of_a_policy, milliseconds, touched }
     }
 

@@ -25,28 +25,7 @@ pub struct Full {
     /// Resident memory of the resources.
     pub resources_bytes: u64,
     /// What came out.
-    pub tables: Tables,
-}
-
-/// Sizes of the tables.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Tables {
-    /// Identities.
-    pub identities: usize,
-    /// Peer classes.
-    pub classes: usize,
-    /// Policy sets.
-    pub sets: usize,
-    /// Cells.
-    pub cells: usize,
-    /// Pages of the image, 4 KiB each.
-    pub pages: usize,
-    /// Exact addresses.
-    pub endpoints: usize,
-    /// Prefixes.
-    pub prefixes: usize,
-    /// Rules in force here.
-    pub rules: usize,
+    pub tables: Sizes,
 }
 
 /// Compiles `rounds` times, and gives the last compiler back for edits.
@@ -66,7 +45,7 @@ pub fn full(resources: &Resources, rounds: usize) -> Result<(Full, Compiler)> {
         milliseconds: milliseconds(median(times)),
         peak_bytes: peak.saturating_sub(before.now),
         resources_bytes: before.now,
-        tables: Tables::of(&compiler.compiled().sizes),
+        tables: compiler.compiled().sizes,
     };
     Ok((full, compiler))
 }
@@ -83,21 +62,4 @@ fn from_scratch(resources: &Resources) -> Result<(Duration, Compiler)> {
 pub fn refused(faults: &[Fault]) -> anyhow::Error {
     let shown: Vec<_> = faults.iter().take(3).map(ToString::to_string).collect();
     anyhow!("the cluster is refused ({} faults): {}", faults.len(), shown.join("; "))
-}
-
-impl Tables {
-    /// The same, for JSON.
-    #[must_use]
-    pub const fn of(sizes: &Sizes) -> Self {
-        Self {
-            identities: sizes.identities,
-            classes: sizes.classes,
-            sets: sizes.sets,
-            cells: sizes.cells,
-            pages: sizes.pages,
-            endpoints: sizes.endpoints,
-            prefixes: sizes.cidrs,
-            rules: sizes.rules,
-        }
-    }
 }

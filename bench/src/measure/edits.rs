@@ -25,42 +25,7 @@ pub struct Cost {
     /// CPU time until the new tables are there, the median of the rounds.
     pub milliseconds: f64,
     /// What an edit touched, at most in any round.
-    pub touched: Most,
-}
-
-/// The most that any edit of a kind touched.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Most {
-    /// Workloads.
-    pub workloads: usize,
-    /// Addresses.
-    pub addresses: usize,
-    /// Identities.
-    pub identities: usize,
-    /// Classes.
-    pub classes: usize,
-    /// Sets.
-    pub sets: usize,
-    /// Cells.
-    pub cells: usize,
-    /// Pages.
-    pub pages: usize,
-}
-
-impl Most {
-    /// The larger of both, each for itself.
-    #[must_use]
-    pub fn and(self, touched: &Touched) -> Self {
-        Self {
-            workloads: self.workloads.max(touched.workloads),
-            addresses: self.addresses.max(touched.addresses),
-            identities: self.identities.max(touched.identities),
-            classes: self.classes.max(touched.classes),
-            sets: self.sets.max(touched.sets),
-            cells: self.cells.max(touched.cells),
-            pages: self.pages.max(touched.pages),
-        }
-    }
+    pub touched: Touched,
 }
 
 /// A step as the compiler takes it.
@@ -80,14 +45,14 @@ pub fn costs(compiler: &mut Compiler, editor: &mut Editor, rounds: usize) -> Res
 
 fn cost(compiler: &mut Compiler, editor: &mut Editor, (kind, words): (Kinds, &str), rounds: usize) -> Result<Cost> {
     let mut times = Vec::new();
-    let mut touched = Most::default();
+    let mut touched = Touched::default();
     // The tables before are kept meanwhile, as the agent keeps those in force.
     let mut kept = compiler.compiled();
     for _ in 0..rounds {
         let edits = edits(editor.next(kind)?);
         let (time, result) = timed(|| compiler.apply(edits).map(|touched| (touched, compiler.compiled())))?;
         let (one, compiled) = result.map_err(|faults| refused(&faults))?;
-        touched = touched.and(&one);
+        touched = most(touched, one);
         times.push(time);
         kept = compiled;
     }
@@ -95,4 +60,17 @@ fn cost(compiler: &mut Compiler, editor: &mut Editor, (kind, words): (Kinds, &st
     let milliseconds = milliseconds(median(times));
     let (of_a_pod, of_a_policy) = (kind.is_of_a_pod(), kind.is_of_a_policy());
     Ok(Cost { edit: words.to_owned(), of_a_pod, of_a_policy, milliseconds, touched })
+}
+
+/// The larger of both, each for itself.
+fn most(one: Touched, other: Touched) -> Touched {
+    Touched {
+        workloads: one.workloads.max(other.workloads),
+        addresses: one.addresses.max(other.addresses),
+        identities: one.identities.max(other.identities),
+        classes: one.classes.max(other.classes),
+        sets: one.sets.max(other.sets),
+        cells: one.cells.max(other.cells),
+        pages: one.pages.max(other.pages),
+    }
 }

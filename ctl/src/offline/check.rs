@@ -14,7 +14,7 @@ use weir_policy::{Documents, Fault, Origin, Resource, Resources, Spec, Warning, 
 use super::load::{Reading, count, remark_skipped, sources};
 use crate::failure::{Failure, Outcome};
 use crate::files::Source;
-use crate::render::output;
+use crate::render::output::{self, Format};
 use crate::render::style::{BAD, GOOD, ODD, clean, paint};
 use crate::verbs::JsonFault;
 
@@ -41,12 +41,6 @@ pub struct Arguments {
     /// How to show what was found.
     #[arg(short, long, value_enum, default_value_t = Format::Text)]
     output: Format,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-enum Format {
-    Text,
-    Json,
 }
 
 /// What was found.

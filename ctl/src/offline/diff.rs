@@ -14,7 +14,7 @@ use weir_policy::reach::{Cause, Change, Changes, Named, Side, changes};
 
 use super::load::{Reading, count, sources};
 use crate::failure::{Failure, Outcome};
-use crate::render::output;
+use crate::render::output::{self, Format};
 use crate::render::style::{BAD, DIM, GOOD, ODD, clean, paint};
 
 const EXAMPLES: &str = "Examples:
@@ -42,12 +42,6 @@ pub struct Arguments {
     /// How to show the changes.
     #[arg(short, long, value_enum, default_value_t = Format::Text)]
     output: Format,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-enum Format {
-    Text,
-    Json,
 }
 
 /// Runs it.

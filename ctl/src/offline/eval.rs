@@ -16,7 +16,7 @@ use super::explained;
 use super::load::Inputs;
 use crate::failure::{Failure, Outcome};
 use crate::protocol::Port;
-use crate::render::output;
+use crate::render::output::{self, Format};
 use crate::render::style::{clean, paint};
 
 const EXAMPLES: &str = "Examples:
@@ -47,12 +47,6 @@ pub struct Arguments {
     /// How to show the answer.
     #[arg(short, long, value_enum, default_value_t = Format::Text)]
     output: Format,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-enum Format {
-    Text,
-    Json,
 }
 
 #[derive(Serialize)]

@@ -157,7 +157,40 @@ mod tests {
 
     #[test]
     fn records_are_one_line_each() {
-        let limited = Record {
+        for (record, expected) in [
+            (
+                denied(),
+                "23:04:05.123 node-1 DENY egress connect shop/web(10.0.0.2:0) -> shop/db(10.0.0.4:5432) TCP \
+                 policy=Policy/shop/db rule=\"default ingress\" pid=123 curl gen=7 x3",
+            ),
+            (
+                limited(),
+                "23:04:05.123 node-1 DENY ingress xdp world([2001:db8::9]:40000) -> shop/api([2001:db8::2]:80) TCP SYN \
+                 reason=rate_limit_packets policy=RateLimit/shop/api if=eth0 gen=7 x900",
+            ),
+            (
+                ping(),
+                "23:04:05.123 node-1 AUDIT egress connect shop/web(10.0.0.2) -> 10.0.0.4 ICMP type=8 policy=Policy/shop/db \
+                 rule=\"default ingress\" gen=7",
+            ),
+            (
+                close(),
+                "23:04:05.123 node-1 CLOSE egress sock_ops shop/web(10.0.0.2:0) -> shop/db(10.0.0.4:5432) TCP \
+                 sent=120B/3 received=4000B/5 rtt=80us retransmits=1 open=1.250s pid=123 curl gen=7",
+            ),
+            (loss(), "23:04:05.123 node-1 LOSS 12 records lost: ring_full"),
+            (
+                hostile(),
+                "23:04:05.123 node-1 DENY egress connect ? -> shop/db(10.0.0.4:5432) TCP pid=1 a\\u{1b}[2Jb gen=7",
+            ),
+        ] {
+            let line = line(&record, &TimeZone::UTC);
+            assert_eq!(anstream::adapter::strip_str(&line).to_string(), expected);
+        }
+    }
+
+    fn limited() -> Record {
+        Record {
             hook: "xdp".to_owned(),
             reason: "rate_limit_packets".to_owned(),
             direction: Direction::Ingress,
@@ -170,8 +203,11 @@ mod tests {
             process: None,
             count: 900,
             ..denied()
-        };
-        let ping = Record {
+        }
+    }
+
+    fn ping() -> Record {
+        Record {
             verdict: Verdict::Audit,
             protocol: "ICMP".to_owned(),
             has_ports: false,
@@ -180,8 +216,11 @@ mod tests {
             process: None,
             count: 1,
             ..denied()
-        };
-        let close = Record {
+        }
+    }
+
+    fn close() -> Record {
+        Record {
             kind: Kind::Close,
             end: Some("2026-11-21T23:04:06.373Z".parse().unwrap()),
             hook: "sock_ops".to_owned(),
@@ -193,52 +232,28 @@ mod tests {
             retransmits: 1,
             count: 0,
             ..denied()
-        };
-        let loss = Record {
+        }
+    }
+
+    fn loss() -> Record {
+        Record {
             time: denied().time,
             node: "node-1".to_owned(),
             kind: Kind::Loss,
             loss_cause: "ring_full".to_owned(),
             count: 12,
             ..Record::default()
-        };
-        let hostile = Record {
+        }
+    }
+
+    fn hostile() -> Record {
+        Record {
             local: None,
             policy: String::new(),
             rule: String::new(),
             process: Some(Process { pid: 1, command: "a\x1b[2Jb".to_owned(), ..Process::default() }),
             count: 1,
             ..denied()
-        };
-        for (record, expected) in [
-            (
-                denied(),
-                "23:04:05.123 node-1 DENY egress connect shop/web(10.0.0.2:0) -> shop/db(10.0.0.4:5432) TCP \
-                 policy=Policy/shop/db rule=\"default ingress\" pid=123 curl gen=7 x3",
-            ),
-            (
-                limited,
-                "23:04:05.123 node-1 DENY ingress xdp world([2001:db8::9]:40000) -> shop/api([2001:db8::2]:80) TCP SYN \
-                 reason=rate_limit_packets policy=RateLimit/shop/api if=eth0 gen=7 x900",
-            ),
-            (
-                ping,
-                "23:04:05.123 node-1 AUDIT egress connect shop/web(10.0.0.2) -> 10.0.0.4 ICMP type=8 policy=Policy/shop/db \
-                 rule=\"default ingress\" gen=7",
-            ),
-            (
-                close,
-                "23:04:05.123 node-1 CLOSE egress sock_ops shop/web(10.0.0.2:0) -> shop/db(10.0.0.4:5432) TCP \
-                 sent=120B/3 received=4000B/5 rtt=80us retransmits=1 open=1.250s pid=123 curl gen=7",
-            ),
-            (loss, "23:04:05.123 node-1 LOSS 12 records lost: ring_full"),
-            (
-                hostile,
-                "23:04:05.123 node-1 DENY egress connect ? -> shop/db(10.0.0.4:5432) TCP pid=1 a\\u{1b}[2Jb gen=7",
-            ),
-        ] {
-            let line = line(&record, &TimeZone::UTC);
-            assert_eq!(anstream::adapter::strip_str(&line).to_string(), expected);
         }
     }
 

@@ -10,6 +10,15 @@ use serde::Serialize;
 
 use crate::failure::Failure;
 
+/// How to show an answer, where there is one way for people and one for programs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Format {
+    /// As sentences, a line for each thing.
+    Text,
+    /// One JSON object.
+    Json,
+}
+
 /// Standard output: buffered, and without styles unless it is a terminal (`NO_COLOR` and `CLICOLOR` are obeyed).
 pub type Output = BufWriter<AutoStream<io::StdoutLock<'static>>>;
 

@@ -7,10 +7,11 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::resource::{Format, show};
+use super::resource::show;
 use crate::cli::Connection;
 use crate::failure::Failure;
 use crate::files;
+use crate::render::output::Format;
 
 const EXAMPLES: &str = "Examples:
   weirctl apply -f policy.yaml

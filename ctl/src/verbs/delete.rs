@@ -8,11 +8,11 @@ use std::path::PathBuf;
 use clap::Args;
 use weir_policy::{Kind, ResourceId, parse_all};
 
-use super::resource::{Format, id, kind, show};
+use super::resource::{id, kind, show};
 use crate::cli::Connection;
 use crate::failure::Failure;
 use crate::files;
-use crate::render::output::remark;
+use crate::render::output::{Format, remark};
 use crate::render::style::clean;
 
 const EXAMPLES: &str = "Examples:

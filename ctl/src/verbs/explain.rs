@@ -10,7 +10,7 @@ use clap::Args;
 use crate::cli::Connection;
 use crate::failure::{Failure, Outcome};
 use crate::protocol::Port;
-use crate::render::output;
+use crate::render::output::{self, Format};
 use crate::render::style::{self, BOLD, DIM, clean, paint};
 use crate::view::{Explanation, Side, Verdict};
 
@@ -38,12 +38,6 @@ pub struct Arguments {
     /// How to show the answer.
     #[arg(short, long, value_enum, default_value_t = Format::Text)]
     output: Format,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-enum Format {
-    Text,
-    Json,
 }
 
 /// Runs it.

@@ -9,7 +9,7 @@ use serde::Serialize;
 use weir_policy::{Fault, Kind, ResourceId};
 
 use crate::failure::Failure;
-use crate::render::output::{self, remark};
+use crate::render::output::{self, Format, remark};
 use crate::render::style::{BAD, DIM, GOOD, ODD, PLAIN, clean, paint};
 use crate::view::{Change, Changed};
 
@@ -33,15 +33,6 @@ pub fn id(kind: Kind, name: &str, namespace: Option<&str>) -> Result<ResourceId,
         (true, written, flag) => written.or(flag).unwrap_or(DEFAULT_NAMESPACE),
     };
     Ok(ResourceId::new(kind, namespace, name))
-}
-
-/// How to show what became of resources.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-pub enum Format {
-    /// A line for each.
-    Text,
-    /// One JSON object.
-    Json,
 }
 
 /// Shows the answer to apply and delete. Faults make it a failure.

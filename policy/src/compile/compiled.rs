@@ -6,6 +6,7 @@
 use std::sync::Arc;
 
 use rpds::RedBlackTreeMapSync;
+use serde::{Deserialize, Serialize};
 use weir_common::{addr::Addr, decide::Tables, event::Endpoint, image::Page};
 
 use crate::{
@@ -73,7 +74,7 @@ pub struct CompiledWorkload {
 }
 
 /// How many there are of what the tables are made of.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Sizes {
     /// Ends that policies in force here may tell apart.
     pub identities: usize,

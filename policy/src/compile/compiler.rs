@@ -9,6 +9,7 @@ use std::{
 };
 
 use rpds::RedBlackTreeMapSync;
+use serde::{Deserialize, Serialize};
 use weir_common::{
     addr::Addr,
     image::{Cell, FLAG_BLOCKED, FLAG_LIMITS, FLAG_QUIET, MAGIC, PAGE_WORDS, Page, Section, header},
@@ -84,7 +85,7 @@ pub enum Edit {
 }
 
 /// What a change touched: how many of each had to be looked at or written.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Touched {
     /// Workloads whose place was looked up.
     pub workloads: usize,

@@ -46,7 +46,7 @@ impl Compiler {
         self.write_identities(&touched, &reclassed, work.limits);
         match self.ports.write() {
             Ok(renewed) => self.limits.write(renewed, &self.ports, &mut problems),
-            Err(_) => problems.of_all("ports fall into more than 65536 classes".to_owned(), "use fewer distinct ports"),
+            Err(error) => error.note(&mut problems),
         }
         if work.blocked {
             self.blocked = prefixes::blocked(&self.address_sets, &mut self.rules, &mut problems).into();

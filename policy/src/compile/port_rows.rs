@@ -14,7 +14,7 @@ use std::{
 
 use weir_common::image::{Section, port_index};
 
-use super::{ports::PortClasses, terms::count, words::Words};
+use super::{faults::Problems, ports::PortClasses, terms::count, words::Words};
 use crate::model::PortMatch;
 
 /// The atoms of the node, and a row for each set of port entries that some table or limit asks about.
@@ -44,6 +44,13 @@ struct Row {
 /// There are more classes of ports than 16 bits number.
 #[derive(Debug)]
 pub struct TooManyPorts;
+
+impl TooManyPorts {
+    /// Says so.
+    pub fn note(self, problems: &mut Problems) {
+        problems.of_all("ports fall into more than 65536 classes".to_owned(), "use fewer distinct ports");
+    }
+}
 
 impl PortRows {
     pub fn new() -> Self {

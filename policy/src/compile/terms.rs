@@ -22,15 +22,7 @@ pub struct Term {
 
 impl Term {
     fn of(bound: &Bound<'_>, peer: &Peer) -> Self {
-        let namespace = match peer {
-            Peer::Workloads { namespace_selector: None, .. } => bound.id.namespace.clone(),
-            Peer::Workloads { .. }
-            | Peer::IpBlock { .. }
-            | Peer::Entity { .. }
-            | Peer::Nodes { .. }
-            | Peer::Service { .. }
-            | Peer::Unknown => String::new(),
-        };
+        let namespace = if peer.is_read_in_its_namespace() { bound.id.namespace.clone() } else { String::new() };
         Self { namespace, peer: peer.clone() }
     }
 }

@@ -11,7 +11,6 @@ use std::{
 use super::{
     compiler::{Changed, Compiler, Touched},
     faults::Problems,
-    port_rows::TooManyPorts,
     tables::UNSELECTED,
     terms::count,
     workloads::Moved,
@@ -74,7 +73,7 @@ impl Compiler {
         }
         self.workloads.check(&work.moved, &mut problems);
         self.bind(&mut work);
-        self.ask(&mut work).unwrap_or_else(|TooManyPorts| too_many_ports(&mut problems));
+        self.ask(&mut work).unwrap_or_else(|error| error.note(&mut problems));
         self.limit(&mut work, &mut problems);
         self.describe(&mut work);
         let split = self.split(&mut work);
@@ -138,10 +137,7 @@ impl Compiler {
 
     fn workload(&mut self, old: Option<&Arc<Resource>>, new: Option<&Arc<Resource>>, work: &mut Work) {
         for (resource, more) in [(new, true), (old, false)] {
-            let Some(Spec::Workload(workload)) = resource.map(|resource| resource.spec()) else { continue };
-            if workload.host_network {
-                continue;
-            }
+            let Some(workload) = resource.and_then(|resource| resource.own_workload()) else { continue };
             for port in &workload.ports {
                 if self.named.count(port, more) {
                     work.names.insert(port.name.clone());
@@ -173,8 +169,4 @@ fn replace(all: &mut BTreeMap<ResourceId, Arc<Resource>>, id: &ResourceId, new: 
         Some(new) => drop(all.insert(id.clone(), Arc::clone(new))),
         None => drop(all.remove(id)),
     }
-}
-
-fn too_many_ports(problems: &mut Problems) {
-    problems.of_all("ports fall into more than 65536 classes".to_owned(), "use fewer distinct ports");
 }

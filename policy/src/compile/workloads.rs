@@ -137,17 +137,21 @@ impl Workloads {
 
     /// Takes over what a document says that used to say something else.
     pub fn replace(&mut self, old: Option<&Arc<Resource>>, new: Option<&Arc<Resource>>, moved: &mut Moved) {
-        for (resource, address, machine) in old.into_iter().flat_map(machines) {
-            let holder = self.addresses.entry(address).or_default();
-            holder.machines.remove(resource);
-            drop(machine);
-            moved.addresses.insert(address);
+        for (resource, comes) in [(old, false), (new, true)] {
+            let Some(resource) = resource else { continue };
+            let Some((machine, addresses)) = resource.machine() else { continue };
+            for address in addresses {
+                let machines = &mut self.addresses.entry(*address).or_default().machines;
+                if comes {
+                    machines.insert(resource.id().clone(), machine.to_owned());
+                } else {
+                    machines.remove(resource.id());
+                }
+                moved.addresses.insert(*address);
+            }
         }
-        for (resource, address, machine) in new.into_iter().flat_map(machines) {
-            self.addresses.entry(address).or_default().machines.insert(resource.clone(), machine);
-            moved.addresses.insert(address);
-        }
-        let (was, is) = (old.filter(|old| own(old).is_some()), new.filter(|new| own(new).is_some()));
+        let (was, is) =
+            (old.filter(|old| old.own_workload().is_some()), new.filter(|new| new.own_workload().is_some()));
         match (was.and_then(|old| self.numbers.get(old.id()).copied()), is) {
             (Some(number), Some(new)) => self.change(number, new, moved),
             (Some(number), None) => self.remove(number, moved),
@@ -235,7 +239,7 @@ impl Workloads {
     }
 
     fn claim(&mut self, number: u32, resource: &Resource, moved: &mut Moved) {
-        let Some(workload) = own(resource) else { return };
+        let Some(workload) = resource.own_workload() else { return };
         if let Some(cgroup) = &workload.cgroup {
             self.cgroups.entry(cgroup.clone()).or_default().insert(number);
             self.local.insert(number);
@@ -250,7 +254,7 @@ impl Workloads {
     }
 
     fn give_up(&mut self, number: u32, resource: &Resource, moved: &mut Moved) {
-        let Some(workload) = own(resource) else { return };
+        let Some(workload) = resource.own_workload() else { return };
         self.local.remove(&number);
         if let Some(cgroup) = &workload.cgroup
             && let Some(sharing) = self.cgroups.get_mut(cgroup)
@@ -269,31 +273,8 @@ impl Workloads {
     }
 }
 
-/// The workload of a document; pods in their host's network are none, they count as their node.
-fn own(resource: &Resource) -> Option<&Workload> {
-    let Spec::Workload(workload) = resource.spec() else { return None };
-    (!workload.host_network).then_some(workload)
-}
-
-/// The addresses of machines that a document names: a node's own, and those of a pod in its network.
-fn machines(resource: &Arc<Resource>) -> Vec<(&ResourceId, Addr, String)> {
-    let (addresses, name) = match resource.spec() {
-        Spec::Node(node) => (&node.addresses, Some(&resource.id().name)),
-        Spec::Workload(workload) if workload.host_network => (&workload.addresses, workload.node.as_ref()),
-        Spec::Workload(_)
-        | Spec::Policy(_)
-        | Spec::RateLimit(_)
-        | Spec::AddressSet(_)
-        | Spec::Namespace
-        | Spec::Service(_)
-        | Spec::EndpointSlice(_) => return Vec::new(),
-    };
-    let Some(name) = name else { return Vec::new() };
-    addresses.iter().map(|address| (resource.id(), *address, name.clone())).collect()
-}
-
 fn conflict(first: &Resource, other: &Resource, address: &Addr, problems: &mut Problems) {
-    let index = own(other).and_then(|workload| workload.addresses.iter().position(|known| known == address));
+    let index = other.own_workload().and_then(|workload| workload.addresses.iter().position(|known| known == address));
     let field = format!("spec.addresses[{}]", index.unwrap_or_default());
     let problem = format!("the address is already {}'s, which has other labels", first.id());
     let remedy = "remove the address from one of the two, or give both the same labels";

@@ -125,32 +125,21 @@ pub fn least() -> ResourceId {
 }
 
 fn addresses(resource: &Resource) -> impl Iterator<Item = (Addr, Role)> + '_ {
-    let (addresses, role): (&[Addr], Role) = match resource.spec() {
-        Spec::Workload(workload) if !workload.host_network => (&workload.addresses, Role::Workload),
-        Spec::Workload(workload) if workload.node.is_some() => (&workload.addresses, Role::Node),
-        Spec::Node(node) => (&node.addresses, Role::Node),
-        Spec::Service(service) => (&service.addresses, Role::Service),
-        Spec::Workload(_)
-        | Spec::Policy(_)
-        | Spec::RateLimit(_)
-        | Spec::AddressSet(_)
-        | Spec::Namespace
-        | Spec::EndpointSlice(_) => (&[], Role::Workload),
+    let (addresses, role): (&[Addr], Role) = if let Some(workload) = resource.own_workload() {
+        (&workload.addresses, Role::Workload)
+    } else if let Some((_, addresses)) = resource.machine() {
+        (addresses, Role::Node)
+    } else if let Spec::Service(service) = resource.spec() {
+        (&service.addresses, Role::Service)
+    } else {
+        (&[], Role::Workload)
     };
     addresses.iter().map(move |address| (*address, role))
 }
 
 fn slice_of(resource: &Resource) -> Option<&ServiceRef> {
-    match resource.spec() {
-        Spec::EndpointSlice(slice) => slice.service.as_ref(),
-        Spec::Workload(_)
-        | Spec::Policy(_)
-        | Spec::RateLimit(_)
-        | Spec::AddressSet(_)
-        | Spec::Namespace
-        | Spec::Node(_)
-        | Spec::Service(_) => None,
-    }
+    let Spec::EndpointSlice(slice) = resource.spec() else { return None };
+    slice.service.as_ref()
 }
 
 fn is_wide(resource: &Resource) -> bool {
@@ -158,14 +147,6 @@ fn is_wide(resource: &Resource) -> bool {
 }
 
 fn pod_ranges(resource: &Resource) -> &[Prefix] {
-    match resource.spec() {
-        Spec::Node(node) => &node.pod_ranges,
-        Spec::Workload(_)
-        | Spec::Policy(_)
-        | Spec::RateLimit(_)
-        | Spec::AddressSet(_)
-        | Spec::Namespace
-        | Spec::Service(_)
-        | Spec::EndpointSlice(_) => &[],
-    }
+    let Spec::Node(node) = resource.spec() else { return &[] };
+    &node.pod_ranges
 }

@@ -84,13 +84,13 @@ impl Resources {
     /// The addresses of machines, each with its node's name: its own, and those of pods in its network. In order of address;
     /// an address that several claim stands there several times, the machine that [`Self::node_at`] names first.
     pub fn node_addresses(&self) -> impl Iterator<Item = (Addr, &str)> {
-        self.index.node_addresses().filter_map(|(address, resource)| Some((address, machine(resource)?)))
+        self.index.node_addresses().filter_map(|(address, resource)| Some((address, resource.machine()?.0)))
     }
 
     /// The machine that has an address, its own or by a pod in its network.
     #[must_use]
     pub fn node_at(&self, address: &Addr) -> Option<&str> {
-        self.index.at(*address, Role::Node).find_map(|resource| machine(resource))
+        self.index.at(*address, Role::Node).find_map(|resource| Some(resource.machine()?.0))
     }
 
     /// The labels of a node, if it is described.
@@ -137,24 +137,12 @@ const POLICIES: [Kind; 5] = [
 ];
 
 fn workload(resource: &Resource) -> Option<(&Resource, &Workload)> {
-    match resource.spec() {
-        Spec::Workload(workload) if !workload.host_network => Some((resource, workload)),
-        _ => None,
-    }
+    resource.own_workload().map(|workload| (resource, workload))
 }
 
 fn policy(resource: &Resource) -> Option<(&Resource, &Policy)> {
     match resource.spec() {
         Spec::Policy(policy) => Some((resource, policy)),
-        _ => None,
-    }
-}
-
-/// The name of the machine whose addresses a resource has.
-fn machine(resource: &Resource) -> Option<&str> {
-    match resource.spec() {
-        Spec::Node(_) => Some(&resource.id().name),
-        Spec::Workload(workload) => workload.node.as_deref(),
         _ => None,
     }
 }

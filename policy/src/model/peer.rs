@@ -49,6 +49,14 @@ pub enum Peer {
     Unknown,
 }
 
+impl Peer {
+    /// Whether it means something else in policies of other namespaces.
+    #[must_use]
+    pub const fn is_read_in_its_namespace(&self) -> bool {
+        matches!(self, Self::Workloads { namespace_selector: None, .. })
+    }
+}
+
 /// A prefix less some prefixes inside it.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub struct IpBlock {

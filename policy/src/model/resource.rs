@@ -5,6 +5,8 @@
 
 use std::sync::Arc;
 
+use weir_common::addr::Addr;
+
 use crate::{
     fault::Place,
     id::{Kind, ResourceId},
@@ -132,6 +134,29 @@ impl Resource {
     #[must_use]
     pub const fn spec(&self) -> &Spec {
         &self.spec
+    }
+
+    /// The workload it is, with addresses of its own. A pod in its host's network is none: it counts as its node.
+    #[must_use]
+    pub fn own_workload(&self) -> Option<&Workload> {
+        let Spec::Workload(workload) = &self.spec else { return None };
+        (!workload.host_network).then_some(workload)
+    }
+
+    /// The machine whose addresses it names, and the addresses: a node's own, or those of a pod in its network.
+    #[must_use]
+    pub fn machine(&self) -> Option<(&str, &[Addr])> {
+        match &self.spec {
+            Spec::Node(node) => Some((&self.id.name, &node.addresses)),
+            Spec::Workload(workload) if workload.host_network => Some((workload.node.as_deref()?, &workload.addresses)),
+            Spec::Workload(_)
+            | Spec::Policy(_)
+            | Spec::RateLimit(_)
+            | Spec::AddressSet(_)
+            | Spec::Namespace
+            | Spec::Service(_)
+            | Spec::EndpointSlice(_) => None,
+        }
     }
 
     /// Where it was read.

@@ -6,7 +6,7 @@
 //! Everything that can be asked for stands on one line of slots: the ports of TCP, UDP and SCTP, the types of ICMP and
 //! ICMPv6, then one slot for each other protocol in order of its number. Sets are runs of slots.
 
-use weir_common::addr::Protocol;
+use weir_common::{addr::Protocol, image::last_port};
 
 use crate::model::PortMatch;
 
@@ -14,13 +14,12 @@ use crate::model::PortMatch;
 pub type Slot = u32;
 
 /// Protocols of more than one slot, in their order on the line, each with its number of slots.
-pub const WIDE: [(Protocol, Slot); 5] = [
-    (Protocol::TCP, 1 << 16),
-    (Protocol::UDP, 1 << 16),
-    (Protocol::SCTP, 1 << 16),
-    (Protocol::ICMP, 1 << 8),
-    (Protocol::ICMPV6, 1 << 8),
-];
+pub const WIDE: [(Protocol, Slot); 5] =
+    [wide(Protocol::TCP), wide(Protocol::UDP), wide(Protocol::SCTP), wide(Protocol::ICMP), wide(Protocol::ICMPV6)];
+
+const fn wide(protocol: Protocol) -> (Protocol, Slot) {
+    (protocol, last_port(protocol) as Slot + 1)
+}
 
 /// Where the protocols of one slot begin.
 const OTHERS: Slot = (3 << 16) + (2 << 8);

@@ -110,17 +110,9 @@ impl<'a> Terms<'a> {
     }
 }
 
-/// A peer's meaning depends on its policy's namespace only where it names none itself.
+/// A peer, with the namespace of its policy where that makes a difference.
 const fn term<'t>(namespace: &'t str, peer: &'t Peer) -> (&'t str, &'t Peer) {
-    match peer {
-        Peer::Workloads { namespace_selector: None, .. } => (namespace, peer),
-        Peer::Workloads { .. }
-        | Peer::IpBlock { .. }
-        | Peer::Entity { .. }
-        | Peer::Nodes { .. }
-        | Peer::Service { .. }
-        | Peer::Unknown => ("", peer),
-    }
+    if peer.is_read_in_its_namespace() { (namespace, peer) } else { ("", peer) }
 }
 
 fn set(bits: &mut Bits, number: Option<usize>) {

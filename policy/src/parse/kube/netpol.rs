@@ -137,28 +137,27 @@ enum Port {
 
 fn port(field: &Field<'_>, faults: &mut Faults) -> Option<Port> {
     let fields = field.fields(faults, &["protocol", "port", "endPort"])?;
-    let protocol = fields.get("protocol").map_or(Some(Protocol::TCP), |word| word.word(faults, &TRANSPORTS))?;
+    // A faulty protocol hides no other fault.
+    let protocol = fields.get("protocol").map_or(Some(Protocol::TCP), |word| word.word(faults, &TRANSPORTS));
     let last = fields.get("endPort");
     let Some(first) = fields.get("port") else {
         if let Some(last) = last {
             last.fault(faults, "endPort without port", "add port, the first port of the range");
         }
-        return Some(Port::Number(PortMatch { protocol, ports: None }));
+        return Some(Port::Number(PortMatch { protocol: protocol?, ports: None }));
     };
     if !is_number(&first) {
         if let Some(last) = last {
             last.fault(faults, "endPort with a named port", "write port as a number, or remove endPort");
         }
-        return Some(Port::Name(PortName { name: port_name(&first, faults)?, protocol: Some(protocol) }));
+        return Some(Port::Name(PortName { name: port_name(&first, faults)?, protocol: Some(protocol?) }));
     }
-    let low = number(&first, faults)?;
-    let high = match &last {
-        Some(last) => number(last, faults)?,
-        None => low,
-    };
+    let low = number(&first, faults);
+    let high = last.as_ref().map_or(low, |last| number(last, faults));
+    let (low, high) = (low?, high?);
     if let (Some(last), true) = (last, high < low) {
         last.fault(faults, "endPort is below port", format!("write a port from {low} to 65535"));
         return None;
     }
-    Some(Port::Number(PortMatch { protocol, ports: Some((low, high)) }))
+    Some(Port::Number(PortMatch { protocol: protocol?, ports: Some((low, high)) }))
 }
