@@ -95,6 +95,10 @@ impl<D: Datapath> Control<D> {
             let warnings = odd(&self.force.resources, &changes, self.force.context.now);
             return Ok(Applied { generation: self.generation(), changes, warnings, ..Applied::default() });
         }
+        if !dry_run {
+            // What was due is told as what it is, in a generation before this one.
+            self.expire();
+        }
         let now = self.now();
         let mut warnings = odd(&candidate, &changes, now);
         warnings.extend(unplaced_pods(&candidate));

@@ -1,5 +1,5 @@
 //! Lives: weir-agent, control.
-//! Called by: `tick`.
+//! Called by: `tick`; `apply`, so that a change finds nothing overdue.
 //! May touch: the state of `Control`, through `advance`; the clock it was handed.
 //! Never: brings back what has expired because the clock was set back: only an apply does.
 //!

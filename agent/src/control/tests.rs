@@ -420,6 +420,19 @@ fn an_expiry_the_kernel_refuses_is_tried_again_and_a_clock_set_back_revives_noth
 }
 
 #[test]
+fn what_is_overdue_when_a_change_comes_expires_before_it_and_watchers_are_told() {
+    let (mut world, hand) = timed(0);
+    world.apply(&[API, EXPIRING]);
+    let mut watch = world.control.watch(Some(Kind::Policy));
+    hand.store(at(10).0, Ordering::Relaxed);
+    assert_eq!(world.apply(&[WEB]).generation, 4);
+    let told: Vec<_> = std::iter::from_fn(|| watch.changes.try_recv().ok()).map(|set| set.generation).collect();
+    assert_eq!(told, [3, 4]);
+    world.control.tick();
+    assert_eq!(world.control.generation(), 4, "nothing is due any more");
+}
+
+#[test]
 fn what_selects_nobody_expires_like_everything_else() {
     let (mut world, hand) = timed(0);
     world.apply(&[WEB, EXPIRING]);
