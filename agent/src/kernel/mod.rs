@@ -13,6 +13,7 @@ mod events;
 mod generation;
 mod interfaces;
 mod load;
+pub mod namespaces;
 mod slot;
 
 use std::sync::Arc;
