@@ -28,7 +28,7 @@ pub use compile::{
 };
 pub use evaluate::{Answer, End, Explanation, NoSuchWorkload, Question, Staged, evaluate, evaluate_service};
 pub use fault::{Fault, Place};
-pub use id::{Kind, ResourceId, UnknownKind};
+pub use id::{Kind, NoResourceId, ResourceId, UnknownKind};
 pub use model::{
     Action, AddressSet, Change, Client, ContainerPort, Endpoint, EndpointPort, EndpointSlice, Entity, IpBlock, Labels,
     Mode, NAMESPACE_LABEL, Node, OnChange, Operator, Origin, PROTOCOLS, Peer, Policy, PolicyType, PortMatch, PortName,

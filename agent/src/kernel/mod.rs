@@ -15,6 +15,7 @@ mod interfaces;
 mod load;
 pub mod namespaces;
 mod slot;
+pub mod sockets;
 
 use std::sync::Arc;
 
