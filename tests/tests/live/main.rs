@@ -6,8 +6,11 @@
 //! A harness of our own, because worlds are shared by the tests of a file and must go after the last of them. One test at
 //! a time unless told otherwise: several of them measure rates, and two cores are not many.
 
+mod attacks_places;
+mod attacks_ways;
 mod cases;
 mod closing;
+mod crafted;
 mod icmp;
 mod kinds;
 mod lifecycle;
@@ -38,6 +41,8 @@ fn main() -> anyhow::Result<()> {
         cases::trials(),
         kinds::trials(),
         icmp::trials(),
+        attacks_ways::trials(),
+        attacks_places::trials(),
         quiet::trials(),
         closing::trials(),
         limits::trials(),

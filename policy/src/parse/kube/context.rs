@@ -31,6 +31,7 @@ pub fn pod(top: &Fields<'_>, faults: &mut Faults) -> Option<Workload> {
     }
     Some(Workload {
         cgroup: None,
+        interface: None,
         addresses,
         node: get(&spec, "nodeName").filter(|name| !name.is_empty()),
         ports: spec.as_ref().map(|spec| named_ports(spec, faults)).unwrap_or_default(),
