@@ -82,7 +82,7 @@ impl Addr {
     #[must_use]
     pub const fn is_loopback(&self) -> bool {
         let (high, low) = self.halves();
-        high == 0 && (low == 1 || low >> 24 == 0xffff_7f)
+        high == 0 && (low == 1 || low >> 24 == 0x00ff_ff7f)
     }
 
     /// Whether it is an IPv6 address of the link only (`fe80::/10`).

@@ -187,12 +187,7 @@ fn parse_ipv6<B: Bytes, const ALL: bool>(bytes: &B, offset: u32) -> Result<Packe
 
 /// Adds the ports. `rest` is what the IP header says is left from `offset` on.
 #[inline(always)]
-fn transport<B: Bytes, const ALL: bool>(
-    bytes: &B,
-    packet: Packet,
-    offset: u32,
-    rest: u32,
-) -> Result<Packet, Fault> {
+fn transport<B: Bytes, const ALL: bool>(bytes: &B, packet: Packet, offset: u32, rest: u32) -> Result<Packet, Fault> {
     match packet.protocol {
         // Eight bytes are all that a quote must hold (RFC 792); what says how long the rest was is not believed, nor needed.
         Protocol::TCP | Protocol::UDP | Protocol::SCTP if !ALL => {

@@ -15,8 +15,8 @@ mod interfaces;
 mod load;
 pub mod namespaces;
 mod slot;
-mod wires;
 pub mod sockets;
+mod wires;
 
 use std::sync::Arc;
 

@@ -79,7 +79,17 @@ fn exporter(out: &mut dyn Write, exporter: &Exporter) -> io::Result<()> {
 }
 
 fn workloads(agent: &Agent) -> Table {
-    let mut table = Table::new(&["WORKLOAD", ">IDENTITY", "STATE", "CGROUP", "INTERFACE", "NOT COVERED", "ADDRESSES", "DETAIL", "HOOKS"]);
+    let mut table = Table::new(&[
+        "WORKLOAD",
+        ">IDENTITY",
+        "STATE",
+        "CGROUP",
+        "INTERFACE",
+        "NOT COVERED",
+        "ADDRESSES",
+        "DETAIL",
+        "HOOKS",
+    ]);
     for workload in &agent.workloads {
         table.styled([
             (workload.workload.clone(), PLAIN),

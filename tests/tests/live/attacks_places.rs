@@ -70,9 +70,12 @@ fn passed(harness: &mut Harness) -> Result<()> {
     });
     for row in ROWS {
         for how in ["moved", "handed"] {
-            for (port, udp, address) in
-                [(8080, "", row.to.v4()), (5353, "--udp", row.to.v4()), (8080, "", row.to.v6()), (5353, "--udp", row.to.v6())]
-            {
+            for (port, udp, address) in [
+                (8080, "", row.to.v4()),
+                (5353, "--udp", row.to.v4()),
+                (8080, "", row.to.v6()),
+                (5353, "--udp", row.to.v6()),
+            ] {
                 // A process that moves starts where its socket is made; one that is handed a socket starts where it uses it.
                 let (start, other) =
                     if how == "moved" { (row.made_in, row.used_in) } else { (row.used_in, row.made_in) };
@@ -224,7 +227,9 @@ fn nested(harness: &mut Harness) -> Result<()> {
         let passed = probe(harness, cgroup, &format!("tcp-connect --to {}:8080 --bytes 10", Api.v4()))?;
         ensure!(passed.result == "ok", "{}: {passed:?}", cgroup.display());
         harness.record(mark, "the nested cgroup", |found| {
-            found.is("allow", "sock_ops") && found.local.workload == "shop/web" && found.remote.address == Some(Api.v4())
+            found.is("allow", "sock_ops")
+                && found.local.workload == "shop/web"
+                && found.remote.address == Some(Api.v4())
         })?;
     }
     let mismatches = harness.status()?.counted("connect", "allow", "caller_mismatch");

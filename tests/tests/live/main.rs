@@ -8,6 +8,7 @@
 
 mod attacks_places;
 mod attacks_ways;
+mod attacks_wire;
 mod cases;
 mod closing;
 mod crafted;
@@ -43,6 +44,7 @@ fn main() -> anyhow::Result<()> {
         icmp::trials(),
         attacks_ways::trials(),
         attacks_places::trials(),
+        attacks_wire::trials(),
         quiet::trials(),
         closing::trials(),
         limits::trials(),

@@ -2,7 +2,10 @@
 //! Called by: main, after the move into namespace and cgroup.
 //! May touch: one raw or packet socket, or one TUN device, in its own network namespace.
 //! Never: sends more than it is told to; knows what the bytes mean: whoever calls has made them.
-#![expect(unsafe_code, reason = "socket2 takes a packet socket's address, and the kernel a TUN device's name, as raw memory only")]
+#![expect(
+    unsafe_code,
+    reason = "socket2 takes a packet socket's address, and the kernel a TUN device's name, as raw memory only"
+)]
 
 use std::fs::OpenOptions;
 use std::io::{self, ErrorKind, Write};

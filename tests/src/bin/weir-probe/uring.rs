@@ -2,7 +2,10 @@
 //! Called by: ways.
 //! May touch: one ring, one socket that it is lent.
 //! Never: leaves a request in the ring when it returns.
-#![expect(unsafe_code, reason = "a request names memory by address: what it names here lives until the ring has answered")]
+#![expect(
+    unsafe_code,
+    reason = "a request names memory by address: what it names here lives until the ring has answered"
+)]
 
 use std::io;
 use std::os::fd::AsRawFd;
