@@ -7,6 +7,7 @@
 //! a time unless told otherwise: several of them measure rates, and two cores are not many.
 
 mod attacks_places;
+mod attacks_replies;
 mod attacks_ways;
 mod attacks_wire;
 mod cases;
@@ -45,6 +46,7 @@ fn main() -> anyhow::Result<()> {
         attacks_ways::trials(),
         attacks_places::trials(),
         attacks_wire::trials(),
+        attacks_replies::trials(),
         quiet::trials(),
         closing::trials(),
         limits::trials(),
