@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use super::{Running, SOON};
-use crate::report::{Attempt, Report, Sent, Served};
+use crate::report::{Attempt, Report, Sent, Served, Withdrawn};
 use crate::world::WorldError;
 
 impl Running {
@@ -24,7 +24,7 @@ impl Running {
     pub fn attempts(&self) -> Vec<Attempt> {
         let found = self.reports().into_iter().filter_map(|report| match report {
             Report::Attempt(attempt) => Some(attempt),
-            Report::Listening { .. } | Report::Accepted { .. } | Report::Sent(_) | Report::Served(_) => None,
+            _ => None,
         });
         found.collect()
     }
@@ -37,7 +37,7 @@ impl Running {
         self.wait(Duration::from_secs(120))?;
         let found = self.reports().into_iter().find_map(|report| match report {
             Report::Sent(sent) => Some(sent),
-            Report::Listening { .. } | Report::Accepted { .. } | Report::Attempt(_) | Report::Served(_) => None,
+            _ => None,
         });
         found.ok_or_else(|| self.fault("ended without reporting what it sent".to_owned()))
     }
@@ -50,8 +50,31 @@ impl Running {
         self.stop(SOON)?;
         let found = self.reports().into_iter().find_map(|report| match report {
             Report::Served(served) => Some(served),
-            Report::Listening { .. } | Report::Accepted { .. } | Report::Attempt(_) | Report::Sent(_) => None,
+            _ => None,
         });
         found.ok_or_else(|| self.fault("ended without reporting what it served".to_owned()))
+    }
+
+    /// Waits until it holds its connections.
+    ///
+    /// # Errors
+    /// When it does not get there.
+    pub fn holds(&mut self) -> Result<(), WorldError> {
+        self.wait_for(Duration::from_secs(60), |reports| {
+            reports.iter().find(|report| matches!(report, Report::Holding { .. })).map(|_| ())
+        })
+    }
+
+    /// Stops whoever holds connections and takes its summary. One whose connections have all ended has ended itself.
+    ///
+    /// # Errors
+    /// When it does not stop or does not say.
+    pub fn withdrawn(mut self) -> Result<Withdrawn, WorldError> {
+        self.stop(SOON)?;
+        let found = self.reports().into_iter().find_map(|report| match report {
+            Report::Withdrawn(withdrawn) => Some(withdrawn),
+            _ => None,
+        });
+        found.ok_or_else(|| self.fault("ended without reporting what became of its connections".to_owned()))
     }
 }

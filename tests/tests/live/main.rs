@@ -8,6 +8,8 @@
 
 mod cases;
 mod closing;
+mod cutting;
+mod cutting_hard;
 mod icmp;
 mod kinds;
 mod lifecycle;
@@ -40,6 +42,8 @@ fn main() -> anyhow::Result<()> {
         icmp::trials(),
         quiet::trials(),
         closing::trials(),
+        cutting::trials(),
+        cutting_hard::trials(),
         limits::trials(),
         updates::trials(),
         policies::trials(),
