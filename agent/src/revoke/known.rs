@@ -105,7 +105,7 @@ impl Known {
     }
 
     /// How many are known.
-    pub fn len(&self) -> usize {
+    pub fn count(&self) -> usize {
         self.shards().map(|shard| shard.len()).sum()
     }
 
@@ -197,7 +197,7 @@ mod tests {
             known.event(&opening);
             assert_eq!(all(&known), expected, "{name}");
             known.event(&event(Kind::Close, Hook::SockOps, OUT, 7));
-            assert_eq!((all(&known), known.len()), (vec![], 0), "{name}");
+            assert_eq!((all(&known), known.count()), (vec![], 0), "{name}");
         }
     }
 

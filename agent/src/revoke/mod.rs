@@ -102,7 +102,7 @@ impl Revoker {
     /// What was done so far.
     #[must_use]
     pub fn report(&self) -> Report {
-        Report { known: self.known.len(), ..lock(&self.report).clone() }
+        Report { known: self.known.count(), ..lock(&self.report).clone() }
     }
 
     /// The connections that `view` would cut, and those it would let go on; nothing is touched.

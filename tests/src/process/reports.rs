@@ -22,10 +22,10 @@ impl Running {
     /// Every attempt reported until now.
     #[must_use]
     pub fn attempts(&self) -> Vec<Attempt> {
-        let found = self.reports().into_iter().filter_map(|report| match report {
-            Report::Attempt(attempt) => Some(attempt),
-            _ => None,
-        });
+        let found = self
+            .reports()
+            .into_iter()
+            .filter_map(|report| if let Report::Attempt(attempt) = report { Some(attempt) } else { None });
         found.collect()
     }
 
@@ -35,10 +35,10 @@ impl Running {
     /// When it did not say.
     pub fn sent(mut self) -> Result<Sent, WorldError> {
         self.wait(Duration::from_secs(120))?;
-        let found = self.reports().into_iter().find_map(|report| match report {
-            Report::Sent(sent) => Some(sent),
-            _ => None,
-        });
+        let found = self
+            .reports()
+            .into_iter()
+            .find_map(|report| if let Report::Sent(sent) = report { Some(sent) } else { None });
         found.ok_or_else(|| self.fault("ended without reporting what it sent".to_owned()))
     }
 
@@ -48,10 +48,10 @@ impl Running {
     /// When it does not stop or does not say.
     pub fn served(mut self) -> Result<Served, WorldError> {
         self.stop(SOON)?;
-        let found = self.reports().into_iter().find_map(|report| match report {
-            Report::Served(served) => Some(served),
-            _ => None,
-        });
+        let found = self
+            .reports()
+            .into_iter()
+            .find_map(|report| if let Report::Served(served) = report { Some(served) } else { None });
         found.ok_or_else(|| self.fault("ended without reporting what it served".to_owned()))
     }
 
@@ -71,10 +71,10 @@ impl Running {
     /// When it does not stop or does not say.
     pub fn withdrawn(mut self) -> Result<Withdrawn, WorldError> {
         self.stop(SOON)?;
-        let found = self.reports().into_iter().find_map(|report| match report {
-            Report::Withdrawn(withdrawn) => Some(withdrawn),
-            _ => None,
-        });
+        let found = self
+            .reports()
+            .into_iter()
+            .find_map(|report| if let Report::Withdrawn(withdrawn) = report { Some(withdrawn) } else { None });
         found.ok_or_else(|| self.fault("ended without reporting what became of its connections".to_owned()))
     }
 }

@@ -201,7 +201,7 @@ impl Keep {
 /// Waits until every connection has ended, or the end; with listeners only until the end.
 fn watch(end: &End, listeners: &[TcpListener], mut held: Vec<Held>) -> Result<()> {
     let mut seen = Withdrawn { held: held.len() as u64, ..Withdrawn::default() };
-    while !end.reached() && !(held.is_empty() && listeners.is_empty()) {
+    while !(end.reached() || held.is_empty() && listeners.is_empty()) {
         let ready = {
             let descriptors = listeners.iter().map(AsFd::as_fd).chain(held.iter().map(Held::descriptor));
             let mut watched: Vec<PollFd<'_>> =

@@ -63,7 +63,7 @@ impl Stuck {
         }
         // Nobody answers faults any more: the page is filled as any other.
         drop(faults);
-        let result = sender.join().unwrap_or_else(|_| Err(Errno::UnknownErrno));
+        let result = sender.join().unwrap_or(Err(Errno::UnknownErrno));
         let result = result.map_or_else(|error| error_name(&error.into()), |()| "ok".to_owned());
         Ok(Report::Attempt(Attempt { result, pid: std::process::id(), ..Attempt::default() }).print()?)
     }
