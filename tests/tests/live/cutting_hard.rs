@@ -5,7 +5,7 @@
 
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use libtest_mimic::Trial;
 use weir_tests::documents::{document, workloads};
 use weir_tests::harness::Harness;
@@ -64,7 +64,7 @@ fn stuck(harness: &mut Harness) -> Result<()> {
         harness.status().is_ok_and(|status| status.agent.connections.blocked.len() == 1)
     })?;
     let status = harness.status()?;
-    let blocked = &status.agent.connections.blocked[0];
+    let blocked = status.agent.connections.blocked.first().context("nothing is blocked any more")?;
     ensure!(blocked.workload == "shop/web" && blocked.rule == "Policy/shop/all-out default egress", "{blocked:?}");
     ensure!(!status.clean(), "not everything forbidden is cut yet");
     for (name, client) in [("its own workload", same), ("another workload", other)] {
