@@ -26,6 +26,9 @@ pub struct Compiled {
     pub pages: Vec<Arc<Page>>,
     /// Identity by exact address.
     pub endpoints: Endpoints,
+    /// The marks of addresses that services have, and of their ports, which stand among the addresses too: the second words of
+    /// their entries (`weir_common::event::Endpoint`).
+    pub services: Endpoints,
     /// Identity by longest prefix, in order of prefix.
     pub cidrs: Arc<Vec<(Prefix, u32)>>,
     /// Rule number by blocked prefix, in order of prefix.
@@ -105,7 +108,8 @@ impl Tables for Compiled {
 
     /// Which workload has which number is the agent's to know: here nobody owns an address.
     fn endpoint(&self, addr: &Addr) -> Option<Endpoint> {
-        self.endpoints.get(addr).map(|identity| Endpoint { identity: *identity, owner: 0 })
+        let owner = self.services.get(addr).copied().unwrap_or(0);
+        self.endpoints.get(addr).map(|identity| Endpoint { identity: *identity, owner })
     }
 
     fn cidr(&self, addr: &Addr) -> Option<u32> {
