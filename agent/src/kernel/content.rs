@@ -167,7 +167,7 @@ fn owners(compiled: &Compiled, numbers: &BTreeMap<ResourceId, u32>) -> BTreeMap<
     // An address that two pods claim tells neither from the other, so it is nobody's own.
     owners.retain(|addr, _| !shared.contains(addr));
     // What is called by a service's address is what is behind it, even if a pod claims the address too.
-    owners.extend(compiled.services.iter().map(|(addr, mark)| (*addr, *mark)));
+    owners.extend(services(compiled).iter().map(|(addr, mark)| (*addr, *mark)));
     owners
 }
 
@@ -179,6 +179,11 @@ fn pages(compiled: &Compiled) -> Vec<Arc<Page>> {
 /// Identity by exact address.
 fn identities(compiled: &Compiled) -> Identities {
     compiled.endpoints.clone()
+}
+
+/// The marks of addresses that services have, and of their ports.
+const fn services(compiled: &Compiled) -> &Identities {
+    &compiled.services
 }
 
 /// Identity by prefix.
