@@ -213,11 +213,26 @@ fn a_service_is_as_open_as_the_backend_that_is_most_closed_and_says_which_that_i
     let to_both = "{to: [{ipBlock: {cidr: 192.0.2.7/32}}]}";
     let watching = "{mode: audit, workloadSelector: {matchLabels: {app: web}}, policyTypes: [Egress]}";
     let rows = [
-        (vec![format!("{{workloadSelector: {{matchLabels: {{app: web}}}}, egress: [{to_api}]}}")], "192.0.2.7", Verdict::Deny),
-        (vec![format!("{{workloadSelector: {{matchLabels: {{app: web}}}}, egress: [{to_api}, {to_both}]}}")], "", Verdict::Allow),
+        (
+            vec![format!("{{workloadSelector: {{matchLabels: {{app: web}}}}, egress: [{to_api}]}}")],
+            "192.0.2.7",
+            Verdict::Deny,
+        ),
+        (
+            vec![format!("{{workloadSelector: {{matchLabels: {{app: web}}}}, egress: [{to_api}, {to_both}]}}")],
+            "",
+            Verdict::Allow,
+        ),
         (vec![watching.to_owned()], "", Verdict::Audit),
         // Audit for one does not hide that the other is denied.
-        (vec![watching.to_owned(), format!("{{priority: 1, workloadSelector: {{matchLabels: {{app: web}}}}, egress: [{to_api}]}}")], "192.0.2.7", Verdict::Deny),
+        (
+            vec![
+                watching.to_owned(),
+                format!("{{priority: 1, workloadSelector: {{matchLabels: {{app: web}}}}, egress: [{to_api}]}}"),
+            ],
+            "192.0.2.7",
+            Verdict::Deny,
+        ),
     ];
     for (specs, decides, expected) in rows {
         let policies: Vec<_> = specs.iter().enumerate().map(|(n, spec)| policy(&format!("p{n}"), spec)).collect();

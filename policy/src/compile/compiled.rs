@@ -17,6 +17,9 @@ use crate::{
 /// Identity by exact address, in order of address. A copy shares what it has in common.
 pub type Endpoints = RedBlackTreeMapSync<Addr, u32>;
 
+/// Services by address, as "namespace/name".
+pub type ServiceNames = RedBlackTreeMapSync<Addr, Arc<str>>;
+
 /// One generation, ready to be written into a slot.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Compiled {
@@ -29,6 +32,8 @@ pub struct Compiled {
     /// The marks of addresses that services have, and of their ports, which stand among the addresses too: the second words of
     /// their entries (`weir_common::event::Endpoint`).
     pub services: Endpoints,
+    /// The services by their addresses.
+    pub service_names: ServiceNames,
     /// Identity by longest prefix, in order of prefix.
     pub cidrs: Arc<Vec<(Prefix, u32)>>,
     /// Rule number by blocked prefix, in order of prefix.

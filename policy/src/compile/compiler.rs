@@ -206,6 +206,7 @@ impl Compiler {
             pages,
             endpoints: self.endpoints.clone(),
             services: self.fronts.words.clone(),
+            service_names: self.fronts.names.clone(),
             cidrs: Arc::clone(&self.cidrs),
             blocked: Arc::clone(&self.blocked),
             rules: Arc::clone(&self.rules.infos),

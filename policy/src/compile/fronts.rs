@@ -14,7 +14,7 @@ use weir_common::{
     event::Endpoint,
 };
 
-use super::{parts::Parts, terms::count};
+use super::{compiled::ServiceNames, parts::Parts, terms::count};
 use crate::{
     evaluate::{Called, End, backends},
     id::ResourceId,
@@ -31,6 +31,8 @@ pub struct Fronts {
     used: BTreeMap<Addr, usize>,
     /// The second word of their entries in the table of addresses.
     pub words: RedBlackTreeMapSync<Addr, u32>,
+    /// The services, as "namespace/name".
+    pub names: ServiceNames,
     /// Ports that lead to ends of several classes, by what stands for these.
     pub mixed: usize,
 }
@@ -95,6 +97,7 @@ impl Fronts {
             watch: Watch::default(),
             used: BTreeMap::new(),
             words: RedBlackTreeMapSync::new_sync(),
+            names: ServiceNames::new_sync(),
             mixed: 0,
         }
     }
@@ -162,6 +165,7 @@ impl Fronts {
             if new.is_none() {
                 self.numbers.release(old.number);
                 self.words.remove_mut(&address);
+                self.names.remove_mut(&address);
             }
             carry_over(old, new.as_mut(), &mut looked);
         }
@@ -175,6 +179,10 @@ impl Fronts {
         if let Some(new) = new {
             self.watch.change(address, &new, true);
             self.words.insert_mut(address, Endpoint::service(new.number));
+            let name = format!("{}/{}", new.service.namespace, new.service.name);
+            if self.names.get(&address).is_none_or(|known| **known != *name) {
+                self.names.insert_mut(address, name.into());
+            }
             self.fronts.insert(address, new);
         }
         looked

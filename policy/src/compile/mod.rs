@@ -42,7 +42,7 @@ mod view;
 mod words;
 mod workloads;
 
-pub use compiled::{Compiled, CompiledWorkload, Endpoints, LimitInfo, RuleInfo, Sizes};
+pub use compiled::{Compiled, CompiledWorkload, Endpoints, LimitInfo, RuleInfo, ServiceNames, Sizes};
 pub use compiler::{Compiler, Edit, Touched};
 use weir_common::verdict::Direction;
 

@@ -166,6 +166,7 @@ impl Resolved<'_> {
         let answer = Answer {
             workload: resource.id().clone(),
             direction,
+            port: asked.port,
             verdict: outcome.verdict,
             reason: outcome.reason,
             tier: outcome.deciding.map(|deciding| deciding.bound.policy.tier),

@@ -15,6 +15,7 @@ mod limits;
 mod policies;
 mod quiet;
 mod rows;
+mod services;
 mod stage;
 mod tls;
 mod updates;
@@ -43,6 +44,7 @@ fn main() -> anyhow::Result<()> {
         limits::trials(),
         updates::trials(),
         policies::trials(),
+        services::trials(),
         lifecycle::trials(),
         tls::trials(),
     ];
