@@ -47,11 +47,17 @@ impl World {
     /// Lets `who` forward what is not for itself.
     fn forward(&self, who: Who) -> Result<(), WorldError> {
         netns::inside(&self.netns(who), || {
-            let settings = ["ipv4/ip_forward", "ipv6/conf/all/forwarding"];
-            settings.into_iter().try_for_each(|key| {
+            // A bridge must not translate what its own host is to translate and route.
+            let bridging = ["bridge/bridge-nf-call-iptables", "bridge/bridge-nf-call-ip6tables"];
+            let settings = ["ipv4/ip_forward", "ipv6/conf/all/forwarding"].map(|key| (key, "1"));
+            for (key, value) in settings.into_iter().chain(bridging.map(|key| (key, "0"))) {
                 let path = Path::new("/proc/sys/net").join(key);
-                std::fs::write(&path, "1").map_err(file("writing", path))
-            })
+                // A kernel without bridge netfilter has no such setting.
+                if path.exists() || value == "1" {
+                    std::fs::write(&path, value).map_err(file("writing", path))?;
+                }
+            }
+            Ok(())
         })
     }
 
