@@ -169,7 +169,7 @@ pub fn malformed(local: Local, hook: Hook, direction: Direction, ifindex: u32, b
         ifindex,
     };
     let decision =
-        Decision { verdict: Verdict::Deny, reason: Reason::Malformed, rule: 0, remote_identity: 0, quiet: false };
+        Decision { verdict: Verdict::Deny, reason: Reason::Malformed, rule: 0, remote_identity: 0, quiet: false, translated: false };
     merged(&subject, &Judged { decision, generation: tables::generation(), local_identity: 0 }, bytes);
 }
 

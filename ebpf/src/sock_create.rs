@@ -61,7 +61,7 @@ fn judge(ctx: &SockContext, local: Local) -> i32 {
         ifindex: 0,
     };
     let decision =
-        Decision { verdict: Verdict::Deny, reason: Reason::SocketType, rule: 0, remote_identity: 0, quiet: false };
+        Decision { verdict: Verdict::Deny, reason: Reason::SocketType, rule: 0, remote_identity: 0, quiet: false, translated: false };
     emit::verdict(&subject, &Judged { decision, generation, local_identity: 0 }, &Caller::current());
     DENY
 }

@@ -96,13 +96,18 @@ impl<D: Datapath> Control<D> {
         let answers = evaluate(&self.force.resources, &self.force.context, &question).ok();
         let (out, into) = answers.map_or((None, None), |answers| (answers.egress, answers.ingress));
         let egress = side(compiled, &from, &to, Direction::Egress, &question, out.as_ref())?;
-        let ingress = side(compiled, &to, &from, Direction::Ingress, &question, into.as_ref())?;
+        // Behind a service's address others are called, at ports of their own.
+        let behind =
+            into.as_ref().and_then(|answer| compiled.workloads.get(&answer.workload)).map(|workload| found(workload));
+        let called = behind.as_ref().unwrap_or(&to);
+        let question = Question { port: into.as_ref().map_or(ask.port, |answer| answer.port), ..question };
+        let ingress = side(compiled, called, &from, Direction::Ingress, &question, into.as_ref())?;
         let verdicts = || [&egress, &ingress].into_iter().filter_map(|side| side.decided.map(|(verdict, _)| verdict));
         let verdict = [Verdict::Deny, Verdict::Audit].into_iter().find(|verdict| verdicts().any(|v| v == *verdict));
         Ok(Explained {
             verdict: verdict.unwrap_or(Verdict::Allow),
             generation: compiled.generation,
-            limits: limits(compiled, &to, protocol, ask.port),
+            limits: limits(compiled, called, protocol, question.port),
             egress,
             ingress,
         })
@@ -130,8 +135,12 @@ fn find<'a>(compiled: &'a Compiled, text: &str) -> Result<Found<'a>, EndError> {
         let candidates = [shown(workload)].into_iter().chain(others).collect();
         return Err(EndError::Ambiguous { name: text.to_owned(), candidates });
     }
+    Ok(found(workload))
+}
+
+fn found(workload: &CompiledWorkload) -> Found<'_> {
     let addr = workload.addresses.first().copied();
-    Ok(Found { end: End::Workload(workload.id.clone()), workload: Some(workload), addr, shown: shown(workload) })
+    Found { end: End::Workload(workload.id.clone()), workload: Some(workload), addr, shown: shown(workload) }
 }
 
 fn shown(workload: &CompiledWorkload) -> String {

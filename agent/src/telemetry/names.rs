@@ -10,7 +10,7 @@ use std::{
 };
 
 use weir_common::addr::Addr;
-use weir_policy::{Compiled, CompiledWorkload, ResourceId};
+use weir_policy::{Compiled, CompiledWorkload, ResourceId, ServiceNames};
 
 use super::record::{RuleName, WorkloadName};
 use crate::datapath::Observed;
@@ -39,6 +39,7 @@ struct Generation {
     rules: Vec<Arc<RuleName>>,
     by_addr: HashMap<Addr, Arc<WorkloadName>>,
     by_id: HashMap<ResourceId, Arc<WorkloadName>>,
+    services: ServiceNames,
 }
 
 impl Names {
@@ -101,6 +102,12 @@ impl Snapshot {
         self.generations.get(&generation).or_else(latest)?.by_addr.get(addr).cloned()
     }
 
+    /// The service that has `addr`, likewise.
+    pub fn service(&self, generation: u64, addr: &Addr) -> Option<Arc<str>> {
+        let latest = || self.generations.last_key_value().map(|(_, generation)| generation);
+        self.generations.get(&generation).or_else(latest)?.services.get(addr).cloned()
+    }
+
     /// The workload with this number on this node.
     pub fn by_number(&self, number: u32) -> Option<Arc<WorkloadName>> {
         self.numbers.get(&number).cloned()
@@ -121,7 +128,8 @@ impl Generation {
     fn of(compiled: &Compiled) -> Self {
         let rule =
             |info: &weir_policy::RuleInfo| Arc::new(RuleName { policy: info.policy.clone(), rule: info.rule.clone() });
-        let mut names = Self { rules: compiled.rules.iter().map(rule).collect(), ..Self::default() };
+        let rules = compiled.rules.iter().map(rule).collect();
+        let mut names = Self { rules, services: compiled.service_names.clone(), ..Self::default() };
         for workload in compiled.workloads.values() {
             let name = Arc::new(WorkloadName::of(workload));
             names.by_addr.extend(workload.addresses.iter().map(|addr| (*addr, Arc::clone(&name))));

@@ -134,12 +134,14 @@ pub fn record(wire: v1::FlowRecord) -> Record {
 }
 
 fn end(wire: v1::Endpoint) -> End {
-    let address = match wire.address.len() {
-        4 => <[u8; 4]>::try_from(wire.address).ok().map(IpAddr::from),
-        16 => <[u8; 16]>::try_from(wire.address).ok().map(|bytes| IpAddr::from(bytes).to_canonical()),
+    let bytes = wire.address.as_slice();
+    let address = match bytes.len() {
+        4 => <[u8; 4]>::try_from(bytes).ok().map(IpAddr::from),
+        16 => <[u8; 16]>::try_from(bytes).ok().map(|bytes| IpAddr::from(bytes).to_canonical()),
         _ => None,
     };
-    End { workload: wire.workload, labels: wire.labels, identity: wire.identity, address, port: wire.port }
+    let v1::Endpoint { workload, labels, identity, port, service, .. } = wire;
+    End { workload, labels, identity, address, port, service }
 }
 
 fn process(wire: v1::Process) -> Process {

@@ -53,6 +53,7 @@ pub struct End {
     pub identity: u32,
     pub address: Option<IpAddr>,
     pub port: u16,
+    pub service: String,
 }
 
 /// The process behind the local end.

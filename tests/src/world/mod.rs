@@ -17,6 +17,7 @@ pub mod cgroup;
 mod error;
 pub mod ledger;
 pub mod links;
+pub mod nat;
 pub mod netns;
 mod who;
 

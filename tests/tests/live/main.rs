@@ -17,6 +17,7 @@ mod limits;
 mod policies;
 mod quiet;
 mod rows;
+mod services;
 mod stage;
 mod tls;
 mod updates;
@@ -47,6 +48,7 @@ fn main() -> anyhow::Result<()> {
         limits::trials(),
         updates::trials(),
         policies::trials(),
+        services::trials(),
         lifecycle::trials(),
         tls::trials(),
     ];
