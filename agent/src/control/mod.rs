@@ -15,6 +15,7 @@ mod error;
 mod expiry;
 pub mod explain;
 mod host;
+mod pods;
 mod store;
 pub mod view;
 
@@ -22,6 +23,7 @@ use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
 
 pub use change::{Action, Applied, Apply, ChangeSet, Changed};
 pub use error::ControlError;
+use pods::Pods;
 use tokio::sync::broadcast;
 use weir_common::verdict::Verdict;
 use weir_policy::{Compiled, Compiler, Context, ResourceId, Resources, Timestamp};
@@ -37,6 +39,10 @@ const WATCH_BACKLOG: usize = 256;
 
 /// What control needs beside the datapath.
 pub struct Settings {
+    /// This node's name in the cluster, as `spec.nodeName` of its pods.
+    pub node: String,
+    /// The managed tree, below which the cgroups of pods are found.
+    pub cgroup_root: PathBuf,
     /// What applies to processes of no known workload.
     pub unknown: Verdict,
     /// Where the last good policy is kept.
@@ -57,6 +63,7 @@ pub struct Control<D> {
     datapath: D,
     settings: Settings,
     force: InForce,
+    pods: Pods,
     observed: Observed,
     /// Generation by which telemetry was told the names of what is attached; 0 before the first time.
     named: u64,
@@ -103,6 +110,7 @@ impl<D: Datapath> Control<D> {
         let now = clock::wall_now();
         Ok(Self {
             datapath,
+            pods: Pods::new(&settings.node, settings.cgroup_root.clone()),
             settings,
             force: InForce {
                 compiler,
@@ -131,11 +139,12 @@ impl<D: Datapath> Control<D> {
         self.observed.enforcing
     }
 
-    /// What is due about once a second: take out of force what expired, follow the host's addresses, attach what appeared, report
-    /// what the ring lost.
+    /// What is due about once a second: take out of force what expired, follow the host's addresses and the cgroups of pods,
+    /// attach what appeared, report what the ring lost.
     pub fn tick(&mut self) {
         self.expire();
         self.follow_host_addresses(host::addresses());
+        self.follow_pods();
         self.reconcile();
         self.report_losses();
     }

@@ -153,6 +153,8 @@ impl Agent {
         let exporter = exporter(config, &queue, &link, exits)?;
 
         let settings = Settings {
+            node: config.node.clone(),
+            cgroup_root: config.cgroup_root.clone(),
             unknown: config.unknown,
             state_dir: config.state_dir.clone(),
             names,
