@@ -15,15 +15,18 @@
 
 pub mod cgroup;
 mod error;
+mod fabric;
 pub mod ledger;
 pub mod links;
 pub mod netns;
+mod routed;
 mod who;
 
 use std::path::{Path, PathBuf};
 use std::process;
 
 pub use error::WorldError;
+pub use fabric::{Fabric, Place};
 pub use who::Who;
 
 use error::{chain, file};
