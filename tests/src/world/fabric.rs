@@ -58,6 +58,7 @@ impl Fabric {
         let folder = ledger::enter(&name)?;
         // From here on dropping removes whatever is there.
         let fabric = Fabric { name, folder, cgroups, places: 0 };
+        let _building = ledger::building();
         cgroup::create(&fabric.cgroups)?;
         cgroup::create(&fabric.outside())?;
         netns::create(&fabric.netns_name("router"))?;
@@ -70,6 +71,7 @@ impl Fabric {
     /// # Errors
     /// What the kernel says.
     pub fn place(&mut self) -> Result<Place, WorldError> {
+        let _building = ledger::building();
         self.places += 1;
         let interface = format!("p-{}", self.places);
         let netns = netns::create(&self.netns_name(&interface))?;
@@ -109,6 +111,7 @@ impl Fabric {
     /// # Errors
     /// What the kernel says.
     pub fn cgroup(&self, path: &str) -> Result<PathBuf, WorldError> {
+        let _building = ledger::building();
         let mut whole = self.cgroups.clone();
         for part in path.split('/') {
             whole.push(part);

@@ -51,6 +51,7 @@ impl World {
         let folder = ledger::enter(&name)?;
         // From here on dropping removes whatever is there.
         let world = World { name, folder, cgroups, kept: false };
+        let _building = ledger::building();
         world.build_cgroups()?;
         world.build_network()?;
         Ok(world)

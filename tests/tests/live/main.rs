@@ -8,10 +8,12 @@
 
 mod cases;
 mod closing;
+mod conformance;
 mod icmp;
 mod kinds;
 mod lifecycle;
 mod limits;
+mod pods;
 mod policies;
 mod quiet;
 mod rows;
@@ -36,6 +38,8 @@ fn main() -> anyhow::Result<()> {
         worlds::trials(),
         verdicts::trials(),
         cases::trials(),
+        pods::trials(),
+        conformance::trials(),
         kinds::trials(),
         icmp::trials(),
         quiet::trials(),

@@ -35,7 +35,10 @@ impl Agent {
     /// Starts an agent in its node's namespace and waits until it enforces.
     pub fn start(fabric: &Fabric, node: &str, netns: &Path, cgroup_root: &Path, collector: &Path) -> Result<Agent> {
         let folder = fabric.folder().join(format!("node-{node}"));
-        std::fs::create_dir_all(&folder).with_context(|| folder.display().to_string())?;
+        // Not with its parents: a signal may just have removed the world.
+        if !folder.exists() {
+            std::fs::create_dir(&folder).with_context(|| folder.display().to_string())?;
+        }
         let (socket, file) = (folder.join("agent.sock"), folder.join("agent.yaml"));
         let config = json!({
             "node": node,
