@@ -114,7 +114,7 @@ fn judge(ctx: &SkBuffContext, local: Local, sock: Sock, packet: &Packet) -> Outc
     {
         return answer(&subject, &judged, packet, asked);
     }
-    if passes && packet.protocol == Protocol::UDP && judged.decision.reason as u8 != Reason::Rule as u8 {
+    if passes && packet.protocol == Protocol::UDP {
         replies::note_asked(&subject);
     }
     decided(&subject, &judged, packet)

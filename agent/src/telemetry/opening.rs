@@ -92,7 +92,8 @@ pub fn of_ends(event: &Event, names: &Snapshot) -> Record {
 pub fn local_end(place: (u8, u32, u32), addr: Addr, port: Port, generation: u64, names: &Snapshot) -> End {
     let (hook, number, identity) = place;
     let at_interface = hook == Hook::Xdp as u8;
-    let workload = names.by_number(number).or_else(|| names.by_addr(generation, &addr).filter(|_| at_interface));
+    let workload =
+        names.by_number(generation, number).or_else(|| names.by_addr(generation, &addr).filter(|_| at_interface));
     End { workload, service: None, identity, addr, port: port.number() }
 }
 

@@ -225,6 +225,7 @@ fn a_workload(n: usize) -> impl Strategy<Value = Resource> {
             node: node.map(str::to_owned),
             ports,
             host_network: host_network && n > 1,
+            ..Workload::default()
         };
         // Each is always in one namespace, or two of them could run in one cgroup.
         let namespace = if n == 0 { NAMESPACES[0] } else { namespace };

@@ -8,12 +8,14 @@
 
 mod cases;
 mod closing;
+mod conformance;
 mod cutting;
 mod cutting_hard;
 mod icmp;
 mod kinds;
 mod lifecycle;
 mod limits;
+mod pods;
 mod policies;
 mod quiet;
 mod rows;
@@ -39,6 +41,8 @@ fn main() -> anyhow::Result<()> {
         worlds::trials(),
         verdicts::trials(),
         cases::trials(),
+        pods::trials(),
+        conformance::trials(),
         kinds::trials(),
         icmp::trials(),
         quiet::trials(),

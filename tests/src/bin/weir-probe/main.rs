@@ -10,6 +10,7 @@ mod ping;
 mod stuck;
 mod tcp;
 mod udp;
+mod work;
 
 use std::fs::{self, File};
 use std::os::unix::process::CommandExt;
@@ -70,6 +71,8 @@ enum Verb {
     UdpPaced(flood::Stream),
     /// Send an ICMP or ICMPv6 message and wait for an echo
     Ping(ping::Ping),
+    /// Serve ports and try openings, as told by JSON lines on standard input
+    Work,
     /// Open a raw socket
     RawSocket(kinds::Family),
     /// Open an SCTP socket
@@ -148,6 +151,7 @@ fn main() -> Result<()> {
         Verb::UdpFlood(stream) => stream.run(flood::Pace::CatchUp),
         Verb::UdpPaced(stream) => stream.run(flood::Pace::Even),
         Verb::Ping(ping) => ping.run(),
+        Verb::Work => work::run(),
         Verb::RawSocket(family) => family.open(kinds::Kind::Raw),
         Verb::SctpSocket(family) => family.open(kinds::Kind::Sctp),
         Verb::MptcpSocket(family) => family.open(kinds::Kind::Mptcp),
