@@ -5,7 +5,7 @@
 
 use crate::{
     addr::{Addr, Protocol},
-    event::Endpoint,
+    event::{Endpoint, NATIVE, SHARED},
     image::{self, Cell, Identity, LimitEntry, Page, Section, SetEntry, header, reserved},
     verdict::{Direction, Reason, Verdict},
 };
@@ -115,7 +115,18 @@ impl<'a, T: Tables> Image<'a, T> {
     /// The identity of a local workload by its number on this node; unknown numbers are unknown workloads.
     #[inline(always)]
     pub fn local(&self, workload: u32) -> u32 {
-        self.packed(Section::Workloads, workload).unwrap_or(reserved::UNKNOWN)
+        self.packed(Section::Workloads, workload).unwrap_or(reserved::UNKNOWN) & (image::MAX_IDENTITIES - 1)
+    }
+
+    /// Whether `addr` is an address of the local workload's own. One that has none may have any.
+    #[inline(always)]
+    pub fn owns(&self, workload: u32, addr: &Addr) -> bool {
+        let entry = self.packed(Section::Workloads, workload).unwrap_or(0);
+        if entry & image::ADDRESSED == 0 {
+            return true;
+        }
+        let Some(Endpoint { identity, owner }) = self.tables.endpoint(addr) else { return false };
+        if owner == SHARED { identity == self.local(workload) } else { owner & !NATIVE == workload }
     }
 
     /// One direction of a policy set.

@@ -59,6 +59,8 @@ fn workload(wire: v1::WorkloadStatus) -> Workload {
         detail: wire.detail,
         addresses: wire.addresses,
         hooks: wire.hooks,
+        uncovered: wire.uncovered,
+        interface: wire.interface,
     }
 }
 

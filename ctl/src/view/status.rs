@@ -68,6 +68,8 @@ pub struct Workload {
     pub detail: String,
     pub addresses: Vec<String>,
     pub hooks: Vec<String>,
+    pub uncovered: Vec<String>,
+    pub interface: String,
 }
 
 /// An interface with a program on it.

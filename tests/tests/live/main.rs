@@ -6,9 +6,12 @@
 //! A harness of our own, because worlds are shared by the tests of a file and must go after the last of them. One test at
 //! a time unless told otherwise: several of them measure rates, and two cores are not many.
 
+mod attacks_places;
+mod attacks_ways;
 mod cases;
 mod closing;
 mod conformance;
+mod crafted;
 mod cutting;
 mod cutting_hard;
 mod icmp;
@@ -45,6 +48,8 @@ fn main() -> anyhow::Result<()> {
         conformance::trials(),
         kinds::trials(),
         icmp::trials(),
+        attacks_ways::trials(),
+        attacks_places::trials(),
         quiet::trials(),
         closing::trials(),
         cutting::trials(),
