@@ -123,7 +123,8 @@ fn judge(ctx: &SkBuffContext, local: Local, sock: Sock, packet: &Packet) -> Outc
 /// reply it compares the identifier, but not who sent it.)
 #[inline(always)]
 fn takes_from_anybody(sock: &Sock, packet: &Packet) -> bool {
-    let associated = packet.protocol == Protocol::SCTP || (packet.protocol == Protocol::UDP && sock.state == ESTABLISHED);
+    let associated =
+        packet.protocol == Protocol::SCTP || (packet.protocol == Protocol::UDP && sock.state == ESTABLISHED);
     sock.kind == SOCK_RAW || !associated
 }
 

@@ -177,8 +177,14 @@ pub fn malformed(local: Local, hook: Hook, direction: Direction, ifindex: u32, b
         tcp_flags: 0,
         ifindex,
     };
-    let decision =
-        Decision { verdict: Verdict::Deny, reason: Reason::Malformed, rule: 0, remote_identity: 0, quiet: false };
+    let decision = Decision {
+        verdict: Verdict::Deny,
+        reason: Reason::Malformed,
+        rule: 0,
+        remote_identity: 0,
+        quiet: false,
+        translated: false,
+    };
     merged(&subject, &Judged { decision, generation: tables::generation(), local_identity: 0 }, bytes);
 }
 

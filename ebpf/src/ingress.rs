@@ -111,7 +111,7 @@ fn judge(ctx: &SkBuffContext, local: Local, sock: Sock, packet: &mut Packet) -> 
     if !passes && packet.protocol != Protocol::TCP {
         return answer(ctx, &subject, &judged, packet, sock);
     }
-    if passes && packet.protocol == Protocol::UDP && judged.decision.reason as u8 != Reason::Rule as u8 {
+    if passes && packet.protocol == Protocol::UDP {
         replies::note_asked(&subject);
     }
     decided(&subject, &judged, packet)

@@ -25,7 +25,7 @@ use crate::{
 pub enum Asked {
     /// The socket sent one, so an answer may come in.
     ByUs = 1,
-    /// The peer sent one that was let in although no rule names it, so an answer may go out.
+    /// The peer sent one that was let in, so an answer may go out.
     ByPeer = 2,
     /// The same, seen on the workload's interface, where sockets are not known.
     OnWire = 3,
@@ -50,13 +50,14 @@ pub fn expected(asked: Asked, workload: u32, cookie: u64, peer: &Addr, port: Por
     weir_recall(workload, tag(asked, cookie, peer, port)) != 0
 }
 
-/// Judges a datagram to `subject.remote` from `local_port` as an answer: by the ingress rule that lets the peer ask, reversed
-/// (DESIGN.md D5); where no rule names the peer and it is let in all the same, only if it did ask.
+/// Judges a datagram to `subject.remote` from `local_port` as an answer: by what lets the peer ask, reversed (DESIGN.md D5), and
+/// only if it did ask this socket. A rule that lets a peer ask on every port would else let every socket ask it.
 #[inline(always)]
 pub fn judge_as_answer(subject: &Subject, local_port: Port) -> Judged {
     let asked = Query { direction: Direction::Ingress, port: local_port.number(), ..emit::question(subject) };
     let mut judged = tables::judge(subject.local.workload, &asked);
-    let by_rule = judged.decision.reason as u8 == Reason::Rule as u8;
+    // What has no ports is matched to its socket by the kernel.
+    let by_rule = subject.protocol != Protocol::UDP && judged.decision.reason as u8 == Reason::Rule as u8;
     if !by_rule
         && !expected(Asked::ByPeer, subject.local.workload, subject.cookie, &subject.remote_addr, subject.remote_port)
     {
@@ -65,7 +66,7 @@ pub fn judge_as_answer(subject: &Subject, local_port: Port) -> Judged {
     judged
 }
 
-/// Remembers a peer that was let in without a rule, if its answer would not get out by an egress rule.
+/// Remembers a peer that was let in, if its answer would not get out by an egress rule.
 #[inline(always)]
 pub fn note_asked(subject: &Subject) {
     let answer = Query { direction: Direction::Egress, port: subject.remote_port.number(), ..emit::question(subject) };

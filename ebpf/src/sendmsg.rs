@@ -15,8 +15,9 @@ use weir_common::{
 use crate::{
     bytes,
     connect::{self, ALLOW, DENY},
-    emit::{self, Caller},
-    replies, tables, who,
+    emit::{self, Caller, Subject},
+    replies::{self, Asked},
+    tables, who,
 };
 
 #[cgroup_sock_addr(sendmsg4)]
@@ -55,6 +56,11 @@ fn judge(ctx: &SockAddrContext, target: (Addr, Port)) -> i32 {
         if !judged.decision.quiet && replies::first_of_socket(subject.local.workload, subject.cookie) {
             let caller = Caller::current();
             emit::note(Kind::Attempt, &subject, caller.cgroup, 0, emit::detail_of(&caller.process));
+        }
+        // Behind a service's address `egress` may see the datagram translated already, and the answer comes from this address.
+        if judged.decision.translated {
+            let Subject { local, cookie, remote_addr, remote_port, .. } = &subject;
+            replies::expect(Asked::ByUs, local.workload, *cookie, remote_addr, *remote_port);
         }
         return ALLOW;
     }

@@ -120,6 +120,7 @@ fn decided(image: &Image<'_, Active>, answer: u64, packet: &Packet, ifindex: u32
         rule: (answer >> 32) as u32,
         remote_identity: image.identify(&packet.src),
         quiet: false,
+        translated: false,
     };
     let judged = Judged { decision, generation: image.generation(), local_identity: image.identify(&packet.dst) };
     emit::merged(&subject(packet, ifindex), &judged, packet.length);

@@ -117,6 +117,11 @@ impl Workloads {
         self.slots.get(number as usize).and_then(Option::as_ref)
     }
 
+    /// A workload by its name.
+    pub fn by_id(&self, id: &ResourceId) -> Option<&Placed> {
+        self.get(*self.numbers.get(id)?)
+    }
+
     /// A workload, to place it.
     pub fn get_mut(&mut self, number: u32) -> Option<&mut Placed> {
         self.slots.get_mut(number as usize).and_then(Option::as_mut)

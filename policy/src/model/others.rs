@@ -25,6 +25,9 @@ pub struct Workload {
     /// Of a pod: the node it runs on.
     #[serde(skip)]
     pub node: Option<String>,
+    /// Of a pod: the UID that its node names the pod's cgroup after.
+    #[serde(skip)]
+    pub uid: Option<String>,
     /// Its ports that have a name.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub ports: Vec<ContainerPort>,

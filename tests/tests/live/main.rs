@@ -12,14 +12,19 @@ mod attacks_ways;
 mod attacks_wire;
 mod cases;
 mod closing;
+mod conformance;
 mod crafted;
+mod cutting;
+mod cutting_hard;
 mod icmp;
 mod kinds;
 mod lifecycle;
 mod limits;
+mod pods;
 mod policies;
 mod quiet;
 mod rows;
+mod services;
 mod stage;
 mod tls;
 mod updates;
@@ -41,6 +46,8 @@ fn main() -> anyhow::Result<()> {
         worlds::trials(),
         verdicts::trials(),
         cases::trials(),
+        pods::trials(),
+        conformance::trials(),
         kinds::trials(),
         icmp::trials(),
         attacks_ways::trials(),
@@ -49,9 +56,12 @@ fn main() -> anyhow::Result<()> {
         attacks_replies::trials(),
         quiet::trials(),
         closing::trials(),
+        cutting::trials(),
+        cutting_hard::trials(),
         limits::trials(),
         updates::trials(),
         policies::trials(),
+        services::trials(),
         lifecycle::trials(),
         tls::trials(),
     ];
