@@ -188,6 +188,7 @@ mod tests {
             state: AttachState::Attached,
             detail: String::new(),
             hooks: vec![],
+            uncovered: Vec::new(),
         };
         names.attach(&Observed { workloads: vec![state], interfaces: vec![], enforcing: true });
     }
