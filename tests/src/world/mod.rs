@@ -16,6 +16,7 @@
 pub mod cgroup;
 mod error;
 mod fabric;
+pub mod hop;
 pub mod ledger;
 pub mod links;
 pub mod nat;

@@ -6,6 +6,8 @@
 //! A harness of our own, because worlds are shared by the tests of a file and must go after the last of them. One test at
 //! a time unless told otherwise: several of them measure rates, and two cores are not many.
 
+mod attacks_churn;
+mod attacks_kernel;
 mod attacks_places;
 mod attacks_replies;
 mod attacks_ways;
@@ -53,6 +55,8 @@ fn main() -> anyhow::Result<()> {
         attacks_ways::trials(),
         attacks_places::trials(),
         attacks_wire::trials(),
+        attacks_kernel::trials(),
+        attacks_churn::trials(),
         attacks_replies::trials(),
         quiet::trials(),
         closing::trials(),
