@@ -10,6 +10,7 @@ use aya_ebpf::{macros::cgroup_skb, programs::SkBuffContext};
 use weir_common::{
     addr::Protocol,
     event::Local,
+    image::Cell,
     packet::Packet,
     verdict::{Direction, Hook, Reason},
 };
@@ -98,30 +99,37 @@ fn judge(ctx: &SkBuffContext, local: Local, sock: Sock, packet: &Packet) -> Outc
         ifindex: 0,
     };
     let workload = subject.local.workload;
-    let judged = tables::judge(workload, &emit::question(&subject));
+    let mut judged = tables::judge(workload, &emit::question(&subject));
     if is_tcp(&sock) {
         return if judged.decision.verdict.passes() { Outcome::Opening } else { decided(&subject, &judged, packet) };
     }
+    if !judged.decision.verdict.passes() || judged.decision.staged_denies() {
+        answer(&subject, &mut judged, packet);
+    }
     if !judged.decision.verdict.passes() {
-        return answer(&subject, &judged, packet);
+        return decided(&subject, &judged, packet);
     }
     let unconnected = sock.state != ESTABLISHED;
-    if packet.protocol == Protocol::UDP && unconnected {
+    if packet.protocol == Protocol::UDP && unconnected && judged.decision.reason as u8 != Reason::Reply as u8 {
         replies::expect(Asked::ByUs, workload, subject.cookie, &subject.remote_addr, subject.remote_port);
     }
     decided(&subject, &judged, packet)
 }
 
-/// A datagram no egress rule allows may still answer one that was let in.
+/// A datagram no egress rule allows, or none would were staged policies enforced, may still answer one that was let in.
 #[inline(always)]
-fn answer(subject: &Subject, denied: &Judged, packet: &Packet) -> Outcome {
-    let Some(asked) = packet.answers() else { return decided(subject, denied, packet) };
-    let mut judged = replies::judge_as_answer(subject, asked);
-    if !judged.decision.verdict.passes() {
-        return decided(subject, denied, packet);
+fn answer(subject: &Subject, judged: &mut Judged, packet: &Packet) {
+    let Some(asked) = packet.answers() else { return };
+    let answer = replies::judge_as_answer(subject, asked);
+    if !answer.decision.verdict.passes() {
+        return;
     }
+    if judged.decision.verdict.passes() {
+        judged.decision.staged = Cell::ABSENT;
+        return;
+    }
+    *judged = answer;
     judged.decision.reason = Reason::Reply;
-    decided(subject, &judged, packet)
 }
 
 #[inline(always)]

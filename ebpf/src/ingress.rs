@@ -11,6 +11,7 @@ use weir_common::{
     addr::{Port, Protocol},
     decide::Query,
     event::Local,
+    image::Cell,
     packet::{Packet, tcp},
     verdict::{Direction, Hook, Reason},
 };
@@ -98,7 +99,7 @@ fn judge(ctx: &SkBuffContext, local: Local, sock: Sock, packet: &Packet) -> Outc
         tcp_flags: packet.tcp_flags,
         ifindex: 0,
     };
-    let judged = tables::judge(subject.local.workload, &emit::question(&subject));
+    let mut judged = tables::judge(subject.local.workload, &emit::question(&subject));
     let passes = judged.decision.verdict.passes();
     if passes && packet.protocol == Protocol::TCP {
         if packet.tcp_flags & (tcp::SYN | tcp::ACK) != tcp::SYN {
@@ -107,12 +108,16 @@ fn judge(ctx: &SkBuffContext, local: Local, sock: Sock, packet: &Packet) -> Outc
         emit::verdict(&subject, &judged, &Caller::NONE);
         return Outcome::Opened;
     }
-    if !passes
+    if (!passes || judged.decision.staged_denies())
         && packet.protocol != Protocol::TCP
         && let Some(asked) = packet.answers()
         && may_be_reply(&subject, sock)
     {
-        return answer(&subject, &judged, packet, asked);
+        if !passes {
+            return answer(&subject, &judged, packet, asked);
+        }
+        // Were staged policies enforced, it would pass as an answer.
+        judged.decision.staged = Cell::ABSENT;
     }
     if passes && packet.protocol == Protocol::UDP && judged.decision.reason as u8 != Reason::Rule as u8 {
         replies::note_asked(&subject);

@@ -58,7 +58,8 @@ pub fn judge_as_answer(subject: &Subject, local_port: Port) -> Judged {
 #[inline(always)]
 pub fn note_asked(subject: &Subject) {
     let answer = Query { direction: Direction::Egress, port: subject.remote_port.number(), ..emit::question(subject) };
-    if !tables::judge(subject.local.workload, &answer).decision.verdict.passes() {
+    let judged = tables::judge(subject.local.workload, &answer);
+    if !judged.decision.verdict.passes() || judged.decision.staged_denies() {
         expect(Asked::ByPeer, subject.local.workload, subject.cookie, &subject.remote_addr, subject.remote_port);
     }
 }

@@ -88,7 +88,9 @@ fn side(wire: v1::explain_response::Side) -> Side {
 
 pub fn record(wire: v1::FlowRecord) -> Record {
     let protocol = u8::try_from(wire.protocol).unwrap_or(u8::MAX);
+    let staged = verdict(wire.staged_verdict());
     Record {
+        staged_verdict: (staged != Verdict::Unknown).then_some(staged),
         time: time(wire.time_ns).unwrap_or_default(),
         end: time(wire.end_ns),
         start: time(wire.start_ns),
@@ -100,6 +102,9 @@ pub fn record(wire: v1::FlowRecord) -> Record {
         hook: wire.hook,
         policy: wire.policy,
         rule: wire.rule,
+        refusal: wire.refusal,
+        staged_policy: wire.staged_policy,
+        staged_rule: wire.staged_rule,
         generation: wire.generation,
         local: wire.local.map(end),
         remote: wire.remote.map(end),

@@ -147,6 +147,7 @@ impl Compiler {
             &mut self.ports.ports,
             &mut self.ports.words,
             &mut self.tables.sets,
+            &mut self.tables.staged_sets,
             &mut self.tables.cells,
             &mut self.limits.services,
             &mut self.limits.entries,

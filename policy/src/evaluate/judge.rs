@@ -55,11 +55,12 @@ pub fn judge_staged<'a>(
 }
 
 /// Judges an opening that no rule matches.
-pub fn judge_unmatched<'a>(local: Local<'_, 'a>, direction: Direction) -> Outcome<'a> {
-    by_mode(Trial::InForce, local.bound, direction, false, &|_, _| false)
+pub fn judge_unmatched<'a>(trial: Trial, local: Local<'_, 'a>, direction: Direction) -> Outcome<'a> {
+    by_mode(trial, local.bound, direction, false, &|_, _| false)
 }
 
-fn judge_as<'a>(
+/// Judges one opening by what is in force on this trial.
+pub fn judge_as<'a>(
     trial: Trial,
     local: Local<'_, 'a>,
     direction: Direction,

@@ -15,15 +15,17 @@ use super::{
 use crate::model::Mode;
 
 /// Which policies are taken to be in force.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Trial {
+    /// Those that are.
     InForce,
+    /// Staged ones too.
     Staged,
 }
 
 impl Trial {
     /// Whether a policy of this mode decides.
-    fn enforces(self, mode: Mode) -> bool {
+    pub fn enforces(self, mode: Mode) -> bool {
         match mode {
             Mode::Enforce => true,
             Mode::Staged => self == Self::Staged,
@@ -32,7 +34,7 @@ impl Trial {
     }
 
     /// Whether a policy of this mode is asked at all.
-    fn hears(self, mode: Mode) -> bool {
+    pub fn hears(self, mode: Mode) -> bool {
         mode == Mode::Audit || self.enforces(mode)
     }
 }
