@@ -54,7 +54,15 @@ struct World {
 fn settings(dir: &tempfile::TempDir) -> Settings {
     let queue = Arc::new(Queue::new(1024, "boot".into(), true));
     let clock: WallClock = Arc::new(|| Timestamp(clock::wall_now()));
-    Settings { unknown: Verdict::Allow, state_dir: dir.path().join("state"), names: Arc::default(), queue, clock }
+    Settings {
+        unknown: Verdict::Allow,
+        state_dir: dir.path().join("state"),
+        names: Arc::default(),
+        queue,
+        revoker: Arc::default(),
+        cgroup_root: dir.path().into(),
+        clock,
+    }
 }
 
 fn world() -> World {

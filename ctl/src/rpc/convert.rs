@@ -169,6 +169,8 @@ const fn kind(wire: v1::RecordType) -> Kind {
         v1::RecordType::Verdict => Kind::Verdict,
         v1::RecordType::Close => Kind::Close,
         v1::RecordType::Loss => Kind::Loss,
+        v1::RecordType::Cut => Kind::Cut,
+        v1::RecordType::Adopted => Kind::Adopted,
         v1::RecordType::Unspecified => Kind::Unknown,
     }
 }
@@ -178,6 +180,8 @@ pub const fn wire_kind(kind: Kind) -> v1::RecordType {
         Kind::Verdict => v1::RecordType::Verdict,
         Kind::Close => v1::RecordType::Close,
         Kind::Loss => v1::RecordType::Loss,
+        Kind::Cut => v1::RecordType::Cut,
+        Kind::Adopted => v1::RecordType::Adopted,
         Kind::Unknown => v1::RecordType::Unspecified,
     }
 }
