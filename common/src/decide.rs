@@ -5,7 +5,7 @@
 
 use crate::{
     addr::{Addr, Protocol},
-    event::Endpoint,
+    event::{Endpoint, NATIVE, SHARED},
     image::{self, Cell, FLAG_STAGED, Identity, LimitEntry, Page, Section, SetEntry, header, reserved},
     verdict::{Direction, Reason, Verdict},
 };
@@ -140,7 +140,18 @@ impl<'a, T: Tables> Image<'a, T> {
     /// The identity of a local workload by its number on this node; unknown numbers are unknown workloads.
     #[inline(always)]
     pub fn local(&self, workload: u32) -> u32 {
-        self.packed(Section::Workloads, workload).unwrap_or(reserved::UNKNOWN)
+        self.packed(Section::Workloads, workload).unwrap_or(reserved::UNKNOWN) & (image::MAX_IDENTITIES - 1)
+    }
+
+    /// Whether `addr` is an address of the local workload's own. One that has none may have any.
+    #[inline(always)]
+    pub fn owns(&self, workload: u32, addr: &Addr) -> bool {
+        let entry = self.packed(Section::Workloads, workload).unwrap_or(0);
+        if entry & image::ADDRESSED == 0 {
+            return true;
+        }
+        let Some(Endpoint { identity, owner }) = self.tables.endpoint(addr) else { return false };
+        if owner == SHARED { identity == self.local(workload) } else { owner & !NATIVE == workload }
     }
 
     /// One direction of a policy set.
@@ -199,7 +210,7 @@ impl<'a, T: Tables> Image<'a, T> {
         if let Some(end) = self.tables.endpoint(addr) {
             return end;
         }
-        Endpoint { identity: self.tables.cidr(addr).unwrap_or(reserved::WORLD), owner: 0, workload: 0 }
+        Endpoint { identity: self.tables.cidr(addr).unwrap_or(reserved::WORLD), owner: 0 }
     }
 
     /// Judges one opening by what the tables say of identities; which local workload asks is not known.
@@ -212,7 +223,7 @@ impl<'a, T: Tables> Image<'a, T> {
     /// policies say.
     #[inline(always)]
     pub fn decide_for(&self, workload: u32, query: &Query) -> Decision {
-        let Endpoint { identity: remote_identity, owner, workload: _ } = self.end(&query.remote);
+        let Endpoint { identity: remote_identity, owner } = self.end(&query.remote);
         if workload != 0 && owner == workload {
             return Decision::plain(Verdict::Allow, Reason::NoPolicy, remote_identity);
         }
@@ -317,7 +328,7 @@ mod tests {
         fn endpoint(&self, addr: &Addr) -> Option<Endpoint> {
             let [10, 0, 0, last] = addr.as_v4()? else { return None };
             let number = if last == 100 { 0 } else { u32::from(last) };
-            Some(Endpoint { identity: CLOSED, owner: number, workload: number })
+            Some(Endpoint { identity: CLOSED, owner: number })
         }
 
         fn cidr(&self, _: &Addr) -> Option<u32> {

@@ -212,8 +212,8 @@ const _: () = assert!(size_of::<MergeValue>() == 48);
 pub struct Local {
     /// The workload's number on this node, 1 to [`crate::maps::MAX_WORKLOADS`] - 1; 0 is unknown.
     pub workload: u32,
-    /// Zero.
-    pub reserved: u32,
+    /// At an attach point the low half of the cgroup's own id: a caller in that very cgroup needs no further look. Else 0.
+    pub cgroup: u32,
 }
 
 /// One entry of the reply table: which peer a client's socket expects an answer from.
@@ -254,11 +254,15 @@ pub struct LimitStats {
 pub struct Endpoint {
     /// Who has it, as the remote side.
     pub identity: u32,
-    /// Number of the local workload that reaches it whatever its policies say, because it is its own; 0 for none.
+    /// Number of the local workload whose own address it is; 0 for none. With [`NATIVE`], that workload's policies judge what it
+    /// sends to itself; without, it reaches the address whatever they say.
     pub owner: u32,
-    /// Number of the one local workload whose address it is, whatever its kind; 0 for none, and where several claim it.
-    pub workload: u32,
 }
+
+/// Bit of [`Endpoint::owner`]: the owner is no pod, and isolates itself from itself if its policies say so.
+pub const NATIVE: u32 = 1 << 31;
+/// [`Endpoint::owner`] of an address that several local workloads have: whoever has its identity may send from it.
+pub const SHARED: u32 = NATIVE | (NATIVE - 1);
 
 /// Key of a prefix in [`crate::maps::CIDRS`] and [`crate::maps::BLOCKED`]: the kernel's `bpf_lpm_trie_key` for 128 bits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]

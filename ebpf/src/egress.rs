@@ -9,14 +9,15 @@
 use aya_ebpf::{macros::cgroup_skb, programs::SkBuffContext};
 use weir_common::{
     addr::Protocol,
+    decide::Decision,
     event::Local,
     image::Cell,
     packet::Packet,
-    verdict::{Direction, Hook, Reason},
+    verdict::{Direction, Hook, Reason, Verdict},
 };
 
 use crate::{
-    bytes::{self, Headers, SOCK_STREAM, Sock},
+    bytes::{self, Headers, SOCK_RAW, SOCK_STREAM, Sock},
     connect::{ALLOW, DENY},
     emit::{self, Subject},
     replies::{self, Asked},
@@ -100,6 +101,12 @@ fn judge(ctx: &SkBuffContext, local: Local, sock: Sock, packet: &Packet) -> Outc
     };
     let workload = subject.local.workload;
     let mut judged = tables::judge(workload, &emit::question(&subject));
+    // Other sockets send from addresses of their namespace; a raw one writes what it likes.
+    if sock.kind == SOCK_RAW && !tables::plausible(workload, packet) {
+        let (verdict, reason) = (Verdict::Deny, Reason::Spoofed);
+        judged.decision = Decision::plain(verdict, reason, judged.decision.remote_identity);
+        return decided(&subject, &judged, packet);
+    }
     if is_tcp(&sock) {
         return if judged.decision.verdict.passes() { Outcome::Opening } else { decided(&subject, &judged, packet) };
     }
@@ -109,11 +116,20 @@ fn judge(ctx: &SkBuffContext, local: Local, sock: Sock, packet: &Packet) -> Outc
     if !judged.decision.verdict.passes() {
         return decided(&subject, &judged, packet);
     }
-    let unconnected = sock.state != ESTABLISHED;
-    if packet.protocol == Protocol::UDP && unconnected && judged.decision.reason as u8 != Reason::Reply as u8 {
-        replies::expect(Asked::ByUs, workload, subject.cookie, &subject.remote_addr, subject.remote_port);
+    if judged.decision.reason as u8 != Reason::Reply as u8 && takes_from_anybody(&sock, packet) {
+        let thread = replies::thread_of(packet, subject.remote_port);
+        replies::expect(Asked::ByUs, workload, subject.cookie, &subject.remote_addr, thread);
     }
     decided(&subject, &judged, packet)
+}
+
+/// Whether the kernel hands the socket more than the answers to this: it looks at both ends of connected UDP only. (Of an echo
+/// reply it compares the identifier, but not who sent it.)
+#[inline(always)]
+fn takes_from_anybody(sock: &Sock, packet: &Packet) -> bool {
+    let associated =
+        packet.protocol == Protocol::SCTP || (packet.protocol == Protocol::UDP && sock.state == ESTABLISHED);
+    sock.kind == SOCK_RAW || !associated
 }
 
 /// A datagram no egress rule allows, or none would were staged policies enforced, may still answer one that was let in.

@@ -58,6 +58,15 @@ pub fn question(subject: &Subject) -> Query {
     }
 }
 
+/// The other side's direction.
+#[inline(always)]
+pub const fn opposite(direction: Direction) -> Direction {
+    match direction {
+        Direction::Ingress => Direction::Egress,
+        Direction::Egress => Direction::Ingress,
+    }
+}
+
 /// The calling task, for hooks that run in one.
 pub struct Caller {
     pub process: Process,
@@ -178,7 +187,7 @@ pub fn malformed(local: Local, hook: Hook, direction: Direction, ifindex: u32, b
 /// Whether a flood would vary the peer's port and so fill the table with one client.
 #[inline(always)]
 fn merges_ports(subject: &Subject) -> bool {
-    matches!(subject.hook, Hook::Xdp) || subject.protocol == Protocol::TCP
+    matches!(subject.hook, Hook::Xdp | Hook::ToWorkload) || subject.protocol == Protocol::TCP
 }
 
 type Merged = aya_ebpf::btf_maps::HashMap<MergeKey, MergeValue, { weir_common::maps::MAX_MERGED as usize }>;

@@ -44,6 +44,13 @@ fn judge(ctx: &SockAddrContext, target: (Addr, Port)) -> i32 {
     let subject = connect::subject(ctx, Hook::Sendmsg, who::attached(), target);
     let judged = tables::judge(subject.local.workload, &emit::question(&subject));
     if judged.decision.verdict.passes() || connect::is_reply(ctx, Hook::Sendmsg, &subject) {
+        let caller = crate::task::cgroup();
+        // Once for each caller of the socket.
+        if connect::is_foreign(&subject.local, caller)
+            && replies::first_of_socket(subject.local.workload, subject.cookie ^ caller << 16)
+        {
+            connect::note_foreign(&subject, &judged, &Caller::current());
+        }
         // Quiet first: a later datagram of the socket may make a record, and is then the first that needs a name.
         if !judged.decision.quiet && replies::first_of_socket(subject.local.workload, subject.cookie) {
             let caller = Caller::current();

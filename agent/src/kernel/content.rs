@@ -10,7 +10,7 @@ use std::{
 
 use weir_common::{
     addr::Addr,
-    event::Endpoint,
+    event::{Endpoint, NATIVE, SHARED},
     image::{PAGE_WORDS, Page, Section, header},
 };
 use weir_policy::{Compiled, Kind, Prefix, ResourceId};
@@ -23,8 +23,6 @@ pub(super) struct Content {
     identities: Identities,
     /// The local workloads whose own address it is.
     owners: BTreeMap<Addr, u32>,
-    /// The local workloads, whatever their kind, that have an address.
-    workloads: BTreeMap<Addr, u32>,
     /// Identity by prefix, in order of prefix.
     pub cidrs: Prefixes,
     /// Rule by blocked prefix, in order of prefix.
@@ -54,7 +52,6 @@ impl Content {
             pages: Vec::new(),
             identities: Identities::default(),
             owners: BTreeMap::new(),
-            workloads: BTreeMap::new(),
             cidrs: Prefixes::default(),
             blocked: Prefixes::default(),
         }
@@ -64,9 +61,7 @@ impl Content {
         Self {
             pages: with_workloads(compiled, numbers),
             identities: identities(compiled),
-            // Pods reach their own addresses, whatever policies say; a native workload that isolates itself means it.
-            owners: holders(compiled, numbers, |id| id.kind == Kind::Pod),
-            workloads: holders(compiled, numbers, |_| true),
+            owners: owners(compiled, numbers),
             cidrs: cidrs(compiled),
             blocked: blocked(compiled),
         }
@@ -87,9 +82,7 @@ impl Content {
         let identities = changes(self.identities.iter(), old.identities.iter());
         let owners = changes(self.owners.iter(), old.owners.iter());
         // An address may change in either way, or both.
-        let workloads = changes(self.workloads.iter(), old.workloads.iter());
-        let set = identities.set.iter().chain(&owners.set).chain(&workloads.set).map(|(addr, _)| *addr);
-        let touched = set.chain(owners.gone).chain(workloads.gone);
+        let touched = identities.set.iter().chain(&owners.set).map(|(addr, _)| *addr).chain(owners.gone);
         let touched: BTreeSet<Addr> = touched.collect();
         let set = touched.into_iter().filter_map(|addr| Some((addr, self.endpoint(&addr)?)));
         Changes { gone: identities.gone, set: set.collect() }
@@ -97,8 +90,7 @@ impl Content {
 
     fn endpoint(&self, addr: &Addr) -> Option<Endpoint> {
         let identity = *self.identities.get(addr)?;
-        let number = |holders: &BTreeMap<Addr, u32>| holders.get(addr).copied().unwrap_or(0);
-        Some(Endpoint { identity, owner: number(&self.owners), workload: number(&self.workloads) })
+        Some(Endpoint { identity, owner: self.owners.get(addr).copied().unwrap_or(0) })
     }
 }
 
@@ -161,25 +153,17 @@ fn with_workloads(compiled: &Compiled, numbers: &BTreeMap<ResourceId, u32>) -> V
     pages
 }
 
-/// The local workloads of some kinds by their addresses.
-fn holders(
-    compiled: &Compiled,
-    numbers: &BTreeMap<ResourceId, u32>,
-    wanted: impl Fn(&ResourceId) -> bool,
-) -> BTreeMap<Addr, u32> {
-    let wanted = numbers.iter().filter(|(id, _)| wanted(id));
-    let described = wanted.filter_map(|(id, number)| Some((compiled.workloads.get(id)?, *number)));
+/// Whose own each address is. Pods reach theirs, whatever policies say; a native workload that isolates itself means it.
+fn owners(compiled: &Compiled, numbers: &BTreeMap<ResourceId, u32>) -> BTreeMap<Addr, u32> {
+    let described = numbers.iter().filter_map(|(id, number)| Some((compiled.workloads.get(id)?, *number)));
     let mut owners = BTreeMap::new();
-    let mut shared = BTreeSet::new();
-    for (addr, number) in
-        described.flat_map(|(workload, number)| workload.addresses.iter().map(move |addr| (*addr, number)))
-    {
-        if owners.insert(addr, number).is_some() {
-            shared.insert(addr);
+    for (workload, number) in described {
+        let owner = if workload.id.kind == Kind::Pod { number } else { number | NATIVE };
+        for addr in &workload.addresses {
+            // An address that two claim tells neither from the other.
+            owners.entry(*addr).and_modify(|owner| *owner = SHARED).or_insert(owner);
         }
     }
-    // An address that two of them claim tells neither from the other, so it is nobody's own.
-    owners.retain(|addr, _| !shared.contains(addr));
     owners
 }
 
@@ -238,8 +222,8 @@ mod tests {
         };
         let by_addr = |entries: &'static [(u8, u32)]| entries.iter().map(|(last, value)| (host(*last), *value));
         let pages = pages.iter().map(page).collect();
-        let (identities, owners): (_, BTreeMap<_, _>) = (by_addr(identities).collect(), by_addr(owners).collect());
-        Content { pages, identities, workloads: BTreeMap::clone(&owners), owners, ..Content::none() }
+        let (identities, owners) = (by_addr(identities).collect(), by_addr(owners).collect());
+        Content { pages, identities, owners, ..Content::none() }
     }
 
     fn host(last: u8) -> Addr {
@@ -250,7 +234,7 @@ mod tests {
     fn an_address_is_written_when_its_identity_or_its_owner_changes() {
         let old = content(&[], &[(1, 16), (2, 16), (3, 17), (4, 17)], &[(1, 1), (2, 2)]);
         let new = content(&[], &[(1, 16), (2, 16), (3, 18), (4, 17)], &[(1, 1), (4, 2)]);
-        let endpoint = |identity, owner| Endpoint { identity, owner, workload: owner };
+        let endpoint = |identity, owner| Endpoint { identity, owner };
         let expected = Changes {
             gone: vec![],
             set: vec![(host(2), endpoint(16, 0)), (host(3), endpoint(18, 0)), (host(4), endpoint(17, 2))],

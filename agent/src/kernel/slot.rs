@@ -20,8 +20,8 @@ use super::{
 };
 
 pub(super) type Pages = Array<MapData, [u64; PAGE_WORDS]>;
-/// Identity, owner and workload: `weir_common::event::Endpoint` as the map's type.
-pub(super) type Endpoints = HashMap<MapData, [u8; 16], [u32; 3]>;
+/// Identity and owner: `weir_common::event::Endpoint` as the map's type.
+pub(super) type Endpoints = HashMap<MapData, [u8; 16], [u32; 2]>;
 pub(super) type Tries = LpmTrie<MapData, [u8; 16], u32>;
 
 /// `BPF_F_INNER_MAP`: inner arrays may differ in length. The same flag stands in the kernel programs' template.
@@ -103,8 +103,8 @@ fn write_endpoints(map: &mut Endpoints, changes: Changes<Addr, Endpoint>) -> Res
     for addr in changes.gone {
         map.remove(&addr.0)?;
     }
-    for (addr, Endpoint { identity, owner, workload }) in changes.set {
-        map.insert(addr.0, [identity, owner, workload], 0)?;
+    for (addr, Endpoint { identity, owner }) in changes.set {
+        map.insert(addr.0, [identity, owner], 0)?;
     }
     Ok(count)
 }
@@ -127,8 +127,8 @@ fn write_trie(map: &mut Tries, new: &Prefixes, old: &Prefixes) -> Result<usize, 
 pub struct ReadBack {
     /// Pages, without empty ones at the end.
     pub pages: Vec<Page>,
-    /// Identity, owner and workload by address.
-    pub endpoints: BTreeMap<[u8; 16], [u32; 3]>,
+    /// Identity and owner by address.
+    pub endpoints: BTreeMap<[u8; 16], [u32; 2]>,
     /// Identity by prefix.
     pub cidrs: BTreeMap<(u32, [u8; 16]), u32>,
     /// Rule by prefix.

@@ -105,7 +105,7 @@ impl Tables for Compiled {
 
     /// Which workload has which number is the agent's to know: here nobody owns an address.
     fn endpoint(&self, addr: &Addr) -> Option<Endpoint> {
-        self.endpoints.get(addr).map(|identity| Endpoint { identity: *identity, owner: 0, workload: 0 })
+        self.endpoints.get(addr).map(|identity| Endpoint { identity: *identity, owner: 0 })
     }
 
     fn cidr(&self, addr: &Addr) -> Option<u32> {
