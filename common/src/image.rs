@@ -190,7 +190,8 @@ pub struct SetEntry {
     pub port_row: u32,
     /// Port classes it tells apart: the row length of its cells.
     pub port_classes: u16,
-    /// Kinds of sockets it allows beside TCP and UDP ([`SOCKET_RAW`] and so on); read from the egress entry.
+    /// Kinds of sockets it allows beside TCP and UDP ([`SOCKET_RAW`] and so on), for the sake of this direction; and whether it
+    /// refuses ([`SET_REFUSES`]).
     pub sockets: u16,
     /// What an absent cell means.
     pub default: Cell,
@@ -202,6 +203,8 @@ pub const SOCKET_RAW: u16 = 1;
 pub const SOCKET_SCTP: u16 = 2;
 /// Set flag: MPTCP sockets may be created.
 pub const SOCKET_MPTCP: u16 = 4;
+/// Set flag, of ingress: some of its cells refuse.
+pub const SET_REFUSES: u16 = 1 << 15;
 
 impl SetEntry {
     /// Packs into the section's two words.

@@ -11,7 +11,7 @@ use weir_common::{
     addr::Protocol,
     decide::Decision,
     event::Local,
-    image::Cell,
+    image::{Cell, FLAG_REFUSE},
     packet::Packet,
     verdict::{Direction, Hook, Reason, Verdict},
 };
@@ -119,6 +119,10 @@ fn judge(ctx: &SkBuffContext, local: Local, sock: Sock, packet: &Packet) -> Outc
     if judged.decision.reason as u8 != Reason::Reply as u8 && takes_from_anybody(&sock, packet) {
         let thread = replies::thread_of(packet, subject.remote_port);
         replies::expect(Asked::ByUs, workload, subject.cookie, &subject.remote_addr, thread);
+        // `sk_lookup` knows no socket, and would refuse the answer.
+        if packet.protocol == Protocol::UDP && tables::flags() & FLAG_REFUSE != 0 {
+            replies::expect(Asked::ByUs, workload, replies::by_port(subject.local_port), &subject.remote_addr, thread);
+        }
     }
     decided(&subject, &judged, packet)
 }

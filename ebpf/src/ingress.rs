@@ -117,7 +117,7 @@ fn judge(ctx: &SkBuffContext, local: Local, sock: Sock, packet: &mut Packet) -> 
         judged.decision.staged = Cell::ABSENT;
     }
     if passes && packet.protocol == Protocol::UDP && judged.decision.reason as u8 != Reason::Rule as u8 {
-        replies::note_asked(&subject);
+        replies::note_asked(&subject, subject.cookie);
     }
     decided(&subject, &judged, packet)
 }

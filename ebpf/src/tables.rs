@@ -121,6 +121,12 @@ pub fn plausible(workload: u32, packet: &Packet) -> bool {
     source::plausible(packet, &image, workload)
 }
 
+/// [`Endpoint::owner`] of an address; 0 where nobody here has it.
+#[inline(always)]
+pub fn owner(addr: &Addr) -> u32 {
+    Active::open().and_then(|active| active.endpoint(addr)).map_or(0, |end| end.owner)
+}
+
 /// Flags of the active generation; none when there is none.
 #[inline(always)]
 pub fn flags() -> u64 {

@@ -30,7 +30,7 @@ use support::{
 use weir_common::{
     addr::{Addr, Protocol},
     image::last_port,
-    verdict::Direction,
+    verdict::{Direction, Verdict},
 };
 use weir_policy::{Compiler, Context, Edit, End, Question, ResourceId, Resources, evaluate};
 
@@ -97,6 +97,19 @@ fn tables_and_evaluator_never_differ_and_order_never_matters() {
     let seen = seen.into_inner();
     let staged = seen.iter().filter(|seen| seen.contains("staged")).count();
     assert!(seen.len() - staged >= 6 && staged >= 2, "the generator reached only {seen:?}");
+}
+
+#[test]
+fn tables_and_evaluator_agree_where_unselected_workloads_are_denied() {
+    let context = Context { unselected: Verdict::Deny, ..context() };
+    let denied = std::cell::Cell::new(false);
+    over(&(a_state(), questions()), 4, |(arrived, questions)| {
+        let state: Resources = arrived.into_iter().collect();
+        let seen = argue(&state, &context, &weir_policy::compile(&state, &context).unwrap(), &questions)?;
+        denied.set(denied.get() || seen.contains("Deny NoPolicy"));
+        Ok(())
+    });
+    assert!(denied.get(), "no question was about a workload that nobody selects");
 }
 
 #[test]

@@ -8,9 +8,9 @@ use std::net::IpAddr;
 use weir_common::{
     addr::{Addr, Protocol},
     decide::{Decision, Image, Query},
-    verdict::{Direction, Reason, Verdict},
+    verdict::{Direction, Hook, Reason, Refusal, Verdict},
 };
-use weir_policy::{Answer, Compiled, CompiledWorkload, End, Question, evaluate};
+use weir_policy::{Answer, Compiled, CompiledWorkload, End, Question, ResourceId, evaluate};
 
 use super::{Control, ControlError};
 use crate::datapath::Datapath;
@@ -71,6 +71,10 @@ pub struct Side {
     pub policy: String,
     /// Its rule.
     pub rule: String,
+    /// How a denial reaches the one that opens; `None` where it passes.
+    pub refusal: Option<Refusal>,
+    /// What staged policies would decide, where that is another verdict: the verdict, policy and rule.
+    pub staged: Option<(Verdict, String, String)>,
     /// A sentence.
     pub why: String,
 }
@@ -96,7 +100,10 @@ impl<D: Datapath> Control<D> {
         let answers = evaluate(&self.force.resources, &self.force.context, &question).ok();
         let (out, into) = answers.map_or((None, None), |answers| (answers.egress, answers.ingress));
         let egress = side(compiled, &from, &to, Direction::Egress, &question, out.as_ref())?;
-        let ingress = side(compiled, &to, &from, Direction::Ingress, &question, into.as_ref())?;
+        let mut ingress = side(compiled, &to, &from, Direction::Ingress, &question, into.as_ref())?;
+        if let Some(called) = to.workload {
+            self.answered(&called.id, protocol, into.is_some_and(|answer| answer.refused), &mut ingress);
+        }
         let verdicts = || [&egress, &ingress].into_iter().filter_map(|side| side.decided.map(|(verdict, _)| verdict));
         let verdict = [Verdict::Deny, Verdict::Audit].into_iter().find(|verdict| verdicts().any(|v| v == *verdict));
         Ok(Explained {
@@ -106,6 +113,26 @@ impl<D: Datapath> Control<D> {
             egress,
             ingress,
         })
+    }
+}
+
+impl<D> Control<D> {
+    /// Says how a denial at the called side reaches the caller, which depends on the hook that denies it.
+    fn answered(&self, called: &ResourceId, protocol: Protocol, refuses: bool, side: &mut Side) {
+        let Some(refusal) = &mut side.refusal else { return };
+        let state = self.observed.workloads.iter().find(|state| state.id == *called);
+        let has = |hook: Hook| state.is_some_and(|state| state.hooks.contains(&hook.name()));
+        let (looked_up, alone) = (has(Hook::SkLookup), !has(Hook::Ingress));
+        // The kernel looks a socket up for nothing but TCP and UDP.
+        let answers = looked_up && (refuses || alone) && matches!(protocol, Protocol::TCP | Protocol::UDP);
+        *refusal = if answers { Refusal::Refused } else { Refusal::Silence };
+        side.why.push_str(match (answers, refuses) {
+            (true, _) => "; the caller is answered at once: ECONNREFUSED",
+            (false, true) => {
+                "; nothing comes back to the caller, as this workload has no network namespace known to be its own"
+            }
+            (false, false) => "; nothing comes back to the caller",
+        });
     }
 }
 
@@ -171,12 +198,27 @@ fn side(
         port: question.port,
     };
     let Some(image) = Image::open(compiled) else { return unjudged("the tables in force are not readable".to_owned()) };
-    Ok(judged(compiled, image.decide(&query), answer))
+    let mut side = judged(compiled, image.decide(&query), answer);
+    if side.decided.is_some_and(|(verdict, _)| !verdict.passes()) {
+        side.refusal = Some(Refusal::Eperm);
+        if direction == Direction::Egress {
+            side.why.push_str("; the call fails at once: EPERM");
+        }
+    }
+    Ok(side)
 }
 
 fn judged(compiled: &Compiled, decision: Decision, answer: Option<&Answer>) -> Side {
-    let rule =
-        usize::try_from(decision.rule).ok().filter(|number| *number != 0).and_then(|number| compiled.rules.get(number));
+    let named = |number: u32| {
+        let rule = usize::try_from(number).ok().filter(|number| *number != 0);
+        let rule = rule.and_then(|number| compiled.rules.get(number));
+        rule.map(|rule| (rule.policy.clone(), rule.rule.clone())).unwrap_or_default()
+    };
+    let staged = decision.staged.verdict().map(|verdict| {
+        let (policy, rule) = named(decision.staged.rule());
+        (verdict, policy, rule)
+    });
+    let (policy, rule) = named(decision.rule);
     let mut why = answer.map(Answer::in_full).unwrap_or_default();
     let agrees = answer.is_none_or(|answer| (answer.verdict, answer.reason) == (decision.verdict, decision.reason));
     if !agrees {
@@ -186,12 +228,7 @@ fn judged(compiled: &Compiled, decision: Decision, answer: Option<&Answer>) -> S
         );
         why = format!("the kernel's tables say {}, although: {why} (please report this)", decision.verdict.name());
     }
-    Side {
-        decided: Some((decision.verdict, decision.reason)),
-        policy: rule.map(|rule| rule.policy.clone()).unwrap_or_default(),
-        rule: rule.map(|rule| rule.rule.clone()).unwrap_or_default(),
-        why,
-    }
+    Side { decided: Some((decision.verdict, decision.reason)), policy, rule, refusal: None, staged, why }
 }
 
 /// The rate limits XDP applies to what arrives at `to`.

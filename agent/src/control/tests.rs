@@ -56,6 +56,7 @@ fn settings(dir: &tempfile::TempDir) -> Settings {
     let clock: WallClock = Arc::new(|| Timestamp(clock::wall_now()));
     Settings {
         unknown: Verdict::Allow,
+        unselected: Verdict::Allow,
         state_dir: dir.path().join("state"),
         names: Arc::default(),
         queue,

@@ -69,6 +69,7 @@ pub fn run(config: &Config) -> Result<(), RunError> {
             XdpMode::Generic => kernel::XdpMode::Generic,
         },
         strict: !config.unknown.passes(),
+        ingress: config.ingress_hook,
     };
     let (kernel, events) = {
         let _inside = runtime.enter();
@@ -166,6 +167,7 @@ impl Agent {
         })?;
         let settings = Settings {
             unknown: config.unknown,
+            unselected: config.unselected,
             state_dir: config.state_dir.clone(),
             names,
             queue: Arc::clone(&queue),
@@ -190,6 +192,7 @@ impl Agent {
         let info = rpc::Info {
             node: config.node.clone(),
             unknown: config.unknown.name(),
+            unselected: config.unselected.name(),
             cgroup_root: PathBuf::from(&config.cgroup_root),
             tally,
             queue: Arc::clone(&queue),

@@ -201,7 +201,14 @@ impl Join {
         match hook {
             Hook::SockOps | Hook::Egress => flow().or_else(bound),
             Hook::Ingress => bound().or_else(flow),
-            Hook::Xdp | Hook::Connect | Hook::Sendmsg | Hook::SockCreate | Hook::PostBind | Hook::SkLookup => None,
+            Hook::Xdp
+            | Hook::Connect
+            | Hook::Sendmsg
+            | Hook::SockCreate
+            | Hook::PostBind
+            | Hook::SkLookup
+            | Hook::FromWorkload
+            | Hook::ToWorkload => None,
         }
     }
 
@@ -219,7 +226,9 @@ impl Join {
         let remote_port = if key.remote_port == Port::default() { last_port } else { key.remote_port };
         let mut remote = remote_end(key.remote_identity, key.remote, remote_port, key.generation, names);
         let icmp_type = take_icmp_type(key.protocol, key.hook, &mut local, &mut remote);
-        let caller = self.remembered_caller(hook, value.cookie).unwrap_or_default();
+        let listener = (key.workload, key.protocol, key.local_port);
+        let listener = || self.listeners.get(&listener).filter(|_| hook == Hook::SkLookup).cloned();
+        let caller = self.remembered_caller(hook, value.cookie).or_else(listener).unwrap_or_default();
         Some(Record {
             time_ns: self.clock.wall(value.first_ns),
             end_ns: self.clock.wall(value.last_ns),

@@ -63,6 +63,7 @@ fn names() -> (Names, u32) {
     let context = Context {
         generation: 2,
         unknown: Verdict::Allow,
+        unselected: Verdict::Allow,
         host_addresses: vec![],
         tick_ns: 0,
         now: weir_policy::Timestamp(0),
@@ -80,6 +81,7 @@ fn names() -> (Names, u32) {
             state: AttachState::Attached,
             detail: String::new(),
             hooks: vec![],
+            uncovered: vec![],
         }],
         interfaces: vec![InterfaceState { name: "eth0".into(), index: 7, mode: "native", detail: String::new() }],
         enforcing: true,

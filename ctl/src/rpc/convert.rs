@@ -82,8 +82,19 @@ pub fn explanation(wire: v1::ExplainResponse) -> Explanation {
 }
 
 fn side(wire: v1::explain_response::Side) -> Side {
-    let verdict = verdict(wire.verdict());
-    Side { judged: wire.judged, verdict, reason: wire.reason, policy: wire.policy, rule: wire.rule, why: wire.why }
+    let staged = verdict(wire.staged_verdict());
+    Side {
+        judged: wire.judged,
+        verdict: verdict(wire.verdict()),
+        reason: wire.reason,
+        policy: wire.policy,
+        rule: wire.rule,
+        refusal: wire.refusal,
+        staged_verdict: (staged != Verdict::Unknown).then_some(staged),
+        staged_policy: wire.staged_policy,
+        staged_rule: wire.staged_rule,
+        why: wire.why,
+    }
 }
 
 pub fn record(wire: v1::FlowRecord) -> Record {

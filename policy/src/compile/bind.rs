@@ -102,7 +102,7 @@ impl Compiler {
 
     /// What workloads must have in common to be judged alike.
     fn set_key(&self, placed: &Placed) -> SetKey {
-        if placed.bound.is_empty() {
+        if placed.bound.is_empty() && self.context.unselected.passes() {
             return SetKey::default();
         }
         let policies = placed.bound.iter().filter_map(|number| self.policies.get(*number));

@@ -12,7 +12,9 @@ use rpds::RedBlackTreeMapSync;
 use serde::{Deserialize, Serialize};
 use weir_common::{
     addr::Addr,
-    image::{Cell, FLAG_BLOCKED, FLAG_LIMITS, FLAG_QUIET, FLAG_STAGED, MAGIC, PAGE_WORDS, Page, Section, header},
+    image::{
+        Cell, FLAG_BLOCKED, FLAG_LIMITS, FLAG_QUIET, FLAG_REFUSE, FLAG_STAGED, MAGIC, PAGE_WORDS, Page, Section, header,
+    },
     verdict::Reason,
 };
 
@@ -257,11 +259,12 @@ impl Compiler {
         let blocked = if self.blocked.is_empty() { 0 } else { FLAG_BLOCKED };
         let quiet = if self.policies.any_quiet() { FLAG_QUIET } else { 0 };
         let staged = if self.tables.any_staged() { FLAG_STAGED } else { 0 };
+        let refuse = if self.tables.any_refusing() { FLAG_REFUSE } else { 0 };
         let unknown = Cell::new(self.context.unknown, Reason::UnknownWorkload, 0);
         let mut front = vec![
             (header::MAGIC, MAGIC),
             (header::GENERATION, self.context.generation),
-            (header::FLAGS, limits | blocked | quiet | staged),
+            (header::FLAGS, limits | blocked | quiet | staged | refuse),
             (header::UNKNOWN, u64::from(unknown.0)),
             (header::ATOMS, u64::from(self.ports.stride())),
         ];

@@ -134,7 +134,8 @@ impl Compiler {
             }
             work.touched.sets += usize::from(anew);
             let bound = self.policies.list(&key.bound);
-            let set = Set { number, key, bound: &bound, now: self.context.now };
+            let unselected = self.context.unselected;
+            let set = Set { number, key, bound: &bound, unselected, now: self.context.now };
             let only = (!anew).then_some(&reclassed.classes);
             work.touched.cells += self.tables.fill(&set, only, &source, problems);
         }

@@ -9,8 +9,8 @@ use std::{
 };
 
 use weir_common::{
-    image::{Cell, SOCKET_MPTCP, SOCKET_RAW, SOCKET_SCTP, Section, SetEntry},
-    verdict::Direction,
+    image::{Cell, SET_REFUSES, SOCKET_MPTCP, SOCKET_RAW, SOCKET_SCTP, Section, SetEntry},
+    verdict::{Direction, Verdict},
 };
 
 use super::{
@@ -26,7 +26,7 @@ use super::{
 };
 use crate::{
     evaluate::{Bound, Local, Outcome, PeerEnd, Trial, isolating_sockets, judge_as, judge_unmatched},
-    model::{ContainerPort, PortMatch, Socket, Timestamp},
+    model::{ContainerPort, Mode, PortMatch, Socket, Timestamp},
 };
 
 /// Most cells: 256 MiB.
@@ -51,12 +51,19 @@ pub struct Set<'s> {
     pub number: u32,
     pub key: &'s SetKey,
     pub bound: &'s [Bound<'s>],
+    pub unselected: Verdict,
     pub now: Timestamp,
 }
 
 impl<'s> Set<'s> {
     fn local(&self) -> Local<'_, 's> {
-        Local { bound: self.bound, ports: &self.key.ports, node: self.key.node.as_deref(), now: self.now }
+        Local {
+            bound: self.bound,
+            ports: &self.key.ports,
+            node: self.key.node.as_deref(),
+            unselected: self.unselected,
+            now: self.now,
+        }
     }
 }
 
@@ -228,6 +235,12 @@ impl Tables {
         }
     }
 
+    /// Whether some set refuses.
+    pub fn any_refusing(&self) -> bool {
+        let mut in_force = self.tables.iter().filter(|((_, (trial, _)), _)| *trial == Trial::InForce);
+        in_force.any(|(_, table)| table.sockets & SET_REFUSES != 0)
+    }
+
     /// Whether some set has a staged policy.
     pub fn any_staged(&self) -> bool {
         self.tables.keys().any(|(_, (trial, _))| *trial == Trial::Staged)
@@ -254,9 +267,10 @@ impl Table {
     /// Forgets what policies said before.
     fn begin(&mut self, set: &Set<'_>, (trial, direction): TableKind, rules: &Rules) {
         self.default = cell(&judge_unmatched(trial, set.local(), direction), direction, rules);
-        self.sockets = socket_flags(set.bound);
+        self.sockets = flags(set.bound, direction);
         // Without rules only the node of a pod is told apart from the rest.
-        self.plain &= direction == Direction::Egress || set.key.node.is_none() || set.bound.is_empty();
+        let open = set.bound.is_empty() && set.unselected.passes();
+        self.plain &= direction == Direction::Egress || set.key.node.is_none() || open;
         self.rows.clear();
     }
 
@@ -313,19 +327,27 @@ fn cell(outcome: &Outcome<'_>, direction: Direction, rules: &Rules) -> Cell {
         .deciding
         .map_or(0, |deciding| rules.number(deciding.bound.id, deciding.bound.policy, direction, deciding.place));
     let cell = Cell::new(outcome.verdict, outcome.reason, rule);
+    let cell = if outcome.refuses(direction) { cell.refusing() } else { cell };
     match outcome.deciding {
         Some(deciding) if !deciding.logs(direction) => cell.quietly(),
         Some(_) | None => cell,
     }
 }
 
-fn socket_flags(set: &[Bound<'_>]) -> u16 {
+/// The kinds of sockets a direction leaves open, and whether it refuses.
+fn flags(set: &[Bound<'_>], direction: Direction) -> u16 {
+    let enforced = set.iter().filter(|bound| bound.policy.mode == Mode::Enforce);
+    let refuses = direction == Direction::Ingress && enforced.into_iter().any(|bound| bound.policy.refuses());
+    socket_flags(set, direction) | if refuses { SET_REFUSES } else { 0 }
+}
+
+fn socket_flags(set: &[Bound<'_>], direction: Direction) -> u16 {
     let flag = |socket| match socket {
         Socket::Raw => SOCKET_RAW,
         Socket::Sctp => SOCKET_SCTP,
         Socket::Mptcp => SOCKET_MPTCP,
     };
-    match isolating_sockets(set) {
+    match isolating_sockets(set, direction) {
         None => SOCKET_RAW | SOCKET_SCTP | SOCKET_MPTCP,
         Some(sockets) => sockets.into_iter().fold(0, |flags, socket| flags | flag(socket)),
     }

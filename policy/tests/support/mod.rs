@@ -23,6 +23,7 @@ pub fn context() -> Context {
     Context {
         generation: 7,
         unknown: Verdict::Deny,
+        unselected: Verdict::Allow,
         host_addresses: vec![address("10.0.0.1"), address("fd00::1"), address("127.0.0.1")],
         tick_ns: 4_000_000,
         now: "2026-11-22T12:00:00Z".parse().unwrap(),
@@ -73,6 +74,7 @@ pub struct Said {
     /// Policy and rule.
     pub by: (String, String),
     pub logged: bool,
+    pub refused: bool,
     /// What staged policies would change: the verdict, policy and rule.
     pub staged: Option<(Verdict, String, String)>,
 }
@@ -84,6 +86,7 @@ impl From<Answer> for Said {
             reason: answer.reason,
             by: (answer.policy, answer.rule),
             logged: answer.logged,
+            refused: answer.refused,
             staged: answer.staged.map(|staged| (staged.verdict, staged.policy, staged.rule)),
         }
     }
@@ -135,6 +138,7 @@ pub fn ask(
         reason: decision.reason,
         by: name(decision.rule),
         logged: !decision.quiet,
+        refused: decision.refuse,
         staged: staged.map(|(verdict, (policy, rule))| (verdict, policy, rule)),
     }
 }

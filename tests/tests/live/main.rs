@@ -6,14 +6,17 @@
 //! A harness of our own, because worlds are shared by the tests of a file and must go after the last of them. One test at
 //! a time unless told otherwise: several of them measure rates, and two cores are not many.
 
+mod alone;
 mod cases;
 mod closing;
 mod icmp;
 mod kinds;
 mod lifecycle;
 mod limits;
+mod modes;
 mod policies;
 mod quiet;
+mod refusals;
 mod rows;
 mod stage;
 mod tls;
@@ -41,6 +44,9 @@ fn main() -> anyhow::Result<()> {
         quiet::trials(),
         closing::trials(),
         limits::trials(),
+        modes::trials(),
+        refusals::trials(),
+        alone::trials(),
         updates::trials(),
         policies::trials(),
         lifecycle::trials(),
