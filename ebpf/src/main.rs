@@ -21,6 +21,7 @@ mod quotes;
 mod replies;
 mod sendmsg;
 mod settings;
+mod sk_lookup;
 mod sock_create;
 mod sock_ops;
 mod tables;

@@ -21,12 +21,11 @@ use super::{Who, World, netns};
 /// Where the far end is.
 pub const FAR: [IpAddr; 2] =
     [IpAddr::V4(Ipv4Addr::new(10, 88, 0, 2)), IpAddr::V6(Ipv6Addr::new(0xfd88, 0, 0, 0, 0, 0, 0, 2))];
-/// A router asks for neighbours from its link-local address; interfaces here have none by themselves.
-const ROUTER: [(IpAddr, u8); 3] = [
-    (IpAddr::V4(Ipv4Addr::new(10, 88, 0, 1)), 24),
-    (IpAddr::V6(Ipv6Addr::new(0xfd88, 0, 0, 0, 0, 0, 0, 1)), 64),
-    (IpAddr::V6(Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1)), 64),
-];
+/// Who passes on what is not its own asks for neighbours from its link-local address, and so does who answers by another interface;
+/// interfaces here have none by themselves.
+const ASKS: (IpAddr, u8) = (IpAddr::V6(Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1)), 64);
+const ROUTER: [(IpAddr, u8); 3] =
+    [(IpAddr::V4(Ipv4Addr::new(10, 88, 0, 1)), 24), (IpAddr::V6(Ipv6Addr::new(0xfd88, 0, 0, 0, 0, 0, 0, 1)), 64), ASKS];
 
 impl World {
     /// Lays a wire between `router` and `far` that carries packets of `mtu` bytes in the direction of `far`, and tells `near` to
@@ -42,6 +41,7 @@ impl World {
             handle.link().add(pair).execute().await.map_err(netlink("adding", "far"))?;
             let away = LinkUnspec::new_with_name("hop").setns_by_fd(target.as_raw_fd()).build();
             handle.link().set(away).execute().await.map_err(netlink("moving", "hop"))?;
+            address(&handle, super::links::INSIDE, &[ASKS]).await?;
             address(&handle, "far", &FAR.map(|addr| (addr, if addr.is_ipv4() { 24 } else { 64 }))).await
         })?;
         in_namespace(&namespace, async |handle| {
