@@ -20,11 +20,11 @@ pub trait Tables {
     fn cidr(&self, addr: &Addr) -> Option<u32>;
     /// [`Image::staged_cell`] of these tables. The kernel has a function of its own for it, which is verified once.
     #[inline(always)]
-    fn staged(&self, query: &Query, remote_identity: u32) -> Cell
+    fn staged(&self, query: &Query, port: u16, remote_identity: u32) -> Cell
     where
         Self: Sized,
     {
-        Image::open(self).map_or(Cell::ABSENT, |image| image.staged_cell(query, remote_identity))
+        Image::open(self).map_or(Cell::ABSENT, |image| image.staged_cell(&Query { port, ..*query }, remote_identity))
     }
 }
 
@@ -218,21 +218,25 @@ impl<'a, T: Tables> Image<'a, T> {
     /// The same, with the local workload that owns the address.
     #[inline(always)]
     fn end(&self, addr: &Addr) -> Endpoint {
-        match self.tables.endpoint(addr) {
-            Some(end) if end.as_behind().is_none() => end,
-            Some(_) | None => Endpoint { identity: self.tables.cidr(addr).unwrap_or(reserved::WORLD), owner: 0 },
+        // No `Option` past this line: what it holds when it holds nothing is a register that the verifier has never seen written.
+        let end = self.tables.endpoint(addr).unwrap_or(Endpoint { identity: 0, owner: Endpoint::behind(0) });
+        if !end.is_behind() {
+            return end;
         }
+        Endpoint { identity: self.tables.cidr(addr).unwrap_or(reserved::WORLD), owner: 0 }
     }
 
-    /// What is behind the port of a service's address that a query calls, and the port it leads to.
+    /// Who is called, at which port, and whether those are behind a port of a service's address.
     #[inline(always)]
-    fn behind(&self, end: Endpoint, query: &Query) -> Option<(u32, u16)> {
-        let service = end.as_service()?;
-        if query.direction as u8 != Direction::Egress as u8 {
-            return None;
+    fn called(&self, end: Endpoint, query: &Query) -> (u32, u16, bool) {
+        if end.is_service() && query.direction as u8 == Direction::Egress as u8 {
+            let call = Addr::of_call(end.number(), query.protocol, query.port);
+            let behind = self.tables.endpoint(&call).unwrap_or(Endpoint { identity: 0, owner: 0 });
+            if behind.is_behind() {
+                return (behind.identity, behind.number() as u16, true);
+            }
         }
-        let behind = self.tables.endpoint(&Addr::of_call(service, query.protocol, query.port))?;
-        Some((behind.identity, behind.as_behind()?))
+        (end.identity, query.port, false)
     }
 
     /// Judges one opening by what the tables say of identities; which local workload asks is not known.
@@ -249,22 +253,21 @@ impl<'a, T: Tables> Image<'a, T> {
         if workload != 0 && end.owner == workload {
             return Decision::plain(Verdict::Allow, Reason::NoPolicy, end.identity);
         }
-        let behind = self.behind(end, query);
-        let (remote_identity, port) = behind.unwrap_or((end.identity, query.port));
+        let (remote_identity, port, translated) = self.called(end, query);
         if query.local == reserved::UNKNOWN {
             return from_cell(Cell(self.header.word(header::UNKNOWN) as u32), remote_identity);
         }
-        let mut decision = match self.cell(Section::Sets, query, remote_identity, port) {
-            Some(cell) => Decision { translated: behind.is_some(), ..from_cell(cell, remote_identity) },
-            None => no_tables(remote_identity),
-        };
+        // Both cells first, and what they say afterwards: a decision is too much for the kernel's stack while a function is called.
+        let cell = self.cell(Section::Sets, query, remote_identity, port).unwrap_or(Cell::ABSENT);
+        let mut staged = Cell::ABSENT;
         if self.flags() & FLAG_STAGED != 0 {
-            let staged = self.tables.staged(&Query { port, ..*query }, remote_identity);
-            if staged.verdict() != Some(decision.verdict) {
-                decision.staged = staged;
-            }
+            staged = self.tables.staged(query, port, remote_identity);
         }
-        decision
+        let decision = from_cell(cell, remote_identity);
+        if staged.verdict() == Some(decision.verdict) {
+            staged = Cell::ABSENT;
+        }
+        Decision { translated, staged, ..decision }
     }
 
     /// The cell that answers `query` were staged policies enforced; absent where the set has none.

@@ -9,7 +9,7 @@
 use aya_ebpf::{macros::cgroup_skb, programs::SkBuffContext};
 use weir_common::{
     addr::Protocol,
-    decide::Decision,
+    decide::Query,
     event::Local,
     image::{Cell, FLAG_REFUSE},
     packet::Packet,
@@ -100,18 +100,19 @@ fn judge(ctx: &SkBuffContext, local: Local, sock: Sock, packet: &Packet) -> Outc
         ifindex: 0,
     };
     let workload = subject.local.workload;
-    let mut judged = tables::judge(workload, &emit::question(&subject));
+    let mut query = emit::question(&subject);
+    let mut judged = tables::judge_in_place(workload, &mut query);
     // Other sockets send from addresses of their namespace; a raw one writes what it likes.
     if sock.kind == SOCK_RAW && !tables::plausible(workload, packet) {
-        let (verdict, reason) = (Verdict::Deny, Reason::Spoofed);
-        judged.decision = Decision::plain(verdict, reason, judged.decision.remote_identity);
+        (judged.decision.verdict, judged.decision.reason, judged.decision.rule) = (Verdict::Deny, Reason::Spoofed, 0);
+        judged.decision.quiet = false;
         return decided(&subject, &judged, packet);
     }
     if is_tcp(&sock) {
         return if judged.decision.verdict.passes() { Outcome::Opening } else { decided(&subject, &judged, packet) };
     }
     if !judged.decision.verdict.passes() || judged.decision.staged_denies() {
-        answer(&subject, &mut judged, packet);
+        answer(&subject, &mut judged, packet, &mut query);
     }
     if !judged.decision.verdict.passes() {
         return decided(&subject, &judged, packet);
@@ -138,9 +139,9 @@ fn takes_from_anybody(sock: &Sock, packet: &Packet) -> bool {
 
 /// A datagram no egress rule allows, or none would were staged policies enforced, may still answer one that was let in.
 #[inline(always)]
-fn answer(subject: &Subject, judged: &mut Judged, packet: &Packet) {
+fn answer(subject: &Subject, judged: &mut Judged, packet: &Packet, query: &mut Query) {
     let Some(asked) = packet.answers() else { return };
-    let answer = replies::judge_as_answer(subject, asked);
+    let answer = replies::judge_question(subject, asked, query);
     if !answer.decision.verdict.passes() {
         return;
     }

@@ -51,13 +51,36 @@ impl Tables for Active {
 
     #[inline(always)]
     fn cidr(&self, addr: &Addr) -> Option<u32> {
-        maps::CIDRS.get(self.slot)?.get(&Key::new(128, *addr)).copied()
+        match longest(self.slot, addr) {
+            0 => None,
+            identity => Some(identity),
+        }
     }
 
     #[inline(always)]
-    fn staged(&self, query: &Query, remote_identity: u32) -> Cell {
-        let called = u32::from(query.port) | u32::from(query.protocol.0) << 16 | (query.direction as u32) << 24;
+    fn staged(&self, query: &Query, port: u16, remote_identity: u32) -> Cell {
+        let called = u32::from(port) | u32::from(query.protocol.0) << 16 | (query.direction as u32) << 24;
         Cell(weir_staged(self.slot, query.local, remote_identity, called))
+    }
+}
+
+/// The image alone: staged policies are asked about an identity that is known. Smaller than [`Active`], for the sake of the stack.
+struct Staged(&'static Pages);
+
+impl Tables for Staged {
+    #[inline(always)]
+    fn page(&self, index: u32) -> Option<&Page> {
+        self.0.get(index)
+    }
+
+    #[inline(always)]
+    fn endpoint(&self, _: &Addr) -> Option<Endpoint> {
+        None
+    }
+
+    #[inline(always)]
+    fn cidr(&self, _: &Addr) -> Option<u32> {
+        None
     }
 }
 
@@ -67,10 +90,9 @@ impl Tables for Active {
 #[inline(never)]
 #[unsafe(no_mangle)]
 extern "C" fn weir_staged(slot: u32, local: u32, remote_identity: u32, called: u32) -> u32 {
-    let slot = slot & 1;
-    let Some(pages) = maps::TABLES.get(slot) else { return 0 };
-    let active = Active { slot, pages };
-    let Some(image) = Image::open(&active) else { return 0 };
+    let Some(pages) = maps::TABLES.get(slot & 1) else { return 0 };
+    let pages = Staged(pages);
+    let Some(image) = Image::open(&pages) else { return 0 };
     let egress = called >> 24 == Direction::Egress as u32;
     let query = Query {
         local,
@@ -80,6 +102,14 @@ extern "C" fn weir_staged(slot: u32, local: u32, remote_identity: u32, called: u
         port: called as u16,
     };
     image.staged_cell(&query, remote_identity).0
+}
+
+/// The identity of the longest prefix that holds the address; 0 for none, which no prefix has. A function of its own in the object,
+/// for the sake of the stack.
+#[inline(never)]
+fn longest(slot: u32, addr: &Addr) -> u32 {
+    let Some(cidrs) = maps::CIDRS.get(slot) else { return 0 };
+    cidrs.get(&Key::new(128, *addr)).copied().unwrap_or(0)
 }
 
 /// A decision, the generation that made it (0 when there was none), and who the local side was in it.
@@ -106,6 +136,12 @@ impl Judged {
 /// A function of its own in the object: inlined twice into one program it would need more than the 512 bytes of stack.
 #[inline(always)]
 pub fn judge(workload: u32, query: &Query) -> Judged {
+    judge_in_place(workload, &mut { *query })
+}
+
+/// The same for a caller whose stack has no room for a second query: this one's `local` is filled in.
+#[inline(always)]
+pub fn judge_in_place(workload: u32, query: &mut Query) -> Judged {
     let mut judged = Judged::NO_TABLES;
     weir_judge(workload, query, &mut judged);
     judged
@@ -115,7 +151,7 @@ pub fn judge(workload: u32, query: &Query) -> Judged {
 /// answer means nothing: the verifier wants one.
 #[inline(never)]
 #[unsafe(no_mangle)]
-extern "C" fn weir_judge(workload: u32, query: *const Query, judged: *mut Judged) -> u32 {
+extern "C" fn weir_judge(workload: u32, query: *mut Query, judged: *mut Judged) -> u32 {
     let Some(active) = Active::open() else { return 0 };
     let Some(image) = Image::open(&active) else { return 0 };
     if query.is_null() || judged.is_null() {
@@ -123,10 +159,11 @@ extern "C" fn weir_judge(workload: u32, query: *const Query, judged: *mut Judged
     }
     // SAFETY: not null, and the verifier checks that every caller hands memory of these sizes. Its fields are not looked at before
     // they are judged by, so a byte that is no direction is compared and nothing more.
-    let (query, judged) = unsafe { (&*query, &mut *judged) };
-    let local_identity = image.local(workload);
-    let decision = image.decide_for(workload, &Query { local: local_identity, ..*query });
-    *judged = Judged { decision, generation: image.generation(), local_identity };
+    let (query, judged) = unsafe { (&mut *query, &mut *judged) };
+    query.local = image.local(workload);
+    judged.local_identity = query.local;
+    judged.generation = image.generation();
+    judged.decision = image.decide_for(workload, query);
     1
 }
 
