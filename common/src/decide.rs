@@ -18,14 +18,6 @@ pub trait Tables {
     fn endpoint(&self, addr: &Addr) -> Option<Endpoint>;
     /// The identity of the longest CIDR peer that holds the address.
     fn cidr(&self, addr: &Addr) -> Option<u32>;
-    /// [`Image::staged_cell`] of these tables. The kernel has a function of its own for it, which is verified once.
-    #[inline(always)]
-    fn staged(&self, query: &Query, port: u16, remote_identity: u32) -> Cell
-    where
-        Self: Sized,
-    {
-        Image::open(self).map_or(Cell::ABSENT, |image| image.staged_cell(&Query { port, ..*query }, remote_identity))
-    }
 }
 
 /// What is asked: may this workload and that address talk, on this port, opened from this side?
@@ -249,37 +241,37 @@ impl<'a, T: Tables> Image<'a, T> {
     /// policies say.
     #[inline(always)]
     pub fn decide_for(&self, workload: u32, query: &Query) -> Decision {
+        self.decide_as(query.local, workload, query)
+    }
+
+    /// The same with the local identity apart from the query, whose own is not read: the kernel has no room for a copy.
+    #[inline(always)]
+    pub fn decide_as(&self, local: u32, workload: u32, query: &Query) -> Decision {
         let end = self.end(&query.remote);
         if workload != 0 && end.owner == workload {
             return Decision::plain(Verdict::Allow, Reason::NoPolicy, end.identity);
         }
         let (remote_identity, port, translated) = self.called(end, query);
-        if query.local == reserved::UNKNOWN {
+        if local == reserved::UNKNOWN {
             return from_cell(Cell(self.header.word(header::UNKNOWN) as u32), remote_identity);
         }
-        // Both cells first, and what they say afterwards: a decision is too much for the kernel's stack while a function is called.
-        let cell = self.cell(Section::Sets, query, remote_identity, port).unwrap_or(Cell::ABSENT);
-        let mut staged = Cell::ABSENT;
+        let mut decision = match self.cell(Section::Sets, local, query, (remote_identity, port)) {
+            Some(cell) => Decision { translated, ..from_cell(cell, remote_identity) },
+            None => no_tables(remote_identity),
+        };
         if self.flags() & FLAG_STAGED != 0 {
-            staged = self.tables.staged(query, port, remote_identity);
+            let staged = self.cell(Section::StagedSets, local, query, (remote_identity, port)).unwrap_or(Cell::ABSENT);
+            if staged.verdict() != Some(decision.verdict) {
+                decision.staged = staged;
+            }
         }
-        let decision = from_cell(cell, remote_identity);
-        if staged.verdict() == Some(decision.verdict) {
-            staged = Cell::ABSENT;
-        }
-        Decision { translated, staged, ..decision }
-    }
-
-    /// The cell that answers `query` were staged policies enforced; absent where the set has none.
-    #[inline(always)]
-    pub fn staged_cell(&self, query: &Query, remote_identity: u32) -> Cell {
-        self.cell(Section::StagedSets, query, remote_identity, query.port).unwrap_or(Cell::ABSENT)
+        decision
     }
 
     /// The cell that answers `query` about this identity and port, the set's default included.
     #[inline(always)]
-    fn cell(&self, sets: Section, query: &Query, remote_identity: u32, port: u16) -> Option<Cell> {
-        let set = self.set_of(sets, self.identity(query.local).set, query.direction)?;
+    fn cell(&self, sets: Section, local: u32, query: &Query, (remote_identity, port): (u32, u16)) -> Option<Cell> {
+        let set = self.set_of(sets, self.identity(local).set, query.direction)?;
         if set.port_classes == 0 {
             return Some(set.default);
         }

@@ -60,14 +60,8 @@ pub fn by_port(local: Port) -> u64 {
 /// only if it did ask this socket. A rule that lets a peer ask on every port would else let every socket ask it.
 #[inline(always)]
 pub fn judge_as_answer(subject: &Subject, local_port: Port) -> Judged {
-    judge_question(subject, local_port, &mut emit::question(subject))
-}
-
-/// The same for a caller that has the subject's question in memory already: it becomes the peer's.
-#[inline(always)]
-pub fn judge_question(subject: &Subject, local_port: Port, query: &mut Query) -> Judged {
-    (query.direction, query.port) = (Direction::Ingress, local_port.number());
-    let mut judged = tables::judge_in_place(subject.local.workload, query);
+    let asked = Query { direction: Direction::Ingress, port: local_port.number(), ..emit::question(subject) };
+    let mut judged = tables::judge(subject.local.workload, &asked);
     // What has no ports is matched to its socket by the kernel.
     let by_rule = subject.protocol != Protocol::UDP && judged.decision.reason as u8 == Reason::Rule as u8;
     if !by_rule && !has_asked(subject, subject.cookie) && !has_asked(subject, by_port(local_port)) {

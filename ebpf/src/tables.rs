@@ -5,13 +5,13 @@
 
 use aya_ebpf::btf_maps::lpm_trie::Key;
 use weir_common::{
-    addr::{Addr, Protocol},
+    addr::Addr,
     decide::{Decision, Image, Query, Tables, no_tables},
     event::Endpoint,
-    image::{Cell, Page},
+    image::Page,
     packet::Packet,
     source,
-    verdict::{Direction, Reason},
+    verdict::Reason,
 };
 
 use crate::maps::{self, Pages};
@@ -51,65 +51,8 @@ impl Tables for Active {
 
     #[inline(always)]
     fn cidr(&self, addr: &Addr) -> Option<u32> {
-        match longest(self.slot, addr) {
-            0 => None,
-            identity => Some(identity),
-        }
+        maps::CIDRS.get(self.slot)?.get(&Key::new(128, *addr)).copied()
     }
-
-    #[inline(always)]
-    fn staged(&self, query: &Query, port: u16, remote_identity: u32) -> Cell {
-        let called = u32::from(port) | u32::from(query.protocol.0) << 16 | (query.direction as u32) << 24;
-        Cell(weir_staged(self.slot, query.local, remote_identity, called))
-    }
-}
-
-/// The image alone: staged policies are asked about an identity that is known. Smaller than [`Active`], for the sake of the stack.
-struct Staged(&'static Pages);
-
-impl Tables for Staged {
-    #[inline(always)]
-    fn page(&self, index: u32) -> Option<&Page> {
-        self.0.get(index)
-    }
-
-    #[inline(always)]
-    fn endpoint(&self, _: &Addr) -> Option<Endpoint> {
-        None
-    }
-
-    #[inline(always)]
-    fn cidr(&self, _: &Addr) -> Option<u32> {
-        None
-    }
-}
-
-/// What staged policies would answer, as a cell. `called`: port, protocol and direction, from the low end.
-///
-/// A global function (see `bytes::weir_parse_skb`): it takes numbers, among them the slot of this run, and is verified once.
-#[inline(never)]
-#[unsafe(no_mangle)]
-extern "C" fn weir_staged(slot: u32, local: u32, remote_identity: u32, called: u32) -> u32 {
-    let Some(pages) = maps::TABLES.get(slot & 1) else { return 0 };
-    let pages = Staged(pages);
-    let Some(image) = Image::open(&pages) else { return 0 };
-    let egress = called >> 24 == Direction::Egress as u32;
-    let query = Query {
-        local,
-        direction: if egress { Direction::Egress } else { Direction::Ingress },
-        remote: Addr::UNSPECIFIED,
-        protocol: Protocol((called >> 16) as u8),
-        port: called as u16,
-    };
-    image.staged_cell(&query, remote_identity).0
-}
-
-/// The identity of the longest prefix that holds the address; 0 for none, which no prefix has. A function of its own in the object,
-/// for the sake of the stack.
-#[inline(never)]
-fn longest(slot: u32, addr: &Addr) -> u32 {
-    let Some(cidrs) = maps::CIDRS.get(slot) else { return 0 };
-    cidrs.get(&Key::new(128, *addr)).copied().unwrap_or(0)
 }
 
 /// A decision, the generation that made it (0 when there was none), and who the local side was in it.
@@ -132,38 +75,29 @@ impl Judged {
 }
 
 /// Judges one opening of `workload` by the active generation; without one, denies. The query's own `local` is not read.
-///
-/// A function of its own in the object: inlined twice into one program it would need more than the 512 bytes of stack.
 #[inline(always)]
 pub fn judge(workload: u32, query: &Query) -> Judged {
-    judge_in_place(workload, &mut { *query })
-}
-
-/// The same for a caller whose stack has no room for a second query: this one's `local` is filled in.
-#[inline(always)]
-pub fn judge_in_place(workload: u32, query: &mut Query) -> Judged {
     let mut judged = Judged::NO_TABLES;
-    weir_judge(workload, query, &mut judged);
+    let _ = weir_judge(workload, query, &raw mut judged);
     judged
 }
 
-/// A global function: the verifier checks it once and not on every path to it (see `bytes`), which is most of what it has to do. The
-/// answer means nothing: the verifier wants one.
+/// A global function (see `bytes::weir_parse_skb`): programs judge at several places, and every path to each would be followed
+/// through all of it. Leaves `to` as it is when there are no tables. The answer means nothing: the verifier wants one.
 #[inline(never)]
 #[unsafe(no_mangle)]
-extern "C" fn weir_judge(workload: u32, query: *mut Query, judged: *mut Judged) -> u32 {
-    let Some(active) = Active::open() else { return 0 };
-    let Some(image) = Image::open(&active) else { return 0 };
-    if query.is_null() || judged.is_null() {
+extern "C" fn weir_judge(workload: u32, query: *const Query, to: *mut Judged) -> u32 {
+    if query.is_null() || to.is_null() {
         return 0;
     }
-    // SAFETY: not null, and the verifier checks that every caller hands memory of these sizes. Its fields are not looked at before
-    // they are judged by, so a byte that is no direction is compared and nothing more.
-    let (query, judged) = unsafe { (&mut *query, &mut *judged) };
-    query.local = image.local(workload);
-    judged.local_identity = query.local;
-    judged.generation = image.generation();
-    judged.decision = image.decide_for(workload, query);
+    // SAFETY: not null, and the verifier checks that every caller hands memory of this size.
+    let query = unsafe { &*query };
+    let Some(active) = Active::open() else { return 0 };
+    let Some(image) = Image::open(&active) else { return 0 };
+    let local_identity = image.local(workload);
+    let decision = image.decide_as(local_identity, workload, query);
+    // SAFETY: as above.
+    unsafe { to.write(Judged { decision, generation: image.generation(), local_identity }) };
     1
 }
 
