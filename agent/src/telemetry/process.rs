@@ -104,6 +104,7 @@ mod tests {
         std::os::unix::fs::symlink(exe, dir.join("exe")).unwrap();
     }
 
+    /// adversarial 50: a process id used again names nobody rather than the wrong process.
     #[test]
     fn a_process_is_named_unless_it_started_after_the_event() {
         let dir = tempfile::tempdir().unwrap();

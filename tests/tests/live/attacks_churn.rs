@@ -19,8 +19,8 @@ use crate::test;
 
 pub fn trials() -> Vec<Trial> {
     vec![
-        test("adversarial_49_a_thousand_cgroups_that_come_and_go_leave_nothing_behind", || churn(10)),
-        test("adversarial_49_at_length_thirty_thousand_cgroups_come_and_go", || churn(300)).with_ignored_flag(true),
+        test("adversarial 49: a_thousand_cgroups_that_come_and_go_leave_nothing_behind", || churn(10)),
+        test("adversarial 49: at_length_thirty_thousand_cgroups_come_and_go", || churn(300)).with_ignored_flag(true),
     ]
 }
 

@@ -21,14 +21,15 @@ use crate::stage::on_stage;
 
 pub fn trials() -> Vec<Trial> {
     vec![
-        on_stage("adversarial_45_46_a_passed_socket_or_a_moved_process_gains_nothing", passed),
-        on_stage("adversarial_45_a_socket_of_no_workload_is_judged_by_who_uses_it", nobodys),
-        on_stage("adversarial_46_a_connection_goes_on_where_its_process_moves", goes_on),
-        on_stage("adversarial_47_a_listener_accepted_elsewhere_stays_under_its_own_policy", listener),
-        on_stage("adversarial_48_a_cgroup_made_again_is_enforced_and_sockets_of_the_old_one_stay_so", made_again),
-        on_stage("adversarial_52_nested_cgroups_are_judged_as_the_workload_they_lie_in", nested),
-        on_stage("adversarial_62_other_namespaces_are_no_way_out", namespaces),
-        on_stage("adversarial_63_loopback_is_judged_between_workloads_and_within_one", loopback),
+        on_stage("adversarial 45, adversarial 46: a_passed_socket_or_a_moved_process_gains_nothing", passed),
+        on_stage("adversarial 45: a_socket_of_no_workload_is_judged_by_who_uses_it", nobodys),
+        on_stage("adversarial 46: a_connection_goes_on_where_its_process_moves", goes_on),
+        on_stage("adversarial 47: a_listener_accepted_elsewhere_stays_under_its_own_policy", listener),
+        on_stage("adversarial 48: a_cgroup_made_again_is_enforced_and_sockets_of_the_old_one_stay_so", made_again),
+        on_stage("adversarial 52: nested_cgroups_are_judged_as_the_workload_they_lie_in", nested),
+        on_stage("adversarial 53: labels_that_look_like_words_of_ours_are_labels_and_nothing_more", reserved),
+        on_stage("adversarial 62: other_namespaces_are_no_way_out", namespaces),
+        on_stage("adversarial 63: loopback_is_judged_between_workloads_and_within_one", loopback),
     ]
 }
 
@@ -236,6 +237,28 @@ fn nested(harness: &mut Harness) -> Result<()> {
     let again = probe(harness, &inner.0, &format!("tcp-connect --to {}:8080", Api.v4()))?;
     let after = harness.status()?.counted("connect", "allow", "caller_mismatch");
     ensure!(again.result == "ok" && mismatches == after, "a nested cgroup is no other workload: {mismatches} {after}");
+    Ok(())
+}
+
+/// Api hears this host only; web calls itself what it likes.
+fn reserved(harness: &mut Harness) -> Result<()> {
+    let claims = "labels: {app: web, entity: host, \"weir.dev/entity\": host, \"weir.dev/identity\": \"2\", reserved: host}, \
+                  annotations: {\"weir.dev/interface\": v-web, \"weir.dev/mode\": audit}";
+    let services = workloads().replace("labels: {app: web}", claims);
+    ensure!(services.contains("weir.dev/entity"), "{services}");
+    let select = "workloadSelector: {matchLabels: {app: api}}";
+    let rule = "ingress: [{from: [{entity: host}], ports: [{port: 80}]}]";
+    let spec = format!("\n  {select}\n  policyTypes: [Ingress]\n  defaultAction: deny\n  {rule}");
+    harness.apply(&format!("{services}{}", document("Policy", "api", &spec)))?;
+    harness.wait("all to be attached", |harness| harness.status().is_ok_and(|status| status.all_attached()))?;
+    let world = harness.world();
+    let server = world.serve(Api, "tcp-serve --listen [::]:80")?;
+    let line = format!("tcp-connect --to {}:80 --timeout-ms 400", Api.v4());
+    let (host, web) = (world.attempt(Who::Node, &line)?, world.attempt(Web, &line)?);
+    ensure!((host.result.as_str(), web.result.as_str()) == ("ok", "ETIMEDOUT"), "{host:?} {web:?}");
+    ensure!(server.served()?.accepted == 1, "somebody else arrived");
+    let hooks = harness.status()?.agent.workloads.into_iter().flat_map(|workload| workload.hooks).collect::<Vec<_>>();
+    ensure!(!hooks.contains(&"from_workload".to_owned()), "an annotation is no interface: {hooks:?}");
     Ok(())
 }
 

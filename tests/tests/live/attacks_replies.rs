@@ -22,11 +22,11 @@ use crate::stage::on_stage;
 
 pub fn trials() -> Vec<Trial> {
     vec![
-        on_stage("adversarial_58_a_udp_answer_from_another_address_or_port_is_refused", other_ends),
+        on_stage("adversarial 58: a_udp_answer_from_another_address_or_port_is_refused", other_ends),
         on_stage("the_same_two_addresses_with_their_ports_swapped_are_a_new_connection", swapped),
         on_stage("an_echo_reply_passes_only_from_who_was_asked_and_as_what_was_asked", echoes),
         on_stage("an_error_reaches_a_raw_socket_only_if_it_quotes_what_the_workload_may_send", errors),
-        on_stage("adversarial_57_connected_udp_stops_when_the_policy_does", flips),
+        on_stage("adversarial 57: connected_udp_stops_when_the_policy_does", flips),
     ]
 }
 

@@ -18,12 +18,15 @@ use crate::stage::on_stage;
 
 pub fn trials() -> Vec<Trial> {
     vec![
-        on_stage("adversarial_55_56_every_way_to_connect_reaches_who_is_allowed_and_nobody_else", connections),
-        on_stage("adversarial_55_a_subflow_to_a_denied_address_is_refused_though_a_kernel_thread_opens_it", subflow),
-        on_stage("adversarial_56_datagrams_by_sendmmsg_and_gso_reach_who_is_allowed_and_nobody_else", datagrams),
-        on_stage("adversarial_17_udp_lite_is_no_udp_and_needs_a_rule_of_its_own", udplite),
-        on_stage("adversarial_60_a_raw_socket_sends_what_rules_allow_and_from_no_address_but_its_own", raw),
-        on_stage("adversarial_25_multicast_and_broadcast_are_judged_like_any_datagram", groups),
+        on_stage(
+            "adversarial 55, adversarial 56: every_way_to_connect_reaches_who_is_allowed_and_nobody_else",
+            connections,
+        ),
+        on_stage("adversarial 55: a_subflow_to_a_denied_address_is_refused_though_a_kernel_thread_opens_it", subflow),
+        on_stage("adversarial 56: datagrams_by_sendmmsg_and_gso_reach_who_is_allowed_and_nobody_else", datagrams),
+        on_stage("adversarial 17: udp_lite_is_no_udp_and_needs_a_rule_of_its_own", udplite),
+        on_stage("adversarial 60: a_raw_socket_sends_what_rules_allow_and_from_no_address_but_its_own", raw),
+        on_stage("adversarial 25: multicast_and_broadcast_are_judged_like_any_datagram", groups),
     ]
 }
 

@@ -20,17 +20,20 @@ use crate::stage::on_stage;
 
 pub fn trials() -> Vec<Trial> {
     vec![
-        on_stage("adversarial_15_18_24_60_frames_of_a_packet_socket_are_judged_on_the_interface", from_packet_socket),
-        on_stage("adversarial_7_fragments_follow_their_first_and_nobody_else", fragments),
-        on_stage("adversarial_22_errors_reach_a_workload_only_for_connections_it_may_have", errors),
         on_stage(
-            "adversarial_60_echo_requests_and_closed_ports_are_judged_before_the_kernel_answers",
+            "adversarial 15, adversarial 18, adversarial 24, adversarial 60: frames_of_a_packet_socket_are_judged_on_the_interface",
+            from_packet_socket,
+        ),
+        on_stage("adversarial 7: fragments_follow_their_first_and_nobody_else", fragments),
+        on_stage("adversarial 22: errors_reach_a_workload_only_for_connections_it_may_have", errors),
+        on_stage(
+            "adversarial 60: echo_requests_and_closed_ports_are_judged_before_the_kernel_answers",
             answered_by_kernel,
         ),
-        on_stage("adversarial_60_what_comes_out_of_a_tun_device_is_no_workloads_own", tun),
+        on_stage("adversarial 60: what_comes_out_of_a_tun_device_is_no_workloads_own", tun),
         on_stage("what_sockets_may_do_passes_an_interface_unhindered_and_is_recorded_once", unhindered),
         on_stage("an_interface_that_is_deleted_and_made_again_is_judged_again", made_again),
-        on_stage("adversarial_60_status_names_what_no_hook_covers", status),
+        on_stage("adversarial 60: status_names_what_no_hook_covers", status),
     ]
 }
 
