@@ -105,8 +105,13 @@ impl<D: Datapath> Control<D> {
         let mut warnings = odd(&candidate, &changes, now);
         warnings.extend(self.pods.warnings(&candidate));
         let edits = edits(&candidate, &changes);
+        let mut applied = Applied::default();
         if dry_run {
-            self.force.compiler.clone().apply_at(now, edits).map_err(ControlError::Faulty)?;
+            let mut compiler = self.force.compiler.clone();
+            compiler.apply_at(now, edits).map_err(ControlError::Faulty)?;
+            let (doomed, count, unknown) = self.doomed(compiler.compiled(), &candidate);
+            (applied.doomed, applied.doomed_count) = (doomed, count);
+            warnings.extend(unknown);
         } else {
             let touched = self.force.compiler.apply_at(now, edits).map_err(ControlError::Faulty)?;
             tracing::debug!(?touched, "compiled");
@@ -116,7 +121,7 @@ impl<D: Datapath> Control<D> {
             warnings.extend(self.save());
             self.reconcile();
         }
-        Ok(Applied { generation: self.generation(), changes, warnings, ..Applied::default() })
+        Ok(Applied { generation: self.generation(), changes, warnings, ..applied })
     }
 
     /// The one place where the policy changes: what the compiler has made goes into the kernel first, then it is what we say is

@@ -15,13 +15,14 @@ mod error;
 mod expiry;
 pub mod explain;
 mod host;
+mod living;
 mod pods;
 mod store;
 pub mod view;
 
 use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
 
-pub use change::{Action, Applied, Apply, ChangeSet, Changed};
+pub use change::{Action, Applied, Apply, ChangeSet, Changed, Doomed};
 pub use error::ControlError;
 use pods::Pods;
 use tokio::sync::broadcast;
@@ -31,6 +32,7 @@ use weir_policy::{Compiled, Compiler, Context, ResourceId, Resources, Timestamp}
 use crate::{
     datapath::{Datapath, Observed},
     exporter::Queue,
+    revoke::Revoker,
     telemetry::{clock, loss::RingLosses, names::Names},
 };
 
@@ -51,6 +53,8 @@ pub struct Settings {
     pub names: Arc<Names>,
     /// Where losses of the ring are reported.
     pub queue: Arc<Queue>,
+    /// Cuts living connections that a new generation forbids.
+    pub revoker: Arc<Revoker>,
     /// The wall clock, by which policies expire.
     pub clock: WallClock,
 }
@@ -165,6 +169,7 @@ impl<D: Datapath> Control<D> {
             self.settings.names.attach(&observed);
             self.observed = observed;
             self.named = generation;
+            self.settings.revoker.look(self.living_view(&self.force.compiled, &self.force.resources));
         }
     }
 

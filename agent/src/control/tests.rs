@@ -62,6 +62,7 @@ fn settings(dir: &tempfile::TempDir) -> Settings {
         state_dir: dir.path().join("state"),
         names: Arc::default(),
         queue,
+        revoker: Arc::default(),
         clock,
     }
 }

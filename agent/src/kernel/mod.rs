@@ -13,7 +13,9 @@ mod events;
 mod generation;
 mod interfaces;
 mod load;
+pub mod namespaces;
 mod slot;
+pub mod sockets;
 
 use std::sync::Arc;
 

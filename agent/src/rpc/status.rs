@@ -3,15 +3,16 @@
 //! May touch: the tally and the queue, read only.
 //! Never: sums what the kernel counted with what was recorded: showing them side by side is the point.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, time::Duration};
 
 use weir_policy::ResourceId;
 use weir_proto::v1;
 
-use super::Info;
+use super::{Info, convert::count};
 use crate::{
     control::view::Status,
     datapath::{AttachState, WorkloadState},
+    revoke::report::Report,
 };
 
 /// The whole status.
@@ -32,6 +33,29 @@ pub fn response(status: &Status, info: &Info) -> v1::StatusResponse {
         exporter: Some(exporter(info)),
         resources: status.resources.iter().map(|(kind, count)| (kind.name().to_owned(), *count)).collect(),
         cgroup_root: info.cgroup_root.display().to_string(),
+        connections: Some(connections(&info.revoker.report())),
+    }
+}
+
+fn connections(report: &Report) -> v1::ConnectionStatus {
+    let nanoseconds = |time: Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+    let blocked = report.blocked.iter().map(|blocked| v1::BlockedConnection {
+        workload: blocked.workload.clone(),
+        connection: blocked.connection.clone(),
+        rule: blocked.rule.clone(),
+        waited_ns: nanoseconds(blocked.waited),
+    });
+    v1::ConnectionStatus {
+        known: count(report.known),
+        cut: report.cut,
+        adopted: report.adopted,
+        draining: count(report.draining),
+        blocked: blocked.collect(),
+        clean_generation: report.clean_generation,
+        swept_ns: report.swept_ns,
+        sweep_ns: nanoseconds(report.sweep),
+        sockets: count(report.sockets),
+        namespaces: count(report.namespaces),
     }
 }
 

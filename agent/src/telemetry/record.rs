@@ -67,6 +67,10 @@ pub enum RecordKind {
     Close,
     /// Records were lost.
     Loss(Cause),
+    /// A living connection was cut, because the policy in force forbids it.
+    Cut,
+    /// A connection older than the programs was judged and goes on.
+    Adopted,
 }
 
 /// Where records were lost.

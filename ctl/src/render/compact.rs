@@ -20,7 +20,12 @@ pub fn line(record: &Record, zone: &TimeZone) -> String {
     match record.kind {
         Kind::Loss => words.extend(loss(record)),
         Kind::Close => words.extend([paint(DIM, "CLOSE"), flow(record)].into_iter().chain(totals(record))),
-        Kind::Verdict | Kind::Unknown => words.extend(decision(record)),
+        Kind::Cut => words.extend(spoken(paint(BAD, "CUT"), record)),
+        Kind::Adopted => words.extend(spoken(paint(ODD, "ADOPTED"), record)),
+        Kind::Verdict | Kind::Unknown => {
+            let word = record.verdict.name().to_uppercase();
+            words.extend(spoken(paint(verdict(record.verdict), &word), record));
+        }
     }
     words.extend(origin(record));
     words.retain(|word| !word.is_empty());
@@ -35,8 +40,8 @@ fn loss(record: &Record) -> Vec<String> {
     ]
 }
 
-fn decision(record: &Record) -> Vec<String> {
-    let word = record.verdict.name().to_uppercase();
+/// What was decided or done, and by which rule.
+fn spoken(word: String, record: &Record) -> Vec<String> {
     let reason = match record.reason.as_str() {
         "rule" | "default" | "" => String::new(),
         other => format!("reason={}", clean(other)),
@@ -49,14 +54,7 @@ fn decision(record: &Record) -> Vec<String> {
         true => String::new(),
         false => format!("rule=\"{}\"", clean(&record.rule)),
     };
-    vec![
-        paint(verdict(record.verdict), &word),
-        flow(record),
-        reason,
-        named("policy", &record.policy),
-        rule,
-        named("if", &record.interface),
-    ]
+    vec![word, flow(record), reason, named("policy", &record.policy), rule, named("if", &record.interface)]
 }
 
 /// Direction, hook, both ends and the protocol.

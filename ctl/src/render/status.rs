@@ -12,7 +12,7 @@ use super::style::{BAD, BOLD, DIM, GOOD, ODD, PLAIN, clean, paint, state};
 use super::table::Table;
 use super::time::{full, span};
 use crate::agreement::Agreement;
-use crate::view::{Agent, Collector, Exporter};
+use crate::view::{Agent, Blocked, Collector, Connections, Exporter};
 
 /// What is needed to show times.
 #[derive(Clone, Debug)]
@@ -55,6 +55,9 @@ pub fn agent(out: &mut dyn Write, agent: &Agent, counters: &Agreement, clock: &C
     if let Some(exporter) = &agent.exporter {
         self::exporter(out, exporter)?;
     }
+    if let Some(connections) = &agent.connections {
+        self::connections(out, agent, connections)?;
+    }
     section(out, "Workloads", &workloads(agent))?;
     section(out, "Interfaces", &interfaces(agent))?;
     section(out, "Rate limits", &limits(agent))?;
@@ -75,6 +78,27 @@ fn exporter(out: &mut dyn Write, exporter: &Exporter) -> io::Result<()> {
     };
     let acknowledged = exporter.records_acknowledged;
     writeln!(out, "  records            {queued}/{capacity} queued, {sent} sent, {acknowledged} acknowledged, {lost}")
+}
+
+/// Living connections: whether the last sweep left anything that the policy forbids.
+fn connections(out: &mut dyn Write, agent: &Agent, connections: &Connections) -> io::Result<()> {
+    let Connections { known, cut, adopted, draining, sockets, namespaces, sweep_us, .. } = connections;
+    let found = match connections.clean_generation {
+        clean if clean == agent.generation => paint(GOOD, "none forbidden"),
+        0 if connections.swept.is_none() => paint(ODD, "not looked at yet"),
+        _ => paint(ODD, "being looked at"),
+    };
+    writeln!(out, "  connections        {found}, {known} known, {cut} cut, {adopted} adopted, {draining} draining")?;
+    if connections.swept.is_some() {
+        let milliseconds = *sweep_us as f64 / 1000.0;
+        writeln!(out, "  last sweep         {sockets} sockets in {namespaces} namespaces, {milliseconds:.1} ms")?;
+    }
+    for blocked in &connections.blocked {
+        let Blocked { workload, connection, rule, waited_ms } = blocked;
+        let line = format!("{workload} {connection} by {rule}: its process holds the socket's lock for {waited_ms} ms");
+        writeln!(out, "  {}        {}", paint(BAD, "not cut yet"), clean(&line))?;
+    }
+    Ok(())
 }
 
 fn workloads(agent: &Agent) -> Table {

@@ -19,6 +19,10 @@ pub enum Kind {
     Close,
     /// Records that were lost.
     Loss,
+    /// A living connection that was cut, because the policy forbids it.
+    Cut,
+    /// A connection older than enforcement that was judged and goes on.
+    Adopted,
     /// Something a newer collector knows.
     #[value(skip)]
     Unknown,

@@ -12,8 +12,8 @@ use weir_common::{
 };
 use weir_policy::{
     Action, ContainerPort, Edit, Endpoint, EndpointSlice, Entity, IpBlock, Kind, Labels, Mode, NAMESPACE_LABEL, Node,
-    Operator, Origin, Peer, Policy, PolicyType, PortMatch, PortName, Prefix, Requirement, Resource, ResourceId, Rule,
-    Selector, Service, ServiceRef, Socket, Spec, Tier, Timestamp, Workload,
+    OnChange, Operator, Origin, Peer, Policy, PolicyType, PortMatch, PortName, Prefix, Requirement, Resource,
+    ResourceId, Rule, Selector, Service, ServiceRef, Socket, Spec, Tier, Timestamp, Workload,
 };
 
 use super::context;
@@ -197,6 +197,7 @@ fn a_namespaced_policy() -> impl Strategy<Value = Policy> {
             priority,
             policy_types,
             mode,
+            on_change: if priority == 1 { OnChange::Drain } else { OnChange::Cut },
             expires_at,
             default_action,
             sockets: BTreeSet::from([Socket::Raw]),

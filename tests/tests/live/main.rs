@@ -9,6 +9,8 @@
 mod cases;
 mod closing;
 mod conformance;
+mod cutting;
+mod cutting_hard;
 mod icmp;
 mod kinds;
 mod lifecycle;
@@ -44,6 +46,8 @@ fn main() -> anyhow::Result<()> {
         icmp::trials(),
         quiet::trials(),
         closing::trials(),
+        cutting::trials(),
+        cutting_hard::trials(),
         limits::trials(),
         updates::trials(),
         policies::trials(),

@@ -4,8 +4,10 @@
 //! Never: runs without a bound in count and time; starts a thread before it has moved.
 
 mod flood;
+mod hold;
 mod kinds;
 mod ping;
+mod stuck;
 mod tcp;
 mod udp;
 mod work;
@@ -51,6 +53,14 @@ enum Verb {
     TcpConnect(tcp::Connect),
     /// Connect again and again
     TcpConnectLoop(tcp::Loop),
+    /// Open connections and wait for their ends
+    TcpHold(hold::Hold),
+    /// Connect from many threads and hold what is let through
+    TcpPile(hold::Pile),
+    /// Accept connections and wait for their ends
+    TcpKeep(hold::Keep),
+    /// Connect, and never let go of the socket's lock
+    TcpStuck(stuck::Stuck),
     /// Count datagrams and send them back
     UdpServe(udp::Serve),
     /// Send one datagram and wait for the answer
@@ -132,6 +142,10 @@ fn main() -> Result<()> {
         Verb::TcpServe(serve) => serve.run(),
         Verb::TcpConnect(connect) => connect.run(),
         Verb::TcpConnectLoop(repeat) => repeat.run(),
+        Verb::TcpHold(hold) => hold.run(),
+        Verb::TcpPile(pile) => pile.run(),
+        Verb::TcpKeep(keep) => keep.run(),
+        Verb::TcpStuck(stuck) => stuck.run(),
         Verb::UdpServe(serve) => serve.run(),
         Verb::UdpExchange(exchange) => exchange.run(),
         Verb::UdpFlood(stream) => stream.run(flood::Pace::CatchUp),
