@@ -24,7 +24,7 @@ pub mod reach;
 mod warn;
 
 pub use compile::{
-    Compiled, CompiledWorkload, Compiler, Edit, Endpoints, LimitInfo, RuleInfo, Sizes, Touched, compile,
+    Compiled, CompiledWorkload, Compiler, Edit, Endpoints, LimitInfo, RuleInfo, ServiceNames, Sizes, Touched, compile,
 };
 pub use evaluate::{Answer, End, Explanation, NoSuchWorkload, Question, Staged, evaluate, evaluate_service};
 pub use fault::{Fault, Place};
@@ -47,6 +47,8 @@ pub struct Context {
     pub generation: u64,
     /// Verdict on local workloads nobody described.
     pub unknown: Verdict,
+    /// Verdict on what workloads open, or have opened to them, that no policy in force selects.
+    pub unselected: Verdict,
     /// The host's own addresses, which are entity `host`.
     pub host_addresses: Vec<Addr>,
     /// Length of the kernel's tick; 0 when the coarse clock must not be used.

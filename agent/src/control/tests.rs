@@ -59,6 +59,7 @@ fn settings(dir: &tempfile::TempDir) -> Settings {
         node: "n1".to_owned(),
         cgroup_root: dir.path().join("tree"),
         unknown: Verdict::Allow,
+        unselected: Verdict::Allow,
         state_dir: dir.path().join("state"),
         names: Arc::default(),
         queue,
@@ -328,6 +329,38 @@ fn explain_answers_from_what_is_in_force() {
     let ask = Ask { from: "web".into(), to: "api".into(), protocol: 6, port: 80 };
     let ambiguous = world.control.explain(&ask).unwrap_err().to_string();
     assert!(ambiguous.contains("other/web, shop/web"), "{ambiguous}");
+}
+
+const SERVICE: &str = "\
+apiVersion: v1
+kind: Service
+metadata: {name: front, namespace: shop}
+spec: {clusterIP: 10.96.0.1, ports: [{port: 8080}]}
+---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {name: front, namespace: shop, labels: {kubernetes.io/service-name: front}}
+addressType: IPv4
+endpoints: [{addresses: [10.0.0.2]}]
+ports: [{port: 80}]
+";
+
+#[test]
+fn explain_says_what_is_behind_a_services_address_and_judges_that() {
+    let mut world = world();
+    world.apply(&[WEB, API, SERVICE]);
+    let ask =
+        |to: &str, port| world.control.explain(&Ask { from: "web".into(), to: to.into(), protocol: 6, port }).unwrap();
+    let (through, direct) = (ask("10.96.0.1", 8080), ask("10.0.0.2", 80));
+    assert_eq!((through.verdict, &through.limits), (Verdict::Allow, &direct.limits));
+    assert_eq!((through.ingress.decided, &through.ingress.rule), (direct.ingress.decided, &direct.ingress.rule));
+    for side in [&through.egress, &through.ingress] {
+        let leads = "Service/shop/front leads to Workload/shop/api (10.0.0.2) at 80/TCP: ";
+        assert_eq!(side.why, format!("{leads}{}", side.why.trim_start_matches(leads)), "{}", side.why);
+    }
+    let nowhere = ask("10.96.0.1", 80);
+    assert_eq!((nowhere.verdict, nowhere.ingress.decided), (Verdict::Allow, None));
+    assert!(nowhere.egress.why.starts_with("nothing is behind Service/shop/front at 80/TCP"), "{}", nowhere.egress.why);
 }
 
 const EXPIRING: &str = "\

@@ -10,7 +10,7 @@ use std::{
 };
 
 use weir_common::addr::Addr;
-use weir_policy::{Compiled, CompiledWorkload, ResourceId};
+use weir_policy::{Compiled, CompiledWorkload, ResourceId, ServiceNames};
 
 use super::record::{RuleName, WorkloadName};
 use crate::datapath::Observed;
@@ -40,6 +40,7 @@ struct Generation {
     rules: Vec<Arc<RuleName>>,
     by_addr: HashMap<Addr, Arc<WorkloadName>>,
     by_id: HashMap<ResourceId, Arc<WorkloadName>>,
+    services: ServiceNames,
 }
 
 impl Names {
@@ -104,6 +105,12 @@ impl Snapshot {
         self.generations.get(&generation).or_else(latest)?.by_addr.get(addr).cloned()
     }
 
+    /// The service that has `addr`, likewise.
+    pub fn service(&self, generation: u64, addr: &Addr) -> Option<Arc<str>> {
+        let latest = || self.generations.last_key_value().map(|(_, generation)| generation);
+        self.generations.get(&generation).or_else(latest)?.services.get(addr).cloned()
+    }
+
     /// The workload that has this number on this node in `generation`, or the one that had it last before; where the event
     /// carries no generation, the latest.
     pub fn by_number(&self, generation: u64, number: u32) -> Option<Arc<WorkloadName>> {
@@ -137,7 +144,8 @@ impl Generation {
     fn of(compiled: &Compiled) -> Self {
         let rule =
             |info: &weir_policy::RuleInfo| Arc::new(RuleName { policy: info.policy.clone(), rule: info.rule.clone() });
-        let mut names = Self { rules: compiled.rules.iter().map(rule).collect(), ..Self::default() };
+        let rules = compiled.rules.iter().map(rule).collect();
+        let mut names = Self { rules, services: compiled.service_names.clone(), ..Self::default() };
         for workload in compiled.workloads.values() {
             let name = Arc::new(WorkloadName::of(workload));
             names.by_addr.extend(workload.addresses.iter().map(|addr| (*addr, Arc::clone(&name))));
@@ -170,8 +178,14 @@ mod tests {
             "apiVersion: weir.dev/v1alpha1\nkind: Workload\nmetadata: {{name: {workload}}}\nspec: {{cgroup: {workload}}}\n"
         );
         let resources = parse("t.yaml", &text).unwrap().into_iter().collect();
-        let context =
-            Context { generation, unknown: Verdict::Allow, host_addresses: vec![], tick_ns: 0, now: Timestamp(0) };
+        let context = Context {
+            generation,
+            unknown: Verdict::Allow,
+            unselected: Verdict::Allow,
+            host_addresses: vec![],
+            tick_ns: 0,
+            now: Timestamp(0),
+        };
         names.publish(&compile(&resources, &context).unwrap());
         let state = WorkloadState {
             id: ResourceId::new(Kind::Workload, "default", workload),
@@ -180,6 +194,7 @@ mod tests {
             state: AttachState::Attached,
             detail: String::new(),
             hooks: vec![],
+            uncovered: vec![],
         };
         names.attach(&Observed { workloads: vec![state], interfaces: vec![], enforcing: true });
     }

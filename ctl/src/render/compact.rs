@@ -54,7 +54,31 @@ fn spoken(word: String, record: &Record) -> Vec<String> {
         true => String::new(),
         false => format!("rule=\"{}\"", clean(&record.rule)),
     };
-    vec![word, flow(record), reason, named("policy", &record.policy), rule, named("if", &record.interface)]
+    vec![
+        word,
+        flow(record),
+        reason,
+        named("policy", &record.policy),
+        rule,
+        refusal(record),
+        staged(record),
+        named("if", &record.interface),
+    ]
+}
+
+/// How the opener learns of a denial, where that is another way than the hook's usual one.
+fn refusal(record: &Record) -> String {
+    if record.refusal == "refused" { "refused".to_owned() } else { String::new() }
+}
+
+/// What staged policies would have decided: `staged=deny by Policy/shop/next "ingress[0]"`.
+pub fn staged(record: &Record) -> String {
+    let Some(verdict) = record.staged_verdict else { return String::new() };
+    let by = match record.staged_policy.is_empty() {
+        true => String::new(),
+        false => format!(" by {} \"{}\"", clean(&record.staged_policy), clean(&record.staged_rule)),
+    };
+    paint(ODD, &format!("staged={}{by}", verdict.name()))
 }
 
 /// Direction, hook, both ends and the protocol.
@@ -105,7 +129,7 @@ fn origin(record: &Record) -> Vec<String> {
     ]
 }
 
-/// An end: `shop/web(10.0.0.2:0)`, `world(203.0.113.9:443)`, `[2001:db8::1]:80`.
+/// An end: `shop/web(10.0.0.2:0)`, `Service/shop/db(10.96.0.1:80)`, `world(203.0.113.9:443)`, `[2001:db8::1]:80`.
 pub fn shown(end: &End, has_ports: bool) -> String {
     let address = match (end.address, has_ports) {
         (Some(address), true) if address.is_ipv6() => format!("[{address}]:{}", end.port),
@@ -114,7 +138,9 @@ pub fn shown(end: &End, has_ports: bool) -> String {
         (None, _) => String::new(),
     };
     let named = NAMED_IDENTITIES.iter().find(|(identity, _)| *identity == end.identity).map(|(_, name)| *name);
-    let name = if end.workload.is_empty() { named.unwrap_or_default() } else { &end.workload };
+    let service = (!end.service.is_empty()).then(|| format!("Service/{}", end.service));
+    let name =
+        service.as_deref().or(Some(&*end.workload).filter(|name| !name.is_empty())).or(named).unwrap_or_default();
     match (name.is_empty(), address.is_empty()) {
         (true, true) => "?".to_owned(),
         (true, false) => address,
@@ -129,7 +155,8 @@ mod tests {
     use crate::view::{Process, Verdict};
 
     fn end(workload: &str, identity: u32, address: &str, port: u32) -> Option<End> {
-        Some(End { workload: workload.to_owned(), identity, address: address.parse().ok(), port, labels: Vec::new() })
+        let address = address.parse().ok();
+        Some(End { workload: workload.to_owned(), identity, address, port, ..End::default() })
     }
 
     fn denied() -> Record {
@@ -175,6 +202,19 @@ mod tests {
                 close(),
                 "23:04:05.123 node-1 CLOSE egress sock_ops shop/web(10.0.0.2:0) -> shop/db(10.0.0.4:5432) TCP \
                  sent=120B/3 received=4000B/5 rtt=80us retransmits=1 open=1.250s pid=123 curl gen=7",
+            ),
+            (
+                Record {
+                    staged_verdict: Some(Verdict::Allow),
+                    staged_policy: "Policy/shop/next".to_owned(),
+                    staged_rule: "ingress[0] web".to_owned(),
+                    refusal: "refused".to_owned(),
+                    hook: "sk_lookup".to_owned(),
+                    direction: Direction::Ingress,
+                    ..ping()
+                },
+                "23:04:05.123 node-1 AUDIT ingress sk_lookup 10.0.0.4 -> shop/web(10.0.0.2) ICMP type=8 policy=Policy/shop/db \
+                 rule=\"default ingress\" refused staged=allow by Policy/shop/next \"ingress[0] web\" gen=7",
             ),
             (loss(), "23:04:05.123 node-1 LOSS 12 records lost: ring_full"),
             (

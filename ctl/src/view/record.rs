@@ -73,6 +73,10 @@ pub struct Record {
     pub direction: Direction,
     pub policy: String,
     pub rule: String,
+    pub refusal: String,
+    pub staged_verdict: Option<Verdict>,
+    pub staged_policy: String,
+    pub staged_rule: String,
     pub generation: u64,
     pub local: Option<End>,
     pub remote: Option<End>,
@@ -104,6 +108,7 @@ pub struct End {
     pub identity: u32,
     pub address: Option<IpAddr>,
     pub port: u32,
+    pub service: String,
 }
 
 /// The process behind the local end.

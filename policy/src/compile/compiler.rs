@@ -12,13 +12,16 @@ use rpds::RedBlackTreeMapSync;
 use serde::{Deserialize, Serialize};
 use weir_common::{
     addr::Addr,
-    image::{Cell, FLAG_BLOCKED, FLAG_LIMITS, FLAG_QUIET, MAGIC, PAGE_WORDS, Page, Section, header},
+    image::{
+        Cell, FLAG_BLOCKED, FLAG_LIMITS, FLAG_QUIET, FLAG_REFUSE, FLAG_STAGED, MAGIC, PAGE_WORDS, Page, Section, header,
+    },
     verdict::Reason,
 };
 
 use super::{
     classes::Classes,
     compiled::{Compiled, CompiledWorkload, Sizes},
+    fronts::Fronts,
     identities::{Identities, Subject},
     limits::Limits,
     parts::Parts,
@@ -57,6 +60,8 @@ pub struct Compiler {
     pub(super) space: Space,
     /// Addresses that a service which rules name lists, whoever has them.
     pub(super) listed: BTreeSet<Addr>,
+    /// The addresses that services have.
+    pub(super) fronts: Fronts,
     pub(super) identities: Identities,
     /// Identities of the pieces of the address space.
     pub(super) pieces: Vec<u32>,
@@ -202,6 +207,8 @@ impl Compiler {
             sizes: Sizes { pages: pages.len(), ..self.sizes() },
             pages,
             endpoints: self.endpoints.clone(),
+            services: self.fronts.words.clone(),
+            service_names: self.fronts.names.clone(),
             cidrs: Arc::clone(&self.cidrs),
             blocked: Arc::clone(&self.blocked),
             rules: Arc::clone(&self.rules.infos),
@@ -227,6 +234,7 @@ impl Compiler {
             pod_ranges: BTreeMap::new(),
             space: Space::new(),
             listed: BTreeSet::new(),
+            fronts: Fronts::new(),
             identities: Identities::new(),
             pieces: Vec::new(),
             classes: Classes::new(),
@@ -256,11 +264,13 @@ impl Compiler {
         let limits = if self.limits.is_empty() { 0 } else { FLAG_LIMITS };
         let blocked = if self.blocked.is_empty() { 0 } else { FLAG_BLOCKED };
         let quiet = if self.policies.any_quiet() { FLAG_QUIET } else { 0 };
+        let staged = if self.tables.any_staged() { FLAG_STAGED } else { 0 };
+        let refuse = if self.tables.any_refusing() { FLAG_REFUSE } else { 0 };
         let unknown = Cell::new(self.context.unknown, Reason::UnknownWorkload, 0);
         let mut front = vec![
             (header::MAGIC, MAGIC),
             (header::GENERATION, self.context.generation),
-            (header::FLAGS, limits | blocked | quiet),
+            (header::FLAGS, limits | blocked | quiet | staged | refuse),
             (header::UNKNOWN, u64::from(unknown.0)),
             (header::ATOMS, u64::from(self.ports.stride())),
         ];
@@ -288,6 +298,7 @@ impl Compiler {
             Section::Ports => &self.ports.ports,
             Section::PortRows => &self.ports.words,
             Section::Sets => &self.tables.sets,
+            Section::StagedSets => &self.tables.staged_sets,
             Section::Cells => &self.tables.cells,
             Section::Services => &self.limits.services,
             Section::Limits => &self.limits.entries,

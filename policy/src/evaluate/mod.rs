@@ -40,12 +40,13 @@ mod words;
 
 pub use entity::{entity_matches, loopback};
 pub use explain::{evaluate, evaluate_service};
-pub use judge::{Local, judge, judge_staged, judge_unmatched};
-pub use outcome::{Outcome, RulePlace};
+pub use judge::{Local, judge, judge_as, judge_staged, judge_unmatched};
+pub use modes::Trial;
+pub use outcome::{Outcome, RulePlace, worst};
 pub use peer::{Member, NodeEnd, PeerEnd, peer_matches};
 pub use question::{Answer, End, Explanation, NoSuchWorkload, Question, Staged};
 pub use resolve::resolve;
 pub use rule::port_matches;
-pub use service::is_behind;
+pub use service::{Called, backends, is_behind};
 pub use subject::{Bound, bind, isolating_sockets, selects};
 pub use words::rule_name;

@@ -16,6 +16,9 @@ pub struct Workload {
     /// Directory below the agent's cgroup root; `None`: it runs elsewhere and is known by its addresses only.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cgroup: Option<String>,
+    /// The node's end of its network interface, where what no socket's hook sees is judged.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub interface: Option<String>,
     /// Its addresses.
     #[serde(skip_serializing_if = "Vec::is_empty", serialize_with = "addresses")]
     pub addresses: Vec<Addr>,

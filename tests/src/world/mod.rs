@@ -18,6 +18,7 @@ mod error;
 mod fabric;
 pub mod ledger;
 pub mod links;
+pub mod nat;
 pub mod netns;
 mod routed;
 mod who;

@@ -34,6 +34,7 @@ pub fn pod(top: &Fields<'_>, faults: &mut Faults) -> Option<Workload> {
     }
     Some(Workload {
         cgroup: None,
+        interface: None,
         addresses,
         node: get(&spec, "nodeName").filter(|name| !name.is_empty()),
         uid: uid(top, faults),
