@@ -167,6 +167,7 @@ impl Agent {
         })?;
         let settings = Settings {
             node: config.node.clone(),
+            cgroup_root: config.cgroup_root.clone(),
             unknown: config.unknown,
             unselected: config.unselected,
             state_dir: config.state_dir.clone(),

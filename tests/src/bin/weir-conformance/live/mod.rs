@@ -23,7 +23,7 @@ use crate::report::{Outcome, Report};
 use crate::walk;
 use cluster::Cluster;
 use flows::{Found, Wanted};
-use probes::Plan;
+use probes::{Asked, Plan};
 
 /// Until a record that has not come is missing.
 const ARRIVED_WITHIN: Duration = Duration::from_secs(15);
@@ -121,7 +121,7 @@ fn one_state(
     let generations = cluster.set(state, first)?;
     let mut plans = Vec::new();
     for question in expected {
-        match probes::plan(cluster, state, &resources, question) {
+        match (Asked { cluster, state, resources: &resources, expected: question }).plan() {
             Ok(Plan::Ask(probes)) => plans.push((question, probes)),
             Ok(Plan::NotRunnable(why)) => *done.outcome.not_runnable.entry(why.to_owned()).or_default() += 1,
             Err(fault) => done.outcome.failures.push(format!("{}: {fault}", crate::check::shown(question))),
@@ -129,6 +129,7 @@ fn one_state(
     }
     let all: Vec<_> = plans.iter().flat_map(|(_, probes)| probes).collect();
     cluster.serve(state, probes::served(all.iter().copied()))?;
+    cluster.translate(&probes::fronts(all.iter().copied()))?;
     let results = probes::run(cluster, &all)?;
     let mut results = results.into_iter();
     for (question, probes) in &plans {
