@@ -190,9 +190,16 @@ fn record(kind: RecordKind, view: &View, target: &Target, names: &Snapshot) -> R
         rule: names.rule(generation, decision.rule),
         generation,
         cgroup: local_workload.as_ref().and_then(|workload| workload.cgroup.clone()),
-        local: End { workload: local_workload, identity, addr: connection.local.0, port: connection.local.1 },
+        local: End {
+            workload: local_workload,
+            identity,
+            addr: connection.local.0,
+            port: connection.local.1,
+            ..End::default()
+        },
         remote: End {
             workload: names.by_addr(generation, &connection.remote.0),
+            service: names.service(generation, &connection.remote.0),
             identity: decision.remote_identity,
             addr: connection.remote.0,
             port: connection.remote.1,
