@@ -10,6 +10,7 @@ mod cases;
 mod closing;
 mod cutting;
 mod cutting_hard;
+mod flips;
 mod icmp;
 mod kinds;
 mod lifecycle;
@@ -47,6 +48,7 @@ fn main() -> anyhow::Result<()> {
         cutting_hard::trials(),
         limits::trials(),
         updates::trials(),
+        flips::trials(),
         policies::trials(),
         services::trials(),
         lifecycle::trials(),

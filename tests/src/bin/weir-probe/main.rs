@@ -7,6 +7,7 @@ mod flood;
 mod hold;
 mod kinds;
 mod ping;
+mod storm;
 mod stuck;
 mod tcp;
 mod udp;
@@ -60,6 +61,10 @@ enum Verb {
     TcpKeep(hold::Keep),
     /// Connect, and never let go of the socket's lock
     TcpStuck(stuck::Stuck),
+    /// Try many ends again and again, over TCP and UDP, and count what becomes of it
+    Storm(storm::Storm),
+    /// Take connections and answer datagrams at many ends, and count them
+    StormServe(storm::Serve),
     /// Count datagrams and send them back
     UdpServe(udp::Serve),
     /// Send one datagram and wait for the answer
@@ -143,6 +148,8 @@ fn main() -> Result<()> {
         Verb::TcpPile(pile) => pile.run(),
         Verb::TcpKeep(keep) => keep.run(),
         Verb::TcpStuck(stuck) => stuck.run(),
+        Verb::Storm(storm) => storm.run(),
+        Verb::StormServe(serve) => serve.run(),
         Verb::UdpServe(serve) => serve.run(),
         Verb::UdpExchange(exchange) => exchange.run(),
         Verb::UdpFlood(stream) => stream.run(flood::Pace::CatchUp),
