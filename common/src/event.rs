@@ -98,8 +98,10 @@ pub struct Process {
     pub uid: u32,
     /// The task's name, NUL-padded.
     pub comm: [u8; 16],
-    /// Not used yet; zero.
-    pub reserved: u64,
+    /// Not of the task: what staged policies would make of a verdict, as a cell (`Decision::staged`); 0 where they agree.
+    pub staged: u32,
+    /// Zero.
+    pub reserved: u32,
 }
 
 /// The kernel's own counters of a TCP connection when it closed.
@@ -172,9 +174,13 @@ pub struct MergeKey {
     pub protocol: u8,
     /// Zero.
     pub reserved: [u8; 3],
+    /// What staged policies would decide, as a cell; 0 where they agree.
+    pub staged: u32,
+    /// Zero.
+    pub padding: u32,
 }
 
-const _: () = assert!(size_of::<MergeKey>() == 72);
+const _: () = assert!(size_of::<MergeKey>() == 80);
 
 /// What a merge key stands for in one epoch.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
@@ -206,8 +212,8 @@ const _: () = assert!(size_of::<MergeValue>() == 48);
 pub struct Local {
     /// The workload's number on this node, 1 to [`crate::maps::MAX_WORKLOADS`] - 1; 0 is unknown.
     pub workload: u32,
-    /// Zero.
-    pub reserved: u32,
+    /// At an attach point the low half of the cgroup's own id: a caller in that very cgroup needs no further look. Else 0.
+    pub cgroup: u32,
 }
 
 /// One entry of the reply table: which peer a client's socket expects an answer from.
@@ -248,8 +254,9 @@ pub struct LimitStats {
 pub struct Endpoint {
     /// Who has it, as the remote side.
     pub identity: u32,
-    /// Number of the local workload that reaches it whatever its policies say, because it is its own; 0 for none. Or one of two
-    /// marks, see [`Self::service`] and [`Self::behind`].
+    /// Number of the local workload whose own address it is; 0 for none. With [`NATIVE`], that workload's policies judge what it
+    /// sends to itself; without, it reaches the address whatever they say. Or one of two marks, see [`Self::service`] and
+    /// [`Self::behind`].
     pub owner: u32,
 }
 
@@ -286,6 +293,11 @@ impl Endpoint {
         if self.owner & (SERVICE | BEHIND) == BEHIND { Some(self.owner as u16) } else { None }
     }
 }
+
+/// Bit of [`Endpoint::owner`]: the owner is no pod, and isolates itself from itself if its policies say so.
+pub const NATIVE: u32 = 1 << 29;
+/// [`Endpoint::owner`] of an address that several local workloads have: whoever has its identity may send from it.
+pub const SHARED: u32 = NATIVE | (NATIVE - 1);
 
 /// Key of a prefix in [`crate::maps::CIDRS`] and [`crate::maps::BLOCKED`]: the kernel's `bpf_lpm_trie_key` for 128 bits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]

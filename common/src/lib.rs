@@ -15,6 +15,7 @@ pub mod image;
 pub mod maps;
 pub mod packet;
 mod ports;
+pub mod source;
 pub mod verdict;
 
 /// Version of every layout in this crate that crosses the border between kernel and user space: events, tables, maps.

@@ -3,6 +3,8 @@
 //! May touch: nothing.
 //! Never: renumbered; the numbers are part of the ABI and of stored records. Add at the end and raise `ABI_VERSION`.
 
+use crate::addr::Protocol;
+
 /// Declares an enum with fixed numbers, its name as text, and the way back from a byte.
 macro_rules! numbered {
     ($(#[$meta:meta])* $name:ident { $($(#[$vmeta:meta])* $variant:ident = $value:literal => $text:literal,)+ }) => {
@@ -72,12 +74,18 @@ numbered! {
         RateLimitConnections = 8 => "rate_limit_connections",
         /// The source address is in an address set that blocks.
         Blocklist = 9 => "blocklist",
-        /// The packet's headers contradict themselves or its length; fails closed.
+        /// The packet's headers contradict themselves or its length, or nobody can tell what it belongs to (a fragment without its
+        /// first, on a workload's interface a frame that is neither IP nor ARP); fails closed.
         Malformed = 10 => "malformed",
         /// A socket of a kind the policy does not allow (raw, SCTP, MPTCP).
         SocketType = 11 => "socket_type",
         /// The policy tables could not be read; fails closed.
         NoTables = 12 => "no_tables",
+        /// The workload sent from an address that is not its own, or spoke for one.
+        Spoofed = 13 => "spoofed",
+        /// The calling task and the socket belong to different workloads (a socket that was passed on, a process that was moved).
+        /// Allowed: both policies allow it. Denied: the named rule of the caller's refuses what the socket's allows.
+        CallerMismatch = 14 => "caller_mismatch",
     }
 }
 
@@ -100,6 +108,41 @@ numbered! {
         Egress = 7 => "egress",
         /// A TCP socket's life: about to connect, closed.
         SockOps = 8 => "sock_ops",
+        /// An opening that arrives in a workload's network namespace, before a socket is looked up for it.
+        SkLookup = 9 => "sk_lookup",
+        /// A packet leaving a workload, on the node's end of its interface.
+        FromWorkload = 10 => "from_workload",
+        /// A packet going to a workload, on the node's end of its interface.
+        ToWorkload = 11 => "to_workload",
+    }
+}
+
+numbered! {
+    /// How a denial reaches the one that opened.
+    Refusal {
+        /// The call fails with EPERM.
+        Eperm = 1 => "eperm",
+        /// The kernel answers: a reset, or an ICMP port unreachable, which the call reports as ECONNREFUSED.
+        Refused = 2 => "refused",
+        /// Nothing comes back.
+        Silence = 3 => "silence",
+    }
+}
+
+impl Hook {
+    /// How a denial at this hook reaches the one that opened.
+    #[must_use]
+    pub const fn refusal(self, protocol: Protocol) -> Refusal {
+        if matches!(self, Self::Connect | Self::Sendmsg | Self::SockCreate | Self::PostBind) {
+            Refusal::Eperm
+        } else if matches!(self, Self::SkLookup) {
+            Refusal::Refused
+        } else if matches!(self, Self::Egress) && protocol.0 != Protocol::TCP.0 {
+            // The kernel hands the verdict on a datagram back to the call that sends it.
+            Refusal::Eperm
+        } else {
+            Refusal::Silence
+        }
     }
 }
 

@@ -10,21 +10,26 @@ use aya_ebpf::{helpers::bpf_get_retval, macros::cgroup_sock_addr, programs::Sock
 use aya_log_ebpf::error;
 use weir_common::{
     addr::{Addr, Port, Protocol},
+    decide::Decision,
     event::{Kind, Local},
     icmp,
-    verdict::{Direction, Hook},
+    verdict::{Direction, Hook, Reason, Verdict},
 };
 
 use crate::{
     bytes,
     emit::{self, Caller, Subject},
-    replies, tables, who,
+    replies,
+    tables::{self, Judged},
+    who,
 };
 
 /// `return 1`: the call goes on.
 pub const ALLOW: i32 = 1;
 /// `return 0`: the call fails with EPERM.
 pub const DENY: i32 = 0;
+/// The id of the tree's root (and 0, which names none).
+const ROOT_CGROUP: u64 = 1;
 
 #[cgroup_sock_addr(connect4)]
 pub fn connect4(ctx: SockAddrContext) -> i32 {
@@ -59,6 +64,9 @@ fn judge(ctx: &SockAddrContext, hook: Hook, target: (Addr, Port)) -> i32 {
         emit::verdict(&subject, &judged, &caller);
         return DENY;
     }
+    if is_foreign(&subject.local, caller.cgroup) {
+        note_foreign(&subject, &judged, &caller);
+    }
     if subject.protocol == Protocol::TCP {
         // Nothing would follow that it could name.
         if judged.decision.quiet {
@@ -80,12 +88,38 @@ pub fn judge_caller(ctx: &SockAddrContext, hook: Hook, target: (Addr, Port)) -> 
         return ALLOW;
     }
     let subject = subject(ctx, hook, who::caller(), target);
-    let judged = tables::judge(subject.local.workload, &emit::question(&subject));
+    let mut judged = tables::judge(subject.local.workload, &emit::question(&subject));
     if judged.decision.verdict.passes() || is_reply(ctx, hook, &subject) {
         return ALLOW;
     }
+    // A socket of its own workload would have been refused before.
+    if subject.local.workload != who::UNKNOWN.workload {
+        judged.decision.reason = Reason::CallerMismatch;
+    }
     emit::verdict(&subject, &judged, &Caller::current());
     DENY
+}
+
+/// Whether the caller may live elsewhere than in the cgroup of the socket it uses. Cheap, and mostly the last word: most callers
+/// live in the very cgroup that the workload names.
+#[inline(always)]
+pub const fn is_foreign(local: &Local, caller: u64) -> bool {
+    caller as u32 != local.cgroup && caller > ROOT_CGROUP
+}
+
+/// Tells of a call that uses another workload's socket, if the caller's policy allows it too: else the root's program refuses it,
+/// and tells. One that was moved, or was handed the socket; a nested cgroup is the workload's own.
+#[inline(never)]
+pub fn note_foreign(subject: &Subject, judged: &Judged, caller: &Caller) {
+    let workload = who::caller().workload;
+    if workload == subject.local.workload {
+        return;
+    }
+    if tables::judge(workload, &emit::question(subject)).decision.verdict.passes() {
+        let (verdict, reason) = (Verdict::Allow, Reason::CallerMismatch);
+        let decision = Decision { verdict, reason, ..judged.decision };
+        emit::verdict(subject, &Judged { decision, ..*judged }, caller);
+    }
 }
 
 /// A server's answer by `sendto()`: judged as an answer to what came in on the socket's port.
@@ -99,7 +133,7 @@ pub fn is_reply(ctx: &SockAddrContext, hook: Hook, subject: &Subject) -> bool {
 /// workload; both are judged by the socket's program alone.
 #[inline(always)]
 fn lives_in_root_cgroup() -> bool {
-    crate::task::cgroup() <= 1
+    crate::task::cgroup() <= ROOT_CGROUP
 }
 
 #[inline(always)]

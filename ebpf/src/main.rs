@@ -12,18 +12,23 @@ mod bytes;
 mod connect;
 mod egress;
 mod emit;
+mod from_workload;
 mod ingress;
 mod limiter;
 mod maps;
 mod post_bind;
+mod quotes;
 mod replies;
 mod sendmsg;
 mod settings;
+mod sk_lookup;
 mod sock_create;
 mod sock_ops;
 mod tables;
 mod task;
+mod to_workload;
 mod who;
+mod wire;
 mod xdp;
 
 /// Licence string the kernel reads: GPL-compatible, as several helpers demand.

@@ -19,8 +19,8 @@ use weir_common::{
     event::{Endpoint, Event, LimitStats, Local, MergeKey, MergeValue, ReplyBucket},
     image::Page,
     maps::{
-        LIMIT_SLOTS, MAX_BLOCKED, MAX_CGROUPS, MAX_CIDRS, MAX_ENDPOINTS, MAX_LIMITS, MAX_MERGED, MAX_WORKLOADS,
-        REPLY_BUCKETS, RING_BYTES, SLOTS,
+        LIMIT_SLOTS, MAX_BLOCKED, MAX_CGROUPS, MAX_CIDRS, MAX_ENDPOINTS, MAX_INTERFACES, MAX_LIMITS, MAX_MERGED,
+        MAX_WORKLOADS, REPLY_BUCKETS, RING_BYTES, SLOTS,
     },
 };
 
@@ -59,6 +59,10 @@ pub static LOCAL: CgroupStorage<Local> = CgroupStorage::new();
 /// Cgroup id -> workload, for the root programs, which judge by the calling task. Written by the agent.
 #[btf_map]
 pub static CALLERS: HashMap<u64, Local, { MAX_CGROUPS as usize }, NO_PREALLOC> = HashMap::new();
+
+/// Index of a workload's interface -> workload, for the programs there. Written by the agent.
+#[btf_map]
+pub static INTERFACES: HashMap<u32, Local, { MAX_INTERFACES as usize }, NO_PREALLOC> = HashMap::new();
 
 /// Events. Written by the programs, read by the agent.
 #[btf_map]

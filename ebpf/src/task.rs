@@ -15,6 +15,7 @@ pub fn process() -> Process {
         pid: (bpf_get_current_pid_tgid() >> 32) as u32,
         uid: bpf_get_current_uid_gid() as u32,
         comm: bpf_get_current_comm().unwrap_or([0; 16]),
+        staged: 0,
         reserved: 0,
     }
 }

@@ -25,7 +25,11 @@ const fn absent(path: &'static str, sample: &'static str, doc: &'static str) -> 
 
 /// Every option, in the order of the sample.
 pub const OPTIONS: &[OptionDoc] = &[
-    absent("node", "node-1", "Name of this node in records. Default: the host name."),
+    absent(
+        "node",
+        "node-1",
+        "Name of this node in records, and in the `spec.nodeName` of its pods. Default: the host name.",
+    ),
     option("cgroupRoot", "/sys/fs/cgroup/unified/weir", "Directory of the managed cgroup2 tree. Required."),
     option("interfaces", "[]", "Interfaces whose incoming packets XDP judges; names, or patterns such as \"veth*\"."),
     option("xdpMode", "auto", "auto (native where the driver has it, else generic), native, or generic."),
@@ -33,6 +37,16 @@ pub const OPTIONS: &[OptionDoc] = &[
         "unknownWorkloads",
         "allow",
         "What applies to processes in the tree that belong to no Workload: allow or deny.",
+    ),
+    option(
+        "unselectedWorkloads",
+        "allow",
+        "What applies to workloads that no policy selects: allow or deny. A workload that only audit or staged policies select counts as unselected.",
+    ),
+    option(
+        "ingressHook",
+        "cgroup",
+        "cgroup: every packet of a workload is looked at. sk_lookup: only openings are, where a workload has a network namespace to itself; docs/modes.md says which to use when.",
     ),
     option("stateDir", "/var/lib/weir", "Where the lock file and the last good policy are kept."),
     absent(

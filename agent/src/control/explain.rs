@@ -7,10 +7,12 @@ use std::net::IpAddr;
 
 use weir_common::{
     addr::{Addr, Protocol},
-    decide::{Decision, Image, Query},
-    verdict::{Direction, Reason, Verdict},
+    decide::{Decision, Image, Query, Tables},
+    event::Endpoint,
+    image::Page,
+    verdict::{Direction, Hook, Reason, Refusal, Verdict},
 };
-use weir_policy::{Answer, Compiled, CompiledWorkload, End, Question, evaluate};
+use weir_policy::{Answer, Compiled, CompiledWorkload, End, Kind, Question, ResourceId, evaluate};
 
 use super::{Control, ControlError};
 use crate::datapath::Datapath;
@@ -71,6 +73,10 @@ pub struct Side {
     pub policy: String,
     /// Its rule.
     pub rule: String,
+    /// How a denial reaches the one that opens; `None` where it passes.
+    pub refusal: Option<Refusal>,
+    /// What staged policies would decide, where that is another verdict: the verdict, policy and rule.
+    pub staged: Option<(Verdict, String, String)>,
     /// A sentence.
     pub why: String,
 }
@@ -81,6 +87,8 @@ struct Found<'a> {
     workload: Option<&'a CompiledWorkload>,
     addr: Option<Addr>,
     shown: String,
+    /// Of a pod of this node that is not policed: why not.
+    unplaced: Option<String>,
 }
 
 impl<D: Datapath> Control<D> {
@@ -90,7 +98,11 @@ impl<D: Datapath> Control<D> {
     /// An end cannot be found.
     pub fn explain(&self, ask: &Ask) -> Result<Explained, ControlError> {
         let compiled = &*self.force.compiled;
-        let (from, to) = (find(compiled, &ask.from)?, find(compiled, &ask.to)?);
+        let (mut from, mut to) = (find(compiled, &ask.from)?, find(compiled, &ask.to)?);
+        for end in [&mut from, &mut to] {
+            let resource = end.workload.and_then(|workload| self.force.resources.get(&workload.id));
+            end.unplaced = resource.and_then(|resource| self.pods.unplaced(resource));
+        }
         let protocol = Protocol(ask.protocol);
         let question = Question { from: from.end.clone(), to: to.end.clone(), protocol, port: ask.port };
         let answers = evaluate(&self.force.resources, &self.force.context, &question).ok();
@@ -101,7 +113,10 @@ impl<D: Datapath> Control<D> {
             into.as_ref().and_then(|answer| compiled.workloads.get(&answer.workload)).map(|workload| found(workload));
         let called = behind.as_ref().unwrap_or(&to);
         let question = Question { port: into.as_ref().map_or(ask.port, |answer| answer.port), ..question };
-        let ingress = side(compiled, called, &from, Direction::Ingress, &question, into.as_ref())?;
+        let mut ingress = side(compiled, called, &from, Direction::Ingress, &question, into.as_ref())?;
+        if let Some(workload) = called.workload {
+            self.answered(&workload.id, protocol, into.is_some_and(|answer| answer.refused), &mut ingress);
+        }
         let verdicts = || [&egress, &ingress].into_iter().filter_map(|side| side.decided.map(|(verdict, _)| verdict));
         let verdict = [Verdict::Deny, Verdict::Audit].into_iter().find(|verdict| verdicts().any(|v| v == *verdict));
         Ok(Explained {
@@ -114,6 +129,26 @@ impl<D: Datapath> Control<D> {
     }
 }
 
+impl<D> Control<D> {
+    /// Says how a denial at the called side reaches the caller, which depends on the hook that denies it.
+    fn answered(&self, called: &ResourceId, protocol: Protocol, refuses: bool, side: &mut Side) {
+        let Some(refusal) = &mut side.refusal else { return };
+        let state = self.observed.workloads.iter().find(|state| state.id == *called);
+        let has = |hook: Hook| state.is_some_and(|state| state.hooks.contains(&hook.name()));
+        let (looked_up, alone) = (has(Hook::SkLookup), !has(Hook::Ingress));
+        // The kernel looks a socket up for nothing but TCP and UDP.
+        let answers = looked_up && (refuses || alone) && matches!(protocol, Protocol::TCP | Protocol::UDP);
+        *refusal = if answers { Refusal::Refused } else { Refusal::Silence };
+        side.why.push_str(match (answers, refuses) {
+            (true, _) => "; the caller is answered at once: ECONNREFUSED",
+            (false, true) => {
+                "; nothing comes back to the caller, as this workload has no network namespace known to be its own"
+            }
+            (false, false) => "; nothing comes back to the caller",
+        });
+    }
+}
+
 fn find<'a>(compiled: &'a Compiled, text: &str) -> Result<Found<'a>, EndError> {
     if let Ok(ip) = text.parse::<IpAddr>() {
         let addr = match ip {
@@ -122,7 +157,13 @@ fn find<'a>(compiled: &'a Compiled, text: &str) -> Result<Found<'a>, EndError> {
         };
         let workload =
             compiled.workloads.values().find(|workload| workload.addresses.contains(&addr)).map(AsRef::as_ref);
-        return Ok(Found { end: End::Address(addr), workload, addr: Some(addr), shown: text.to_owned() });
+        return Ok(Found {
+            end: End::Address(addr),
+            workload,
+            addr: Some(addr),
+            shown: text.to_owned(),
+            unplaced: None,
+        });
     }
     let named = |workload: &&CompiledWorkload| match text.split_once('/') {
         Some((namespace, name)) => workload.id.namespace == namespace && workload.id.name == name,
@@ -140,7 +181,8 @@ fn find<'a>(compiled: &'a Compiled, text: &str) -> Result<Found<'a>, EndError> {
 
 fn found(workload: &CompiledWorkload) -> Found<'_> {
     let addr = workload.addresses.first().copied();
-    Found { end: End::Workload(workload.id.clone()), workload: Some(workload), addr, shown: shown(workload) }
+    let end = End::Workload(workload.id.clone());
+    Found { end, workload: Some(workload), addr, shown: shown(workload), unplaced: None }
 }
 
 fn shown(workload: &CompiledWorkload) -> String {
@@ -164,6 +206,9 @@ fn side(
             direction.name()
         ));
     };
+    if let Some(why) = &local.unplaced {
+        return unjudged(format!("{} is not policed although it runs here: {why}", local.shown));
+    }
     if workload.cgroup.is_none() {
         return unjudged(format!(
             "{} has no cgroup here; the node it runs on judges its {}",
@@ -179,13 +224,61 @@ fn side(
         protocol: question.protocol,
         port: question.port,
     };
-    let Some(image) = Image::open(compiled) else { return unjudged("the tables in force are not readable".to_owned()) };
-    Ok(judged(compiled, image.decide(&query), answer))
+    let tables = Own { compiled, workload };
+    let Some(image) = Image::open(&tables) else { return unjudged("the tables in force are not readable".to_owned()) };
+    let mut side = judged(compiled, image.decide_for(ASKED, &query), answer);
+    if side.decided.is_some_and(|(verdict, _)| !verdict.passes()) {
+        side.refusal = Some(Refusal::Eperm);
+        if direction == Direction::Egress {
+            side.why.push_str("; the call fails at once: EPERM");
+        }
+    }
+    Ok(side)
+}
+
+/// The number of the workload that is asked about, for as long as the question takes.
+const ASKED: u32 = 1;
+
+/// The tables as the kernel of this node has them for one of its workloads: with the addresses that are its own.
+struct Own<'a> {
+    compiled: &'a Compiled,
+    workload: &'a CompiledWorkload,
+}
+
+impl Tables for Own<'_> {
+    fn page(&self, index: u32) -> Option<&Page> {
+        self.compiled.page(index)
+    }
+
+    fn endpoint(&self, addr: &Addr) -> Option<Endpoint> {
+        let owner = if self.is_own(addr) { ASKED } else { 0 };
+        self.compiled.endpoint(addr).map(|end| Endpoint { owner, ..end })
+    }
+
+    fn cidr(&self, addr: &Addr) -> Option<u32> {
+        self.compiled.cidr(addr)
+    }
+}
+
+impl Own<'_> {
+    /// Only pods have addresses that policies cannot keep them from, and an address that two of them claim is nobody's own.
+    fn is_own(&self, addr: &Addr) -> bool {
+        let claims = |workload: &CompiledWorkload| workload.id.kind == Kind::Pod && workload.addresses.contains(addr);
+        claims(self.workload) && self.compiled.local().iter().filter(|other| claims(other)).count() == 1
+    }
 }
 
 fn judged(compiled: &Compiled, decision: Decision, answer: Option<&Answer>) -> Side {
-    let rule =
-        usize::try_from(decision.rule).ok().filter(|number| *number != 0).and_then(|number| compiled.rules.get(number));
+    let named = |number: u32| {
+        let rule = usize::try_from(number).ok().filter(|number| *number != 0);
+        let rule = rule.and_then(|number| compiled.rules.get(number));
+        rule.map(|rule| (rule.policy.clone(), rule.rule.clone())).unwrap_or_default()
+    };
+    let staged = decision.staged.verdict().map(|verdict| {
+        let (policy, rule) = named(decision.staged.rule());
+        (verdict, policy, rule)
+    });
+    let (policy, rule) = named(decision.rule);
     let mut why = answer.map(Answer::in_full).unwrap_or_default();
     let agrees = answer.is_none_or(|answer| (answer.verdict, answer.reason) == (decision.verdict, decision.reason));
     if !agrees {
@@ -195,12 +288,7 @@ fn judged(compiled: &Compiled, decision: Decision, answer: Option<&Answer>) -> S
         );
         why = format!("the kernel's tables say {}, although: {why} (please report this)", decision.verdict.name());
     }
-    Side {
-        decided: Some((decision.verdict, decision.reason)),
-        policy: rule.map(|rule| rule.policy.clone()).unwrap_or_default(),
-        rule: rule.map(|rule| rule.rule.clone()).unwrap_or_default(),
-        why,
-    }
+    Side { decided: Some((decision.verdict, decision.reason)), policy, rule, refusal: None, staged, why }
 }
 
 /// The rate limits XDP applies to what arrives at `to`.

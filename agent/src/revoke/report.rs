@@ -179,7 +179,7 @@ fn record(kind: RecordKind, view: &View, target: &Target, names: &Snapshot) -> R
     let Target { connection, living, direction, decision, .. } = target;
     let generation = view.compiled.generation;
     let cut = kind == RecordKind::Cut;
-    let local_workload = names.by_number(connection.workload);
+    let local_workload = names.by_number(generation, connection.workload);
     let identity = view.locals.get(&connection.workload).map_or(0, |local| local.workload.identity);
     Record {
         kind,

@@ -69,6 +69,7 @@ pub fn run(config: &Config) -> Result<(), RunError> {
             XdpMode::Generic => kernel::XdpMode::Generic,
         },
         strict: !config.unknown.passes(),
+        ingress: config.ingress_hook,
     };
     let (kernel, events) = {
         let _inside = runtime.enter();
@@ -159,18 +160,20 @@ impl Agent {
         let exporter = exporter(config, &queue, &link, exits)?;
 
         let root = config.cgroup_root.clone();
-        let work = revoke::Work::new(Arc::clone(&revoker), root.clone(), Arc::clone(&names), Arc::clone(&queue));
+        let work = revoke::Work::new(Arc::clone(&revoker), root, Arc::clone(&names), Arc::clone(&queue));
         let work = Subsystem::thread("revoker", exits, move |stop| {
             work.run(&stop);
             Ok(())
         })?;
         let settings = Settings {
+            node: config.node.clone(),
+            cgroup_root: config.cgroup_root.clone(),
             unknown: config.unknown,
+            unselected: config.unselected,
             state_dir: config.state_dir.clone(),
             names,
             queue: Arc::clone(&queue),
             revoker: Arc::clone(&revoker),
-            cgroup_root: root,
             clock: Arc::new(|| Timestamp(clock::wall_now())),
         };
         let mut control = Control::start(datapath, settings)?;
@@ -190,6 +193,7 @@ impl Agent {
         let info = rpc::Info {
             node: config.node.clone(),
             unknown: config.unknown.name(),
+            unselected: config.unselected.name(),
             cgroup_root: PathBuf::from(&config.cgroup_root),
             tally,
             queue: Arc::clone(&queue),

@@ -48,7 +48,8 @@ pub fn agent(out: &mut dyn Write, agent: &Agent, counters: &Agreement, clock: &C
         agent.generation,
         clock.since(agent.generation_time)
     )?;
-    writeln!(out, "  unknown workloads  {}", clean(&agent.unknown_workloads))?;
+    let unselected = clean(&agent.unselected_workloads);
+    writeln!(out, "  unknown workloads  {}, unselected ones {unselected}", clean(&agent.unknown_workloads))?;
     writeln!(out, "  cgroup root        {}", clean(&agent.cgroup_root))?;
     let counts = agent.resources.iter().map(|(kind, count)| format!("{count} {kind}")).collect::<Vec<_>>();
     writeln!(out, "  resources          {}", if counts.is_empty() { "none".to_owned() } else { counts.join(", ") })?;
@@ -59,6 +60,7 @@ pub fn agent(out: &mut dyn Write, agent: &Agent, counters: &Agreement, clock: &C
         self::connections(out, agent, connections)?;
     }
     section(out, "Workloads", &workloads(agent))?;
+    uncovered(out, agent)?;
     section(out, "Interfaces", &interfaces(agent))?;
     section(out, "Rate limits", &limits(agent))?;
     section(out, "Counters", &self::counters(agent))?;
@@ -102,19 +104,48 @@ fn connections(out: &mut dyn Write, agent: &Agent, connections: &Connections) ->
 }
 
 fn workloads(agent: &Agent) -> Table {
-    let mut table = Table::new(&["WORKLOAD", ">IDENTITY", "STATE", "CGROUP", "ADDRESSES", "DETAIL", "HOOKS"]);
+    let mut table = Table::new(&[
+        "WORKLOAD",
+        ">IDENTITY",
+        "STATE",
+        "CGROUP",
+        "INTERFACE",
+        "NOT COVERED",
+        "ADDRESSES",
+        "DETAIL",
+        "HOOKS",
+    ]);
     for workload in &agent.workloads {
         table.styled([
             (workload.workload.clone(), PLAIN),
             (workload.identity.to_string(), PLAIN),
             (workload.state.clone(), state(&workload.state)),
             (or_dash(&workload.cgroup), PLAIN),
+            (or_dash(&workload.interface), PLAIN),
+            (or_dash(&workload.uncovered.join(",")), if workload.uncovered.is_empty() { PLAIN } else { ODD }),
             (or_dash(&workload.addresses.join(",")), PLAIN),
             (workload.detail.clone(), ODD),
             (or_dash(&workload.hooks.join(",")), DIM),
         ]);
     }
     table
+}
+
+/// Says what the words of the column mean, once, where there are any.
+fn uncovered(out: &mut dyn Write, agent: &Agent) -> io::Result<()> {
+    const MEANINGS: [(&str, &str); 3] = [
+        ("af_packet", "frames its packet sockets and TUN devices make"),
+        ("forwarded", "what its kernel forwards for others"),
+        ("icmp_echo", "echo requests to it, which its kernel answers"),
+    ];
+    let named = |word: &str| agent.workloads.iter().any(|workload| workload.uncovered.iter().any(|one| one == word));
+    let found: Vec<String> =
+        MEANINGS.iter().filter(|(word, _)| named(word)).map(|(word, meaning)| format!("{word}: {meaning}")).collect();
+    if found.is_empty() {
+        return Ok(());
+    }
+    let how = "judged where spec.interface names the workload's interface (docs/coverage.md)";
+    writeln!(out, "{}", paint(DIM, &format!("not covered: {}; {how}", found.join("; "))))
 }
 
 fn interfaces(agent: &Agent) -> Table {

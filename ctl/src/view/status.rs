@@ -20,6 +20,7 @@ pub struct Agent {
     pub start: Option<Timestamp>,
     pub enforcing: bool,
     pub unknown_workloads: String,
+    pub unselected_workloads: String,
     pub cgroup_root: String,
     pub resources: BTreeMap<String, u64>,
     pub workloads: Vec<Workload>,
@@ -68,6 +69,8 @@ pub struct Workload {
     pub detail: String,
     pub addresses: Vec<String>,
     pub hooks: Vec<String>,
+    pub uncovered: Vec<String>,
+    pub interface: String,
 }
 
 /// An interface with a program on it.

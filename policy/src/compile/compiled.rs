@@ -75,6 +75,8 @@ pub struct CompiledWorkload {
     pub identity: u32,
     /// Its directory below the cgroup root; `None`: it runs elsewhere.
     pub cgroup: Option<String>,
+    /// The node's end of its network interface, if it is to be judged there too.
+    pub interface: Option<String>,
     /// Its addresses.
     pub addresses: Vec<Addr>,
     /// Its labels.

@@ -172,6 +172,7 @@ fn compiled_workload(placed: &Placed, identity: u32) -> Option<CompiledWorkload>
         id: placed.resource.id().clone(),
         identity,
         cgroup: workload.cgroup.clone(),
+        interface: workload.interface.clone(),
         addresses: workload.addresses.clone(),
         labels: placed.resource.labels().clone(),
     })
