@@ -24,6 +24,7 @@ mod modes;
 mod pods;
 mod policies;
 mod quiet;
+mod random;
 mod refusals;
 mod rows;
 mod services;
@@ -64,6 +65,7 @@ fn main() -> anyhow::Result<()> {
         alone::trials(),
         updates::trials(),
         flips::trials(),
+        random::trials(),
         policies::trials(),
         services::trials(),
         lifecycle::trials(),
