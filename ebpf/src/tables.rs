@@ -53,33 +53,6 @@ impl Tables for Active {
     fn cidr(&self, addr: &Addr) -> Option<u32> {
         maps::CIDRS.get(self.slot)?.get(&Key::new(128, *addr)).copied()
     }
-
-    #[inline(always)]
-    fn staged(&self, query: &Query, remote_identity: u32) -> Cell {
-        let called = u32::from(query.port) | u32::from(query.protocol.0) << 16 | (query.direction as u32) << 24;
-        Cell(weir_staged(self.slot, query.local, remote_identity, called))
-    }
-}
-
-/// What staged policies would answer, as a cell. `called`: port, protocol and direction, from the low end.
-///
-/// A global function (see `bytes::weir_parse_skb`): it takes numbers, among them the slot of this run, and is verified once.
-#[inline(never)]
-#[unsafe(no_mangle)]
-extern "C" fn weir_staged(slot: u32, local: u32, remote_identity: u32, called: u32) -> u32 {
-    let slot = slot & 1;
-    let Some(pages) = maps::TABLES.get(slot) else { return 0 };
-    let active = Active { slot, pages };
-    let Some(image) = Image::open(&active) else { return 0 };
-    let egress = called >> 24 == Direction::Egress as u32;
-    let query = Query {
-        local,
-        direction: if egress { Direction::Egress } else { Direction::Ingress },
-        remote: Addr::UNSPECIFIED,
-        protocol: Protocol((called >> 16) as u8),
-        port: called as u16,
-    };
-    image.staged_cell(&query, remote_identity).0
 }
 
 /// A decision, the generation that made it (0 when there was none), and who the local side was in it.
@@ -102,15 +75,30 @@ impl Judged {
 }
 
 /// Judges one opening of `workload` by the active generation; without one, denies. The query's own `local` is not read.
-///
-/// A function of its own in the object: inlined twice into one program it would need more than the 512 bytes of stack.
-#[inline(never)]
+#[inline(always)]
 pub fn judge(workload: u32, query: &Query) -> Judged {
-    let Some(active) = Active::open() else { return Judged::NO_TABLES };
-    let Some(image) = Image::open(&active) else { return Judged::NO_TABLES };
+    let mut judged = Judged::NO_TABLES;
+    let _ = weir_judge(workload, query, &raw mut judged);
+    judged
+}
+
+/// A global function (see `bytes::weir_parse_skb`): programs judge at several places, and every path to each would be followed
+/// through all of it. Leaves `to` as it is when there are no tables. The answer means nothing: the verifier wants one.
+#[inline(never)]
+#[unsafe(no_mangle)]
+extern "C" fn weir_judge(workload: u32, query: *const Query, to: *mut Judged) -> u32 {
+    if query.is_null() || to.is_null() {
+        return 0;
+    }
+    // SAFETY: not null, and the verifier checks that every caller hands memory of this size.
+    let query = unsafe { &*query };
+    let Some(active) = Active::open() else { return 0 };
+    let Some(image) = Image::open(&active) else { return 0 };
     let local_identity = image.local(workload);
-    let decision = image.decide_for(workload, &Query { local: local_identity, ..*query });
-    Judged { decision, generation: image.generation(), local_identity }
+    let decision = image.decide_as(local_identity, workload, query);
+    // SAFETY: as above.
+    unsafe { to.write(Judged { decision, generation: image.generation(), local_identity }) };
+    1
 }
 
 /// Whether a packet that says it comes from one of `workload`'s addresses may do so.
