@@ -138,7 +138,7 @@ fn close_web() -> String {
 }
 
 fn known() -> Result<()> {
-    let mut harness = Harness::start(World::new("known")?, Options::default())?;
+    let harness = Harness::start(World::new("known")?, Options::default())?;
     harness.apply(&[workload(Api), workload(Db)].concat())?;
     let _server = harness.world().serve(Api, "tcp-serve --listen [::]:80")?;
     let world = harness.world();
