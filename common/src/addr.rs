@@ -51,6 +51,15 @@ impl Addr {
         zerocopy::transmute!(self.0)
     }
 
+    /// The key of one port of a service's address in the table of addresses. It is spelled as an address nobody has: multicast
+    /// of scope 0, which nothing may send or deliver (RFC 4291 section 2.7).
+    #[inline(always)]
+    #[must_use]
+    pub const fn of_call(service: u32, protocol: Protocol, port: u16) -> Self {
+        let called = (protocol.0 as u32) << 16 | port as u32;
+        Self::from_words([0xff00_0000_u32.to_be(), 0, service, called])
+    }
+
     /// An IPv6 address from its network-order bytes. A v4-mapped one is an IPv4 address, as the kernel treats it.
     #[inline(always)]
     #[must_use]

@@ -58,6 +58,8 @@ pub struct Decision {
     pub remote_identity: u32,
     /// Counted, but no record is made of it (`log: false`).
     pub quiet: bool,
+    /// The address is a service's, and judged is what is behind it: packets may go to another address than the socket called.
+    pub translated: bool,
     /// A denial that is answered where the kernel can (`action: refuse`).
     pub refuse: bool,
     /// What would be decided were staged policies enforced too; absent where that is the same verdict.
@@ -68,7 +70,16 @@ impl Decision {
     /// A decision that no rule makes.
     #[inline(always)]
     pub const fn plain(verdict: Verdict, reason: Reason, remote_identity: u32) -> Self {
-        Self { verdict, reason, rule: 0, remote_identity, quiet: false, refuse: false, staged: Cell::ABSENT }
+        Self {
+            verdict,
+            reason,
+            rule: 0,
+            remote_identity,
+            quiet: false,
+            refuse: false,
+            translated: false,
+            staged: Cell::ABSENT,
+        }
     }
 
     /// Whether staged policies would deny what passes.
@@ -207,10 +218,21 @@ impl<'a, T: Tables> Image<'a, T> {
     /// The same, with the local workload that owns the address.
     #[inline(always)]
     fn end(&self, addr: &Addr) -> Endpoint {
-        if let Some(end) = self.tables.endpoint(addr) {
-            return end;
+        match self.tables.endpoint(addr) {
+            Some(end) if end.as_behind().is_none() => end,
+            Some(_) | None => Endpoint { identity: self.tables.cidr(addr).unwrap_or(reserved::WORLD), owner: 0 },
         }
-        Endpoint { identity: self.tables.cidr(addr).unwrap_or(reserved::WORLD), owner: 0 }
+    }
+
+    /// What is behind the port of a service's address that a query calls, and the port it leads to.
+    #[inline(always)]
+    fn behind(&self, end: Endpoint, query: &Query) -> Option<(u32, u16)> {
+        let service = end.as_service()?;
+        if query.direction as u8 != Direction::Egress as u8 {
+            return None;
+        }
+        let behind = self.tables.endpoint(&Addr::of_call(service, query.protocol, query.port))?;
+        Some((behind.identity, behind.as_behind()?))
     }
 
     /// Judges one opening by what the tables say of identities; which local workload asks is not known.
@@ -223,19 +245,21 @@ impl<'a, T: Tables> Image<'a, T> {
     /// policies say.
     #[inline(always)]
     pub fn decide_for(&self, workload: u32, query: &Query) -> Decision {
-        let Endpoint { identity: remote_identity, owner } = self.end(&query.remote);
-        if workload != 0 && owner == workload {
-            return Decision::plain(Verdict::Allow, Reason::NoPolicy, remote_identity);
+        let end = self.end(&query.remote);
+        if workload != 0 && end.owner == workload {
+            return Decision::plain(Verdict::Allow, Reason::NoPolicy, end.identity);
         }
+        let behind = self.behind(end, query);
+        let (remote_identity, port) = behind.unwrap_or((end.identity, query.port));
         if query.local == reserved::UNKNOWN {
             return from_cell(Cell(self.header.word(header::UNKNOWN) as u32), remote_identity);
         }
-        let mut decision = match self.cell(Section::Sets, query, remote_identity) {
-            Some(cell) => from_cell(cell, remote_identity),
+        let mut decision = match self.cell(Section::Sets, query, remote_identity, port) {
+            Some(cell) => Decision { translated: behind.is_some(), ..from_cell(cell, remote_identity) },
             None => no_tables(remote_identity),
         };
         if self.flags() & FLAG_STAGED != 0 {
-            let staged = self.tables.staged(query, remote_identity);
+            let staged = self.tables.staged(&Query { port, ..*query }, remote_identity);
             if staged.verdict() != Some(decision.verdict) {
                 decision.staged = staged;
             }
@@ -246,18 +270,18 @@ impl<'a, T: Tables> Image<'a, T> {
     /// The cell that answers `query` were staged policies enforced; absent where the set has none.
     #[inline(always)]
     pub fn staged_cell(&self, query: &Query, remote_identity: u32) -> Cell {
-        self.cell(Section::StagedSets, query, remote_identity).unwrap_or(Cell::ABSENT)
+        self.cell(Section::StagedSets, query, remote_identity, query.port).unwrap_or(Cell::ABSENT)
     }
 
-    /// The cell that answers `query`, the set's default included.
+    /// The cell that answers `query` about this identity and port, the set's default included.
     #[inline(always)]
-    fn cell(&self, sets: Section, query: &Query, remote_identity: u32) -> Option<Cell> {
+    fn cell(&self, sets: Section, query: &Query, remote_identity: u32, port: u16) -> Option<Cell> {
         let set = self.set_of(sets, self.identity(query.local).set, query.direction)?;
         if set.port_classes == 0 {
             return Some(set.default);
         }
         let class = self.identity(remote_identity).peer_class as u32;
-        let atom = self.atom(query.protocol, query.port)?;
+        let atom = self.atom(query.protocol, port)?;
         let port_class = self.packed(Section::PortRows, set.port_row.wrapping_add(atom))?;
         let row = set.cells.wrapping_add(class.wrapping_mul(set.port_classes as u32));
         let cell = self.packed(Section::Cells, row.wrapping_add(port_class))?;

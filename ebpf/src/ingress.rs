@@ -116,7 +116,7 @@ fn judge(ctx: &SkBuffContext, local: Local, sock: Sock, packet: &mut Packet) -> 
         // Were staged policies enforced, it would pass as an answer.
         judged.decision.staged = Cell::ABSENT;
     }
-    if passes && packet.protocol == Protocol::UDP && judged.decision.reason as u8 != Reason::Rule as u8 {
+    if passes && packet.protocol == Protocol::UDP {
         replies::note_asked(&subject, subject.cookie);
     }
     decided(&subject, &judged, packet)

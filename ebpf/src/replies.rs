@@ -25,7 +25,7 @@ use crate::{
 pub enum Asked {
     /// The socket sent one, so an answer may come in.
     ByUs = 1,
-    /// The peer sent one that was let in although no rule names it, so an answer may go out.
+    /// The peer sent one that was let in, so an answer may go out.
     ByPeer = 2,
     /// The same, seen on the workload's interface, where sockets are not known.
     OnWire = 3,
@@ -56,26 +56,27 @@ pub fn by_port(local: Port) -> u64 {
     1 << 63 | u64::from(local.number())
 }
 
-/// Judges a datagram to `subject.remote` from `local_port` as an answer: by the ingress rule that lets the peer ask, reversed
-/// (DESIGN.md D5); where no rule names the peer and it is let in all the same, only if it did ask.
+/// Judges a datagram to `subject.remote` from `local_port` as an answer: by what lets the peer ask, reversed (DESIGN.md D5), and
+/// only if it did ask this socket. A rule that lets a peer ask on every port would else let every socket ask it.
 #[inline(always)]
 pub fn judge_as_answer(subject: &Subject, local_port: Port) -> Judged {
     let asked = Query { direction: Direction::Ingress, port: local_port.number(), ..emit::question(subject) };
     let mut judged = tables::judge(subject.local.workload, &asked);
-    let by_rule = judged.decision.reason as u8 == Reason::Rule as u8;
+    // What has no ports is matched to its socket by the kernel.
+    let by_rule = subject.protocol != Protocol::UDP && judged.decision.reason as u8 == Reason::Rule as u8;
     if !by_rule && !has_asked(subject, subject.cookie) && !has_asked(subject, by_port(local_port)) {
         judged.decision.verdict = Verdict::Deny;
     }
     judged
 }
 
-/// Whether the peer was let in without a rule: noted by the socket, or where `sk_lookup` judges alone by its port.
+/// Whether the peer has asked: noted by the socket, or where `sk_lookup` judges alone by its port.
 #[inline(always)]
 fn has_asked(subject: &Subject, socket: u64) -> bool {
     expected(Asked::ByPeer, subject.local.workload, socket, &subject.remote_addr, subject.remote_port)
 }
 
-/// Remembers a peer that was let in without a rule, if its answer would not get out by an egress rule.
+/// Remembers a peer that was let in, if its answer would not get out by an egress rule.
 #[inline(always)]
 pub fn note_asked(subject: &Subject, socket: u64) {
     let answer = Query { direction: Direction::Egress, port: subject.remote_port.number(), ..emit::question(subject) };

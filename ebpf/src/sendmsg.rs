@@ -95,6 +95,11 @@ fn judge(ctx: &SockAddrContext, target: (Addr, Port)) -> i32 {
             let caller = Caller::current();
             emit::note(Kind::Attempt, &subject, caller.cgroup, 0, emit::detail_of(&caller.process));
         }
+        // Behind a service's address `egress` may see the datagram translated already, and the answer comes from this address.
+        if judged.decision.translated {
+            let Subject { local, cookie, remote_addr, remote_port, .. } = &subject;
+            replies::expect(Asked::ByUs, local.workload, *cookie, remote_addr, *remote_port);
+        }
         return ALLOW;
     }
     emit::verdict(&subject, &judged, &Caller::current());

@@ -12,8 +12,9 @@ use aya_ebpf::{macros::sk_lookup, programs::SkLookupContext};
 use weir_common::{
     addr::Protocol,
     decide::{Decision, Query},
-    event::{Local, NATIVE, SHARED},
+    event::{Local, NATIVE},
     image::FLAG_REFUSE,
+    maps::MAX_WORKLOADS,
     verdict::{Direction, Hook, Reason, Verdict},
 };
 
@@ -88,7 +89,7 @@ fn try_alone(ctx: &SkLookupContext) -> Outcome {
         emit::verdict(&subject, &judged, &Caller::NONE);
         return Outcome::Admitted;
     }
-    if passes && judged.decision.reason as u8 != Reason::Rule as u8 {
+    if passes {
         replies::note_asked(&subject, replies::by_port(subject.local_port));
     }
     if !passes && is_asked(&subject) {
@@ -133,8 +134,9 @@ fn is_asked(subject: &Subject) -> bool {
 #[inline(always)]
 fn subject(ctx: &SkLookupContext) -> Subject {
     let (protocol, local_addr, local_port, remote_addr, remote_port) = bytes::looked_up(ctx.lookup);
-    let owner = tables::owner(&local_addr);
-    let workload = if owner == SHARED { 0 } else { owner & !NATIVE };
+    // Addresses that several have, and those of services, are nobody's own.
+    let owner = tables::owner(&local_addr) & !NATIVE;
+    let workload = if owner < MAX_WORKLOADS { owner } else { 0 };
     Subject {
         hook: Hook::SkLookup,
         direction: Direction::Ingress,

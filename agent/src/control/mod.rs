@@ -16,6 +16,7 @@ mod expiry;
 pub mod explain;
 mod host;
 mod living;
+mod pods;
 mod store;
 pub mod view;
 
@@ -23,6 +24,7 @@ use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
 
 pub use change::{Action, Applied, Apply, ChangeSet, Changed, Doomed};
 pub use error::ControlError;
+use pods::Pods;
 use tokio::sync::broadcast;
 use weir_common::verdict::Verdict;
 use weir_policy::{Compiled, Compiler, Context, ResourceId, Resources, Timestamp};
@@ -39,6 +41,10 @@ const WATCH_BACKLOG: usize = 256;
 
 /// What control needs beside the datapath.
 pub struct Settings {
+    /// This node's name in the cluster, as `spec.nodeName` of its pods.
+    pub node: String,
+    /// The managed tree, below which the cgroups of pods are found.
+    pub cgroup_root: PathBuf,
     /// What applies to processes of no known workload.
     pub unknown: Verdict,
     /// What applies to workloads that no policy selects.
@@ -51,8 +57,6 @@ pub struct Settings {
     pub queue: Arc<Queue>,
     /// Cuts living connections that a new generation forbids.
     pub revoker: Arc<Revoker>,
-    /// The managed tree.
-    pub cgroup_root: PathBuf,
     /// The wall clock, by which policies expire.
     pub clock: WallClock,
 }
@@ -65,6 +69,7 @@ pub struct Control<D> {
     datapath: D,
     settings: Settings,
     force: InForce,
+    pods: Pods,
     observed: Observed,
     /// Generation by which telemetry was told the names of what is attached; 0 before the first time.
     named: u64,
@@ -112,6 +117,7 @@ impl<D: Datapath> Control<D> {
         let now = clock::wall_now();
         Ok(Self {
             datapath,
+            pods: Pods::new(&settings.node, settings.cgroup_root.clone()),
             settings,
             force: InForce {
                 compiler,
@@ -140,11 +146,12 @@ impl<D: Datapath> Control<D> {
         self.observed.enforcing
     }
 
-    /// What is due about once a second: take out of force what expired, follow the host's addresses, attach what appeared, report
-    /// what the ring lost.
+    /// What is due about once a second: take out of force what expired, follow the host's addresses and the cgroups of pods,
+    /// attach what appeared, report what the ring lost.
     pub fn tick(&mut self) {
         self.expire();
         self.follow_host_addresses(host::addresses());
+        self.follow_pods();
         self.reconcile();
         self.report_losses();
     }

@@ -1,5 +1,5 @@
 //! Lives: agent, user space.
-//! Called by: `load`, `cgroups`, `interfaces` and `lookups`.
+//! Called by: `load`, `cgroups`, `interfaces`, `wires` and `lookups`.
 //! May touch: one program and one target at a time.
 //! Never: keeps a link; the caller owns it, and dropping it detaches.
 
@@ -8,7 +8,8 @@ use std::os::fd::AsFd;
 use aya::{
     Ebpf,
     programs::{
-        CgroupAttachMode, CgroupSkbAttachType, Program, ProgramError, SkLookup, links::FdLink, sk_lookup::SkLookupLink,
+        CgroupAttachMode, CgroupSkbAttachType, Program, ProgramError, SkLookup, TcAttachType, links::FdLink,
+        sk_lookup::SkLookupLink,
     },
 };
 
@@ -66,11 +67,16 @@ pub(super) const STRICT_PROGRAMS: [&str; 2] = ["root_ingress", "root_egress"];
 /// The XDP program.
 pub(super) const XDP: &str = "xdp_edge";
 
+/// What is linked to the node's end of a workload's interface, and which way it looks from there.
+pub(super) const WIRE_PROGRAMS: [(&str, TcAttachType); 2] =
+    [("from_workload", TcAttachType::Ingress), ("to_workload", TcAttachType::Egress)];
+
 /// Every program of the object.
 pub(super) fn programs() -> impl Iterator<Item = &'static str> {
+    let wires = WIRE_PROGRAMS.into_iter().map(|(program, _)| program);
     let alone = ALONE_HOOKS.iter().filter(|hook| hook.program.starts_with("alone_"));
     let hooks = WORKLOAD_HOOKS.iter().chain(alone).map(|hook| hook.program);
-    hooks.chain(ROOT_PROGRAMS).chain(STRICT_PROGRAMS).chain([XDP, LOOKUP, ALONE_LOOKUP])
+    hooks.chain(ROOT_PROGRAMS).chain(STRICT_PROGRAMS).chain([XDP, LOOKUP, ALONE_LOOKUP]).chain(wires)
 }
 
 /// Links a program to a network namespace. Links coexist with other tools' programs in the same namespace.

@@ -1,7 +1,7 @@
 //! Lives: agent, user space.
 //! Called by: `generation`, for each generation it installs.
 //! May touch: nothing.
-//! Never: names aya; depends on how a compiled policy keeps its tables, but for the four functions at the end.
+//! Never: names aya; depends on how a compiled policy keeps its tables, but for the five functions at the end.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -11,7 +11,7 @@ use std::{
 use weir_common::{
     addr::Addr,
     event::{Endpoint, NATIVE, SHARED},
-    image::{PAGE_WORDS, Page, Section, header},
+    image::{ADDRESSED, PAGE_WORDS, Page, Section, header},
 };
 use weir_policy::{Compiled, Kind, Prefix, ResourceId};
 
@@ -21,7 +21,7 @@ pub(super) struct Content {
     /// The image, with the section that says which identity each workload's number has.
     pub pages: Vec<Arc<Page>>,
     identities: Identities,
-    /// The local workloads whose own address it is.
+    /// The local workloads whose own address it is, and the marks of addresses that services have.
     owners: BTreeMap<Addr, u32>,
     /// Identity by prefix, in order of prefix.
     pub cidrs: Prefixes,
@@ -138,7 +138,8 @@ fn with_workloads(compiled: &Compiled, numbers: &BTreeMap<ResourceId, u32>) -> V
     for workload in compiled.workloads.values() {
         let Some(number) = numbers.get(&workload.id) else { continue };
         if let Some(word) = words.get_mut(*number as usize / 2) {
-            *word |= u64::from(workload.identity) << (32 * (number & 1));
+            let addressed = if workload.addresses.is_empty() { 0 } else { ADDRESSED };
+            *word |= u64::from(workload.identity | addressed) << (32 * (number & 1));
         }
     }
     let place = (header::SECTIONS + Section::Workloads as u32) as usize;
@@ -164,6 +165,8 @@ fn owners(compiled: &Compiled, numbers: &BTreeMap<ResourceId, u32>) -> BTreeMap<
             owners.entry(*addr).and_modify(|owner| *owner = SHARED).or_insert(owner);
         }
     }
+    // What is called by a service's address is what is behind it, even if a pod claims the address too.
+    owners.extend(services(compiled).iter().map(|(addr, mark)| (*addr, *mark)));
     owners
 }
 
@@ -175,6 +178,11 @@ fn pages(compiled: &Compiled) -> Vec<Arc<Page>> {
 /// Identity by exact address.
 fn identities(compiled: &Compiled) -> Identities {
     compiled.endpoints.clone()
+}
+
+/// The marks of addresses that services have, and of their ports.
+const fn services(compiled: &Compiled) -> &Identities {
+    &compiled.services
 }
 
 /// Identity by prefix.

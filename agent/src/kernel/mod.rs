@@ -17,6 +17,7 @@ mod lookups;
 pub mod namespaces;
 mod slot;
 pub mod sockets;
+mod wires;
 
 use std::sync::Arc;
 
@@ -75,6 +76,7 @@ pub struct Kernel {
     numbers: BTreeMap<ResourceId, u32>,
     cgroups: cgroups::Cgroups,
     interfaces: interfaces::Interfaces,
+    wires: wires::Wires,
     lookups: lookups::Lookups,
     refusing: Refusing,
     _logger: Option<load::LogTask>,
@@ -105,8 +107,10 @@ impl Kernel {
         let events = Events::take(&mut ebpf)?;
         let cgroups = cgroups::Cgroups::take(&mut ebpf)?;
         let interfaces = interfaces::Interfaces::take(&mut ebpf)?;
+        let wires = wires::Wires::take(&mut ebpf)?;
         let (numbers, lookups, refusing) = (BTreeMap::new(), lookups::Lookups::default(), Refusing::default());
-        let kernel = Self { ebpf, options, tables, numbers, cgroups, interfaces, lookups, refusing, _logger: logger };
+        let kernel =
+            Self { ebpf, options, tables, numbers, cgroups, interfaces, wires, lookups, refusing, _logger: logger };
         Ok((kernel, events))
     }
 
@@ -132,7 +136,9 @@ impl Kernel {
         if let Err(error) = &root {
             tracing::error!(error = %error, "the programs at the root of the managed tree are not attached");
         }
-        let workloads = self.reconcile_workloads(workloads);
+        let local = workloads;
+        let mut workloads = self.reconcile_workloads(local);
+        self.wires.reconcile(&mut self.ebpf, &self.numbers, local, &mut workloads);
         let interfaces = self.interfaces.reconcile(&mut self.ebpf, &self.options);
         let failed = workloads.iter().any(|workload| workload.state == AttachState::Failed)
             || interfaces.iter().any(|interface| interface.mode == interfaces::FAILED);

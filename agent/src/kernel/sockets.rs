@@ -183,6 +183,10 @@ impl Door {
                     // The rest of an answer that somebody stopped reading.
                     continue;
                 }
+                #[expect(
+                    clippy::wildcard_enum_match_arm,
+                    reason = "the kernel may say more in future; nothing else is asked here"
+                )]
                 match message.payload {
                     NetlinkPayload::InnerMessage(inner) => take(inner),
                     NetlinkPayload::Done(_) => return Ok(()),
@@ -222,9 +226,9 @@ fn unspecified(family: u8) -> SocketId {
 
 fn living(protocol: Protocol, response: InetResponse) -> Living {
     let InetResponse { header, nlas } = response;
-    let cgroup = nlas.iter().find_map(|nla| match nla {
-        Nla::Other(other) if other.kind() == CGROUP_ID => word(other),
-        _ => None,
+    let cgroup = nlas.iter().find_map(|nla| {
+        let Nla::Other(other) = nla else { return None };
+        if other.kind() == CGROUP_ID { word(other) } else { None }
     });
     let id = header.socket_id;
     Living {

@@ -23,11 +23,13 @@ use super::sweep::Target;
 use crate::kernel::sockets::Cut;
 
 /// How long a hand may hold one socket before it is left behind.
-const PATIENCE: Duration = Duration::from_millis(50);
+const PATIENCE: Duration = Duration::from_millis(100);
 /// How often hands are looked at.
 const LOOK: Duration = Duration::from_millis(10);
-/// Workloads whose connections are cut at the same time.
+/// Hands that work at the same time.
 const AT_ONCE: usize = 4;
+/// A workload with more connections than this is worth a second hand.
+const MANY: usize = 512;
 /// Hands that may be left behind at the same time. Sockets beyond are tried again once some have come back.
 const LEFT_BEHIND: usize = 256;
 
@@ -107,7 +109,9 @@ impl Hands {
             while working.len() < AT_ONCE
                 && let Some(group) = waiting.pop_front()
             {
-                working.extend(Hand::start(group, tool(), report.clone()));
+                let second = (group.targets.len() > MANY).then(|| Arc::clone(&group));
+                let hands = second.into_iter().chain([group]);
+                working.extend(hands.filter_map(|group| Hand::start(group, tool(), report.clone())));
             }
             if working.is_empty() {
                 break;

@@ -8,7 +8,10 @@
 use std::{
     collections::HashMap,
     hash::{BuildHasher as _, RandomState},
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use weir_common::{
@@ -35,8 +38,8 @@ pub struct Flow {
     pub direction: Direction,
     /// Its socket's cookie; 0 where only the listener's is known.
     pub cookie: u64,
-    /// It is older than the programs, which will not say when it ends.
-    pub adopted: bool,
+    /// The sweep before which it was noted.
+    sweep: u64,
 }
 
 /// The connections that are known.
@@ -45,12 +48,13 @@ pub struct Known {
     first: Mutex<Shard>,
     others: Vec<Mutex<Shard>>,
     hasher: RandomState,
+    sweep: AtomicU64,
 }
 
 impl Default for Known {
     fn default() -> Self {
         let others = (1..SHARDS).map(|_| Mutex::default()).collect();
-        Self { first: Mutex::default(), others, hasher: RandomState::new() }
+        Self { first: Mutex::default(), others, hasher: RandomState::new(), sweep: AtomicU64::new(0) }
     }
 }
 
@@ -73,18 +77,19 @@ impl Known {
         let (direction, cookie) = match Hook::from_u8(event.hook) {
             Some(Hook::SockOps) => (Direction::Egress, event.cookie),
             // The cookie of an arriving SYN is its listener's.
-            Some(Hook::Ingress) => (Direction::Ingress, 0),
+            Some(Hook::Ingress | Hook::SkLookup) => (Direction::Ingress, 0),
             _ => return,
         };
-        self.insert(&connection(event, Some(direction)), Flow { direction, cookie, adopted: false });
+        self.insert(&connection(event, Some(direction)), direction, cookie);
     }
 
     /// Takes over a connection that is older than the programs.
     pub fn adopt(&self, found: &Connection, direction: Direction, cookie: u64) {
-        self.insert(found, Flow { direction, cookie, adopted: true });
+        self.insert(found, direction, cookie);
     }
 
-    fn insert(&self, found: &Connection, flow: Flow) {
+    fn insert(&self, found: &Connection, direction: Direction, cookie: u64) {
+        let flow = Flow { direction, cookie, sweep: self.sweep.load(Ordering::Relaxed) };
         let ends = ends(found);
         let mut shard = self.shard(&ends);
         if shard.len() < CAPACITY / SHARDS || shard.contains_key(&ends) {
@@ -105,7 +110,7 @@ impl Known {
     }
 
     /// How many are known.
-    pub fn len(&self) -> usize {
+    pub fn count(&self) -> usize {
         self.shards().map(|shard| shard.len()).sum()
     }
 
@@ -118,10 +123,16 @@ impl Known {
         }
     }
 
-    /// Forgets adopted connections that are over; nothing else says when they end.
-    pub fn retain_adopted(&self, lives: &dyn Fn(&Connection) -> bool) {
+    /// A sweep begins; its number.
+    pub fn begin_sweep(&self) -> u64 {
+        self.sweep.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// Forgets what was noted before the sweep of this number began and what it did not find: no event says that an adopted
+    /// connection has ended, or a handshake that its client never finished.
+    pub fn end_sweep(&self, number: u64, lives: &dyn Fn(&Connection) -> bool) {
         for mut shard in self.shards() {
-            shard.retain(|ends, flow| !flow.adopted || lives(&of_ends(ends, flow.direction)));
+            shard.retain(|ends, flow| flow.sweep > number || lives(&of_ends(ends, flow.direction)));
         }
     }
 
@@ -197,18 +208,22 @@ mod tests {
             known.event(&opening);
             assert_eq!(all(&known), expected, "{name}");
             known.event(&event(Kind::Close, Hook::SockOps, OUT, 7));
-            assert_eq!((all(&known), known.len()), (vec![], 0), "{name}");
+            assert_eq!((all(&known), known.count()), (vec![], 0), "{name}");
         }
     }
 
     #[test]
-    fn only_adopted_connections_are_forgotten_because_no_sweep_found_them() {
+    fn what_no_sweep_finds_is_forgotten_unless_it_came_after_the_sweep_began() {
         let known = Known::default();
+        let other = |port| Connection { local: (testing::addr(1), port), ..of_event() };
         known.event(&event(Kind::Verdict, Hook::SockOps, Direction::Egress, 7));
-        let older = Connection { local: (testing::addr(1), 99), ..of_event() };
-        known.adopt(&older, Direction::Egress, 8);
-        known.retain_adopted(&|_| false);
-        assert_eq!(all(&known), vec![(Some(Direction::Egress), 7)]);
+        known.adopt(&other(98), Direction::Egress, 8);
+        let number = known.begin_sweep();
+        known.adopt(&other(99), Direction::Egress, 9);
+        known.end_sweep(number, &|connection| connection.local.1 == 98);
+        let mut left: Vec<u64> = all(&known).into_iter().map(|(_, cookie)| cookie).collect();
+        left.sort_unstable();
+        assert_eq!(left, [8, 9]);
     }
 
     fn of_event() -> Connection {

@@ -102,7 +102,7 @@ impl Revoker {
     /// What was done so far.
     #[must_use]
     pub fn report(&self) -> Report {
-        Report { known: self.known.len(), ..lock(&self.report).clone() }
+        Report { known: self.known.count(), ..lock(&self.report).clone() }
     }
 
     /// The connections that `view` would cut, and those it would let go on; nothing is touched.
@@ -229,6 +229,7 @@ impl Work {
                 return;
             }
             let started = Instant::now();
+            let number = self.revoker.known.begin_sweep();
             let swept = match self.sweeper.sweep(view, &self.revoker.known) {
                 Ok(swept) => swept,
                 Err(error) => {
@@ -239,7 +240,10 @@ impl Work {
             };
             let held = self.hands.stuck().len();
             let clean = swept.forbidden.len() <= held && swept.failed == 0;
-            self.revoker.known.retain_adopted(&|connection| swept.living.contains(connection));
+            if swept.failed == 0 {
+                let lives = |known: &Connection| swept.living.contains(&Connection { direction: None, ..*known });
+                self.revoker.known.end_sweep(number, &lives);
+            }
             let took = started.elapsed();
             let Swept { forbidden, draining, strangers, sockets, namespaces, .. } = swept;
             self.reporter.draining(&draining);

@@ -179,7 +179,7 @@ fn record(kind: RecordKind, view: &View, target: &Target, names: &Snapshot) -> R
     let Target { connection, living, direction, decision, .. } = target;
     let generation = view.compiled.generation;
     let cut = kind == RecordKind::Cut;
-    let local_workload = names.by_number(connection.workload);
+    let local_workload = names.by_number(generation, connection.workload);
     let identity = view.locals.get(&connection.workload).map_or(0, |local| local.workload.identity);
     Record {
         kind,
@@ -190,9 +190,16 @@ fn record(kind: RecordKind, view: &View, target: &Target, names: &Snapshot) -> R
         rule: names.rule(generation, decision.rule),
         generation,
         cgroup: local_workload.as_ref().and_then(|workload| workload.cgroup.clone()),
-        local: End { workload: local_workload, identity, addr: connection.local.0, port: connection.local.1 },
+        local: End {
+            workload: local_workload,
+            identity,
+            addr: connection.local.0,
+            port: connection.local.1,
+            ..End::default()
+        },
         remote: End {
             workload: names.by_addr(generation, &connection.remote.0),
+            service: names.service(generation, &connection.remote.0),
             identity: decision.remote_identity,
             addr: connection.remote.0,
             port: connection.remote.1,

@@ -51,7 +51,7 @@ pub struct Swept {
     pub draining: Vec<Target>,
     /// Allowed TCP connections that nobody has told of: older than the programs, or not read from the ring yet.
     pub strangers: Vec<Target>,
-    /// Every TCP connection there is.
+    /// Every TCP connection there is, by its ends (no direction).
     pub living: HashSet<Connection>,
     /// Sockets looked at.
     pub sockets: usize,
@@ -168,7 +168,7 @@ impl Swept {
         let flow = (protocol == Protocol::TCP).then(|| known.get(&connection)).flatten();
         connection.direction = flow.map(|flow| flow.direction).or_else(|| place.opener(&living));
         if protocol == Protocol::TCP {
-            self.living.insert(connection);
+            self.living.insert(Connection { direction: None, ..connection });
         }
         let target = |direction, decision| Target {
             connection,

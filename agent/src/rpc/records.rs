@@ -79,6 +79,7 @@ fn endpoint(end: &End) -> Option<v1::Endpoint> {
         identity: end.identity,
         address: address(&end.addr),
         port: u32::from(end.port),
+        service: end.service.as_deref().map(str::to_owned).unwrap_or_default(),
     })
 }
 

@@ -66,15 +66,18 @@ fn workloads(status: &Status) -> Vec<v1::WorkloadStatus> {
     let shown = status.compiled.workloads.values().map(|workload| {
         let state = states.get(&workload.id);
         // Nobody attaches to what runs elsewhere, so the datapath does not speak of it.
-        let unseen = if workload.cgroup.is_some() { AttachState::Waiting } else { AttachState::Remote };
+        let unplaced = status.unplaced.get(&workload.id);
+        let awaited = workload.cgroup.is_some() || unplaced.is_some();
+        let unseen = if awaited { AttachState::Waiting } else { AttachState::Remote };
         v1::WorkloadStatus {
             workload: format!("{}/{}", workload.id.namespace, workload.id.name),
             identity: workload.identity,
             cgroup: workload.cgroup.clone().unwrap_or_default(),
             state: attach_word(state.map_or(unseen, |state| state.state)).to_owned(),
-            detail: state.map(|state| state.detail.clone()).unwrap_or_default(),
+            detail: state.map(|state| &state.detail).or(unplaced).cloned().unwrap_or_default(),
             addresses: workload.addresses.iter().map(|addr| weir_policy::ip(*addr).to_string()).collect(),
             uncovered: state.map(|state| state.uncovered.iter().map(ToString::to_string).collect()).unwrap_or_default(),
+            interface: workload.interface.clone().unwrap_or_default(),
             hooks: state.map(|state| state.hooks.iter().map(ToString::to_string).collect()).unwrap_or_default(),
         }
     });

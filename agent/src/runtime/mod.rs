@@ -160,19 +160,20 @@ impl Agent {
         let exporter = exporter(config, &queue, &link, exits)?;
 
         let root = config.cgroup_root.clone();
-        let work = revoke::Work::new(Arc::clone(&revoker), root.clone(), Arc::clone(&names), Arc::clone(&queue));
+        let work = revoke::Work::new(Arc::clone(&revoker), root, Arc::clone(&names), Arc::clone(&queue));
         let work = Subsystem::thread("revoker", exits, move |stop| {
             work.run(&stop);
             Ok(())
         })?;
         let settings = Settings {
+            node: config.node.clone(),
+            cgroup_root: config.cgroup_root.clone(),
             unknown: config.unknown,
             unselected: config.unselected,
             state_dir: config.state_dir.clone(),
             names,
             queue: Arc::clone(&queue),
             revoker: Arc::clone(&revoker),
-            cgroup_root: root,
             clock: Arc::new(|| Timestamp(clock::wall_now())),
         };
         let mut control = Control::start(datapath, settings)?;

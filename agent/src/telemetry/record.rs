@@ -114,6 +114,8 @@ impl Cause {
 pub struct End {
     /// The workload, if the address or socket belongs to one.
     pub workload: Option<Arc<WorkloadName>>,
+    /// The service whose address it is, as "namespace/name".
+    pub service: Option<Arc<str>>,
     /// Its identity.
     pub identity: u32,
     /// Its address; unspecified when there is none.

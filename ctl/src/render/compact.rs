@@ -129,7 +129,7 @@ fn origin(record: &Record) -> Vec<String> {
     ]
 }
 
-/// An end: `shop/web(10.0.0.2:0)`, `world(203.0.113.9:443)`, `[2001:db8::1]:80`.
+/// An end: `shop/web(10.0.0.2:0)`, `Service/shop/db(10.96.0.1:80)`, `world(203.0.113.9:443)`, `[2001:db8::1]:80`.
 pub fn shown(end: &End, has_ports: bool) -> String {
     let address = match (end.address, has_ports) {
         (Some(address), true) if address.is_ipv6() => format!("[{address}]:{}", end.port),
@@ -138,7 +138,9 @@ pub fn shown(end: &End, has_ports: bool) -> String {
         (None, _) => String::new(),
     };
     let named = NAMED_IDENTITIES.iter().find(|(identity, _)| *identity == end.identity).map(|(_, name)| *name);
-    let name = if end.workload.is_empty() { named.unwrap_or_default() } else { &end.workload };
+    let service = (!end.service.is_empty()).then(|| format!("Service/{}", end.service));
+    let name =
+        service.as_deref().or(Some(&*end.workload).filter(|name| !name.is_empty())).or(named).unwrap_or_default();
     match (name.is_empty(), address.is_empty()) {
         (true, true) => "?".to_owned(),
         (true, false) => address,
@@ -153,7 +155,8 @@ mod tests {
     use crate::view::{Process, Verdict};
 
     fn end(workload: &str, identity: u32, address: &str, port: u32) -> Option<End> {
-        Some(End { workload: workload.to_owned(), identity, address: address.parse().ok(), port, labels: Vec::new() })
+        let address = address.parse().ok();
+        Some(End { workload: workload.to_owned(), identity, address, port, ..End::default() })
     }
 
     fn denied() -> Record {

@@ -108,6 +108,7 @@ pub struct End {
     pub identity: u32,
     pub address: Option<IpAddr>,
     pub port: u32,
+    pub service: String,
 }
 
 /// The process behind the local end.

@@ -14,7 +14,7 @@ use weir_common::{
 };
 
 use super::{
-    classes::{Classes, NOBODY, Traits},
+    classes::{Behind, Classes, NOBODY, Traits},
     faults::Problems,
     port_rows::{PortRows, TooManyPorts},
     ports::PortClasses,
@@ -25,7 +25,7 @@ use super::{
     words::Words,
 };
 use crate::{
-    evaluate::{Bound, Local, Outcome, PeerEnd, Trial, isolating_sockets, judge_as, judge_unmatched},
+    evaluate::{Bound, Local, Outcome, PeerEnd, Trial, isolating_sockets, judge_as, judge_unmatched, worst},
     model::{ContainerPort, Mode, PortMatch, Socket, Timestamp},
 };
 
@@ -203,7 +203,10 @@ impl Tables {
             let wanted = |class: &u32| only.is_none_or(|only| only.contains(class));
             let (classes, plain) = (source.classes.parts.iter(), table.plain);
             for (class, traits) in classes.filter(|(class, _)| !plain && wanted(class)) {
-                let row = table.row(set, kind, traits, || source.end(class), source.rules);
+                let row = match traits.behind.as_slice() {
+                    [] => table.row(set, kind, traits, || source.end(class), source.rules),
+                    behind => table.row_behind(set, kind, behind, source),
+                };
                 let start = table.start + class as usize * row.len();
                 for (place, cell) in (start..).zip(row.iter()) {
                     let cell = if *cell == table.default { Cell::ABSENT } else { *cell };
@@ -299,6 +302,23 @@ impl Table {
             .collect();
         self.rows.insert(seen, Arc::clone(&row));
         row
+    }
+
+    /// The cells of what is behind a port of a service, which is the worst of its ends whatever class of ports is asked about.
+    /// Nothing comes from there: who called by a service's address has another.
+    fn row_behind(
+        &self,
+        set: &Set<'_>,
+        (trial, direction): TableKind,
+        behind: &[Behind],
+        source: &Source<'_>,
+    ) -> Arc<[Cell]> {
+        let outcomes = behind.iter().map(|behind| {
+            judge_as(trial, set.local(), direction, &source.end(behind.class), behind.protocol, behind.port)
+        });
+        let worst = worst(outcomes).filter(|_| direction == Direction::Egress);
+        let cell = worst.map_or(self.default, |(_, outcome)| cell(&outcome, direction, source.rules));
+        vec![cell; self.classes.stands_for.len()].into()
     }
 
     fn seen(&self, set: &Set<'_>, traits: &Traits) -> Seen {

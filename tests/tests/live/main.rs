@@ -7,17 +7,25 @@
 //! a time unless told otherwise: several of them measure rates, and two cores are not many.
 
 mod alone;
+mod attacks_places;
+mod attacks_ways;
 mod cases;
 mod closing;
+mod conformance;
+mod crafted;
+mod cutting;
+mod cutting_hard;
 mod icmp;
 mod kinds;
 mod lifecycle;
 mod limits;
 mod modes;
+mod pods;
 mod policies;
 mod quiet;
 mod refusals;
 mod rows;
+mod services;
 mod stage;
 mod tls;
 mod updates;
@@ -39,16 +47,23 @@ fn main() -> anyhow::Result<()> {
         worlds::trials(),
         verdicts::trials(),
         cases::trials(),
+        pods::trials(),
+        conformance::trials(),
         kinds::trials(),
         icmp::trials(),
+        attacks_ways::trials(),
+        attacks_places::trials(),
         quiet::trials(),
         closing::trials(),
+        cutting::trials(),
+        cutting_hard::trials(),
         limits::trials(),
         modes::trials(),
         refusals::trials(),
         alone::trials(),
         updates::trials(),
         policies::trials(),
+        services::trials(),
         lifecycle::trials(),
         tls::trials(),
     ];

@@ -7,6 +7,7 @@ mod apt;
 mod cxx;
 mod debian;
 mod host;
+mod nft;
 mod rust_src;
 mod rustc;
 pub mod tools;
@@ -101,6 +102,7 @@ pub fn run(repo: &Repo, purpose: For) -> Result<Report> {
     }
     if matches!(purpose, For::Live | For::Person | For::Ci) {
         steps.push(step("this host", || host::check(purpose == For::Person)));
+        steps.push(step("nftables", || nft::ensure(repo, purpose == For::Person)));
     }
     Ok(Report::new("setup", start, steps))
 }

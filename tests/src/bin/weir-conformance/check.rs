@@ -149,7 +149,8 @@ pub fn context() -> Context {
     }
 }
 
-fn shown(probe: &Expected) -> String {
+/// A question as people read it.
+pub fn shown(probe: &Expected) -> String {
     let family = probe.family.as_ref().map_or_else(String::new, |family| format!(" ({family})"));
     format!("{} to {} {}/{}{family}", probe.from, probe.to, probe.port, probe.protocol)
 }
