@@ -118,6 +118,13 @@ impl Addr {
         (u64::from_be(high), u64::from_be(low))
     }
 
+    /// The address of two such halves.
+    #[inline(always)]
+    #[must_use]
+    pub const fn of_halves(high: u64, low: u64) -> Self {
+        Self(zerocopy::transmute!([high.to_be(), low.to_be()]))
+    }
+
     /// The address with all but its first `bits` bits (0 to 128, counted in the 128-bit form) cleared.
     #[inline(always)]
     #[must_use]

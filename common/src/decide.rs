@@ -18,14 +18,6 @@ pub trait Tables {
     fn endpoint(&self, addr: &Addr) -> Option<Endpoint>;
     /// The identity of the longest CIDR peer that holds the address.
     fn cidr(&self, addr: &Addr) -> Option<u32>;
-    /// [`Image::staged_cell`] of these tables. The kernel has a function of its own for it, which is verified once.
-    #[inline(always)]
-    fn staged(&self, query: &Query, remote_identity: u32) -> Cell
-    where
-        Self: Sized,
-    {
-        Image::open(self).map_or(Cell::ABSENT, |image| image.staged_cell(query, remote_identity))
-    }
 }
 
 /// What is asked: may this workload and that address talk, on this port, opened from this side?
@@ -66,7 +58,28 @@ pub struct Decision {
     pub staged: Cell,
 }
 
+/// In [`Decision::staged`]: nobody has looked yet; the port to ask about, which a service may lead to. Names no verdict.
+#[inline(always)]
+#[must_use]
+pub const fn unasked(port: u16) -> Cell {
+    Cell(1 | (port as u32) << 8)
+}
+
+/// The port to ask about, if nobody has.
+#[inline(always)]
+#[must_use]
+pub const fn to_ask(staged: Cell) -> Option<u16> {
+    if staged.0 >> 24 == 0 && staged.0 & 1 == 1 { Some((staged.0 >> 8) as u16) } else { None }
+}
+
 impl Decision {
+    /// The same beside what staged policies would answer.
+    #[inline(always)]
+    pub fn with_staged(self, staged: Cell) -> Self {
+        let same = staged.verdict() == Some(self.verdict);
+        Self { staged: if same { Cell::ABSENT } else { staged }, ..self }
+    }
+
     /// A decision that no rule makes.
     #[inline(always)]
     pub const fn plain(verdict: Verdict, reason: Reason, remote_identity: u32) -> Self {
@@ -80,6 +93,15 @@ impl Decision {
             translated: false,
             staged: Cell::ABSENT,
         }
+    }
+
+    /// The same in a cell, which says neither who the peer is nor what staged policies would make of it.
+    #[inline(always)]
+    #[must_use]
+    pub const fn to_cell(&self) -> Cell {
+        let cell = Cell::new(self.verdict, self.reason, self.rule);
+        let cell = if self.quiet { cell.quietly() } else { cell };
+        if self.refuse { cell.refusing() } else { cell }
     }
 
     /// Whether staged policies would deny what passes.
@@ -245,6 +267,17 @@ impl<'a, T: Tables> Image<'a, T> {
     /// policies say.
     #[inline(always)]
     pub fn decide_for(&self, workload: u32, query: &Query) -> Decision {
+        let decision = self.decide_live(workload, query);
+        match to_ask(decision.staged) {
+            Some(port) => decision.with_staged(self.staged_cell(&Query { port, ..*query }, decision.remote_identity)),
+            None => decision,
+        }
+    }
+
+    /// The same without asking what staged policies say: where that is to be asked, the decision's staged cell is [`unasked`]. The
+    /// kernel asks in a function of its own, which is verified once and needs no room on the stack beside this one.
+    #[inline(always)]
+    pub fn decide_live(&self, workload: u32, query: &Query) -> Decision {
         let end = self.end(&query.remote);
         if workload != 0 && end.owner == workload {
             return Decision::plain(Verdict::Allow, Reason::NoPolicy, end.identity);
@@ -259,10 +292,7 @@ impl<'a, T: Tables> Image<'a, T> {
             None => no_tables(remote_identity),
         };
         if self.flags() & FLAG_STAGED != 0 {
-            let staged = self.tables.staged(&Query { port, ..*query }, remote_identity);
-            if staged.verdict() != Some(decision.verdict) {
-                decision.staged = staged;
-            }
+            decision.staged = unasked(port);
         }
         decision
     }
@@ -289,9 +319,9 @@ impl<'a, T: Tables> Image<'a, T> {
     }
 }
 
-/// A decision from a cell; one that names no verdict is a table we do not understand.
+/// A decision from a cell ([`Decision::to_cell`] is the way back); one that names no verdict is a table we do not understand.
 #[inline(always)]
-fn from_cell(cell: Cell, remote_identity: u32) -> Decision {
+pub fn from_cell(cell: Cell, remote_identity: u32) -> Decision {
     match (cell.verdict(), cell.reason()) {
         (Some(verdict), Some(reason)) => Decision {
             rule: cell.rule(),
@@ -358,6 +388,19 @@ mod tests {
         fn cidr(&self, _: &Addr) -> Option<u32> {
             None
         }
+    }
+
+    #[test]
+    fn a_decision_survives_its_cell() {
+        for verdict in Verdict::ALL {
+            for (quiet, refuse) in [(false, false), (true, false), (false, true), (true, true)] {
+                let refuse = refuse && *verdict == Verdict::Deny;
+                let plain = Decision::plain(*verdict, Reason::NoTables, 17);
+                let decision = Decision { rule: 0xab_cdef, quiet, refuse, ..plain };
+                assert_eq!(from_cell(decision.to_cell(), 17), decision);
+            }
+        }
+        assert_eq!(from_cell(Cell::ABSENT, 17), no_tables(17));
     }
 
     #[test]
