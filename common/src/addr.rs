@@ -91,7 +91,7 @@ impl Addr {
     #[must_use]
     pub const fn is_loopback(&self) -> bool {
         let (high, low) = self.halves();
-        high == 0 && (low == 1 || low >> 24 == 0xffff_7f)
+        high == 0 && (low == 1 || low >> 24 == 0x00ff_ff7f)
     }
 
     /// Whether it is an IPv6 address of the link only (`fe80::/10`).
@@ -116,13 +116,6 @@ impl Addr {
     pub const fn halves(&self) -> (u64, u64) {
         let [high, low]: [u64; 2] = zerocopy::transmute!(self.0);
         (u64::from_be(high), u64::from_be(low))
-    }
-
-    /// The address of two such halves.
-    #[inline(always)]
-    #[must_use]
-    pub const fn of_halves(high: u64, low: u64) -> Self {
-        Self(zerocopy::transmute!([high.to_be(), low.to_be()]))
     }
 
     /// The address with all but its first `bits` bits (0 to 128, counted in the 128-bit form) cleared.

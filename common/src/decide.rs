@@ -58,28 +58,7 @@ pub struct Decision {
     pub staged: Cell,
 }
 
-/// In [`Decision::staged`]: nobody has looked yet; the port to ask about, which a service may lead to. Names no verdict.
-#[inline(always)]
-#[must_use]
-pub const fn unasked(port: u16) -> Cell {
-    Cell(1 | (port as u32) << 8)
-}
-
-/// The port to ask about, if nobody has.
-#[inline(always)]
-#[must_use]
-pub const fn to_ask(staged: Cell) -> Option<u16> {
-    if staged.0 >> 24 == 0 && staged.0 & 1 == 1 { Some((staged.0 >> 8) as u16) } else { None }
-}
-
 impl Decision {
-    /// The same beside what staged policies would answer.
-    #[inline(always)]
-    pub fn with_staged(self, staged: Cell) -> Self {
-        let same = staged.verdict() == Some(self.verdict);
-        Self { staged: if same { Cell::ABSENT } else { staged }, ..self }
-    }
-
     /// A decision that no rule makes.
     #[inline(always)]
     pub const fn plain(verdict: Verdict, reason: Reason, remote_identity: u32) -> Self {
@@ -93,15 +72,6 @@ impl Decision {
             translated: false,
             staged: Cell::ABSENT,
         }
-    }
-
-    /// The same in a cell, which says neither who the peer is nor what staged policies would make of it.
-    #[inline(always)]
-    #[must_use]
-    pub const fn to_cell(&self) -> Cell {
-        let cell = Cell::new(self.verdict, self.reason, self.rule);
-        let cell = if self.quiet { cell.quietly() } else { cell };
-        if self.refuse { cell.refusing() } else { cell }
     }
 
     /// Whether staged policies would deny what passes.
@@ -240,21 +210,25 @@ impl<'a, T: Tables> Image<'a, T> {
     /// The same, with the local workload that owns the address.
     #[inline(always)]
     fn end(&self, addr: &Addr) -> Endpoint {
-        match self.tables.endpoint(addr) {
-            Some(end) if end.as_behind().is_none() => end,
-            Some(_) | None => Endpoint { identity: self.tables.cidr(addr).unwrap_or(reserved::WORLD), owner: 0 },
+        // No `Option` past this line: what it holds when it holds nothing is a register that the verifier has never seen written.
+        let end = self.tables.endpoint(addr).unwrap_or(Endpoint { identity: 0, owner: Endpoint::behind(0) });
+        if !end.is_behind() {
+            return end;
         }
+        Endpoint { identity: self.tables.cidr(addr).unwrap_or(reserved::WORLD), owner: 0 }
     }
 
-    /// What is behind the port of a service's address that a query calls, and the port it leads to.
+    /// Who is called, at which port, and whether those are behind a port of a service's address.
     #[inline(always)]
-    fn behind(&self, end: Endpoint, query: &Query) -> Option<(u32, u16)> {
-        let service = end.as_service()?;
-        if query.direction as u8 != Direction::Egress as u8 {
-            return None;
+    fn called(&self, end: Endpoint, query: &Query) -> (u32, u16, bool) {
+        if end.is_service() && query.direction as u8 == Direction::Egress as u8 {
+            let call = Addr::of_call(end.number(), query.protocol, query.port);
+            let behind = self.tables.endpoint(&call).unwrap_or(Endpoint { identity: 0, owner: 0 });
+            if behind.is_behind() {
+                return (behind.identity, behind.number() as u16, true);
+            }
         }
-        let behind = self.tables.endpoint(&Addr::of_call(service, query.protocol, query.port))?;
-        Some((behind.identity, behind.as_behind()?))
+        (end.identity, query.port, false)
     }
 
     /// Judges one opening by what the tables say of identities; which local workload asks is not known.
@@ -267,46 +241,37 @@ impl<'a, T: Tables> Image<'a, T> {
     /// policies say.
     #[inline(always)]
     pub fn decide_for(&self, workload: u32, query: &Query) -> Decision {
-        let decision = self.decide_live(workload, query);
-        match to_ask(decision.staged) {
-            Some(port) => decision.with_staged(self.staged_cell(&Query { port, ..*query }, decision.remote_identity)),
-            None => decision,
-        }
+        self.decide_as(query.local, workload, query)
     }
 
-    /// The same without asking what staged policies say: where that is to be asked, the decision's staged cell is [`unasked`]. The
-    /// kernel asks in a function of its own, which is verified once and needs no room on the stack beside this one.
+    /// The same with the local identity apart from the query, whose own is not read: the kernel has no room for a copy.
     #[inline(always)]
-    pub fn decide_live(&self, workload: u32, query: &Query) -> Decision {
+    pub fn decide_as(&self, local: u32, workload: u32, query: &Query) -> Decision {
         let end = self.end(&query.remote);
         if workload != 0 && end.owner == workload {
             return Decision::plain(Verdict::Allow, Reason::NoPolicy, end.identity);
         }
-        let behind = self.behind(end, query);
-        let (remote_identity, port) = behind.unwrap_or((end.identity, query.port));
-        if query.local == reserved::UNKNOWN {
+        let (remote_identity, port, translated) = self.called(end, query);
+        if local == reserved::UNKNOWN {
             return from_cell(Cell(self.header.word(header::UNKNOWN) as u32), remote_identity);
         }
-        let mut decision = match self.cell(Section::Sets, query, remote_identity, port) {
-            Some(cell) => Decision { translated: behind.is_some(), ..from_cell(cell, remote_identity) },
+        let mut decision = match self.cell(Section::Sets, local, query, (remote_identity, port)) {
+            Some(cell) => Decision { translated, ..from_cell(cell, remote_identity) },
             None => no_tables(remote_identity),
         };
         if self.flags() & FLAG_STAGED != 0 {
-            decision.staged = unasked(port);
+            let staged = self.cell(Section::StagedSets, local, query, (remote_identity, port)).unwrap_or(Cell::ABSENT);
+            if staged.verdict() != Some(decision.verdict) {
+                decision.staged = staged;
+            }
         }
         decision
     }
 
-    /// The cell that answers `query` were staged policies enforced; absent where the set has none.
-    #[inline(always)]
-    pub fn staged_cell(&self, query: &Query, remote_identity: u32) -> Cell {
-        self.cell(Section::StagedSets, query, remote_identity, query.port).unwrap_or(Cell::ABSENT)
-    }
-
     /// The cell that answers `query` about this identity and port, the set's default included.
     #[inline(always)]
-    fn cell(&self, sets: Section, query: &Query, remote_identity: u32, port: u16) -> Option<Cell> {
-        let set = self.set_of(sets, self.identity(query.local).set, query.direction)?;
+    fn cell(&self, sets: Section, local: u32, query: &Query, (remote_identity, port): (u32, u16)) -> Option<Cell> {
+        let set = self.set_of(sets, self.identity(local).set, query.direction)?;
         if set.port_classes == 0 {
             return Some(set.default);
         }
@@ -319,9 +284,9 @@ impl<'a, T: Tables> Image<'a, T> {
     }
 }
 
-/// A decision from a cell ([`Decision::to_cell`] is the way back); one that names no verdict is a table we do not understand.
+/// A decision from a cell; one that names no verdict is a table we do not understand.
 #[inline(always)]
-pub fn from_cell(cell: Cell, remote_identity: u32) -> Decision {
+fn from_cell(cell: Cell, remote_identity: u32) -> Decision {
     match (cell.verdict(), cell.reason()) {
         (Some(verdict), Some(reason)) => Decision {
             rule: cell.rule(),
@@ -388,19 +353,6 @@ mod tests {
         fn cidr(&self, _: &Addr) -> Option<u32> {
             None
         }
-    }
-
-    #[test]
-    fn a_decision_survives_its_cell() {
-        for verdict in Verdict::ALL {
-            for (quiet, refuse) in [(false, false), (true, false), (false, true), (true, true)] {
-                let refuse = refuse && *verdict == Verdict::Deny;
-                let plain = Decision::plain(*verdict, Reason::NoTables, 17);
-                let decision = Decision { rule: 0xab_cdef, quiet, refuse, ..plain };
-                assert_eq!(from_cell(decision.to_cell(), 17), decision);
-            }
-        }
-        assert_eq!(from_cell(Cell::ABSENT, 17), no_tables(17));
     }
 
     #[test]

@@ -133,6 +133,9 @@ fn ends_connection(packet: &Packet) -> bool {
 /// A packet that no rule lets be a question may be an answer.
 #[inline(always)]
 fn answer(subject: &Subject, question: &Query, denied: &Judged, packet: &Packet, error: bool) -> Outcome {
+    if is_answered_inside(subject, denied, packet, error) {
+        return Outcome::Passes;
+    }
     let Some(asked) = packet.answers() else { return decided(subject, denied, packet) };
     if packet.opens_tcp() {
         return decided(subject, denied, packet);
@@ -154,6 +157,14 @@ fn answer(subject: &Subject, question: &Query, denied: &Judged, packet: &Packet,
         expect_fragments(subject, packet);
     }
     Outcome::Passes
+}
+
+/// Whether a refusal is one that the workload's kernel answers (`action: refuse`): what asks goes on to it, where a socket's hook has
+/// the last word, and what it says of that comes back.
+#[inline(always)]
+fn is_answered_inside(subject: &Subject, denied: &Judged, packet: &Packet, error: bool) -> bool {
+    let answerable = packet.protocol == Protocol::TCP || packet.protocol == Protocol::UDP;
+    denied.decision.refuse && answerable && (error || matches!(subject.direction, Direction::Ingress))
 }
 
 /// Whether an answer must be to a question that was seen: nothing names the peer, so everybody could be sent "answers".

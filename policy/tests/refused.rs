@@ -36,6 +36,7 @@ const EXPIRY: &str = "write one such as 2026-12-24T18:00:00Z or 2026-12-24T19:00
 const ICMPV6: &str = "known here: destination-unreachable, packet-too-big, time-exceeded, parameter-problem, echo-request, \
                       echo-reply, listener-query, listener-report, listener-done, router-solicitation, router-advertisement, \
                       neighbor-solicitation, neighbor-advertisement, redirect";
+const INTERFACE: &str = "write the name of the node's end of the workload's interface";
 const CGROUP: &str = "write a directory below the agent's cgroupRoot, such as shop/web";
 
 /// Specs of a Policy.
@@ -294,6 +295,38 @@ const OTHERS: &[(&str, Row)] = &[
     ("Workload", ("an absolute cgroup", "{cgroup: /shop}", &[("spec.cgroup", CGROUP)])),
     ("Workload", ("a cgroup that climbs", "{cgroup: a/../../b}", &[("spec.cgroup", CGROUP)])),
     ("Workload", ("an empty cgroup", "{cgroup: \"\"}", &[("spec.cgroup", CGROUP)])),
+    (
+        "Workload",
+        (
+            "a path as an interface",
+            "{cgroup: a, interface: a/b, addresses: [10.0.0.1]}",
+            &[("spec.interface", INTERFACE)],
+        ),
+    ),
+    (
+        "Workload",
+        (
+            "a name no interface can have",
+            "{cgroup: a, interface: sixteen-letters-, addresses: [10.0.0.1]}",
+            &[("spec.interface", INTERFACE)],
+        ),
+    ),
+    (
+        "Workload",
+        (
+            "an interface elsewhere",
+            "{interface: veth0, addresses: [10.0.0.1]}",
+            &[("spec.interface", "add cgroup, or remove interface")],
+        ),
+    ),
+    (
+        "Workload",
+        (
+            "an interface without addresses",
+            "{cgroup: a, interface: veth0}",
+            &[("spec.interface", "list the workload's addresses")],
+        ),
+    ),
     (
         "Workload",
         (

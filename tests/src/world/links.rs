@@ -66,6 +66,17 @@ pub fn host(namespace: &Path, node: &Path, outside: &str, addresses: &[(IpAddr, 
     })
 }
 
+/// Removes a wire by its name at one end.
+///
+/// # Errors
+/// What the kernel says.
+pub fn cut(namespace: &Path, name: &str) -> Result<(), WorldError> {
+    in_namespace(namespace, async |handle| {
+        let index = index(&handle, name).await?;
+        handle.link().del(index).execute().await.map_err(netlink("removing", name))
+    })
+}
+
 /// Waits until the link carries packets: a packet sent before that is lost without a word.
 ///
 /// # Errors

@@ -16,6 +16,7 @@
 pub mod cgroup;
 mod error;
 mod fabric;
+pub mod hop;
 pub mod ledger;
 pub mod links;
 pub mod nat;
@@ -79,6 +80,18 @@ impl World {
             links::wait_in_service(&self.netns(who), links::INSIDE)?;
             links::wait_in_service(&node, &who.interface())
         })
+    }
+
+    /// Cuts `who`'s wire and lays a new one: other interfaces, of the same names and addresses.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn rewire(&self, who: Who) -> Result<(), WorldError> {
+        let node = self.netns(Who::Node);
+        links::cut(&node, &who.interface())?;
+        links::host(&self.netns(who), &node, &who.interface(), &who.addresses())?;
+        links::wait_in_service(&self.netns(who), links::INSIDE)?;
+        links::wait_in_service(&node, &who.interface())
     }
 
     /// The world's name, which all its parts carry.

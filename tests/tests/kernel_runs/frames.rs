@@ -75,6 +75,14 @@ pub fn sctp(src: (&str, u16), dst: (&str, u16), chunk: u8) -> Vec<u8> {
     ip(src.0, dst.0, 132, &payload)
 }
 
+/// The same with what an error quotes: an IP packet, given here as a frame.
+pub fn error(src: &str, dst: &str, kind: u8, quoted: &[u8]) -> Vec<u8> {
+    let protocol = if src.contains(':') { 58 } else { 1 };
+    let mut payload = vec![kind, 0, 0, 0, 0, 0, 0, 0];
+    payload.extend(&quoted[14..]);
+    ip(src, dst, protocol, &payload)
+}
+
 /// An ICMP or ICMPv6 message of a type, by the family of the addresses.
 pub fn icmp(src: &str, dst: &str, kind: u8) -> Vec<u8> {
     let protocol = if src.contains(':') { 58 } else { 1 };

@@ -19,7 +19,7 @@ use weir_policy::{Kind, ResourceId};
 use crate::{
     bench::Bench,
     edge::Frame,
-    frames::{chunk, icmp, ip, sctp, udp},
+    frames::{chunk, error, icmp, ip, sctp, udp},
 };
 
 #[test]
@@ -137,23 +137,49 @@ fn sctp_is_judged_by_its_ports_and_an_opening_is_never_an_answer() {
 #[test]
 fn icmp_is_judged_by_its_type_and_answers_by_the_type_they_answer() {
     let mut bench = Bench::of_workload("icmp", DOCUMENTS, "api");
+    let other_ident = ip(WEB, API, 1, &[0, 0, 0, 0, 0, 2, 0, 1]);
     check(
         &bench,
         &[
             ("echo request in", Ingress, icmp(WEB, API, 8), Allow, Reason::Rule),
             ("echo request out", Egress, icmp(API, WEB, 8), Allow, Reason::Rule),
             ("echo reply in", Ingress, icmp(WEB, API, 0), Allow, Reason::Reply),
+            ("echo reply with another identifier in", Ingress, other_ident, Deny, Reason::Default),
+            ("echo reply of a stranger in", Ingress, icmp(STRANGER, API, 0), Deny, Reason::Default),
             ("echo reply out", Egress, icmp(API, WEB, 0), Allow, Reason::Reply),
-            ("unreachable in", Ingress, icmp(WEB, API, 3), Allow, Reason::Reply),
-            ("time exceeded, of a stranger", Ingress, icmp(STRANGER, API, 11), Deny, Reason::Default),
+            ("unreachable in, of nothing", Ingress, icmp(WEB, API, 3), Deny, Reason::Default),
+            ("unreachable in", Ingress, error(WEB, API, 3, &icmp(API, WEB, 8)), Allow, Reason::Reply),
+            (
+                "time exceeded, of a stranger",
+                Ingress,
+                error(STRANGER, API, 11, &icmp(API, WEB, 8)),
+                Allow,
+                Reason::Reply,
+            ),
+            (
+                "time exceeded, of what may not leave",
+                Ingress,
+                error(WEB, API, 11, &icmp(API, STRANGER, 8)),
+                Deny,
+                Reason::Default,
+            ),
+            (
+                "time exceeded, of another's",
+                Ingress,
+                error(WEB, API, 11, &icmp(WEB, STRANGER, 8)),
+                Deny,
+                Reason::Default,
+            ),
             ("timestamp request in", Ingress, icmp(WEB, API, 13), Deny, Reason::Default),
             ("timestamp request out", Egress, icmp(API, WEB, 13), Deny, Reason::Default),
             ("timestamp reply in", Ingress, icmp(WEB, API, 14), Deny, Reason::Default),
             ("echo request of a stranger", Ingress, icmp(STRANGER, API, 8), Deny, Reason::Default),
             ("IPv6 echo request in", Ingress, icmp(WEB6, API6, 128), Allow, Reason::Rule),
-            ("IPv6 echo reply in", Ingress, icmp(WEB6, API6, 129), Allow, Reason::Reply),
-            ("IPv6 packet too big in", Ingress, icmp(WEB6, API6, 2), Allow, Reason::Reply),
+            ("IPv6 echo reply in, too early", Ingress, icmp(WEB6, API6, 129), Deny, Reason::Default),
             ("IPv6 echo request out", Egress, icmp(API6, WEB6, 128), Allow, Reason::Rule),
+            ("IPv6 echo reply in", Ingress, icmp(WEB6, API6, 129), Allow, Reason::Reply),
+            ("IPv6 packet too big in", Ingress, error(WEB6, API6, 2, &icmp(API6, WEB6, 128)), Allow, Reason::Reply),
+            ("IPv6 packet too big in, of nothing", Ingress, icmp(WEB6, API6, 2), Deny, Reason::Default),
             ("IPv6 router advertisement in", Ingress, icmp(WEB6, API6, 134), Deny, Reason::Default),
             ("a header cut short", Ingress, ip(WEB, API, 1, &[8, 0, 0]), Deny, Reason::Malformed),
         ],
@@ -186,13 +212,16 @@ fn reference(bench: &Bench, direction: Direction, packet: &Packet) -> bool {
         // What nobody's rule let in may be answered only by those who were asked, which a packet alone does not tell.
         decision.verdict.passes() && (back == Direction::Egress || decision.reason == Reason::Rule)
     };
-    ask(direction, packet.dst_port).verdict.passes() || packet.answers().is_some_and(answered)
+    // An error answers what it quotes, and these quote nothing.
+    let answers = if direction == Direction::Ingress && packet.is_error() { None } else { packet.answers() };
+    ask(direction, packet.dst_port).verdict.passes() || answers.is_some_and(answered)
 }
 
 #[test]
 fn hooks_and_host_decide_alike_for_every_icmp_type_and_the_edges_of_sctp_ports() {
     let bench = Bench::of_workload("alike", DOCUMENTS, "api");
-    let mut frames = Vec::new();
+    // An echo reply passes to who has asked.
+    let mut frames = vec![icmp(API, WEB, 8), icmp(API6, WEB6, 128)];
     for kind in 0..=u8::MAX {
         for (from, to) in [(WEB, API), (API, WEB), (WEB6, API6), (API6, WEB6), (STRANGER, API)] {
             frames.push(icmp(from, to, kind));

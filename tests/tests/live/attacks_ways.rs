@@ -19,6 +19,7 @@ use crate::stage::on_stage;
 pub fn trials() -> Vec<Trial> {
     vec![
         on_stage("adversarial_55_56_every_way_to_connect_reaches_who_is_allowed_and_nobody_else", connections),
+        on_stage("adversarial_55_a_subflow_to_a_denied_address_is_refused_though_a_kernel_thread_opens_it", subflow),
         on_stage("adversarial_56_datagrams_by_sendmmsg_and_gso_reach_who_is_allowed_and_nobody_else", datagrams),
         on_stage("adversarial_17_udp_lite_is_no_udp_and_needs_a_rule_of_its_own", udplite),
         on_stage("adversarial_60_a_raw_socket_sends_what_rules_allow_and_from_no_address_but_its_own", raw),
@@ -96,6 +97,47 @@ fn connections(harness: &mut Harness) -> Result<()> {
     let (api, db) = (api.served()?, db.served()?);
     let arrived = api.from(Web.v4()).packets + api.from(Web.v6()).packets;
     ensure!(arrived == expected && db.accepted == 0, "{arrived} of {expected} arrived at api: {api:?}, at db: {db:?}");
+    Ok(())
+}
+
+/// The server tells of an address of its own that web may not reach, and web's kernel goes there by itself.
+fn subflow(harness: &mut Harness) -> Result<()> {
+    let told: IpAddr = "10.0.0.3".parse()?;
+    let visit = |harness: &Harness, who, line: &str| -> Result<Attempt> {
+        Ok(harness.world().start("paths", harness.world().visitor(who, line))?.attempt()?)
+    };
+    let ready = visit(harness, Api, &format!("mptcp-paths --signal {told}"))?;
+    if ready.result != "ok" {
+        println!("  NOT RUNNABLE HERE: the kernel has no path manager of MPTCP: {ready:?}");
+        return Ok(());
+    }
+    ensure!(visit(harness, Web, "mptcp-paths --accept 2")?.result == "ok", "the client's limits");
+    // Allowed first: otherwise a kernel that opens no subflow at all would pass for one that was refused.
+    for (more, verdict, hook) in [(", {ipBlock: {cidr: 10.0.0.3/32}}", "allow", "sock_ops"), ("", "deny", "connect")] {
+        let spec = format!(
+            "
+  workloadSelector: {{matchLabels: {{app: web}}}}
+  policyTypes: [Egress]
+  defaultAction: deny
+  sockets: [mptcp]
+  egress: [{{to: [{{workloadSelector: {{matchLabels: {{app: api}}}}}}{more}], ports: [{{port: 8080}}]}}]"
+        );
+        harness.apply(&format!("{}{}", workloads(), document("Policy", "web", &spec)))?;
+        harness.wait("all to be attached", |harness| harness.status().is_ok_and(|status| status.all_attached()))?;
+        let server = harness.world().serve(Api, "tcp-serve --modern --listen [::]:8080")?;
+        let mark = Mark::now();
+        let line = format!("reach --how mptcp --to {}:8080 --hold-ms 1500", Api.v4());
+        let attempt = harness.world().attempt(Web, &line)?;
+        ensure!(attempt.result == "ok" && attempt.received > 0, "{attempt:?}");
+        harness.record(mark, &format!("the subflow that must be {verdict}"), |record| {
+            record.is(verdict, hook) && record.local.workload == "shop/web" && record.remote.address == Some(told)
+        })?;
+        let other = if verdict == "deny" { "allow" } else { "deny" };
+        let crossed = harness.records_since(mark)?;
+        let crossed = crossed.iter().find(|record| record.verdict == other && record.remote.address == Some(told));
+        ensure!(crossed.is_none(), "the subflow was also {other}ed: {crossed:?}");
+        drop(server);
+    }
     Ok(())
 }
 

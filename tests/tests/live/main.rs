@@ -7,8 +7,12 @@
 //! a time unless told otherwise: several of them measure rates, and two cores are not many.
 
 mod alone;
+mod attacks_churn;
+mod attacks_kernel;
 mod attacks_places;
+mod attacks_replies;
 mod attacks_ways;
+mod attacks_wire;
 mod cases;
 mod closing;
 mod conformance;
@@ -53,6 +57,10 @@ fn main() -> anyhow::Result<()> {
         icmp::trials(),
         attacks_ways::trials(),
         attacks_places::trials(),
+        attacks_wire::trials(),
+        attacks_kernel::trials(),
+        attacks_churn::trials(),
+        attacks_replies::trials(),
         quiet::trials(),
         closing::trials(),
         cutting::trials(),

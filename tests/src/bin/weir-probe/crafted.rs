@@ -189,7 +189,7 @@ fn create(device: &std::fs::File) -> io::Result<()> {
 }
 
 fn unhex(text: &str) -> Result<Vec<u8>> {
-    if text.len() % 2 != 0 || !text.is_ascii() {
+    if !text.len().is_multiple_of(2) || !text.is_ascii() {
         bail!("an odd number of hexadecimal digits");
     }
     (0..text.len()).step_by(2).map(|at| Ok(u8::from_str_radix(text.get(at..at + 2).unwrap_or_default(), 16)?)).collect()

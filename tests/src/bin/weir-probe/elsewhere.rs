@@ -114,9 +114,9 @@ fn received(cgroup: &std::path::Path, what: &Elsewhere) -> Result<Socket> {
     let mut byte = [0];
     let mut buffers = [IoSliceMut::new(&mut byte)];
     let message = recvmsg::<()>(ours.as_raw_fd(), &mut buffers, Some(&mut space), MsgFlags::empty())?;
-    let found = message.cmsgs()?.find_map(|message| match message {
-        ControlMessageOwned::ScmRights(sockets) => sockets.first().copied(),
-        _ => None,
+    let found = message.cmsgs()?.find_map(|message| {
+        let ControlMessageOwned::ScmRights(sockets) = message else { return None };
+        sockets.first().copied()
     });
     child.wait()?;
     let Some(socket) = found else { bail!("no socket was handed over") };

@@ -35,6 +35,9 @@ pub struct Stream {
     /// Bytes of each: a sequence number, then filling
     #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(8..=65_000))]
     size: u32,
+    /// Connect the socket first
+    #[arg(long)]
+    connected: bool,
     /// Move into this cgroup once the socket is there
     #[arg(long, value_name = "DIR")]
     then: Option<PathBuf>,
@@ -49,6 +52,9 @@ impl Stream {
     pub fn run(self, pace: Pace) -> Result<()> {
         let end = End::new(&self.bound)?;
         let socket = UdpSocket::bind((udp::any(self.to), 0)).context("opening a socket")?;
+        if self.connected {
+            socket.connect(self.to).context("connecting")?;
+        }
         if let Some(cgroup) = &self.then {
             enter_cgroup(cgroup)?;
         }
@@ -64,7 +70,7 @@ impl Stream {
                 continue;
             }
             number(&mut datagram, tried);
-            let outcome = socket.send_to(&datagram, self.to);
+            let outcome = if self.connected { socket.send(&datagram) } else { socket.send_to(&datagram, self.to) };
             tally(&mut sent, outcome.map_or_else(|error| error_name(&error), |_| "ok".to_owned()));
             tried += 1;
             next = match pace {

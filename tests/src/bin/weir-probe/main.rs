@@ -9,6 +9,7 @@ mod elsewhere;
 mod flood;
 mod hold;
 mod kinds;
+mod mptcp;
 mod ping;
 mod stuck;
 mod tcp;
@@ -86,6 +87,8 @@ enum Verb {
     Sniff(crafted::Sniff),
     /// Let a packet come out of a TUN device
     Tun(crafted::Tun),
+    /// Tell this namespace's kernel what further paths MPTCP may take
+    MptcpPaths(mptcp::Paths),
     /// Use a socket in another place than it was made in
     Elsewhere(elsewhere::Elsewhere),
     /// Make a socket and hand it to whoever holds the other end of standard input
@@ -173,6 +176,7 @@ fn main() -> Result<()> {
         Verb::Send(send) => send.run(),
         Verb::Sniff(sniff) => sniff.run(),
         Verb::Tun(tun) => tun.run(),
+        Verb::MptcpPaths(paths) => paths.run(),
         Verb::Elsewhere(elsewhere) => elsewhere.run(),
         Verb::HandOut(hand) => hand.run(),
         Verb::RawSocket(family) => family.open(kinds::Kind::Raw),

@@ -14,6 +14,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 use weir_tests::report::{Attempt, Report, error_name};
 
 use crate::milliseconds;
+use crate::udp::any;
 
 /// Who may open ping sockets: nobody, unless the namespace says so. One setting for both families.
 const PING_GROUPS: &str = "/proc/sys/net/ipv4/ping_group_range";
@@ -35,6 +36,9 @@ pub struct Ping {
     /// Type of the message; unless given, an echo request
     #[arg(long = "type", value_name = "NUMBER")]
     kind: Option<u8>,
+    /// Identifier of the message; unless given, the process's or one that the kernel chooses
+    #[arg(long, value_name = "NUMBER")]
+    ident: Option<u16>,
     /// Wait this long for the echo
     #[arg(long, default_value_t = 500)]
     timeout_ms: u64,
@@ -59,6 +63,10 @@ impl Ping {
             IpAddr::V6(_) => (Domain::IPV6, Protocol::ICMPV6),
         };
         let mut socket = Socket::new(domain, if self.raw { Type::RAW } else { Type::DGRAM }, Some(protocol))?;
+        if let (Some(ident), false) = (self.ident, self.raw) {
+            // A ping socket's port is its identifier.
+            socket.bind(&SocketAddr::new(any(SocketAddr::new(self.to, 0)), ident).into())?;
+        }
         let to = SocketAddr::new(self.to, 0).into();
         let message = self.message();
         let sent = if self.connected {
@@ -86,7 +94,7 @@ impl Ping {
     fn message(&self) -> Vec<u8> {
         let request = if self.to.is_ipv4() { 8 } else { 128 };
         let mut message = vec![self.kind.unwrap_or(request), 0, 0, 0];
-        message.extend((std::process::id() as u16).to_be_bytes());
+        message.extend(self.ident.unwrap_or(std::process::id() as u16).to_be_bytes());
         message.extend(1u16.to_be_bytes());
         message.extend(PAYLOAD);
         // Over ICMPv6 the kernel fills the checksum in.

@@ -146,6 +146,9 @@ pub struct Target {
     /// Use this address of our own
     #[arg(long, value_name = "ADDRESS")]
     from: Option<IpAddr>,
+    /// Use this port of our own
+    #[arg(long, default_value_t = 0, requires = "from")]
+    port: u16,
     /// Bytes to send, which must come back
     #[arg(long, default_value_t = 0)]
     bytes: u64,
@@ -168,7 +171,8 @@ impl Target {
         let timeout = Duration::from_millis(self.timeout_ms);
         let socket = Socket::new(Domain::for_address(self.to), Type::STREAM, Some(Protocol::TCP))?;
         if let Some(from) = self.from {
-            socket.bind(&SocketAddr::new(from, 0).into())?;
+            socket.set_reuse_address(true)?;
+            socket.bind(&SocketAddr::new(from, self.port).into())?;
         }
         socket.connect_timeout(&self.to.into(), timeout)?;
         let mut stream = TcpStream::from(socket);

@@ -125,6 +125,9 @@ pub struct Exchange {
     /// Use this address of our own
     #[arg(long, value_name = "ADDRESS")]
     from: Option<IpAddr>,
+    /// Use this port of our own
+    #[arg(long, default_value_t = 0)]
+    port: u16,
     /// Connect the socket first
     #[arg(long)]
     connected: bool,
@@ -150,7 +153,7 @@ impl Exchange {
     }
 
     fn talk(&self, attempt: &mut Attempt) -> io::Result<()> {
-        let socket = UdpSocket::bind((self.from.unwrap_or(any(self.to)), 0))?;
+        let socket = UdpSocket::bind((self.from.unwrap_or(any(self.to)), self.port))?;
         socket.set_read_timeout(Some(Duration::from_millis(self.timeout_ms)))?;
         socket.set_broadcast(self.broadcast)?;
         attempt.local = socket.local_addr().ok();

@@ -105,15 +105,9 @@ impl Reach {
                 socket.connect(&to)?;
                 Ok(socket.send(WORDS)? as u64)
             }
-            How::Uring | How::UringSqpoll | How::UringFixed => {
-                let ring = match self.how {
-                    How::UringSqpoll => Ring::Polled,
-                    How::UringFixed => Ring::Fixed,
-                    _ => Ring::Plain,
-                };
-                uring::connect(ring, socket, &to, timeout)?;
-                Ok(socket.send(WORDS)? as u64)
-            }
+            How::Uring => self.ring(Ring::Plain, socket),
+            How::UringSqpoll => self.ring(Ring::Polled, socket),
+            How::UringFixed => self.ring(Ring::Fixed, socket),
             How::Mptcp => {
                 socket.connect_timeout(&to, timeout)?;
                 Ok(socket.send(WORDS)? as u64)
@@ -125,6 +119,11 @@ impl Reach {
             }
             How::Udplite => self.send(socket, &to, WORDS),
         }
+    }
+
+    fn ring(&self, ring: Ring, socket: &Socket) -> io::Result<u64> {
+        uring::connect(ring, socket, &self.to.into(), Duration::from_millis(self.timeout_ms))?;
+        Ok(socket.send(WORDS)? as u64)
     }
 
     fn send(&self, socket: &Socket, to: &SockAddr, bytes: &[u8]) -> io::Result<u64> {
