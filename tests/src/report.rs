@@ -39,6 +39,8 @@ pub enum Report {
     },
     /// Whoever held connections is done.
     Withdrawn(Withdrawn),
+    /// Whoever tried many ends, or served them, is done.
+    Stormed(Stormed),
 }
 
 /// The outcome of one try.
@@ -108,6 +110,37 @@ pub struct Client {
     pub first_ms: f64,
     /// See `first_ms`.
     pub last_ms: f64,
+}
+
+/// What became of many tries, or which came.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Stormed {
+    /// By end, as "tcp 10.77.0.10:80", and by result.
+    pub ends: BTreeMap<String, BTreeMap<String, u64>>,
+}
+
+impl Stormed {
+    /// Counts one try.
+    pub fn count(&mut self, protocol: &str, end: SocketAddr, result: &str) {
+        let results = self.ends.entry(format!("{protocol} {end}")).or_default();
+        *results.entry(result.to_owned()).or_default() += 1;
+    }
+
+    /// Counts those of another.
+    pub fn add(&mut self, other: &Self) {
+        for (end, results) in &other.ends {
+            let own = self.ends.entry(end.clone()).or_default();
+            for (result, count) in results {
+                *own.entry(result.clone()).or_default() += count;
+            }
+        }
+    }
+
+    /// What became of the tries of one end.
+    #[must_use]
+    pub fn of(&self, protocol: &str, end: SocketAddr) -> BTreeMap<String, u64> {
+        self.ends.get(&format!("{protocol} {end}")).cloned().unwrap_or_default()
+    }
 }
 
 impl Served {

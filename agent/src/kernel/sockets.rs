@@ -32,6 +32,9 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// The kernel fills up to 32 KiB at once if there is room.
 const BUFFER: usize = 64 * 1024;
 
+/// The cookie that stands for whichever socket has these ends (`INET_DIAG_NOCOOKIE`).
+const ANY: [u8; 8] = [0xff; 8];
+
 /// TCP states (`include/net/tcp_states.h`) that matter here.
 pub mod state {
     /// A connection that is open.
@@ -77,8 +80,7 @@ impl Living {
             source_address: ip(local.0),
             destination_address: ip(remote.0),
             interface_id: 0,
-            // All ones: any (INET_DIAG_NOCOOKIE).
-            cookie: cookie.map_or([0xff; 8], u64::to_ne_bytes),
+            cookie: cookie.map_or(ANY, u64::to_ne_bytes),
         };
         Self { protocol, state: state::ESTABLISHED, local, remote, cgroup: 0, name: Name { family, id } }
     }
@@ -141,15 +143,28 @@ impl Door {
     /// # Errors
     /// The kernel refuses.
     pub fn cut(&mut self, living: &Living) -> io::Result<Cut> {
-        let Name { family, id } = living.name.clone();
+        let name = if living.name.id.cookie == ANY { self.identify(living)? } else { Some(living.name.clone()) };
+        let Some(Name { family, id }) = name else { return Ok(Cut::Gone) };
         let request = request(family, living.protocol, u32::MAX, id);
         let message = SockDiagDestroy::new(SockDiagMessage::InetRequest(request));
         self.send(message, NLM_F_REQUEST | NLM_F_ACK)?;
-        match self.receive(&mut |_: SockDiagMessage| {}) {
-            Ok(()) => Ok(Cut::Done),
-            Err(error) if error.raw_os_error() == Some(nix::errno::Errno::ENOENT as i32) => Ok(Cut::Gone),
-            Err(error) => Err(error),
-        }
+        unless_gone(self.receive(&mut |_: SockDiagMessage| {})).map(|done| done.map_or(Cut::Gone, |()| Cut::Done))
+    }
+
+    /// The very socket that has these ends. The kernel takes a listener, or a server's datagram socket, for a connection that is
+    /// gone: cut by its ends alone, a server would lose the socket it serves by.
+    fn identify(&mut self, living: &Living) -> io::Result<Option<Name>> {
+        let Name { family, id } = living.name.clone();
+        let request = request(family, living.protocol, u32::MAX, id);
+        self.send(SockDiagMessage::InetRequest(request), NLM_F_REQUEST | NLM_F_ACK)?;
+        let (protocol, mut found) = (living.protocol, None);
+        let answered = self.receive(&mut |answer| {
+            if let SockDiagMessage::InetResponse(response) = answer {
+                found = Some(self::living(protocol, *response));
+            }
+        });
+        let same = |found: &Living| (found.local, found.remote) == (living.local, living.remote);
+        Ok(unless_gone(answered)?.and(found).filter(same).map(|found| found.name))
     }
 
     fn send<T>(&mut self, message: T, flags: u16) -> io::Result<()>
@@ -207,6 +222,15 @@ impl Door {
             0 => Err(io::Error::new(io::ErrorKind::TimedOut, "no answer from sock_diag")),
             _ => Ok(()),
         }
+    }
+}
+
+/// `None`: there is no such socket.
+fn unless_gone(answered: io::Result<()>) -> io::Result<Option<()>> {
+    match answered {
+        Ok(()) => Ok(Some(())),
+        Err(error) if error.raw_os_error() == Some(nix::errno::Errno::ENOENT as i32) => Ok(None),
+        Err(error) => Err(error),
     }
 }
 
@@ -330,6 +354,27 @@ mod tests {
         assert!(door.cut(&known(Some(1))).map_or(true, |cut| cut == Cut::Gone));
         assert_eq!(door.cut(&known(None)).unwrap(), Cut::Done);
         assert_eq!(client.read(&mut [0]).unwrap_err().kind(), ErrorKind::ConnectionAborted);
+    }
+
+    /// The kernel looks on among those that serve, where it finds no connection with these ends.
+    #[test]
+    fn a_server_is_never_taken_for_a_connection_that_is_gone() {
+        for address in ["127.0.0.1:0", "[::1]:0", "[::]:0"] {
+            let (listener, server) = (TcpListener::bind(address).unwrap(), UdpSocket::bind(address).unwrap());
+            let mut door = door();
+            let (at, served) = (listener.local_addr().unwrap(), server.local_addr().unwrap());
+            let us: std::net::IpAddr =
+                if at.is_ipv4() { [127, 0, 0, 1].into() } else { std::net::Ipv6Addr::LOCALHOST.into() };
+            let gone = (super::addr(us), 9);
+            for (protocol, port) in [(Protocol::TCP, at.port()), (Protocol::UDP, served.port())] {
+                let known = Living::known(protocol, (super::addr(us), port), gone, None);
+                assert_eq!(door.cut(&known).unwrap(), Cut::Gone, "{address}");
+            }
+            drop(TcpStream::connect((us, at.port())).expect("still listens"));
+            let client = UdpSocket::bind((us, 0)).unwrap();
+            client.send_to(b"x", (us, served.port())).unwrap();
+            assert_eq!(server.recv(&mut [0]).expect("still serves"), 1);
+        }
     }
 
     #[test]

@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use super::{Running, SOON};
-use crate::report::{Attempt, Report, Sent, Served, Withdrawn};
+use crate::report::{Attempt, Report, Sent, Served, Stormed, Withdrawn};
 use crate::world::WorldError;
 
 impl Running {
@@ -53,6 +53,19 @@ impl Running {
             .into_iter()
             .find_map(|report| if let Report::Served(served) = report { Some(served) } else { None });
         found.ok_or_else(|| self.fault("ended without reporting what it served".to_owned()))
+    }
+
+    /// Stops whoever tries or serves many ends and takes its counts.
+    ///
+    /// # Errors
+    /// When it does not stop or does not say.
+    pub fn stormed(mut self) -> Result<Stormed, WorldError> {
+        self.stop(SOON)?;
+        let found = self
+            .reports()
+            .into_iter()
+            .find_map(|report| if let Report::Stormed(stormed) = report { Some(stormed) } else { None });
+        found.ok_or_else(|| self.fault("ended without reporting what it counted".to_owned()))
     }
 
     /// Waits until it holds its connections.

@@ -13,6 +13,7 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use super::error::{WorldError, chain};
+use super::nat::{self, Translation};
 use super::routed::{self, Way};
 use super::{cgroup, ledger, links, netns, plain};
 
@@ -31,6 +32,7 @@ pub struct Place {
     netns: PathBuf,
     interface: String,
     addresses: Vec<IpAddr>,
+    translated: bool,
 }
 
 impl Place {
@@ -38,6 +40,19 @@ impl Place {
     #[must_use]
     pub fn netns(&self) -> &Path {
         &self.netns
+    }
+
+    /// Translates what its own sockets call, in place of what was translated before; mostly nothing.
+    ///
+    /// # Errors
+    /// When `nft` is not there or refuses.
+    pub fn translate(&mut self, translations: &[Translation<'_>]) -> Result<(), WorldError> {
+        if !self.translated && translations.is_empty() {
+            return Ok(());
+        }
+        nat::translate(&self.netns, translations)?;
+        self.translated = !translations.is_empty();
+        Ok(())
     }
 
     /// Its addresses.
@@ -77,7 +92,7 @@ impl Fabric {
         let netns = netns::create(&self.netns_name(&interface))?;
         routed::wire(&netns, &self.router(), &interface)?;
         links::wait_in_service(&netns, links::INSIDE)?;
-        Ok(Place { netns, interface, addresses: Vec::new() })
+        Ok(Place { netns, interface, addresses: Vec::new(), translated: false })
     }
 
     /// Gives places the addresses they are named with: all that somebody loses are gone before anyone gets a new one.

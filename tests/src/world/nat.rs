@@ -1,5 +1,5 @@
 //! Lives: weir-tests, translation of addresses in a world, as a proxy for Services does it.
-//! Called by: live tests about Services.
+//! Called by: live tests about Services; fabric, for conformance cases about them.
 //! May touch: the nftables rules of namespaces that the world made, by the program `nft`.
 //! Never: rules of the host's: `nft` is started inside the namespace.
 
@@ -25,13 +25,28 @@ pub struct Translation<'t> {
     pub to: &'t [(IpAddr, u16)],
 }
 
+/// Translates what sockets of a namespace call, in place of what was translated there before.
+///
+/// # Errors
+/// When `nft` is not there or refuses.
+pub fn translate(namespace: &Path, translations: &[Translation<'_>]) -> Result<(), WorldError> {
+    load_in(namespace, &ruleset("output", translations, ""))
+}
+
+/// Whether there is a program to translate with.
+#[must_use]
+pub fn available() -> bool {
+    let (mut program, _) = nft();
+    program.arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok_and(|status| status.success())
+}
+
 impl World {
     /// Translates what `who`'s own sockets call, in place of what was translated there before.
     ///
     /// # Errors
     /// When `nft` is not there or refuses.
     pub fn translate(&self, who: Who, translations: &[Translation<'_>]) -> Result<(), WorldError> {
-        self.rules(who, &ruleset("output", translations, ""))
+        translate(&self.netns(who), translations)
     }
 
     /// Translates what others send through `who`, who answers for the addresses; they see `who` as the sender.
@@ -41,7 +56,7 @@ impl World {
     pub fn translate_for_others(&self, who: Who, translations: &[Translation<'_>]) -> Result<(), WorldError> {
         self.forward(who)?;
         let back = " chain back {\n  type nat hook postrouting priority 100;\n  ct status dnat masquerade\n }\n";
-        self.rules(who, &ruleset("prerouting", translations, back))
+        load_in(&self.netns(who), &ruleset("prerouting", translations, back))
     }
 
     /// Lets `who` forward what is not for itself.
@@ -60,15 +75,10 @@ impl World {
             Ok(())
         })
     }
+}
 
-    fn rules(&self, who: Who, rules: &str) -> Result<(), WorldError> {
-        let mut outcome = Ok(());
-        netns::inside(&self.netns(who), || {
-            outcome = load(rules);
-            Ok(())
-        })?;
-        outcome
-    }
+fn load_in(namespace: &Path, rules: &str) -> Result<(), WorldError> {
+    netns::inside(namespace, || load(rules))
 }
 
 fn ruleset(hook: &str, translations: &[Translation<'_>], more: &str) -> String {
@@ -94,16 +104,22 @@ fn rule(family: &str, one: &Translation<'_>) -> String {
     )
 }
 
-fn load(rules: &str) -> Result<(), WorldError> {
+/// The program that setup brought, or else the machine's own.
+fn nft() -> (Command, PathBuf) {
     let brought = Path::new(BROUGHT);
     let program = brought.join("usr/sbin/nft");
     let (program, libraries) =
         if program.is_file() { (program, Some(libraries(brought))) } else { (PathBuf::from("nft"), None) };
     let mut nft = Command::new(&program);
-    nft.args(["-f", "-"]).stdin(Stdio::piped()).stderr(Stdio::piped());
     if let Some(libraries) = libraries {
         nft.env("LD_LIBRARY_PATH", libraries);
     }
+    (nft, program)
+}
+
+fn load(rules: &str) -> Result<(), WorldError> {
+    let (mut nft, program) = nft();
+    nft.args(["-f", "-"]).stdin(Stdio::piped()).stderr(Stdio::piped());
     let mut child = nft.spawn().map_err(|source| WorldError::Start { program: program.clone(), source })?;
     if let Some(mut stdin) = child.stdin.take() {
         stdin.write_all(rules.as_bytes()).map_err(file("writing to", &program))?;

@@ -19,6 +19,7 @@ mod conformance;
 mod crafted;
 mod cutting;
 mod cutting_hard;
+mod flips;
 mod icmp;
 mod kinds;
 mod lifecycle;
@@ -27,6 +28,7 @@ mod modes;
 mod pods;
 mod policies;
 mod quiet;
+mod random;
 mod refusals;
 mod rows;
 mod services;
@@ -70,6 +72,8 @@ fn main() -> anyhow::Result<()> {
         refusals::trials(),
         alone::trials(),
         updates::trials(),
+        flips::trials(),
+        random::trials(),
         policies::trials(),
         services::trials(),
         lifecycle::trials(),

@@ -11,6 +11,7 @@ mod hold;
 mod kinds;
 mod mptcp;
 mod ping;
+mod storm;
 mod stuck;
 mod tcp;
 mod udp;
@@ -67,6 +68,10 @@ enum Verb {
     TcpKeep(hold::Keep),
     /// Connect, and never let go of the socket's lock
     TcpStuck(stuck::Stuck),
+    /// Try many ends again and again, over TCP and UDP, and count what becomes of it
+    Storm(storm::Storm),
+    /// Take connections and answer datagrams at many ends, and count them
+    StormServe(storm::Serve),
     /// Count datagrams and send them back
     UdpServe(udp::Serve),
     /// Send one datagram and wait for the answer
@@ -166,6 +171,8 @@ fn main() -> Result<()> {
         Verb::TcpPile(pile) => pile.run(),
         Verb::TcpKeep(keep) => keep.run(),
         Verb::TcpStuck(stuck) => stuck.run(),
+        Verb::Storm(storm) => storm.run(),
+        Verb::StormServe(serve) => serve.run(),
         Verb::UdpServe(serve) => serve.run(),
         Verb::UdpExchange(exchange) => exchange.run(),
         Verb::UdpFlood(stream) => stream.run(flood::Pace::CatchUp),

@@ -133,7 +133,11 @@ fn socket(transport: Transport, ip: IpAddr) -> io::Result<Socket> {
 
 async fn accept(listener: TcpListener) {
     loop {
-        let Ok((mut stream, peer)) = listener.accept().await else { continue };
+        let Ok((mut stream, peer)) = listener.accept().await else {
+            // A listener that somebody has closed says so each time.
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            continue;
+        };
         tokio::spawn(timeout(SERVER_PATIENCE, async move {
             let mut question = [0; QUESTION.len()];
             if stream.read_exact(&mut question).await.is_ok() {

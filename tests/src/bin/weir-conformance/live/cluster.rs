@@ -15,6 +15,7 @@ use serde_json::{Value, json};
 use weir_policy::{Resource, parse};
 use weir_tests::process::{Running, program};
 use weir_tests::worker::{Transport, Worker};
+use weir_tests::world::nat::{self, Translation};
 use weir_tests::world::{Fabric, Place};
 
 use super::flows::Flows;
@@ -41,6 +42,20 @@ pub enum Seat {
     Outside(usize),
 }
 
+/// What a proxy makes of a Service's address and port.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Front {
+    pub protocol: String,
+    pub address: (IpAddr, u16),
+    pub ends: Vec<(IpAddr, u16)>,
+}
+
+impl Front {
+    fn translation(&self) -> Translation<'_> {
+        Translation { protocol: &self.protocol, from: self.address, to: &self.ends }
+    }
+}
+
 /// Everything that runs.
 pub struct Cluster {
     // Declared before the fabric: programs stop while their namespaces are still there.
@@ -50,7 +65,10 @@ pub struct Cluster {
     _collector: Running,
     collector: PathBuf,
     started: usize,
+    /// Whether the kernel has SCTP.
     pub sctp: bool,
+    /// Whether there is a program that translates addresses as a proxy for Services does.
+    pub nat: bool,
     fabric: Fabric,
 }
 
@@ -87,6 +105,7 @@ impl Cluster {
             collector: socket,
             started: 0,
             sctp: sctp.is_ok(),
+            nat: nat::available(),
             fabric,
         })
     }
@@ -165,6 +184,27 @@ impl Cluster {
         for (seat, mut ports) in wanted {
             ports.retain(|(transport, _)| self.sctp || *transport != Transport::Sctp);
             self.worker(&seat)?.serve(ports)?;
+        }
+        Ok(())
+    }
+
+    /// Translates the addresses of Services where these seats are, and nowhere else.
+    pub fn translate(&mut self, wanted: &BTreeMap<Seat, Vec<Front>>) -> Result<()> {
+        let fronts = |seat: Seat| wanted.get(&seat).map(Vec::as_slice).unwrap_or_default();
+        let of = |fronts: &[Front], place: &mut Place| {
+            let translations: Vec<_> = fronts.iter().map(Front::translation).collect();
+            place.translate(&translations)
+        };
+        for (name, node) in &mut self.nodes {
+            // Pods in the node's network share its translation.
+            let both = [fronts(Seat::Node(name.clone())), fronts(Seat::Guest(name.clone()))].concat();
+            of(&both, &mut node.place)?;
+            for (number, room) in node.rooms.iter_mut().enumerate() {
+                of(fronts(Seat::Pod(name.clone(), number)), &mut room.place)?;
+            }
+        }
+        for (number, (place, _)) in self.outside.iter_mut().enumerate() {
+            of(fronts(Seat::Outside(number)), place)?;
         }
         Ok(())
     }

@@ -23,7 +23,7 @@ use crate::report::{Outcome, Report};
 use crate::walk;
 use cluster::Cluster;
 use flows::{Found, Wanted};
-use probes::Plan;
+use probes::{Asked, Plan};
 
 /// Until a record that has not come is missing.
 const ARRIVED_WITHIN: Duration = Duration::from_secs(15);
@@ -38,6 +38,8 @@ struct Pending {
     outcome: Outcome,
     wanted: Vec<Wanted>,
     since: Instant,
+    /// A state could not be reached.
+    broken: bool,
 }
 
 /// Runs cases one after the other on one cluster.
@@ -86,7 +88,7 @@ fn settle(cluster: &Cluster, pending: Vec<Pending>, report: &mut Report) -> Vec<
 /// One case, state after state.
 fn one(cluster: &mut Cluster, case: &Case) -> Pending {
     let outcome = Outcome { name: case.name.clone(), ..Outcome::default() };
-    let mut done = Pending { outcome, wanted: Vec::new(), since: Instant::now() };
+    let mut done = Pending { outcome, wanted: Vec::new(), since: Instant::now(), broken: false };
     let mut state = case.state.clone();
     let steps = [("", None)].into_iter().chain(case.then.iter().map(|step| (step.change.as_str(), Some(step))));
     for (number, (change, step)) in steps.enumerate() {
@@ -96,11 +98,17 @@ fn one(cluster: &mut Cluster, case: &Case) -> Pending {
         let expected = step.map_or(&case.expected, |step| &step.expected);
         let before = done.outcome.failures.len();
         if let Err(error) = one_state(cluster, &state, expected, number == 0, &mut done) {
+            // What comes after a state that could not be reached would only say so again.
             done.outcome.failures.push(format!("{error:#}"));
+            done.broken = true;
         }
+        let broken = done.broken;
         if !change.is_empty() {
             let new = done.outcome.failures.iter_mut().skip(before);
             new.for_each(|failure| *failure = format!("after \"{change}\": {failure}"));
+        }
+        if broken {
+            break;
         }
     }
     done.since = Instant::now();
@@ -121,7 +129,7 @@ fn one_state(
     let generations = cluster.set(state, first)?;
     let mut plans = Vec::new();
     for question in expected {
-        match probes::plan(cluster, state, &resources, question) {
+        match (Asked { cluster, state, resources: &resources, expected: question }).plan() {
             Ok(Plan::Ask(probes)) => plans.push((question, probes)),
             Ok(Plan::NotRunnable(why)) => *done.outcome.not_runnable.entry(why.to_owned()).or_default() += 1,
             Err(fault) => done.outcome.failures.push(format!("{}: {fault}", crate::check::shown(question))),
@@ -129,6 +137,7 @@ fn one_state(
     }
     let all: Vec<_> = plans.iter().flat_map(|(_, probes)| probes).collect();
     cluster.serve(state, probes::served(all.iter().copied()))?;
+    cluster.translate(&probes::fronts(all.iter().copied()))?;
     let results = probes::run(cluster, &all)?;
     let mut results = results.into_iter();
     for (question, probes) in &plans {

@@ -8,12 +8,13 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use weir_policy::{Answer, End, Explanation, Question, Resources, addr, evaluate, ip};
+use weir_common::addr::Addr;
+use weir_policy::{Answer, End, Explanation, Question, ResourceId, Resources, addr, evaluate, evaluate_service, ip};
 use weir_tests::worker::{Opening, Order, Said, Transport};
 
-use super::cluster::{Cluster, Seat, node_of, transport};
+use super::cluster::{Cluster, Front, Seat, node_of, transport};
 use super::flows::{Key, Says, Wanted};
-use super::services;
+use super::services::{self, Backend};
 use crate::case::{Expected, State};
 use crate::check::{context, shown};
 use crate::ends;
@@ -29,14 +30,18 @@ const ANSWERS_WITHIN: Duration = Duration::from_secs(30);
 const REFUSALS: [&str; 3] = ["EPERM", "EACCES", "ETIMEDOUT"];
 
 /// One opening.
+#[derive(Clone)]
 pub struct Probe {
     from: Seat,
-    to: Seat,
     target: SocketAddr,
     source: IpAddr,
     transport: Transport,
     allowed: bool,
+    /// Who must listen where: the ends behind a Service, or the one end that is called.
+    ends: Vec<(Seat, u16)>,
     explanation: Explanation,
+    /// What a proxy has to translate for it.
+    front: Option<Front>,
 }
 
 /// What is to be done about one question.
@@ -47,65 +52,123 @@ pub enum Plan {
     NotRunnable(&'static str),
 }
 
-/// Plans a question; a fault of the case is an error.
-pub fn plan(cluster: &Cluster, state: &State, resources: &Resources, expected: &Expected) -> Result<Plan, String> {
-    let Some(transport) = transport(&expected.protocol) else {
-        return Ok(Plan::NotRunnable(
-            "about ICMP: an echo request is answered by the kernel, before any socket of the pod",
-        ));
-    };
-    if transport == Transport::Sctp && !cluster.sctp {
-        return Ok(Plan::NotRunnable("about SCTP: this kernel has none"));
-    }
-    let End::Address(source) = ends::from(state, expected)? else {
-        return Ok(Plan::NotRunnable("about a pod without an address"));
-    };
-    let v6 = expected.family.as_deref() == Some("ipv6");
-    let targets = match ends::to(state, expected)? {
-        ends::To::End(End::Address(to)) => vec![(expected.to.clone(), ip(to), expected.port)],
-        ends::To::End(End::Workload(_)) => return Ok(Plan::NotRunnable("about a pod without an address")),
-        ends::To::Service(_) => {
-            let mut behind = services::backends(state, &expected.to, (&expected.protocol, expected.port), v6);
-            if behind.is_empty() {
-                return Ok(Plan::NotRunnable("about a Service with nothing behind it: a proxy's answer"));
-            }
-            behind.retain(|(word, _, _)| *word != expected.from);
-            if behind.is_empty() {
-                return Ok(Plan::NotRunnable("about a pod that reaches itself through a Service: it takes a proxy"));
-            }
-            behind
-        }
-    };
-    let by_service = expected.to.starts_with("svc:");
-    let mut probes = Vec::new();
-    for (word, target, port) in targets {
-        let seat = |word: &str| cluster.seat(state, word).ok_or_else(|| format!("{word} is not in the case"));
-        let question = Question {
-            from: End::Address(source),
-            to: End::Address(addr(target)),
-            protocol: ends::protocol(expected)?,
-            port,
+/// What a question is asked of.
+pub struct Asked<'a> {
+    pub cluster: &'a Cluster,
+    pub state: &'a State,
+    pub resources: &'a Resources,
+    pub expected: &'a Expected,
+}
+
+impl Asked<'_> {
+    /// Plans the question; a fault of the case is an error.
+    pub fn plan(&self) -> Result<Plan, String> {
+        let Some(transport) = transport(&self.expected.protocol) else {
+            return Ok(Plan::NotRunnable(
+                "about ICMP: an echo request is answered by the kernel, before any socket of the pod",
+            ));
         };
-        let explanation = evaluate(resources, &context(), &question).map_err(|error| error.to_string())?;
-        probes.push(Probe {
-            from: seat(&expected.from)?,
-            to: seat(&word)?,
-            target: SocketAddr::new(target, port),
+        if transport == Transport::Sctp && !self.cluster.sctp {
+            return Ok(Plan::NotRunnable("about SCTP: this kernel has none"));
+        }
+        let End::Address(source) = ends::from(self.state, self.expected)? else {
+            return Ok(Plan::NotRunnable("about a pod without an address"));
+        };
+        match ends::to(self.state, self.expected)? {
+            ends::To::End(End::Address(to)) => {
+                let to = (self.expected.to.clone(), ip(to), self.expected.port);
+                Ok(Plan::Ask(vec![self.direct(transport, source, &to, self.expected.allowed)?]))
+            }
+            ends::To::End(End::Workload(_)) => Ok(Plan::NotRunnable("about a pod without an address")),
+            ends::To::Service(service) => self.by_service(transport, source, &service),
+        }
+    }
+
+    fn direct(&self, transport: Transport, source: Addr, to: &Backend, allowed: bool) -> Result<Probe, String> {
+        let (word, target, port) = to;
+        let protocol = ends::protocol(self.expected)?;
+        let question = Question { from: End::Address(source), to: End::Address(addr(*target)), protocol, port: *port };
+        let explanation = evaluate(self.resources, &context(), &question).map_err(|error| error.to_string())?;
+        Ok(Probe {
+            from: self.seat(&self.expected.from)?,
+            target: SocketAddr::new(*target, *port),
             source: ip(source),
             transport,
-            allowed: if by_service { explanation.verdict.passes() } else { expected.allowed },
+            allowed,
+            ends: vec![(self.seat(word)?, *port)],
             explanation,
-        });
+            front: None,
+        })
     }
-    Ok(Plan::Ask(probes))
+
+    /// A Service is called at its address where there is a program to translate it, as often as there are ends behind it, which
+    /// then are called in turn; else each of them is called at its own address.
+    fn by_service(&self, transport: Transport, source: Addr, service: &ResourceId) -> Result<Plan, String> {
+        let v6 = self.expected.family.as_deref() == Some("ipv6");
+        let called = (self.expected.protocol.as_str(), self.expected.port);
+        let behind = services::backends(self.state, &self.expected.to, called, v6);
+        if behind.is_empty() {
+            return Ok(Plan::NotRunnable("about a Service with nothing behind it: a proxy's answer"));
+        }
+        let address = services::address(self.state, &self.expected.to, v6).filter(|_| self.cluster.nat);
+        let Some(address) = address else { return self.each(transport, source, &behind) };
+        let asked = (ends::protocol(self.expected)?, self.expected.port);
+        let explanation = evaluate_service(self.resources, &context(), &End::Address(source), service, asked);
+        let front = Front {
+            protocol: self.expected.protocol.to_lowercase(),
+            address: (address, self.expected.port),
+            ends: behind.iter().map(|(_, address, port)| (*address, *port)).collect(),
+        };
+        let ends = behind.iter().map(|(word, _, port)| Ok((self.seat(word)?, *port)));
+        let probe = Probe {
+            from: self.seat(&self.expected.from)?,
+            target: SocketAddr::new(address, self.expected.port),
+            source: ip(source),
+            transport,
+            allowed: self.expected.allowed,
+            ends: ends.collect::<Result<_, String>>()?,
+            explanation: explanation.map_err(|error| error.to_string())?,
+            front: Some(front),
+        };
+        Ok(Plan::Ask(vec![probe; behind.len()]))
+    }
+
+    fn each(&self, transport: Transport, source: Addr, behind: &[Backend]) -> Result<Plan, String> {
+        let others: Vec<_> = behind.iter().filter(|(word, _, _)| *word != self.expected.from).collect();
+        if others.is_empty() {
+            return Ok(Plan::NotRunnable("about a pod that reaches itself through a Service: it takes a proxy"));
+        }
+        let probe = |backend: &&Backend| {
+            let probe = self.direct(transport, source, backend, true)?;
+            Ok(Probe { allowed: probe.explanation.verdict.passes(), ..probe })
+        };
+        Ok(Plan::Ask(others.iter().map(probe).collect::<Result<_, String>>()?))
+    }
+
+    fn seat(&self, word: &str) -> Result<Seat, String> {
+        self.cluster.seat(self.state, word).ok_or_else(|| format!("{word} is not in the case"))
+    }
 }
 
 /// The ports that must be served for these openings.
 pub fn served<'p>(probes: impl Iterator<Item = &'p Probe>) -> BTreeMap<Seat, BTreeSet<(Transport, u16)>> {
     let mut wanted: BTreeMap<Seat, BTreeSet<(Transport, u16)>> = BTreeMap::new();
     for probe in probes {
-        wanted.entry(probe.to.clone()).or_default().insert((probe.transport, probe.target.port()));
+        for (seat, port) in &probe.ends {
+            wanted.entry(seat.clone()).or_default().insert((probe.transport, *port));
+        }
     }
+    wanted
+}
+
+/// What must be translated for these openings, and where.
+pub fn fronts<'p>(probes: impl Iterator<Item = &'p Probe>) -> BTreeMap<Seat, Vec<Front>> {
+    let mut wanted: BTreeMap<Seat, Vec<Front>> = BTreeMap::new();
+    for probe in probes {
+        let fronts = wanted.entry(probe.from.clone()).or_default();
+        fronts.extend(probe.front.iter().filter(|front| !fronts.contains(front)).cloned().collect::<Vec<_>>());
+    }
+    wanted.retain(|_, fronts| !fronts.is_empty());
     wanted
 }
 
@@ -151,6 +214,10 @@ pub fn judge(expected: &Expected, probes: &[Probe], results: &[String]) -> Optio
 
 /// The records that must come of an opening: of the end that denies, or of both.
 pub fn wanted(state: &State, expected: &Expected, probe: &Probe, generations: &BTreeMap<String, u64>) -> Vec<Wanted> {
+    // A caller's records may name the Service's address or the end's, and any of several ends.
+    if probe.front.is_some() {
+        return Vec::new();
+    }
     let Explanation { egress, ingress, .. } = &probe.explanation;
     let leaves = egress.as_ref().is_none_or(|answer| answer.verdict.passes());
     let ends = [

@@ -1,5 +1,5 @@
 //! Lives: weir-conformance, what a Service stands for.
-//! Called by: probes. There is no proxy in the running cluster, so openings go to where a proxy would send them.
+//! Called by: probes, to translate as a proxy would.
 //! May touch: nothing.
 //! Never: asks the policy crate, whose answer is what is tested.
 
@@ -16,9 +16,7 @@ pub type Backend = (String, IpAddr, u16);
 
 /// Every pod behind a port of a Service, by its address of the family.
 pub fn backends(state: &State, word: &str, (protocol, port): (&str, u16), v6: bool) -> Vec<Backend> {
-    let path = word.strip_prefix("svc:").and_then(|path| path.split_once('/'));
-    let is = |service: &&Service| path == Some((service.namespace.as_str(), service.name.as_str()));
-    let Some(service) = state.services.iter().find(is) else { return Vec::new() };
+    let Some(service) = service(state, word) else { return Vec::new() };
     let Some(open) = service.ports.iter().find(|open| open.port == port && open.protocol == protocol) else {
         return Vec::new();
     };
@@ -38,6 +36,16 @@ pub fn backends(state: &State, word: &str, (protocol, port): (&str, u16), v6: bo
         Some((word, ip(ends::address(&pod.ips, v6)?), target(pod)?))
     };
     state.pods.iter().filter(chosen).filter_map(backend).collect()
+}
+
+/// The Service's own address of the family, if it has one.
+pub fn address(state: &State, word: &str, v6: bool) -> Option<IpAddr> {
+    Some(ip(ends::address(&service(state, word)?.cluster_ips, v6)?))
+}
+
+fn service<'s>(state: &'s State, word: &str) -> Option<&'s Service> {
+    let path = word.strip_prefix("svc:").and_then(|path| path.split_once('/'));
+    state.services.iter().find(|service| path == Some((service.namespace.as_str(), service.name.as_str())))
 }
 
 /// A Service without a selector chooses nobody.

@@ -1,0 +1,352 @@
+//! Lives: weir-tests, a live test of changes under fire: two policies flip while everybody connects.
+//! Called by: main.
+//! May touch: the stage.
+//! Never: accepts a verdict that neither policy gives, or a record that its generation does not explain.
+//!
+//! What is alike in both policies is what tells half a change from a whole one. `web` and `db` swap their roles from one policy to
+//! the other, and the rules swap which role they name: to whom a rule is about stays the same, but old identities with new rules
+//! (or the other way round) let in exactly the wrong one.
+
+use std::collections::{BTreeMap, HashMap};
+use std::net::{IpAddr, SocketAddr};
+use std::time::Instant;
+
+use anyhow::{Context as _, Result, ensure};
+use libtest_mimic::Trial;
+use weir_common::addr::Protocol;
+use weir_common::verdict::Verdict;
+use weir_policy::{Answer, Context, End, Kind, Question, ResourceId, Resources, addr, evaluate};
+use weir_tests::documents::document;
+use weir_tests::harness::ctl::Mark;
+use weir_tests::harness::{Harness, Record};
+use weir_tests::process::Running;
+use weir_tests::report::Stormed;
+use weir_tests::world::Who::{self, Api, Db, Web};
+
+use crate::stage::{agrees, on_stage};
+
+pub fn trials() -> Vec<Trial> {
+    vec![on_stage("a_thousand_flips_under_fire_give_no_verdict_that_neither_policy_gives", flips)]
+}
+
+/// How many changes; a longer run is a matter of this alone.
+const FLIPS: &str = "WEIR_FLIPS";
+
+/// One of the two policies: which port only it opens, and the roles of web and db under it.
+struct Side {
+    only: u16,
+    roles: [&'static str; 2],
+    /// The role that rules name: always web's.
+    named: &'static str,
+}
+
+const SIDES: [Side; 2] =
+    [Side { only: 1, roles: ["x", "y"], named: "x" }, Side { only: 2, roles: ["y", "x"], named: "y" }];
+
+/// Ports by what becomes of them, added to the first port of a direction: those of egress are decided at the caller, those of
+/// ingress at the called one.
+const BOTH: u16 = 3;
+const NEITHER: u16 = 4;
+const ROLE: u16 = 6;
+const OUT: u16 = 7000;
+const IN: u16 = 7010;
+
+impl Side {
+    fn documents(&self) -> String {
+        let workload = |who: Who, role: &str| {
+            let (name, v4, v6) = (who.name(), who.v4(), who.v6());
+            let spec = format!("{{cgroup: {name}, addresses: [{v4}, \"{v6}\"]}}");
+            document("Workload", name, &spec)
+                .replace("namespace: shop}", &format!("namespace: shop, labels: {{app: {name}, role: {role}}}}}"))
+        };
+        let [web, db] = self.roles;
+        workload(Web, web)
+            + &workload(Db, db)
+            + &workload(Api, "z")
+            + &self.policy("egress", OUT, IN)
+            + &self.policy("ingress", IN, OUT)
+    }
+
+    /// The policy of a direction: `own` ports are told apart, `others` are all open, for the other direction to tell apart. The
+    /// order of rules differs between the sides, so that their numbers mean different rules.
+    fn policy(&self, direction: &str, own: u16, others: u16) -> String {
+        let (kind, end) = if direction == "egress" { ("Egress", "to") } else { ("Ingress", "from") };
+        let ports = |port: u16| format!("ports: [{{port: {port}}}, {{port: {port}, protocol: UDP}}]");
+        let last = others + 9;
+        let mut rules = vec![
+            format!("{{name: only, {}}}", ports(own + self.only)),
+            format!("{{name: both, {}}}", ports(own + BOTH)),
+            format!(
+                "{{name: role, {end}: [{{workloadSelector: {{matchLabels: {{role: {}}}}}}}], {}}}",
+                self.named,
+                ports(own + ROLE)
+            ),
+            format!(
+                "{{name: elsewhere, ports: [{{port: {others}, endPort: {last}}}, {{port: {others}, endPort: {last}, protocol: UDP}}]}}"
+            ),
+        ];
+        rules.rotate_left(usize::from(self.only));
+        let rules = rules.join(", ");
+        document(
+            "Policy",
+            direction,
+            &format!(
+                "\n  workloadSelector: {{}}\n  policyTypes: [{kind}]\n  defaultAction: deny\n  {direction}: [{rules}]"
+            ),
+        )
+    }
+}
+
+/// What a client must see.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fate {
+    /// Allowed by both.
+    Always,
+    /// Refused by both, at the caller.
+    Refused,
+    /// Refused by both, at the called one.
+    Lost,
+    /// Allowed by one.
+    Flips,
+}
+
+/// Who calls whom, at which port.
+type Call = (Who, Who, u16, Fate);
+
+fn calls() -> Vec<Call> {
+    let mut calls = vec![
+        (Api, Web, OUT + ROLE, Fate::Always),
+        (Api, Db, OUT + ROLE, Fate::Refused),
+        (Web, Api, IN + ROLE, Fate::Always),
+        (Db, Api, IN + ROLE, Fate::Lost),
+    ];
+    for (from, to) in [(Api, Web), (Api, Db), (Web, Db), (Db, Web)] {
+        calls.extend([(from, to, OUT + BOTH, Fate::Always), (from, to, OUT + NEITHER, Fate::Refused)]);
+        calls.extend(SIDES.iter().map(|side| (from, to, OUT + side.only, Fate::Flips)));
+    }
+    for from in [Web, Db] {
+        calls.extend([(from, Api, IN + BOTH, Fate::Always), (from, Api, IN + NEITHER, Fate::Lost)]);
+        calls.extend(SIDES.iter().map(|side| (from, Api, IN + side.only, Fate::Flips)));
+    }
+    calls
+}
+
+fn ends(who: Who, port: u16) -> [SocketAddr; 2] {
+    [who.v4(), who.v6()].map(|address| SocketAddr::new(address, port))
+}
+
+fn flips(harness: &mut Harness) -> Result<()> {
+    let count: usize = std::env::var(FLIPS).ok().and_then(|text| text.parse().ok()).unwrap_or(1000);
+    let documents = SIDES.each_ref().map(Side::documents);
+    let [first, _] = &documents;
+    let mut sides = BTreeMap::from([(harness.apply(first)?, 0)]);
+    harness
+        .wait("all workloads to be attached", |harness| harness.status().is_ok_and(|status| status.all_attached()))?;
+    let mark = Mark::now();
+    let servers = serve(harness)?;
+    let clients = storm(harness)?;
+    let began = Instant::now();
+    for flip in 1..=count {
+        let side = flip % 2;
+        let Some(documents) = documents.get(side) else { continue };
+        sides.insert(harness.apply(documents)?, side);
+    }
+    let took = began.elapsed();
+    let seen = clients
+        .into_iter()
+        .map(|(from, fate, client)| Ok((from, fate, client.stormed()?)))
+        .collect::<Result<Vec<_>>>()?;
+    let tries = check_clients(&seen);
+    let servers = check_servers(servers);
+    agrees(harness)?;
+    // A record that no policy explains says more than what a client missed.
+    let records = harness.records_since(mark)?;
+    let checked = check_records(&records, &documents, &sides)?;
+    let tries = tries.with_context(|| refusals(&records))?;
+    servers?;
+    println!("    {count} flips in {took:.1?}; {tries} tries; {checked} records, each explained by its generation");
+    Ok(())
+}
+
+/// A server for everything that is called of somebody.
+fn serve(harness: &Harness) -> Result<Vec<(Who, Running)>> {
+    let servers = [Web, Api, Db].into_iter().map(|who| {
+        let mut called: Vec<SocketAddr> =
+            calls().into_iter().filter(|call| call.1 == who).flat_map(|(_, to, port, _)| ends(to, port)).collect();
+        called.sort_unstable();
+        called.dedup();
+        let listen: String = called.iter().map(|end| format!(" --listen {end}")).collect();
+        Ok((who, harness.world().serve(who, &format!("storm-serve{listen}"))?))
+    });
+    servers.collect()
+}
+
+/// The clients, apart by what they must see: who waits for what never comes must not keep others from trying.
+fn storm(harness: &Harness) -> Result<Vec<(Who, Fate, Running)>> {
+    let mut clients = Vec::new();
+    for from in [Web, Api, Db] {
+        // Time enough on a busy machine where an answer must come, little where none will.
+        for (fate, timeout, threads, pause) in [
+            (Fate::Always, 8000, 3, 25),
+            (Fate::Refused, 1000, 2, 50),
+            (Fate::Lost, 25, 2, 50),
+            (Fate::Flips, 60, 3, 25),
+        ] {
+            let to: String = (calls().into_iter())
+                .filter(|call| (call.0, call.3) == (from, fate))
+                .flat_map(|(_, to, port, _)| ends(to, port))
+                .map(|end| format!(" --to {end}"))
+                .collect();
+            if to.is_empty() {
+                continue;
+            }
+            let line = format!(
+                "storm --from {} --from {} --threads {threads} --timeout-ms {timeout} --pause-ms {pause}{to}",
+                from.v4(),
+                from.v6()
+            );
+            clients.push((from, fate, harness.world().start("storm", harness.world().probe_line(from, &line))?));
+        }
+    }
+    Ok(clients)
+}
+
+/// How often each end must at least have been tried.
+const ENOUGH: u64 = 20;
+
+fn check_clients(seen: &[(Who, Fate, Stormed)]) -> Result<u64> {
+    let (mut tries, mut wrong) = (0, Vec::new());
+    for (from, to, port, fate) in calls() {
+        let (_, _, stormed) =
+            seen.iter().find(|(who, other, _)| (*who, *other) == (from, fate)).context("a client is missing")?;
+        for end in ends(to, port) {
+            for protocol in ["tcp", "udp"] {
+                let results = stormed.of(protocol, end);
+                let total: u64 = results.values().sum();
+                let only = |word: &str| results.keys().all(|result| result == word);
+                let as_it_must = match fate {
+                    Fate::Always => only("ok"),
+                    Fate::Refused => only("EPERM"),
+                    Fate::Lost => only("ETIMEDOUT"),
+                    Fate::Flips => results.contains_key("ok") && results.len() > 1,
+                };
+                if !as_it_must || total < ENOUGH {
+                    wrong.push(format!("  {from:?} to {protocol} {end}, which is {fate:?}: {results:?}"));
+                }
+                tries += total;
+            }
+        }
+    }
+    ensure!(wrong.is_empty(), "clients saw:\n{}", wrong.join("\n"));
+    Ok(tries)
+}
+
+/// Datagrams between ends of which both policies say that they may talk, and which were refused: for a failure.
+fn refusals(records: &[Record]) -> String {
+    let always = |from: &str, to: &str, port: u16| {
+        let name = |who: Who| format!("shop/{}", who.name());
+        calls().iter().any(|call| {
+            call.3 == Fate::Always && (name(call.0).as_str(), name(call.1).as_str(), call.2) == (from, to, port)
+        })
+    };
+    let refused = records.iter().filter(|record| {
+        let (local, remote) = (&record.local, &record.remote);
+        record.verdict == "deny"
+            && (always(&local.workload, &remote.workload, remote.port)
+                || always(&remote.workload, &local.workload, local.port)
+                // The port an answer is sent from is not known yet.
+                || record.hook == "sendmsg" && remote.port > IN + 9)
+    });
+    let shown: Vec<String> = refused.take(20).map(|record| format!("  {} {record}", record.time)).collect();
+    format!("refused, though both policies allow it:\n{}", shown.join("\n"))
+}
+
+/// What is lost on the way to its server never came there.
+fn check_servers(servers: Vec<(Who, Running)>) -> Result<()> {
+    for (who, server) in servers {
+        let seen = server.stormed()?;
+        let reached = |port: u16| calls().into_iter().any(|call| (call.1, call.2) == (who, port) && !is_closed(call.3));
+        for port in calls().into_iter().filter(|call| call.1 == who).map(|call| call.2) {
+            for (protocol, end) in ends(who, port).into_iter().flat_map(|end| [("tcp", end), ("udp", end)]) {
+                let came: u64 = seen.of(protocol, end).values().sum();
+                ensure!((came > 0) == reached(port), "{came} came to {protocol} {end}");
+            }
+        }
+    }
+    Ok(())
+}
+
+const fn is_closed(fate: Fate) -> bool {
+    matches!(fate, Fate::Refused | Fate::Lost)
+}
+
+/// What makes two records the same question to one policy.
+type Asked = (usize, String, String, IpAddr, String, u16);
+
+fn check_records(records: &[Record], documents: &[String; 2], sides: &BTreeMap<u64, usize>) -> Result<usize> {
+    let state = |text: &String| -> Result<Resources> {
+        let parsed = weir_policy::parse("flips", text).map_err(|faults| anyhow::anyhow!("{faults:?}"))?;
+        Ok(parsed.into_iter().collect())
+    };
+    let [first, second] = documents;
+    let states = [state(first)?, state(second)?];
+    let mut known: HashMap<Asked, Option<Answer>> = HashMap::new();
+    let mut checked = 0;
+    for record in records.iter().filter(|record| record.kind == "verdict" && !record.local.workload.is_empty()) {
+        let Some((protocol, port, remote)) = called(record) else { continue };
+        let (_, side) =
+            sides.range(..=record.generation).next_back().with_context(|| format!("too early: {record}"))?;
+        let asked =
+            (*side, record.local.workload.clone(), record.direction.clone(), remote, record.protocol.clone(), port);
+        let answer = match known.get(&asked) {
+            Some(answer) => answer.clone(),
+            None => {
+                let state = states.get(*side).context("no such side")?;
+                let answer = answer(state, record, protocol, port, remote);
+                known.insert(asked, answer.clone());
+                answer
+            }
+        };
+        let answer = answer.with_context(|| format!("nobody asked: {record}"))?;
+        let explained = if record.reason == "reply" {
+            // What a rule let ask lets answer; the question has a record of its own.
+            record.verdict == "allow"
+        } else {
+            let said = (record.verdict.as_str(), record.reason.as_str(), &record.policy, &record.rule);
+            said == (answer.verdict.name(), answer.reason.name(), &answer.policy, &answer.rule)
+        };
+        ensure!(explained, "{record}: the policy of side {side} says {answer:?}");
+        checked += 1;
+    }
+    ensure!(checked > 1000, "only {checked} records");
+    Ok(checked)
+}
+
+/// What was called, and the other end's address; nothing of what has no ports.
+fn called(record: &Record) -> Option<(Protocol, u16, IpAddr)> {
+    let protocol = match record.protocol.as_str() {
+        "TCP" => Protocol::TCP,
+        "UDP" => Protocol::UDP,
+        _ => return None,
+    };
+    let port = if record.direction == "ingress" { record.local.port } else { record.remote.port };
+    Some((protocol, port, record.remote.address?.to_canonical()))
+}
+
+fn answer(state: &Resources, record: &Record, protocol: Protocol, port: u16, remote: IpAddr) -> Option<Answer> {
+    let (namespace, name) = record.local.workload.split_once('/')?;
+    let own = End::Workload(ResourceId::new(Kind::Workload, namespace, name));
+    let other = End::Address(addr(remote));
+    let egress = record.direction == "egress";
+    let (from, to) = if egress { (own, other) } else { (other, own) };
+    let context = Context {
+        generation: record.generation,
+        unknown: Verdict::Allow,
+        unselected: Verdict::Allow,
+        host_addresses: Vec::new(),
+        tick_ns: 0,
+        now: weir_policy::Timestamp(0),
+    };
+    let explanation = evaluate(state, &context, &Question { from, to, protocol, port }).ok()?;
+    if egress { explanation.egress } else { explanation.ingress }
+}
