@@ -18,7 +18,10 @@ use support::{address, context, protocol, resources, tables};
 use weir_common::{
     addr::Addr,
     decide::{Image, Query},
-    image::{FIRST_IDENTITY, FLAG_BLOCKED, FLAG_LIMITS, LimitEntry, SOCKET_MPTCP, SOCKET_RAW, SOCKET_SCTP, reserved},
+    image::{
+        FIRST_IDENTITY, FLAG_BLOCKED, FLAG_LIMITS, FLAG_REFUSE, FLAG_STAGED, LimitEntry, SOCKET_MPTCP, SOCKET_RAW,
+        SOCKET_SCTP, Section, header, reserved,
+    },
     verdict::{Direction, Reason, Verdict},
 };
 use weir_policy::{Compiled, Context, Resources, cases::WORLD, compile};
@@ -269,4 +272,45 @@ fn a_large_state_compiles_about_as_fast_as_it_is_read() {
     println!("{took:?}, {} pages, {} rules", compiled.pages.len(), compiled.rules.len());
     // Against reading it, in the same run.
     assert!(took < read * 20, "took {took:?}, reading {read:?}");
+}
+
+#[test]
+fn a_refusal_is_a_deny_with_a_mark_at_the_called_side_only() {
+    let default = "{defaultAction: refuse, policyTypes: [Ingress, Egress]}";
+    let by_rule = "{ingress: [{action: refuse, ports: [{port: 81}]}, {action: deny, ports: [{port: 82}]}, {ports: [{port: 80}]}]}";
+    let rows = [
+        (default, Direction::Ingress, 80, Verdict::Deny, true),
+        (default, Direction::Egress, 80, Verdict::Deny, false),
+        (by_rule, Direction::Ingress, 80, Verdict::Allow, false),
+        (by_rule, Direction::Ingress, 81, Verdict::Deny, true),
+        (by_rule, Direction::Ingress, 82, Verdict::Deny, false),
+        (by_rule, Direction::Ingress, 83, Verdict::Deny, false),
+        ("{defaultAction: refuse, mode: audit}", Direction::Ingress, 80, Verdict::Audit, false),
+        ("{defaultAction: refuse, mode: staged}", Direction::Ingress, 80, Verdict::Allow, false),
+    ];
+    for (spec, direction, port, verdict, refused) in rows {
+        let compiled = tables(&resources(&[WORLD, &policy("p", spec)]));
+        let web = compiled.workloads.keys().find(|id| id.name == "web").unwrap();
+        let said = support::ask(&compiled, web, direction, address("192.0.2.1"), protocol("TCP"), port);
+        assert_eq!((said.verdict, said.refused), (verdict, refused), "{spec} {direction:?} {port}");
+        let flagged = Image::open(&compiled).unwrap().flags() & FLAG_REFUSE != 0;
+        assert_eq!(flagged, !spec.contains("mode"), "{spec}: only an enforced refusal is worth a look");
+    }
+}
+
+#[test]
+fn only_a_staged_policy_that_selects_somebody_here_costs_anything() {
+    let rows = [
+        ("{mode: staged}", FLAG_STAGED),
+        ("{mode: staged, workloadSelector: {matchLabels: {app: nobody}}}", 0),
+        ("{mode: audit}", 0),
+        ("{}", 0),
+    ];
+    for (spec, flag) in rows {
+        let compiled = tables(&resources(&[WORLD, &policy("p", spec)]));
+        let image = Image::open(&compiled).unwrap();
+        assert_eq!(image.flags() & FLAG_STAGED, flag, "{spec}");
+        let place = compiled.pages[0].word(header::SECTIONS + Section::StagedSets as u32);
+        assert_eq!(place >> 32 == 0, flag == 0, "{spec}: the section is empty where nothing is staged");
+    }
 }

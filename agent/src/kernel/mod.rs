@@ -137,8 +137,9 @@ impl Kernel {
             tracing::error!(error = %error, "the programs at the root of the managed tree are not attached");
         }
         let local = workloads;
-        let mut workloads = self.reconcile_workloads(local);
+        let (mut workloads, covered) = self.reconcile_workloads(local);
         self.wires.reconcile(&mut self.ebpf, &self.numbers, local, &mut workloads);
+        self.tell(&covered, &mut workloads);
         let interfaces = self.interfaces.reconcile(&mut self.ebpf, &self.options);
         let failed = workloads.iter().any(|workload| workload.state == AttachState::Failed)
             || interfaces.iter().any(|interface| interface.mode == interfaces::FAILED);
@@ -146,8 +147,9 @@ impl Kernel {
         Observed { workloads, interfaces, enforcing }
     }
 
-    /// Programs at namespaces first, then those at cgroups that they stand in for.
-    fn reconcile_workloads(&mut self, workloads: &[Arc<CompiledWorkload>]) -> Vec<WorkloadState> {
+    /// Programs at namespaces first, then those at cgroups that they stand in for. Also the numbers of the workloads whose namespaces
+    /// are covered.
+    fn reconcile_workloads(&mut self, workloads: &[Arc<CompiledWorkload>]) -> (Vec<WorkloadState>, BTreeSet<u32>) {
         let alone = self.options.ingress == IngressHook::SkLookup;
         let program = match alone {
             true => Some(attach::ALONE_LOOKUP),
@@ -157,19 +159,22 @@ impl Kernel {
         let covered = self.lookups.attach(&mut self.ebpf, root, numbers, workloads, program);
         let none = BTreeSet::new();
         let judged_alone = if alone { &covered } else { &none };
-        let mut states = self.cgroups.reconcile(&mut self.ebpf, root, numbers, workloads, judged_alone);
+        let states = self.cgroups.reconcile(&mut self.ebpf, root, numbers, workloads, judged_alone);
         self.lookups.detach_others();
-        for state in states.iter_mut().filter(|state| state.state == AttachState::Attached) {
+        (states, covered)
+    }
+
+    /// Says where `sk_lookup` is in place, what it does not see where it judges alone, and whose refusals are silent.
+    fn tell(&self, covered: &BTreeSet<u32>, workloads: &mut [WorkloadState]) {
+        let alone = self.options.ingress == IngressHook::SkLookup;
+        for state in workloads.iter_mut().filter(|state| state.state == AttachState::Attached) {
             if covered.contains(&state.number) {
                 state.hooks.push(Hook::SkLookup.name());
+                state.uncovered.extend(UNSEEN_ALONE.iter().filter(|_| alone));
             } else if self.refusing.workloads.contains(&state.number) {
                 state.uncovered.push("refuse");
             }
-            if judged_alone.contains(&state.number) {
-                state.uncovered.extend(UNSEEN_ALONE);
-            }
         }
-        states
     }
 
     /// Decisions and losses by hook, verdict and reason; only cells that are not zero.

@@ -199,11 +199,10 @@ impl Join {
         let flow = || self.flows.get(&cookie).map(|flow| flow.caller.clone());
         let bound = || self.bound.get(&cookie).cloned();
         match hook {
-            Hook::SockOps | Hook::Egress => flow().or_else(bound),
+            Hook::SockOps | Hook::Egress | Hook::Sendmsg => flow().or_else(bound),
             Hook::Ingress => bound().or_else(flow),
             Hook::Xdp
             | Hook::Connect
-            | Hook::Sendmsg
             | Hook::SockCreate
             | Hook::PostBind
             | Hook::SkLookup

@@ -133,10 +133,14 @@ fn workloads(agent: &Agent) -> Table {
 
 /// Says what the words of the column mean, once, where there are any.
 fn uncovered(out: &mut dyn Write, agent: &Agent) -> io::Result<()> {
-    const MEANINGS: [(&str, &str); 3] = [
+    const MEANINGS: [(&str, &str); 7] = [
         ("af_packet", "frames its packet sockets and TUN devices make"),
         ("forwarded", "what its kernel forwards for others"),
         ("icmp_echo", "echo requests to it, which its kernel answers"),
+        ("loopback", "what its own processes open to each other on loopback, at the called end (docs/modes.md)"),
+        ("multicast", "multicast and broadcast datagrams to it (docs/modes.md)"),
+        ("udp_connected", "datagrams of its connected UDP sockets after the first (docs/modes.md)"),
+        ("refuse", "its refusals are silent, as no network namespace is known to be its own (docs/policy.md)"),
     ];
     let named = |word: &str| agent.workloads.iter().any(|workload| workload.uncovered.iter().any(|one| one == word));
     let found: Vec<String> =

@@ -5,9 +5,9 @@
 
 use weir_agent::kernel::PacketHook::{self, Egress, Ingress};
 use weir_common::{
-    addr::Port,
+    addr::{Port, Protocol},
     decide::{Image, Query},
-    image::FLAG_QUIET,
+    image::{FLAG_QUIET, FLAG_STAGED},
     packet::{self, Packet},
     verdict::{
         Direction, Hook, Reason,
@@ -295,4 +295,60 @@ fn what_a_quiet_rule_decides_is_counted_exactly_and_makes_no_record() {
         bench.merged().iter().map(|(key, value)| (key.local_port.number(), value.count)).collect();
     recorded.sort();
     assert_eq!(recorded, [(54, 3), (55, 2)], "decided = recorded + quiet");
+}
+
+const STAGED: &str = r#"
+apiVersion: weir.dev/v1alpha1
+kind: Workload
+metadata: {name: api, labels: {app: api}}
+spec: {cgroup: api, addresses: [10.0.0.2]}
+---
+apiVersion: weir.dev/v1alpha1
+kind: Policy
+metadata: {name: now}
+spec:
+  workloadSelector: {matchLabels: {app: api}}
+  policyTypes: [Ingress, Egress]
+  ingress: [{ports: [{protocol: UDP, port: 50, endPort: 59}]}]
+  egress: [{ports: [{protocol: UDP, port: 60, endPort: 69}]}]
+---
+apiVersion: weir.dev/v1alpha1
+kind: Policy
+metadata: {name: next}
+spec:
+  workloadSelector: {matchLabels: {app: api}}
+  mode: staged
+  policyTypes: [Ingress, Egress]
+  ingress: [{action: deny, ports: [{protocol: UDP, port: 55}]}, {ports: [{protocol: UDP, port: 40}]}]
+  egress: [{action: deny, ports: [{protocol: UDP, port: 66}]}]
+"#;
+
+#[test]
+fn hooks_and_host_agree_about_what_staged_policies_would_decide() {
+    let mut bench = Bench::of_workload("staged", STAGED, "api");
+    let image = Image::open(&bench.compiled).unwrap();
+    assert_eq!(image.flags() & FLAG_STAGED, FLAG_STAGED);
+    let local = bench.compiled.workloads.values().next().unwrap().identity;
+    let stranger = weir_policy::addr(STRANGER.parse().unwrap());
+    let mut differing = 0;
+    for port in 38..72 {
+        let (inside, outside) = ([10, 0, 0, 2], [192, 0, 2, 1]);
+        for (hook, direction, from, to) in
+            [(Ingress, Direction::Ingress, outside, inside), (Egress, Direction::Egress, inside, outside)]
+        {
+            let query = Query { local, direction, remote: stranger, protocol: Protocol::UDP, port };
+            let said = Image::open(&bench.compiled).unwrap().decide(&query);
+            // Comes from a port that makes it no answer to anything.
+            assert_eq!(
+                bench.run(hook, &udp(from, to, port, 8)),
+                u32::from(said.verdict.passes()),
+                "{direction:?} {port}"
+            );
+            let merged = bench.merged();
+            let [(key, value)] = merged.as_slice() else { panic!("{merged:?}") };
+            assert_eq!((key.staged, key.rule, value.count), (said.staged.0, said.rule, 1), "{direction:?} {port}");
+            differing += u32::from(key.staged != 0);
+        }
+    }
+    assert_eq!(differing, 3, "ports 40 and 55 in, 66 out");
 }

@@ -8,7 +8,7 @@ use libtest_mimic::Trial;
 use weir_tests::documents::{document, workloads};
 use weir_tests::harness::ctl::Mark;
 use weir_tests::harness::{Harness, Options};
-use weir_tests::process::Running;
+use weir_tests::process::{Running, SOON};
 use weir_tests::world::Who::{Api, Client, Db, Web};
 use weir_tests::world::World;
 
@@ -133,7 +133,8 @@ fn shared() -> Result<()> {
     // db's process lives in web's namespace from now on.
     let mut stray = harness.world().visitor(Web, "tcp-serve --listen [::]:10");
     stray.args(["--seconds", "60"]);
-    let moved = harness.world().start("stray", stray)?;
+    let mut moved = harness.world().start("stray", stray)?;
+    moved.wait_for(SOON, |reports| (!reports.is_empty()).then_some(()))?;
     std::fs::write(harness.world().cgroup(Db).join("cgroup.procs"), moved.pid().to_string())?;
     harness.wait("both to be judged at their cgroups", |harness| {
         harness.status().is_ok_and(|status| {

@@ -32,7 +32,7 @@ const POLICIES: [(&str, &str); 3] = [
   ingress:
   - {name: web, from: [{workloadSelector: {matchLabels: {app: web}}}], ports: [{port: 80}, {protocol: UDP, port: 53}]}
   - {name: hush, action: deny, ports: [{port: 82}]}
-  - {name: no, action: refuse, ports: [{port: 81}, {protocol: UDP, port: 54}]}",
+  - {name: closed, action: refuse, ports: [{port: 81}, {protocol: UDP, port: 54}]}",
     ),
     (
         "db-in",
@@ -53,7 +53,7 @@ type Why = (&'static str, &'static str, &'static str, &'static str, &'static str
 
 const WEB: Why = ("allow", "ingress", "rule", "Policy/shop/api-in", "ingress[0] web");
 const HUSH: Why = ("deny", "ingress", "rule", "Policy/shop/api-in", "ingress[1] hush");
-const NO: Why = ("deny", "sk_lookup", "rule", "Policy/shop/api-in", "ingress[2] no");
+const NO: Why = ("deny", "sk_lookup", "rule", "Policy/shop/api-in", "ingress[2] closed");
 const CLOSED: Why = ("deny", "sk_lookup", "default", "Policy/shop/api-in", "default ingress");
 const OUT: Why = ("deny", "connect", "default", "Policy/shop/web-out", "default egress");
 const NOBODY: Why = ("allow", "egress", "no_policy", "", "");
