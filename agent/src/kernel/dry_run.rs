@@ -21,6 +21,22 @@ pub enum PacketHook {
     Egress,
 }
 
+/// What a loaded program takes; a number the kernel does not tell is 0.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ProgramSize {
+    /// The program.
+    pub name: &'static str,
+    /// Instructions the verifier looked at, which it limits to a million (told since kernel 5.16).
+    pub verified: u32,
+    /// Instructions of the program itself, after the verifier's rewriting.
+    pub instructions: u32,
+    /// Bytes of machine code.
+    pub machine_bytes: u32,
+}
+
+/// `sizeof(struct bpf_insn)`.
+const INSTRUCTION_BYTES: u32 = 8;
+
 impl Kernel {
     /// [`Kernel::install`], with `workload` under the number 0: packets of test runs arrive at no cgroup's socket, whose number is 0,
     /// and so are judged as this workload's.
@@ -66,17 +82,22 @@ impl Kernel {
         run.map(|result| result.return_value).map_err(refused)
     }
 
-    /// Instructions the verifier looked at for each program, which it limits to a million (kernel 5.16; nothing before).
+    /// What each program takes.
     ///
     /// # Errors
     /// When the kernel does not tell of a program.
-    pub fn verified(&self) -> Result<Vec<(&'static str, u32)>, KernelError> {
-        let verified = |name| {
+    pub fn sizes(&self) -> Result<Vec<ProgramSize>, KernelError> {
+        let size = |name| {
             let program = self.ebpf.program(name).ok_or(KernelError::NoProgram(name))?;
             let refused = |source| KernelError::Program { program: name, source, verifier: String::new() };
             let info = program.info().map_err(refused)?;
-            Ok(info.verified_instruction_count().map(|count| (name, count)))
+            Ok(ProgramSize {
+                name,
+                verified: info.verified_instruction_count().unwrap_or(0),
+                instructions: info.size_translated().unwrap_or(0) / INSTRUCTION_BYTES,
+                machine_bytes: info.size_jitted(),
+            })
         };
-        attach::programs().filter_map(|name| verified(name).transpose()).collect()
+        attach::programs().map(size).collect()
     }
 }

@@ -22,7 +22,7 @@ use std::{collections::BTreeMap, path::PathBuf};
 use aya::Ebpf;
 pub use cgroups::{AttachState, WorkloadState};
 pub use counters::{CounterCell, InterfaceSeen};
-pub use dry_run::PacketHook;
+pub use dry_run::{PacketHook, ProgramSize};
 pub use error::KernelError;
 pub use events::{Events, Merged};
 pub use interfaces::{InterfaceState, XdpMode};
