@@ -167,7 +167,7 @@ pub mod reserved {
 /// The first identity number handed to workloads and CIDR peers.
 pub const FIRST_IDENTITY: u32 = 16;
 /// One more than the largest identity number.
-pub const MAX_IDENTITIES: u32 = 65_536;
+pub const MAX_IDENTITIES: u32 = 131_072;
 
 /// One direction of a policy set.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -6,7 +6,7 @@
 /// Number of slots a generation can live in; the low bit of the active word picks one.
 pub const SLOTS: u32 = 2;
 /// Addresses a slot's endpoint table holds.
-pub const MAX_ENDPOINTS: u32 = 65_536;
+pub const MAX_ENDPOINTS: u32 = 131_072;
 /// Prefixes a slot's CIDR table holds.
 pub const MAX_CIDRS: u32 = 65_536;
 /// Prefixes a slot's block list holds.
