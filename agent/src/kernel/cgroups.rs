@@ -103,6 +103,13 @@ impl Cgroups {
         Ok(())
     }
 
+    /// Detaches everything.
+    pub(super) fn detach(&mut self) {
+        self.root = None;
+        self.attached.clear();
+        self.forget_callers();
+    }
+
     /// Attaches what is missing and detaches what is no longer wanted.
     pub(super) fn reconcile(
         &mut self,

@@ -1,5 +1,5 @@
 //! Lives: agent, user space.
-//! Called by: the in-kernel test runs.
+//! Called by: the in-kernel test runs, the benchmark of the socket hooks.
 //! May touch: one loaded program, through `BPF_PROG_TEST_RUN`: the kernel runs it on a packet that exists nowhere else.
 //! Never: sends anything; what the program counts and charges is real, though.
 
@@ -80,6 +80,11 @@ impl Kernel {
         };
         let refused = |source| KernelError::Program { program: name, source, verifier: String::new() };
         run.map(|result| result.return_value).map_err(refused)
+    }
+
+    /// Detaches everything from cgroups; the next [`Kernel::reconcile`] attaches it again. For benchmarks, which take turns.
+    pub fn detach_cgroups(&mut self) {
+        self.cgroups.detach();
     }
 
     /// What each program takes.
