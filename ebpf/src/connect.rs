@@ -49,9 +49,15 @@ pub fn root_connect6(ctx: SockAddrContext) -> i32 {
 /// By the socket's workload.
 #[inline(always)]
 fn judge(ctx: &SockAddrContext, hook: Hook, target: (Addr, Port)) -> i32 {
-    let subject = subject(ctx, hook, who::attached(), target);
+    let mut subject = subject(ctx, hook, who::attached(), target);
     let judged = tables::judge(subject.local.workload, &emit::question(&subject));
-    let caller = Caller::current();
+    if judged.decision.quiet && judged.decision.verdict.passes() && subject.protocol == Protocol::TCP {
+        // Nothing would follow that an attempt could name.
+        return ALLOW;
+    }
+    // What only a record needs is asked for when there will be one: each of these is a call into the kernel.
+    let caller = if judged.decision.quiet { Caller::NONE } else { Caller::current() };
+    subject.cookie = bytes::cookie(ctx);
     if !judged.decision.verdict.passes() {
         if judged.generation == 0 {
             error!(ctx, "no generation is in force: every opening is refused");
@@ -60,10 +66,6 @@ fn judge(ctx: &SockAddrContext, hook: Hook, target: (Addr, Port)) -> i32 {
         return DENY;
     }
     if subject.protocol == Protocol::TCP {
-        // Nothing would follow that it could name.
-        if judged.decision.quiet {
-            return ALLOW;
-        }
         emit::note(Kind::Attempt, &subject, caller.cgroup, 0, emit::detail_of(&caller.process));
     } else {
         emit::verdict(&subject, &judged, &caller);
@@ -79,9 +81,13 @@ pub fn judge_caller(ctx: &SockAddrContext, hook: Hook, target: (Addr, Port)) -> 
     if unsafe { bpf_get_retval() } != 0 || lives_in_root_cgroup() {
         return ALLOW;
     }
-    let subject = subject(ctx, hook, who::caller(), target);
+    let mut subject = subject(ctx, hook, who::caller(), target);
     let judged = tables::judge(subject.local.workload, &emit::question(&subject));
-    if judged.decision.verdict.passes() || is_reply(ctx, hook, &subject) {
+    if judged.decision.verdict.passes() {
+        return ALLOW;
+    }
+    subject.cookie = bytes::cookie(ctx);
+    if is_reply(ctx, hook, &subject) {
         return ALLOW;
     }
     emit::verdict(&subject, &judged, &Caller::current());
@@ -102,6 +108,7 @@ fn lives_in_root_cgroup() -> bool {
     crate::task::cgroup() <= 1
 }
 
+/// What the call is about, without the socket's cookie: most calls need none.
 #[inline(always)]
 pub fn subject(ctx: &SockAddrContext, hook: Hook, local: Local, target: (Addr, Port)) -> Subject {
     let protocol = bytes::protocol_of(ctx);
@@ -115,7 +122,7 @@ pub fn subject(ctx: &SockAddrContext, hook: Hook, local: Local, target: (Addr, P
         // A ping socket's port means nothing; what it sends is judged by its type once more at egress.
         remote_port: icmp::echo_request(protocol).map_or(target.1, Port::new),
         protocol,
-        cookie: bytes::cookie(ctx),
+        cookie: 0,
         tcp_flags: 0,
         ifindex: 0,
     }

@@ -16,6 +16,7 @@ mod ingress;
 mod limiter;
 mod maps;
 mod post_bind;
+mod recent;
 mod replies;
 mod sendmsg;
 mod settings;

@@ -24,6 +24,8 @@ use weir_common::{
     },
 };
 
+use crate::recent::{self, Entry};
+
 /// Lets inner arrays differ in length from the template (kernel 5.10): an image has as many pages as it needs.
 const BPF_F_INNER_MAP: usize = 1 << 12;
 const NO_PREALLOC: usize = BPF_F_NO_PREALLOC as usize;
@@ -52,6 +54,10 @@ pub static CIDRS: ArrayOfMaps<Cidrs, { SLOTS as usize }> = ArrayOfMaps::new();
 /// Slot -> block list. Written by the agent.
 #[btf_map]
 pub static BLOCKED: ArrayOfMaps<Blocked, { SLOTS as usize }> = ArrayOfMaps::new();
+
+/// Decisions of late, by CPU. Written and read by the programs, through `recent`.
+#[btf_map]
+pub static RECENT: PerCpuArray<Entry, { recent::ENTRIES }> = PerCpuArray::new();
 
 /// Who the attach point's cgroup is. Written by the agent after attaching, read by every cgroup program.
 #[btf_map]

@@ -15,7 +15,7 @@ use weir_common::{
 use crate::{
     bytes,
     connect::{self, ALLOW, DENY},
-    emit::{self, Caller},
+    emit::{self, Caller, Subject},
     replies, tables, who,
 };
 
@@ -41,7 +41,8 @@ pub fn root_sendmsg6(ctx: SockAddrContext) -> i32 {
 
 #[inline(always)]
 fn judge(ctx: &SockAddrContext, target: (Addr, Port)) -> i32 {
-    let subject = connect::subject(ctx, Hook::Sendmsg, who::attached(), target);
+    let subject =
+        Subject { cookie: bytes::cookie(ctx), ..connect::subject(ctx, Hook::Sendmsg, who::attached(), target) };
     let judged = tables::judge(subject.local.workload, &emit::question(&subject));
     if judged.decision.verdict.passes() || connect::is_reply(ctx, Hook::Sendmsg, &subject) {
         // Quiet first: a later datagram of the socket may make a record, and is then the first that needs a name.

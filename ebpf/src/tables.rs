@@ -11,10 +11,15 @@ use weir_common::{
     image::Page,
 };
 
-use crate::maps::{self, Pages};
+use crate::{
+    maps::{self, Pages},
+    recent::{self, Question},
+};
 
 /// The generation this run judges by.
 pub struct Active {
+    /// Counts installs; its low bit is the slot.
+    word: u64,
     slot: u32,
     pages: &'static Pages,
 }
@@ -23,8 +28,9 @@ impl Active {
     /// The active generation, or `None` when none was ever written (fails closed).
     #[inline(always)]
     pub fn open() -> Option<Self> {
-        let slot = (*maps::ACTIVE.get(0)? & 1) as u32;
-        Some(Self { slot, pages: maps::TABLES.get(slot)? })
+        let word = *maps::ACTIVE.get(0)?;
+        let slot = (word & 1) as u32;
+        Some(Self { word, slot, pages: maps::TABLES.get(slot)? })
     }
 
     /// The rule that blocks `addr`, if one does.
@@ -70,10 +76,16 @@ impl Judged {
 #[inline(never)]
 pub fn judge(workload: u32, query: &Query) -> Judged {
     let Some(active) = Active::open() else { return Judged::NO_TABLES };
+    let question = Question::new(active.word, workload, query);
+    if let Some(judged) = recent::recall(&question) {
+        return judged;
+    }
     let Some(image) = Image::open(&active) else { return Judged::NO_TABLES };
     let local_identity = image.local(workload);
     let decision = image.decide_for(workload, &Query { local: local_identity, ..*query });
-    Judged { decision, generation: image.generation(), local_identity }
+    let judged = Judged { decision, generation: image.generation(), local_identity };
+    recent::remember(&question, &judged);
+    judged
 }
 
 /// Flags of the active generation; none when there is none.
