@@ -18,6 +18,7 @@ pub mod exporter;
 pub mod kernel;
 pub mod lock;
 pub mod logs;
+pub mod revoke;
 pub mod rpc;
 pub mod runtime;
 pub mod telemetry;

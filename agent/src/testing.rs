@@ -100,6 +100,7 @@ impl Datapath for FakeDatapath {
             state: if workload.cgroup.is_some() { AttachState::Attached } else { AttachState::Remote },
             detail: String::new(),
             hooks: vec!["ingress"],
+            uncovered: vec!["icmp_echo"],
         };
         let interfaces = vec![InterfaceState { name: "eth0".into(), index: 7, mode: "native", detail: String::new() }];
         Observed { workloads: workloads.iter().enumerate().map(state).collect(), interfaces, enforcing: true }

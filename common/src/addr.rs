@@ -53,6 +53,15 @@ impl Addr {
         zerocopy::transmute!(self.0)
     }
 
+    /// The key of one port of a service's address in the table of addresses. It is spelled as an address nobody has: multicast
+    /// of scope 0, which nothing may send or deliver (RFC 4291 section 2.7).
+    #[inline(always)]
+    #[must_use]
+    pub const fn of_call(service: u32, protocol: Protocol, port: u16) -> Self {
+        let called = (protocol.0 as u32) << 16 | port as u32;
+        Self::from_words([0xff00_0000_u32.to_be(), 0, service, called])
+    }
+
     /// An IPv6 address from its network-order bytes. A v4-mapped one is an IPv4 address, as the kernel treats it.
     #[inline(always)]
     #[must_use]
@@ -69,6 +78,38 @@ impl Addr {
             return None;
         }
         Some(d.to_ne_bytes())
+    }
+
+    /// Whether it names no host: `0.0.0.0` or `::`.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_unspecified(&self) -> bool {
+        let [a, b, c, d] = self.words();
+        a | b | d == 0 && (c == 0 || c == MAPPED)
+    }
+
+    /// Whether it is the host itself: 127.0.0.0/8 or `::1`.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_loopback(&self) -> bool {
+        let (high, low) = self.halves();
+        high == 0 && (low == 1 || low >> 24 == 0xffff_7f)
+    }
+
+    /// Whether it is an IPv6 address of the link only (`fe80::/10`).
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_link_local(&self) -> bool {
+        let (high, _) = self.halves();
+        high >> 54 == 0x3fa
+    }
+
+    /// The link-local address that an interface forms of its hardware address (RFC 4291 appendix A).
+    #[inline(always)]
+    #[must_use]
+    pub const fn link_local([a, b, c, d, e, f]: [u8; 6]) -> Self {
+        let low = u64::from_be_bytes([a ^ 2, b, c, 0xff, 0xfe, d, e, f]);
+        Self(zerocopy::transmute!([0xfe80_0000_0000_0000u64.to_be(), low.to_be()]))
     }
 
     /// The address as two big-endian halves, for masking and hashing.
@@ -180,6 +221,28 @@ mod tests {
     fn an_ipv4_address_keeps_its_bytes_through_the_mapped_form() {
         assert_eq!(Addr::v4([10, 1, 2, 3]).as_v4(), Some([10, 1, 2, 3]));
         assert_eq!(Addr::v6([0x20, 1, 0xd, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1]).as_v4(), None);
+    }
+
+    #[test]
+    fn addresses_that_are_no_peers_are_told_apart() {
+        let v6 = |text: &str| Addr::v6(text.parse::<core::net::Ipv6Addr>().unwrap().octets());
+        let rows = [
+            (Addr::v4([0; 4]), [true, false, false]),
+            (v6("::"), [true, false, false]),
+            (v6("0:0:0:0:0:0:ffff:0"), [false, false, false]),
+            (Addr::v4([127, 0, 0, 1]), [false, true, false]),
+            (Addr::v4([127, 255, 255, 255]), [false, true, false]),
+            (Addr::v4([128, 0, 0, 1]), [false, false, false]),
+            (v6("::1"), [false, true, false]),
+            (v6("fe80::1"), [false, false, true]),
+            (v6("febf::1"), [false, false, true]),
+            (v6("fec0::1"), [false, false, false]),
+            (v6("fd77::1"), [false, false, false]),
+        ];
+        for (addr, expected) in rows {
+            assert_eq!([addr.is_unspecified(), addr.is_loopback(), addr.is_link_local()], expected, "{addr:?}");
+        }
+        assert_eq!(Addr::link_local([0x02, 0x42, 0xac, 0x11, 0, 2]), v6("fe80::42:acff:fe11:2"));
     }
 
     #[test]

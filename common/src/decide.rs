@@ -5,7 +5,7 @@
 
 use crate::{
     addr::{Addr, Protocol},
-    event::Endpoint,
+    event::{Endpoint, NATIVE, SHARED},
     image::{self, Cell, Identity, LimitEntry, Page, Section, SetEntry, header, reserved},
     verdict::{Direction, Reason, Verdict},
 };
@@ -50,6 +50,8 @@ pub struct Decision {
     pub remote_identity: u32,
     /// Counted, but no record is made of it (`log: false`).
     pub quiet: bool,
+    /// The address is a service's, and judged is what is behind it: packets may go to another address than the socket called.
+    pub translated: bool,
 }
 
 /// Where the sections of an image start; read once per run from its header.
@@ -113,7 +115,18 @@ impl<'a, T: Tables> Image<'a, T> {
     /// The identity of a local workload by its number on this node; unknown numbers are unknown workloads.
     #[inline(always)]
     pub fn local(&self, workload: u32) -> u32 {
-        self.packed(Section::Workloads, workload).unwrap_or(reserved::UNKNOWN)
+        self.packed(Section::Workloads, workload).unwrap_or(reserved::UNKNOWN) & (image::MAX_IDENTITIES - 1)
+    }
+
+    /// Whether `addr` is an address of the local workload's own. One that has none may have any.
+    #[inline(always)]
+    pub fn owns(&self, workload: u32, addr: &Addr) -> bool {
+        let entry = self.packed(Section::Workloads, workload).unwrap_or(0);
+        if entry & image::ADDRESSED == 0 {
+            return true;
+        }
+        let Some(Endpoint { identity, owner }) = self.tables.endpoint(addr) else { return false };
+        if owner == SHARED { identity == self.local(workload) } else { owner & !NATIVE == workload }
     }
 
     /// One direction of a policy set.
@@ -164,10 +177,21 @@ impl<'a, T: Tables> Image<'a, T> {
     /// The same, with the local workload that owns the address.
     #[inline(always)]
     fn end(&self, addr: &Addr) -> Endpoint {
-        if let Some(end) = self.tables.endpoint(addr) {
-            return end;
+        match self.tables.endpoint(addr) {
+            Some(end) if end.as_behind().is_none() => end,
+            Some(_) | None => Endpoint { identity: self.tables.cidr(addr).unwrap_or(reserved::WORLD), owner: 0 },
         }
-        Endpoint { identity: self.tables.cidr(addr).unwrap_or(reserved::WORLD), owner: 0 }
+    }
+
+    /// What is behind the port of a service's address that a query calls, and the port it leads to.
+    #[inline(always)]
+    fn behind(&self, end: Endpoint, query: &Query) -> Option<(u32, u16)> {
+        let service = end.as_service()?;
+        if query.direction as u8 != Direction::Egress as u8 {
+            return None;
+        }
+        let behind = self.tables.endpoint(&Addr::of_call(service, query.protocol, query.port))?;
+        Some((behind.identity, behind.as_behind()?))
     }
 
     /// Judges one opening by what the tables say of identities; which local workload asks is not known.
@@ -180,29 +204,38 @@ impl<'a, T: Tables> Image<'a, T> {
     /// policies say.
     #[inline(always)]
     pub fn decide_for(&self, workload: u32, query: &Query) -> Decision {
-        let Endpoint { identity: remote_identity, owner } = self.end(&query.remote);
-        if workload != 0 && owner == workload {
+        let end = self.end(&query.remote);
+        if workload != 0 && end.owner == workload {
             let (verdict, reason) = (Verdict::Allow, Reason::NoPolicy);
-            return Decision { verdict, reason, rule: 0, remote_identity, quiet: false };
+            return Decision {
+                verdict,
+                reason,
+                rule: 0,
+                remote_identity: end.identity,
+                quiet: false,
+                translated: false,
+            };
         }
+        let behind = self.behind(end, query);
+        let (remote_identity, port) = behind.unwrap_or((end.identity, query.port));
         if query.local == reserved::UNKNOWN {
             return from_cell(Cell(self.header.word(header::UNKNOWN) as u32), remote_identity);
         }
-        match self.cell(query, remote_identity) {
-            Some(cell) => from_cell(cell, remote_identity),
+        match self.cell(query, remote_identity, port) {
+            Some(cell) => Decision { translated: behind.is_some(), ..from_cell(cell, remote_identity) },
             None => no_tables(remote_identity),
         }
     }
 
-    /// The cell that answers `query`, the set's default included.
+    /// The cell that answers `query` about this identity and port, the set's default included.
     #[inline(always)]
-    fn cell(&self, query: &Query, remote_identity: u32) -> Option<Cell> {
+    fn cell(&self, query: &Query, remote_identity: u32, port: u16) -> Option<Cell> {
         let set = self.set(self.identity(query.local).set, query.direction)?;
         if set.port_classes == 0 {
             return Some(set.default);
         }
         let class = self.identity(remote_identity).peer_class as u32;
-        let atom = self.atom(query.protocol, query.port)?;
+        let atom = self.atom(query.protocol, port)?;
         let port_class = self.packed(Section::PortRows, set.port_row.wrapping_add(atom))?;
         let row = set.cells.wrapping_add(class.wrapping_mul(set.port_classes as u32));
         let cell = self.packed(Section::Cells, row.wrapping_add(port_class))?;
@@ -215,7 +248,8 @@ impl<'a, T: Tables> Image<'a, T> {
 fn from_cell(cell: Cell, remote_identity: u32) -> Decision {
     match (cell.verdict(), cell.reason()) {
         (Some(verdict), Some(reason)) => {
-            Decision { verdict, reason, rule: cell.rule(), remote_identity, quiet: cell.is_quiet() }
+            let (rule, quiet) = (cell.rule(), cell.is_quiet());
+            Decision { verdict, reason, rule, remote_identity, quiet, translated: false }
         }
         _ => no_tables(remote_identity),
     }
@@ -224,7 +258,8 @@ fn from_cell(cell: Cell, remote_identity: u32) -> Decision {
 /// Fails closed, and says so.
 #[inline(always)]
 pub const fn no_tables(remote_identity: u32) -> Decision {
-    Decision { verdict: Verdict::Deny, reason: Reason::NoTables, rule: 0, remote_identity, quiet: false }
+    let (verdict, reason) = (Verdict::Deny, Reason::NoTables);
+    Decision { verdict, reason, rule: 0, remote_identity, quiet: false, translated: false }
 }
 
 #[cfg(test)]

@@ -206,8 +206,8 @@ const _: () = assert!(size_of::<MergeValue>() == 48);
 pub struct Local {
     /// The workload's number on this node, 1 to [`crate::maps::MAX_WORKLOADS`] - 1; 0 is unknown.
     pub workload: u32,
-    /// Zero.
-    pub reserved: u32,
+    /// At an attach point the low half of the cgroup's own id: a caller in that very cgroup needs no further look. Else 0.
+    pub cgroup: u32,
 }
 
 /// One entry of the reply table: which peer a client's socket expects an answer from.
@@ -248,9 +248,50 @@ pub struct LimitStats {
 pub struct Endpoint {
     /// Who has it, as the remote side.
     pub identity: u32,
-    /// Number of the local workload that reaches it whatever its policies say, because it is its own; 0 for none.
+    /// Number of the local workload whose own address it is; 0 for none. With [`NATIVE`], that workload's policies judge what it
+    /// sends to itself; without, it reaches the address whatever they say. Or one of two marks, see [`Self::service`] and
+    /// [`Self::behind`].
     pub owner: u32,
 }
+
+/// Mark of an address that a service has; the number of that address follows.
+const SERVICE: u32 = 1 << 31;
+/// Mark of what is behind a port of such an address; the port it leads to follows.
+const BEHIND: u32 = 1 << 30;
+
+impl Endpoint {
+    /// The owner's word of a service's address. Who calls it is judged by what stands under [`Addr::of_call`], if anything does,
+    /// as translation happens after the socket.
+    #[must_use]
+    pub const fn service(number: u32) -> u32 {
+        SERVICE | number
+    }
+
+    /// The owner's word of what is behind a port of a service's address: the port it leads to.
+    #[must_use]
+    pub const fn behind(port: u16) -> u32 {
+        BEHIND | port as u32
+    }
+
+    /// The number of the service's address, if it is one.
+    #[inline(always)]
+    #[must_use]
+    pub const fn as_service(self) -> Option<u32> {
+        if self.owner & SERVICE == 0 { None } else { Some(self.owner & !SERVICE) }
+    }
+
+    /// The port a service's port leads to. `None`: this is an address that packets have.
+    #[inline(always)]
+    #[must_use]
+    pub const fn as_behind(self) -> Option<u16> {
+        if self.owner & (SERVICE | BEHIND) == BEHIND { Some(self.owner as u16) } else { None }
+    }
+}
+
+/// Bit of [`Endpoint::owner`]: the owner is no pod, and isolates itself from itself if its policies say so.
+pub const NATIVE: u32 = 1 << 29;
+/// [`Endpoint::owner`] of an address that several local workloads have: whoever has its identity may send from it.
+pub const SHARED: u32 = NATIVE | (NATIVE - 1);
 
 /// Key of a prefix in [`crate::maps::CIDRS`] and [`crate::maps::BLOCKED`]: the kernel's `bpf_lpm_trie_key` for 128 bits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]

@@ -34,6 +34,19 @@ pub const fn question(protocol: Protocol, kind: Port) -> Option<Port> {
     }
 }
 
+/// Whether a message of ICMP or ICMPv6 with this type, in the place of a port, is an error about another packet: RFC 792 (with
+/// the redirect), RFC 4443 section 2.1.
+#[inline(always)]
+#[must_use]
+pub const fn is_error(protocol: Protocol, kind: Port) -> bool {
+    let kind = kind.number();
+    match protocol {
+        Protocol::ICMP => kind == 3 || kind == 4 || kind == 5 || kind == 11 || kind == 12,
+        Protocol::ICMPV6 => kind < 128,
+        _ => false,
+    }
+}
+
 /// By type of a message, the type it answers; 0 for one that answers none, as no question has that type. A table and not a match:
 /// each arm of that would be a path that the verifier walks to the end of the program.
 ///

@@ -96,7 +96,7 @@ pub enum Section {
     Services = 5,
     /// By limit number: [`LimitEntry`], eight words each.
     Limits = 6,
-    /// By number of the local workload: its identity, 32 bits each. Added by the agent when it installs a compiled image, so
+    /// By number of the local workload: its identity and [`ADDRESSED`], 32 bits each. Added by the agent when it installs a compiled image, so
     /// that attach points hold only a number that outlives generations.
     Workloads = 7,
 }
@@ -168,6 +168,9 @@ pub mod reserved {
 pub const FIRST_IDENTITY: u32 = 16;
 /// One more than the largest identity number.
 pub const MAX_IDENTITIES: u32 = 131_072;
+
+/// Bit of an entry in [`Section::Workloads`]: the workload has addresses of its own, and may send from no others.
+pub const ADDRESSED: u32 = 1 << 31;
 
 /// One direction of a policy set.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

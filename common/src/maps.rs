@@ -5,7 +5,7 @@
 
 /// Number of slots a generation can live in; the low bit of the active word picks one.
 pub const SLOTS: u32 = 2;
-/// Addresses a slot's endpoint table holds.
+/// Addresses a slot's endpoint table holds, and ports of addresses that services have.
 pub const MAX_ENDPOINTS: u32 = 131_072;
 /// Prefixes a slot's CIDR table holds.
 pub const MAX_CIDRS: u32 = 65_536;
@@ -25,6 +25,8 @@ pub const REPLY_BUCKETS: u32 = 128;
 pub const MAX_LIMITS: u32 = 1024;
 /// Cgroups the programs at the root of the managed tree can tell apart.
 pub const MAX_CGROUPS: u32 = 8192;
+/// Interfaces that belong to a workload: one each at most.
+pub const MAX_INTERFACES: u32 = MAX_WORKLOADS;
 /// How long an unanswered datagram keeps its reply allowed, in nanoseconds: 60 s, as conntrack implementations choose.
 pub const REPLY_TTL_NS: u64 = 60_000_000_000;
 
@@ -42,6 +44,8 @@ pub const BLOCKED: &str = "BLOCKED";
 pub const LOCAL: &str = "LOCAL";
 /// Cgroup id -> workload, for the programs at the root of the managed tree.
 pub const CALLERS: &str = "CALLERS";
+/// Index of a workload's interface -> workload, for the programs on it.
+pub const INTERFACES: &str = "INTERFACES";
 /// Ring buffer of events.
 pub const EVENTS: &str = "EVENTS";
 /// Decisions by hook, verdict and reason, per CPU.

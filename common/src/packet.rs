@@ -39,6 +39,8 @@ pub struct Packet {
     pub dst: Addr,
     /// Bytes of the IP packet, header included, as it says itself.
     pub length: u32,
+    /// Of a fragment, what tells it from those of other packets; of an ICMP message, its identifier; else nothing to rely on.
+    pub ident: u32,
     /// Transport protocol.
     pub protocol: Protocol,
     /// Source port; 0 where there is none.
@@ -53,8 +55,10 @@ pub struct Packet {
     pub hop_limit: u8,
     /// 1 for a fragment after the first, which carries no ports.
     pub later_fragment: u8,
-    /// Zero.
-    pub reserved: [u8; 3],
+    /// 1 for the first of several fragments.
+    pub first_fragment: u8,
+    /// Bytes of the IP header, options and extension headers included.
+    pub header: u16,
 }
 
 /// TCP flag bits (RFC 9293 section 3.1).
@@ -85,7 +89,7 @@ pub fn parse_frame<B: Bytes>(bytes: &B) -> Result<Packet, Fault> {
     loop {
         let ethertype = u16::from_be_bytes(bytes.load::<2>(offset).ok_or(Fault::Malformed)?);
         if ethertype == ETHERTYPE_IPV4 || ethertype == ETHERTYPE_IPV6 {
-            let packet = parse_ip(bytes, offset + 2)?;
+            let packet = parse_ip::<B, WHOLE>(bytes, offset + 2)?;
             let version_fits = (ethertype == ETHERTYPE_IPV4) == packet.1;
             return if version_fits { Ok(packet.0) } else { Err(Fault::Malformed) };
         }
@@ -98,50 +102,60 @@ pub fn parse_frame<B: Bytes>(bytes: &B) -> Result<Packet, Fault> {
     }
 }
 
+/// The packet is all there.
+pub const WHOLE: bool = true;
+/// Only its beginning is there: an ICMP error quotes it.
+pub const QUOTED: bool = false;
+
 /// Reads an IP packet that starts at `offset`; the second value says whether it is IPv4.
 #[inline(always)]
-pub fn parse_ip<B: Bytes>(bytes: &B, offset: u32) -> Result<(Packet, bool), Fault> {
+pub fn parse_ip<B: Bytes, const ALL: bool>(bytes: &B, offset: u32) -> Result<(Packet, bool), Fault> {
     let [first] = bytes.load::<1>(offset).ok_or(Fault::Malformed)?;
     match first >> 4 {
-        4 => parse_ipv4(bytes, offset).map(|packet| (packet, true)),
-        6 => parse_ipv6(bytes, offset).map(|packet| (packet, false)),
+        4 => parse_ipv4::<B, ALL>(bytes, offset).map(|packet| (packet, true)),
+        6 => parse_ipv6::<B, ALL>(bytes, offset).map(|packet| (packet, false)),
         _ => Err(Fault::Malformed),
     }
 }
 
 /// RFC 791 section 3.1.
 #[inline(always)]
-fn parse_ipv4<B: Bytes>(bytes: &B, offset: u32) -> Result<Packet, Fault> {
-    let [vihl, _, len_hi, len_lo, _, _, frag_hi, frag_lo] = bytes.load::<8>(offset).ok_or(Fault::Malformed)?;
+fn parse_ipv4<B: Bytes, const ALL: bool>(bytes: &B, offset: u32) -> Result<Packet, Fault> {
+    let [vihl, _, len_hi, len_lo, id_hi, id_lo, frag_hi, frag_lo] = bytes.load::<8>(offset).ok_or(Fault::Malformed)?;
     let [hop_limit, protocol] = bytes.load::<2>(offset + 8).ok_or(Fault::Malformed)?;
     let src = Addr::v4(bytes.load::<4>(offset + 12).ok_or(Fault::Malformed)?);
     let dst = Addr::v4(bytes.load::<4>(offset + 16).ok_or(Fault::Malformed)?);
     let header = ((vihl & 15) as u32) * 4;
     let length = u16::from_be_bytes([len_hi, len_lo]) as u32;
-    if header < 20 || length < header || offset + length > bytes.len() {
+    if header < 20 || length < header || (ALL && offset + length > bytes.len()) {
         return Err(Fault::Malformed);
     }
+    // The offset in 13 bits, and before them whether more follow.
     let fragment_offset = u16::from_be_bytes([frag_hi, frag_lo]) & 0x1fff;
-    let packet = Packet { hop_limit, ..Packet::bare(src, dst, length, Protocol(protocol)) };
+    let ident = u16::from_be_bytes([id_hi, id_lo]) as u32;
+    let packet = Packet { hop_limit, ident, ..Packet::bare(src, dst, length, Protocol(protocol)) };
+    let packet = Packet { header: header as u16, first_fragment: frag_hi >> 5 & 1, ..packet };
     if fragment_offset != 0 {
-        return Ok(Packet { later_fragment: 1, ..packet });
+        return Ok(Packet { later_fragment: 1, first_fragment: 0, ..packet });
     }
-    transport(bytes, packet, offset + header, length - header)
+    transport::<B, ALL>(bytes, packet, offset + header, length - header)
 }
 
 /// RFC 8200 sections 3 and 4.
 #[inline(always)]
-fn parse_ipv6<B: Bytes>(bytes: &B, offset: u32) -> Result<Packet, Fault> {
+fn parse_ipv6<B: Bytes, const ALL: bool>(bytes: &B, offset: u32) -> Result<Packet, Fault> {
     let [_, _, _, _, len_hi, len_lo, mut next, hop_limit] = bytes.load::<8>(offset).ok_or(Fault::Malformed)?;
     let src = Addr::v6(bytes.load::<16>(offset + 8).ok_or(Fault::Malformed)?);
     let dst = Addr::v6(bytes.load::<16>(offset + 24).ok_or(Fault::Malformed)?);
     let payload = u16::from_be_bytes([len_hi, len_lo]) as u32;
-    if offset + 40 + payload > bytes.len() {
+    if ALL && offset + 40 + payload > bytes.len() {
         return Err(Fault::Malformed);
     }
     let mut used = 0u32;
+    let (mut first_fragment, mut ident) = (0, 0);
     for _ in 0..=MAX_EXTENSIONS {
-        let packet = Packet { hop_limit, ..Packet::bare(src, dst, payload + 40, Protocol(next)) };
+        let packet = Packet { hop_limit, ident, ..Packet::bare(src, dst, payload + 40, Protocol(next)) };
+        let packet = Packet { first_fragment, header: (40 + used) as u16, ..packet };
         let at = offset + 40 + used;
         match next {
             // Hop-by-hop options, routing, destination options: length in 8-octet units after the first.
@@ -155,14 +169,17 @@ fn parse_ipv6<B: Bytes>(bytes: &B, offset: u32) -> Result<Packet, Fault> {
                 (next, used) = (following, used + 8 + units as u32 * 4);
             }
             44 => {
-                let [following, _, hi, lo] = bytes.load::<4>(at).ok_or(Fault::Malformed)?;
+                let [following, _, hi, lo, a, b, c, d] = bytes.load::<8>(at).ok_or(Fault::Malformed)?;
+                ident = u32::from_be_bytes([a, b, c, d]);
                 if u16::from_be_bytes([hi, lo]) & 0xfff8 != 0 {
-                    return Ok(Packet { later_fragment: 1, protocol: Protocol(following), ..packet });
+                    return Ok(Packet { later_fragment: 1, protocol: Protocol(following), ident, ..packet });
                 }
+                // One that is alone (RFC 6946) has nothing to be told apart from.
+                first_fragment = lo & 1;
                 (next, used) = (following, used + 8);
             }
             _ if used > payload => return Err(Fault::Malformed),
-            _ => return transport(bytes, packet, at, payload - used),
+            _ => return transport::<B, ALL>(bytes, packet, at, payload - used),
         }
     }
     Err(Fault::Malformed)
@@ -170,8 +187,13 @@ fn parse_ipv6<B: Bytes>(bytes: &B, offset: u32) -> Result<Packet, Fault> {
 
 /// Adds the ports. `rest` is what the IP header says is left from `offset` on.
 #[inline(always)]
-fn transport<B: Bytes>(bytes: &B, packet: Packet, offset: u32, rest: u32) -> Result<Packet, Fault> {
+fn transport<B: Bytes, const ALL: bool>(bytes: &B, packet: Packet, offset: u32, rest: u32) -> Result<Packet, Fault> {
     match packet.protocol {
+        // Eight bytes are all that a quote must hold (RFC 792); what says how long the rest was is not believed, nor needed.
+        Protocol::TCP | Protocol::UDP | Protocol::SCTP if !ALL => {
+            let [s0, s1, d0, d1] = bytes.load::<4>(offset).ok_or(Fault::Malformed)?;
+            Ok(Packet { src_port: Port([s0, s1]), dst_port: Port([d0, d1]), ..packet })
+        }
         // RFC 9293 section 3.1: the data offset counts 32-bit words.
         Protocol::TCP => {
             let [s0, s1, d0, d1] = bytes.load::<4>(offset).ok_or(Fault::Malformed)?;
@@ -202,13 +224,17 @@ fn transport<B: Bytes>(bytes: &B, packet: Packet, offset: u32, rest: u32) -> Res
             }
             Ok(Packet { src_port: Port([s0, s1]), dst_port: Port([d0, d1]), sctp_chunk, ..packet })
         }
-        // RFC 792 and RFC 4443 section 2.1: type, code and checksum come first in every message.
+        // RFC 792 and RFC 4443 section 2.1: type, code and checksum come first in every message; four bytes more are in all there are,
+        // and the kernel drops what is shorter.
         Protocol::ICMP | Protocol::ICMPV6 => {
-            let [kind, ..] = bytes.load::<4>(offset).ok_or(Fault::Malformed)?;
-            if rest < 4 {
+            let [kind, _, _, _, i0, i1, _, _] = bytes.load::<8>(offset).ok_or(Fault::Malformed)?;
+            if rest < 8 {
                 return Err(Fault::Malformed);
             }
-            Ok(Packet { dst_port: Port::new(kind as u16), ..packet })
+            // Without a branch, which the verifier would follow to the end of every program.
+            let fragment = 0u32.wrapping_sub(packet.first_fragment as u32);
+            let ident = packet.ident & fragment | u16::from_be_bytes([i0, i1]) as u32 & !fragment;
+            Ok(Packet { dst_port: Port::new(kind as u16), ident, ..packet })
         }
         _ => Ok(packet),
     }
@@ -225,6 +251,7 @@ impl Packet {
             src,
             dst,
             length,
+            ident: 0,
             protocol,
             src_port: Port([0; 2]),
             dst_port: Port([0; 2]),
@@ -232,7 +259,8 @@ impl Packet {
             sctp_chunk: 0,
             hop_limit: 0,
             later_fragment: 0,
-            reserved: [0; 3],
+            first_fragment: 0,
+            header: 0,
         }
     }
 
@@ -244,6 +272,42 @@ impl Packet {
         let kind = self.dst_port.number();
         let message = kind >= 133 && kind <= 137;
         self.protocol.0 == Protocol::ICMPV6.0 && self.hop_limit == 255 && message
+    }
+
+    /// Whether the packet is an ICMP error, which quotes the packet it is about from its ninth byte on.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_error(&self) -> bool {
+        icmp::is_error(self.protocol, self.dst_port) && self.later_fragment == 0
+    }
+
+    /// Whether the packet reports which groups its sender listens to (RFC 2710, RFC 3810): sent from link-local addresses.
+    #[inline(always)]
+    #[must_use]
+    pub const fn reports_groups(&self) -> bool {
+        self.protocol.0 == Protocol::ICMPV6.0 && matches!(self.dst_port.number(), 131 | 132 | 143)
+    }
+
+    /// Whether the packet tells others where to send (redirects, and what routers say of themselves): no workload's business.
+    #[inline(always)]
+    #[must_use]
+    pub const fn gives_directions(&self) -> bool {
+        let kind = self.dst_port.number();
+        match self.protocol {
+            Protocol::ICMP => kind == 5 || kind == 9,
+            Protocol::ICMPV6 => kind == 134 || kind == 137,
+            _ => false,
+        }
+    }
+
+    /// Whether a message like this asks for an answer that a kernel gives by itself, without any socket: an echo request.
+    #[inline(always)]
+    #[must_use]
+    pub const fn asks_the_kernel(&self) -> bool {
+        match icmp::echo_request(self.protocol) {
+            Some(kind) => self.dst_port.number() == kind,
+            None => false,
+        }
     }
 
     /// Whether the packet opens a TCP connection.
@@ -342,12 +406,15 @@ mod tests {
 
     #[test]
     fn the_type_of_an_icmp_message_stands_in_the_place_of_the_port() {
-        let packet = parse_frame(&Frame(&carrying(1, &[0, 0, 0, 0]))).unwrap();
+        let packet = parse_frame(&Frame(&carrying(1, &[0; 8]))).unwrap();
         assert_eq!((packet.dst_port.number(), packet.answers()), (0, Some(Port::new(8))));
-        let packet = parse_frame(&Frame(&carrying(1, &[8, 0, 0, 0]))).unwrap();
+        let packet = parse_frame(&Frame(&carrying(1, &[8, 0, 0, 0, 0, 0, 0, 0]))).unwrap();
         assert_eq!((packet.dst_port.number(), packet.src_port.number(), packet.answers()), (8, 0, None));
-        for length in 0..4 {
-            let cut = carrying(1, &[8, 0, 0, 0][..length]);
+        assert_eq!((packet.ident, packet.asks_the_kernel(), packet.is_error()), (0, true, false));
+        let packet = parse_frame(&Frame(&carrying(1, &[3, 4, 0, 0, 0x12, 0x34, 0, 1]))).unwrap();
+        assert_eq!((packet.ident, packet.header, packet.is_error()), (0x1234, 20, true));
+        for length in 0..8 {
+            let cut = carrying(1, &[8, 0, 0, 0, 0, 0, 0, 0][..length]);
             assert_eq!(parse_frame(&Frame(&cut)), Err(Fault::Malformed), "{length} bytes");
         }
     }
@@ -391,6 +458,24 @@ mod tests {
     fn a_later_fragment_has_no_ports() {
         let packet = parse_frame(&Frame(&changed(&[(21, 1)]))).unwrap();
         assert_eq!((packet.later_fragment, packet.dst_port.number(), packet.tcp_flags), (1, 0, 0));
+        assert_eq!((packet.first_fragment, packet.ident), (0, 1));
+        let first = parse_frame(&Frame(&changed(&[(20, 0x20)]))).unwrap();
+        assert_eq!((first.later_fragment, first.first_fragment, first.ident), (0, 1, 1));
+        assert_eq!(first.dst_port.number(), 80);
+    }
+
+    #[test]
+    fn a_quote_is_read_as_far_as_its_ports_and_no_further() {
+        let read = |bytes: &[u8]| parse_ip::<_, QUOTED>(&Frame(bytes), 0).map(|(packet, _)| packet);
+        let quote = &SYN_V4[14..];
+        for length in 28..quote.len() {
+            let packet = read(&quote[..length]).unwrap();
+            assert_eq!((packet.src_port.number(), packet.dst_port.number()), (4000, 80), "{length} bytes");
+        }
+        assert_eq!(parse_ip::<_, WHOLE>(&Frame(&quote[..28]), 0), Err(Fault::Malformed));
+        for length in 0..24 {
+            assert_eq!(read(&quote[..length]), Err(Fault::Malformed), "{length} bytes");
+        }
     }
 
     #[test]

@@ -72,12 +72,18 @@ numbered! {
         RateLimitConnections = 8 => "rate_limit_connections",
         /// The source address is in an address set that blocks.
         Blocklist = 9 => "blocklist",
-        /// The packet's headers contradict themselves or its length; fails closed.
+        /// The packet's headers contradict themselves or its length, or nobody can tell what it belongs to (a fragment without its
+        /// first, on a workload's interface a frame that is neither IP nor ARP); fails closed.
         Malformed = 10 => "malformed",
         /// A socket of a kind the policy does not allow (raw, SCTP, MPTCP).
         SocketType = 11 => "socket_type",
         /// The policy tables could not be read; fails closed.
         NoTables = 12 => "no_tables",
+        /// The workload sent from an address that is not its own, or spoke for one.
+        Spoofed = 13 => "spoofed",
+        /// The calling task and the socket belong to different workloads (a socket that was passed on, a process that was moved).
+        /// Allowed: both policies allow it. Denied: the named rule of the caller's refuses what the socket's allows.
+        CallerMismatch = 14 => "caller_mismatch",
     }
 }
 
@@ -100,6 +106,10 @@ numbered! {
         Egress = 7 => "egress",
         /// A TCP socket's life: about to connect, closed.
         SockOps = 8 => "sock_ops",
+        /// A packet leaving a workload, on the node's end of its interface.
+        FromWorkload = 10 => "from_workload",
+        /// A packet going to a workload, on the node's end of its interface.
+        ToWorkload = 11 => "to_workload",
     }
 }
 

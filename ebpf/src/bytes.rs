@@ -5,13 +5,17 @@
 
 use aya_ebpf::{
     bindings::{__sk_buff, bpf_sock, bpf_sock_ops, xdp_md},
-    helpers::{bpf_get_socket_cookie, bpf_sk_fullsock},
-    programs::{SkBuffContext, SockAddrContext, XdpContext},
+    helpers::{bpf_get_socket_cookie, bpf_sk_fullsock, bpf_skb_pull_data},
+    programs::{SkBuffContext, SockAddrContext, TcContext, XdpContext},
 };
 use weir_common::{
     addr::{Addr, Port, Protocol},
+    decide::Image,
     packet::{self, Bytes, Fault, Packet},
+    source::{self, Other},
 };
+
+use crate::tables::Active;
 
 /// `AF_INET`.
 const AF_INET: u32 = 2;
@@ -35,7 +39,7 @@ impl Bytes for Frame<'_> {
     }
 }
 
-/// A packet at a cgroup_skb hook, which starts at its IP header.
+/// A packet at a cgroup_skb hook, which starts at its IP header, or at TC, where it starts at its Ethernet header.
 ///
 /// By direct access to its linear part: the stack has pulled the headers there before it looked up the socket. What is not
 /// there counts as cut off.
@@ -117,8 +121,104 @@ const fn answer(code: u32) -> Headers {
 #[unsafe(no_mangle)]
 extern "C" fn weir_parse_skb(skb: *mut __sk_buff, packet: *mut Packet) -> u32 {
     let ctx = SkBuffContext::new(skb);
-    let parsed = packet::parse_ip(&Skb(&ctx), 0);
+    let parsed = packet::parse_ip::<_, { packet::WHOLE }>(&Skb(&ctx), 0);
     store(parsed.map(|(packet, _)| packet), packet)
+}
+
+/// Reads the headers of a frame at TC.
+#[inline(always)]
+pub fn tc_headers(ctx: &TcContext, packet: &mut Packet) -> Headers {
+    answer(weir_parse_tc(ctx.skb.skb, packet))
+}
+
+#[inline(never)]
+#[unsafe(no_mangle)]
+extern "C" fn weir_parse_tc(skb: *mut __sk_buff, packet: *mut Packet) -> u32 {
+    store(packet::parse_frame(&Skb(&SkBuffContext::new(skb))), packet)
+}
+
+/// Reads the headers that an ICMP error quotes from `offset` on.
+#[inline(always)]
+pub fn quote(skb: *mut __sk_buff, offset: u32, packet: &mut Packet) -> Headers {
+    answer(weir_parse_quote(skb, offset, packet))
+}
+
+#[inline(never)]
+#[unsafe(no_mangle)]
+extern "C" fn weir_parse_quote(skb: *mut __sk_buff, offset: u32, packet: *mut Packet) -> u32 {
+    // No ICMP error starts its quote further in; the verifier wants a bound for packet offsets.
+    if offset > 1024 {
+        return MALFORMED;
+    }
+    let parsed = packet::parse_ip::<_, { packet::QUOTED }>(&Skb(&SkBuffContext::new(skb)), offset);
+    store(parsed.map(|(packet, _)| packet), packet)
+}
+
+/// The most that headers may take: Ethernet with two tags, IP with its options or extension headers, an ICMP error's quote.
+const HEADERS: u32 = 512;
+
+/// Brings the headers of a packet at TC into its linear part.
+#[inline(always)]
+pub fn gather(skb: *mut __sk_buff) {
+    // SAFETY: a load of a context field; the helper takes the program's own context, and packet pointers are taken anew after it.
+    unsafe {
+        let (data, end, length) = ((*skb).data, (*skb).data_end, (*skb).len);
+        let linear = end.wrapping_sub(data);
+        let wanted = if length < HEADERS { length } else { HEADERS };
+        if linear < wanted {
+            let _ = bpf_skb_pull_data(skb, wanted);
+        }
+    }
+}
+
+/// Answers of [`source`] and [`neighbour`]: the workload may speak for what the frame says it comes from.
+pub const OWN: u32 = 0;
+/// It may not.
+pub const FOREIGN: u32 = 1;
+/// The frame is nothing that is known here.
+pub const NOT_ARP: u32 = 2;
+
+/// Whether an IP packet at TC comes from its workload's own address.
+#[inline(always)]
+pub fn source(ctx: &TcContext, packet: &Packet, workload: u32) -> u32 {
+    weir_source(ctx.skb.skb, packet, workload)
+}
+
+#[inline(never)]
+#[unsafe(no_mangle)]
+extern "C" fn weir_source(skb: *mut __sk_buff, packet: *const Packet, workload: u32) -> u32 {
+    let Some(active) = Active::open() else { return FOREIGN };
+    let Some(image) = Image::open(&active) else { return FOREIGN };
+    if packet.is_null() {
+        return FOREIGN;
+    }
+    // SAFETY: not null, and the verifier checks that every caller hands memory of this size.
+    let own = source::vouched(&Skb(&SkBuffContext::new(skb)), unsafe { &*packet }, &image, workload);
+    if own { OWN } else { FOREIGN }
+}
+
+/// What a frame at TC that is no IP packet is.
+#[inline(always)]
+pub fn neighbour(ctx: &TcContext, workload: u32) -> u32 {
+    weir_neighbour(ctx.skb.skb, workload)
+}
+
+#[inline(never)]
+#[unsafe(no_mangle)]
+extern "C" fn weir_neighbour(skb: *mut __sk_buff, workload: u32) -> u32 {
+    let Some(active) = Active::open() else { return FOREIGN };
+    let Some(image) = Image::open(&active) else { return FOREIGN };
+    match source::other(&Skb(&SkBuffContext::new(skb)), &image, workload) {
+        Other::Vouched => OWN,
+        Other::Spoofed => FOREIGN,
+        Other::Unknown => NOT_ARP,
+    }
+}
+
+/// Whether a frame at TC is ARP.
+#[inline(always)]
+pub fn is_arp(ctx: &TcContext) -> bool {
+    source::is_arp(&Skb(&SkBuffContext::new(ctx.skb.skb)))
 }
 
 /// The same for frames.

@@ -10,21 +10,26 @@ use aya_ebpf::{helpers::bpf_get_retval, macros::cgroup_sock_addr, programs::Sock
 use aya_log_ebpf::error;
 use weir_common::{
     addr::{Addr, Port, Protocol},
+    decide::Decision,
     event::{Kind, Local},
     icmp,
-    verdict::{Direction, Hook},
+    verdict::{Direction, Hook, Reason, Verdict},
 };
 
 use crate::{
     bytes,
     emit::{self, Caller, Subject},
-    replies, tables, who,
+    recent, replies,
+    tables::{self, Judged},
+    who,
 };
 
 /// `return 1`: the call goes on.
 pub const ALLOW: i32 = 1;
 /// `return 0`: the call fails with EPERM.
 pub const DENY: i32 = 0;
+/// The id of the tree's root (and 0, which names none).
+const ROOT_CGROUP: u64 = 1;
 
 #[cgroup_sock_addr(connect4)]
 pub fn connect4(ctx: SockAddrContext) -> i32 {
@@ -51,47 +56,84 @@ pub fn root_connect6(ctx: SockAddrContext) -> i32 {
 fn judge(ctx: &SockAddrContext, hook: Hook, target: (Addr, Port)) -> i32 {
     let mut subject = subject(ctx, hook, who::attached(), target);
     let judged = tables::judge(subject.local.workload, &emit::question(&subject));
-    if judged.decision.quiet && judged.decision.verdict.passes() && subject.protocol == Protocol::TCP {
+    let passes = judged.decision.verdict.passes();
+    let foreign = is_foreign(&subject.local, crate::task::cgroup());
+    subject.cookie = bytes::cookie(ctx);
+    recent::vouch(if passes && !foreign { subject.cookie } else { 0 });
+    if judged.decision.quiet && passes && !foreign && subject.protocol == Protocol::TCP {
         // Nothing would follow that an attempt could name.
         return ALLOW;
     }
     // What only a record needs is asked for when there will be one: each of these is a call into the kernel.
-    let caller = if judged.decision.quiet { Caller::NONE } else { Caller::current() };
-    subject.cookie = bytes::cookie(ctx);
-    if !judged.decision.verdict.passes() {
+    let caller = if judged.decision.quiet && passes && !foreign { Caller::NONE } else { Caller::current() };
+    if !passes {
         if judged.generation == 0 {
             error!(ctx, "no generation is in force: every opening is refused");
         }
         emit::verdict(&subject, &judged, &caller);
         return DENY;
     }
+    if foreign {
+        note_foreign(&subject, &judged, &caller);
+    }
     if subject.protocol == Protocol::TCP {
-        emit::note(Kind::Attempt, &subject, caller.cgroup, 0, emit::detail_of(&caller.process));
+        emit::named(Kind::Attempt, &subject, &caller);
     } else {
         emit::verdict(&subject, &judged, &caller);
     }
     ALLOW
 }
 
-/// By the calling task's workload, for sockets of every cgroup of the tree. Speaks up only when it denies what the socket's
+/// By the calling task's workload, for sockets of every cgroup of the tree; where that is the socket's own, its program has said
+/// all there is to say. Speaks up only when it denies what the socket's
 /// own program has let through.
 #[inline(always)]
 pub fn judge_caller(ctx: &SockAddrContext, hook: Hook, target: (Addr, Port)) -> i32 {
+    let cookie = bytes::cookie(ctx);
+    if recent::vouched(cookie) {
+        return ALLOW;
+    }
     // SAFETY: helper without arguments; non-zero when a program of a lower cgroup has denied already.
     if unsafe { bpf_get_retval() } != 0 || lives_in_root_cgroup() {
         return ALLOW;
     }
     let mut subject = subject(ctx, hook, who::caller(), target);
-    let judged = tables::judge(subject.local.workload, &emit::question(&subject));
+    let mut judged = tables::judge(subject.local.workload, &emit::question(&subject));
     if judged.decision.verdict.passes() {
         return ALLOW;
     }
-    subject.cookie = bytes::cookie(ctx);
+    subject.cookie = cookie;
     if is_reply(ctx, hook, &subject) {
         return ALLOW;
     }
+    // A socket of its own workload would have been refused before.
+    if subject.local.workload != who::UNKNOWN.workload {
+        judged.decision.reason = Reason::CallerMismatch;
+    }
     emit::verdict(&subject, &judged, &Caller::current());
     DENY
+}
+
+/// Whether the caller may live elsewhere than in the cgroup of the socket it uses. Cheap, and mostly the last word: most callers
+/// live in the very cgroup that the workload names.
+#[inline(always)]
+pub const fn is_foreign(local: &Local, caller: u64) -> bool {
+    caller as u32 != local.cgroup && caller > ROOT_CGROUP
+}
+
+/// Tells of a call that uses another workload's socket, if the caller's policy allows it too: else the root's program refuses it,
+/// and tells. One that was moved, or was handed the socket; a nested cgroup is the workload's own.
+#[inline(never)]
+pub fn note_foreign(subject: &Subject, judged: &Judged, caller: &Caller) {
+    let workload = who::caller().workload;
+    if workload == subject.local.workload {
+        return;
+    }
+    if tables::judge(workload, &emit::question(subject)).decision.verdict.passes() {
+        let (verdict, reason) = (Verdict::Allow, Reason::CallerMismatch);
+        let decision = Decision { verdict, reason, ..judged.decision };
+        emit::verdict(subject, &Judged { decision, ..*judged }, caller);
+    }
 }
 
 /// A server's answer by `sendto()`: judged as an answer to what came in on the socket's port.
@@ -105,7 +147,7 @@ pub fn is_reply(ctx: &SockAddrContext, hook: Hook, subject: &Subject) -> bool {
 /// workload; both are judged by the socket's program alone.
 #[inline(always)]
 fn lives_in_root_cgroup() -> bool {
-    crate::task::cgroup() <= 1
+    crate::task::cgroup() <= ROOT_CGROUP
 }
 
 /// What the call is about, without the socket's cookie: most calls need none.

@@ -9,13 +9,14 @@
 use aya_ebpf::{macros::cgroup_skb, programs::SkBuffContext};
 use weir_common::{
     addr::Protocol,
+    decide::Decision,
     event::Local,
     packet::Packet,
-    verdict::{Direction, Hook, Reason},
+    verdict::{Direction, Hook, Reason, Verdict},
 };
 
 use crate::{
-    bytes::{self, Headers, SOCK_STREAM, Sock},
+    bytes::{self, Headers, SOCK_RAW, SOCK_STREAM, Sock},
     connect::{ALLOW, DENY},
     emit::{self, Subject},
     replies::{self, Asked},
@@ -100,18 +101,33 @@ fn judge(ctx: &SkBuffContext, local: Local, sock: Sock, packet: &Packet) -> Outc
         ifindex: 0,
     };
     let workload = subject.local.workload;
-    let judged = tables::judge(workload, &emit::question(&subject));
+    let mut judged = tables::judge(workload, &emit::question(&subject));
+    // Other sockets send from addresses of their namespace; a raw one writes what it likes.
+    if sock.kind == SOCK_RAW && !tables::plausible(workload, packet) {
+        let (verdict, reason) = (Verdict::Deny, Reason::Spoofed);
+        judged.decision = Decision { verdict, reason, rule: 0, quiet: false, ..judged.decision };
+        return decided(&subject, &judged, packet);
+    }
     if is_tcp(&sock) {
         return if judged.decision.verdict.passes() { Outcome::Opening } else { decided(&subject, &judged, packet) };
     }
     if !judged.decision.verdict.passes() {
         return answer(&subject, &judged, packet);
     }
-    let unconnected = sock.state != ESTABLISHED;
-    if packet.protocol == Protocol::UDP && unconnected {
-        replies::expect(Asked::ByUs, workload, subject.cookie, &subject.remote_addr, subject.remote_port);
+    if takes_from_anybody(&sock, packet) {
+        let thread = replies::thread_of(packet, subject.remote_port);
+        replies::expect(Asked::ByUs, workload, subject.cookie, &subject.remote_addr, thread);
     }
     decided(&subject, &judged, packet)
+}
+
+/// Whether the kernel hands the socket more than the answers to this: it looks at both ends of connected UDP only. (Of an echo
+/// reply it compares the identifier, but not who sent it.)
+#[inline(always)]
+fn takes_from_anybody(sock: &Sock, packet: &Packet) -> bool {
+    let associated =
+        packet.protocol == Protocol::SCTP || (packet.protocol == Protocol::UDP && sock.state == ESTABLISHED);
+    sock.kind == SOCK_RAW || !associated
 }
 
 /// A datagram no egress rule allows may still answer one that was let in.

@@ -8,7 +8,7 @@
 
 use aya_ebpf::{macros::cgroup_skb, programs::SkBuffContext};
 use weir_common::{
-    addr::{Port, Protocol},
+    addr::Protocol,
     decide::Query,
     event::Local,
     packet::{Packet, tcp},
@@ -19,6 +19,7 @@ use crate::{
     bytes::{self, Headers, SOCK_STREAM, Sock},
     connect::{ALLOW, DENY},
     emit::{self, Caller, Subject},
+    quotes,
     replies::{self, Asked},
     tables::{self, Judged},
     who,
@@ -77,7 +78,7 @@ fn try_ingress(ctx: &SkBuffContext, local: impl FnOnce() -> Local) -> Outcome {
     let local = local();
     let mut packet = Packet::EMPTY;
     match bytes::headers(ctx, &mut packet) {
-        Headers::Read => judge(ctx, local, sock, &packet),
+        Headers::Read => judge(ctx, local, sock, &mut packet),
         Headers::NotIp | Headers::Malformed => {
             emit::malformed(local, Hook::Ingress, Direction::Ingress, 0, ctx.len());
             Outcome::Denied
@@ -86,7 +87,7 @@ fn try_ingress(ctx: &SkBuffContext, local: impl FnOnce() -> Local) -> Outcome {
 }
 
 #[inline(always)]
-fn judge(ctx: &SkBuffContext, local: Local, sock: Sock, packet: &Packet) -> Outcome {
+fn judge(ctx: &SkBuffContext, local: Local, sock: Sock, packet: &mut Packet) -> Outcome {
     let subject = Subject {
         hook: Hook::Ingress,
         direction: Direction::Ingress,
@@ -109,41 +110,42 @@ fn judge(ctx: &SkBuffContext, local: Local, sock: Sock, packet: &Packet) -> Outc
         emit::verdict(&subject, &judged, &Caller::NONE);
         return Outcome::Opened;
     }
-    if !passes
-        && packet.protocol != Protocol::TCP
-        && let Some(asked) = packet.answers()
-        && may_be_reply(&subject, sock)
-    {
-        return answer(&subject, &judged, packet, asked);
+    if !passes && packet.protocol != Protocol::TCP {
+        return answer(ctx, &subject, &judged, packet, sock);
     }
-    if passes && packet.protocol == Protocol::UDP && judged.decision.reason as u8 != Reason::Rule as u8 {
+    if passes && packet.protocol == Protocol::UDP {
         replies::note_asked(&subject);
     }
     decided(&subject, &judged, packet)
 }
 
-/// Whether the datagram can answer one that this socket sent.
+/// Whether the datagram can answer one that this socket sent: the kernel matched both ends of it to the socket (connected UDP,
+/// SCTP), or the socket has asked this peer, with this identifier.
 #[inline(always)]
-fn may_be_reply(subject: &Subject, sock: Sock) -> bool {
-    let connected = sock.state == ESTABLISHED && sock.kind != bytes::SOCK_RAW;
-    // Echo replies have no port to tell them apart, SCTP has associations: the kernel matched either to the socket.
-    let portless = subject.protocol != Protocol::UDP;
-    connected
-        || portless
-        || replies::expected(
-            Asked::ByUs,
-            subject.local.workload,
-            subject.cookie,
-            &subject.remote_addr,
-            subject.remote_port,
-        )
+fn may_be_reply(subject: &Subject, sock: Sock, packet: &Packet) -> bool {
+    let connected = subject.protocol == Protocol::UDP && sock.state == ESTABLISHED;
+    if sock.kind != bytes::SOCK_RAW && (connected || subject.protocol == Protocol::SCTP) {
+        return true;
+    }
+    let thread = replies::thread_of(packet, subject.remote_port);
+    replies::expected(Asked::ByUs, subject.local.workload, subject.cookie, &subject.remote_addr, thread)
 }
 
-/// A datagram no ingress rule allows, from a peer this socket asks: the rule that allowed the question allows the answer.
+/// Something no ingress rule allows, from a peer this socket asks: the rule that allowed the question allows the answer. An ICMP
+/// error, which only raw sockets are handed, answers the packet that it quotes.
 #[inline(always)]
-fn answer(subject: &Subject, denied: &Judged, packet: &Packet, asked: Port) -> Outcome {
-    let asked = Query { direction: Direction::Egress, port: asked.number(), ..emit::question(subject) };
-    let mut judged = tables::judge(subject.local.workload, &asked);
+fn answer(ctx: &SkBuffContext, subject: &Subject, denied: &Judged, packet: &mut Packet, sock: Sock) -> Outcome {
+    let Some(asked) = packet.answers() else { return decided(subject, denied, packet) };
+    let mut query = Query { direction: Direction::Egress, port: asked.number(), ..emit::question(subject) };
+    let expected = if packet.is_error() {
+        quotes::question(ctx.skb.skb, 0, true, packet, &mut query) == 0
+    } else {
+        may_be_reply(subject, sock, packet)
+    };
+    if !expected {
+        return decided(subject, denied, packet);
+    }
+    let mut judged = tables::judge(subject.local.workload, &query);
     if !judged.decision.verdict.passes() {
         return decided(subject, denied, packet);
     }

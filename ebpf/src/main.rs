@@ -12,10 +12,12 @@ mod bytes;
 mod connect;
 mod egress;
 mod emit;
+mod from_workload;
 mod ingress;
 mod limiter;
 mod maps;
 mod post_bind;
+mod quotes;
 mod recent;
 mod replies;
 mod sendmsg;
@@ -24,7 +26,9 @@ mod sock_create;
 mod sock_ops;
 mod tables;
 mod task;
+mod to_workload;
 mod who;
+mod wire;
 mod xdp;
 
 /// Licence string the kernel reads: GPL-compatible, as several helpers demand.

@@ -16,10 +16,7 @@
 //! by one on another CPU. So a reader that saw the same even number before and after saw one entry, and a writer that sees an odd
 //! one leaves it to the writer it has interrupted.
 
-use weir_common::{
-    decide::{Decision, Query},
-    verdict::{Reason, Verdict},
-};
+use weir_common::{decide::Query, recent};
 
 use crate::{maps, tables::Judged};
 
@@ -34,27 +31,16 @@ pub struct Entry {
 /// A question, as words that are all compared.
 pub struct Question([u64; 4]);
 
-/// Entries of a CPU, a power of two.
-pub const ENTRIES: usize = 2048;
-/// Odd, with bits everywhere (the golden ratio): spreads neighbouring questions.
-const SPREAD: u64 = 0x9e37_79b9_7f4a_7c15;
-
 impl Question {
-    /// Never equal for two generations, workloads, directions, protocols, ports or addresses.
+    /// The question about `query`, under this active word.
     #[inline(always)]
     pub fn new(active: u64, workload: u32, query: &Query) -> Self {
-        let [a, b, c, d] = query.remote.words();
-        let called = u64::from(query.port) | u64::from(query.protocol.0) << 16 | (query.direction as u64) << 24;
-        let remote = [u64::from(a) | u64::from(b) << 32, u64::from(c) | u64::from(d) << 32];
-        Self([active, called | u64::from(workload) << 32, remote[0], remote[1]])
+        Self(recent::question(active, workload, query))
     }
 
     #[inline(always)]
     fn place(&self) -> Option<*mut Entry> {
-        let [active, called, high, low] = self.0;
-        let mixed = (active ^ high.rotate_left(7) ^ low).wrapping_mul(SPREAD) ^ called;
-        let mixed = (mixed ^ mixed >> 32).wrapping_mul(SPREAD);
-        maps::RECENT.get_ptr_mut((mixed >> 40) as u32 & (ENTRIES as u32 - 1))
+        maps::RECENT.get_ptr_mut(recent::entry(self.0))
     }
 }
 
@@ -74,7 +60,11 @@ pub fn recall(question: &Question) -> Option<Judged> {
         ((a ^ e) | (b ^ f) | (c ^ g) | (d ^ h) | (sequence ^ after) | (sequence & 1), said)
     };
     // The active word is never 0 once there is a generation, so an entry that was never written answers nothing.
-    if differs != 0 { None } else { answer(said) }
+    if differs != 0 {
+        return None;
+    }
+    let (decision, local_identity, generation) = recent::unpack(said)?;
+    Some(Judged { decision, generation, local_identity })
 }
 
 /// Keeps a decision until another takes its place.
@@ -91,26 +81,31 @@ pub fn remember(question: &Question, judged: &Judged) {
         let asked = (&raw mut (*entry).question).cast::<u64>();
         question.0.into_iter().zip(0..).for_each(|(value, word)| asked.add(word).write_volatile(value));
         let said = (&raw mut (*entry).answer).cast::<u64>();
-        words(judged).into_iter().zip(0..).for_each(|(value, word)| said.add(word).write_volatile(value));
+        let words = recent::pack(&judged.decision, judged.local_identity, judged.generation);
+        words.into_iter().zip(0..).for_each(|(value, word)| said.add(word).write_volatile(value));
         (&raw mut (*entry).sequence).write_volatile(sequence.wrapping_add(2));
     }
 }
 
+/// Says that the socket's own program lets this call go on, and that the caller lives in the very cgroup of the socket's workload.
+/// For the root's program, which runs next, in the same call and on the same CPU: it would ask the same question again. 0 takes
+/// back what was said. Another task that calls in between can only make the root's program ask.
 #[inline(always)]
-fn words(judged: &Judged) -> [u64; 3] {
-    let Decision { verdict, reason, rule, remote_identity, quiet } = judged.decision;
-    let said = verdict as u64 | (reason as u64) << 8 | u64::from(quiet) << 16 | u64::from(rule) << 32;
-    [said, u64::from(remote_identity) | u64::from(judged.local_identity) << 32, judged.generation]
+pub fn vouch(cookie: u64) {
+    if let Some(vouched) = maps::VOUCHED.get_ptr_mut(0) {
+        // SAFETY: a live map value of this CPU.
+        unsafe { vouched.write_volatile(cookie) };
+    }
 }
 
+/// Whether the call on this socket was vouched for; once.
 #[inline(always)]
-fn answer([said, identities, generation]: [u64; 3]) -> Option<Judged> {
-    let decision = Decision {
-        verdict: Verdict::from_u8(said as u8)?,
-        reason: Reason::from_u8((said >> 8) as u8)?,
-        rule: (said >> 32) as u32,
-        remote_identity: identities as u32,
-        quiet: said >> 16 & 1 == 1,
-    };
-    Some(Judged { decision, generation, local_identity: (identities >> 32) as u32 })
+pub fn vouched(cookie: u64) -> bool {
+    let Some(vouched) = maps::VOUCHED.get_ptr_mut(0) else { return false };
+    // SAFETY: as above.
+    unsafe {
+        let same = vouched.read_volatile() == cookie;
+        vouched.write_volatile(0);
+        same && cookie != 0
+    }
 }

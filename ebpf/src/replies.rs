@@ -1,14 +1,16 @@
 //! Lives: kernel.
-//! Called by: egress when an unconnected UDP socket sends, ingress when a datagram arrives, each to know answers by.
+//! Called by: egress when a socket sends that takes answers from anybody, ingress when something arrives, each to know answers by;
+//! the programs on a workload's interface, for answers and for fragments.
 //! May touch: the reply table.
 //! Never: lets one workload push out another's entries; each owns its buckets. Within its own, the oldest of four goes.
 
 use weir_common::{
-    addr::{Addr, Port},
+    addr::{Addr, Port, Protocol},
     decide::Query,
     event::Reply,
     hash,
     maps::{MAX_WORKLOADS, REPLY_BUCKETS, REPLY_TTL_NS},
+    packet::Packet,
     verdict::{Direction, Reason, Verdict},
 };
 
@@ -18,34 +20,44 @@ use crate::{
     tables::{self, Judged},
 };
 
-/// Which way the first datagram went.
+/// What an entry remembers: in the low bits of its tag, so that none is taken for one of another kind. Never 0, which is free.
 #[derive(Clone, Copy)]
 pub enum Asked {
     /// The socket sent one, so an answer may come in.
-    ByUs = 0,
-    /// The peer sent one that was let in although no rule names it, so an answer may go out.
+    ByUs = 1,
+    /// The peer sent one that was let in, so an answer may go out.
     ByPeer = 2,
+    /// The same, seen on the workload's interface, where sockets are not known.
+    OnWire = 3,
+    /// The first fragment of a packet that left by the interface.
+    FragmentOut = 4,
+    /// The first fragment of a packet that came by the interface.
+    FragmentIn = 5,
 }
+
+/// Bits of a tag that say which kind it is.
+const KIND_BITS: u32 = 3;
 
 /// Remembers that a datagram went between `cookie`'s socket and this peer, so that the answer may pass.
 #[inline(always)]
 pub fn expect(asked: Asked, workload: u32, cookie: u64, peer: &Addr, port: Port) {
-    store(workload, tag(asked, cookie, peer, port));
+    weir_remember(workload, tag(asked, cookie, peer, port));
 }
 
 /// Whether there was one within [`REPLY_TTL_NS`].
 #[inline(always)]
 pub fn expected(asked: Asked, workload: u32, cookie: u64, peer: &Addr, port: Port) -> bool {
-    find(workload, tag(asked, cookie, peer, port))
+    weir_recall(workload, tag(asked, cookie, peer, port)) != 0
 }
 
-/// Judges a datagram to `subject.remote` from `local_port` as an answer: by the ingress rule that lets the peer ask, reversed
-/// (DESIGN.md D5); where no rule names the peer and it is let in all the same, only if it did ask.
+/// Judges a datagram to `subject.remote` from `local_port` as an answer: by what lets the peer ask, reversed (DESIGN.md D5), and
+/// only if it did ask this socket. A rule that lets a peer ask on every port would else let every socket ask it.
 #[inline(always)]
 pub fn judge_as_answer(subject: &Subject, local_port: Port) -> Judged {
     let asked = Query { direction: Direction::Ingress, port: local_port.number(), ..emit::question(subject) };
     let mut judged = tables::judge(subject.local.workload, &asked);
-    let by_rule = judged.decision.reason as u8 == Reason::Rule as u8;
+    // What has no ports is matched to its socket by the kernel.
+    let by_rule = subject.protocol != Protocol::UDP && judged.decision.reason as u8 == Reason::Rule as u8;
     if !by_rule
         && !expected(Asked::ByPeer, subject.local.workload, subject.cookie, &subject.remote_addr, subject.remote_port)
     {
@@ -54,7 +66,7 @@ pub fn judge_as_answer(subject: &Subject, local_port: Port) -> Judged {
     judged
 }
 
-/// Remembers a peer that was let in without a rule, if its answer would not get out by an egress rule.
+/// Remembers a peer that was let in, if its answer would not get out by an egress rule.
 #[inline(always)]
 pub fn note_asked(subject: &Subject) {
     let answer = Query { direction: Direction::Egress, port: subject.remote_port.number(), ..emit::question(subject) };
@@ -67,50 +79,63 @@ pub fn note_asked(subject: &Subject) {
 #[inline(always)]
 pub fn first_of_socket(workload: u32, cookie: u64) -> bool {
     let tag = tag(Asked::ByUs, cookie, &Addr::UNSPECIFIED, Port([0; 2]));
-    let known = find(workload, tag);
+    let known = weir_recall(workload, tag) != 0;
     if !known {
-        store(workload, tag);
+        weir_remember(workload, tag);
     }
     !known
+}
+
+/// What tells an answer to one question from that to another: the peer's port, an ICMP message's identifier.
+#[inline(always)]
+pub const fn thread_of(packet: &Packet, peer_port: Port) -> Port {
+    match packet.protocol {
+        Protocol::ICMP | Protocol::ICMPV6 => Port::new(packet.ident as u16),
+        _ => peer_port,
+    }
 }
 
 #[inline(always)]
 fn tag(asked: Asked, cookie: u64, peer: &Addr, port: Port) -> u64 {
     let (high, low) = peer.halves();
-    let socket = cookie ^ u64::from(port.number()) << 48 ^ (asked as u64) << 62;
-    hash::keyed(settings::secret(), socket, high, low) | 1
+    let socket = cookie ^ u64::from(port.number()) << 48;
+    hash::keyed(settings::secret(), socket, high, low) >> KIND_BITS << KIND_BITS | asked as u64
 }
 
 /// The bucket of `tag` among the workload's own.
 #[inline(always)]
 fn bucket(workload: u32, tag: u64) -> Option<*mut Reply> {
-    let index = (workload & (MAX_WORKLOADS - 1)) * REPLY_BUCKETS + ((tag >> 1) as u32 & (REPLY_BUCKETS - 1));
+    let index = (workload & (MAX_WORKLOADS - 1)) * REPLY_BUCKETS + ((tag >> KIND_BITS) as u32 & (REPLY_BUCKETS - 1));
     Some(maps::REPLIES.get_ptr_mut(index)?.cast::<Reply>())
 }
 
-#[inline(always)]
-fn find(workload: u32, tag: u64) -> bool {
-    let Some(entries) = bucket(workload, tag) else { return false };
+/// 1 if there is a fresh entry. Global functions, both: the verifier checks them once (see `bytes`).
+#[inline(never)]
+#[unsafe(no_mangle)]
+extern "C" fn weir_recall(workload: u32, tag: u64) -> u32 {
+    let Some(entries) = bucket(workload, tag) else { return 0 };
     let now = emit::now();
     let mut way = 0;
     while way < 4 {
         // SAFETY: a bucket is four entries; a torn read of another CPU's write can only miss or expire, not match.
         let entry = unsafe { entries.add(way).read() };
         if entry.tag == tag {
-            return now.wrapping_sub(entry.sent_ns) < REPLY_TTL_NS;
+            return u32::from(now.wrapping_sub(entry.sent_ns) < REPLY_TTL_NS);
         }
         way += 1;
     }
-    false
+    0
 }
 
-#[inline(always)]
-fn store(workload: u32, tag: u64) {
-    let Some(entries) = bucket(workload, tag) else { return };
+/// Makes an entry, or a fresh one of an old. The answer means nothing: the verifier wants one.
+#[inline(never)]
+#[unsafe(no_mangle)]
+extern "C" fn weir_remember(workload: u32, tag: u64) -> u32 {
+    let Some(entries) = bucket(workload, tag) else { return 0 };
     let now = emit::now();
     let (mut way, mut place, mut oldest) = (0, 0, u64::MAX);
     while way < 4 {
-        // SAFETY: as in `find`.
+        // SAFETY: as in `weir_recall`.
         let entry = unsafe { entries.add(way).read() };
         if entry.tag == tag {
             place = way;
@@ -127,4 +152,5 @@ fn store(workload: u32, tag: u64) {
         (&raw mut (*slot).tag).write_volatile(tag);
         (&raw mut (*slot).sent_ns).write_volatile(now);
     }
+    1
 }

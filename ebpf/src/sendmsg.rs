@@ -16,7 +16,9 @@ use crate::{
     bytes,
     connect::{self, ALLOW, DENY},
     emit::{self, Caller, Subject},
-    replies, tables, who,
+    recent,
+    replies::{self, Asked},
+    tables, who,
 };
 
 #[cgroup_sock_addr(sendmsg4)]
@@ -45,10 +47,23 @@ fn judge(ctx: &SockAddrContext, target: (Addr, Port)) -> i32 {
         Subject { cookie: bytes::cookie(ctx), ..connect::subject(ctx, Hook::Sendmsg, who::attached(), target) };
     let judged = tables::judge(subject.local.workload, &emit::question(&subject));
     if judged.decision.verdict.passes() || connect::is_reply(ctx, Hook::Sendmsg, &subject) {
+        let caller = crate::task::cgroup();
+        recent::vouch(if connect::is_foreign(&subject.local, caller) { 0 } else { subject.cookie });
+        // Once for each caller of the socket.
+        if connect::is_foreign(&subject.local, caller)
+            && replies::first_of_socket(subject.local.workload, subject.cookie ^ caller << 16)
+        {
+            connect::note_foreign(&subject, &judged, &Caller::current());
+        }
         // Quiet first: a later datagram of the socket may make a record, and is then the first that needs a name.
         if !judged.decision.quiet && replies::first_of_socket(subject.local.workload, subject.cookie) {
             let caller = Caller::current();
-            emit::note(Kind::Attempt, &subject, caller.cgroup, 0, emit::detail_of(&caller.process));
+            emit::named(Kind::Attempt, &subject, &caller);
+        }
+        // Behind a service's address `egress` may see the datagram translated already, and the answer comes from this address.
+        if judged.decision.translated {
+            let Subject { local, cookie, remote_addr, remote_port, .. } = &subject;
+            replies::expect(Asked::ByUs, local.workload, *cookie, remote_addr, *remote_port);
         }
         return ALLOW;
     }

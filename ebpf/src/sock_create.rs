@@ -60,8 +60,14 @@ fn judge(ctx: &SockContext, local: Local) -> i32 {
         tcp_flags: 0,
         ifindex: 0,
     };
-    let decision =
-        Decision { verdict: Verdict::Deny, reason: Reason::SocketType, rule: 0, remote_identity: 0, quiet: false };
+    let decision = Decision {
+        verdict: Verdict::Deny,
+        reason: Reason::SocketType,
+        rule: 0,
+        remote_identity: 0,
+        quiet: false,
+        translated: false,
+    };
     emit::verdict(&subject, &Judged { decision, generation, local_identity: 0 }, &Caller::current());
     DENY
 }

@@ -9,6 +9,9 @@ use weir_common::{
     decide::{Decision, Image, Query, Tables, no_tables},
     event::Endpoint,
     image::Page,
+    packet::Packet,
+    source,
+    verdict::Reason,
 };
 
 use crate::{
@@ -68,6 +71,13 @@ pub struct Judged {
 impl Judged {
     /// Fails closed: there is nothing to judge by.
     const NO_TABLES: Self = Self { decision: no_tables(0), generation: 0, local_identity: 0 };
+
+    /// A refusal that no policy speaks.
+    #[inline(always)]
+    pub fn refusal(reason: Reason) -> Self {
+        let decision = Decision { reason, ..Self::NO_TABLES.decision };
+        Self { decision, generation: generation(), local_identity: 0 }
+    }
 }
 
 /// Judges one opening of `workload` by the active generation; without one, denies. The query's own `local` is not read.
@@ -86,6 +96,14 @@ pub fn judge(workload: u32, query: &Query) -> Judged {
     let judged = Judged { decision, generation: image.generation(), local_identity };
     recent::remember(&question, &judged);
     judged
+}
+
+/// Whether a packet that says it comes from one of `workload`'s addresses may do so.
+#[inline(never)]
+pub fn plausible(workload: u32, packet: &Packet) -> bool {
+    let Some(active) = Active::open() else { return false };
+    let Some(image) = Image::open(&active) else { return false };
+    source::plausible(packet, &image, workload)
 }
 
 /// Flags of the active generation; none when there is none.

@@ -12,7 +12,6 @@ use aya_ebpf::{
 };
 use weir_common::{
     decide::{Decision, Image},
-    event::Local,
     image::{FLAG_BLOCKED, FLAG_LIMITS},
     packet::Packet,
     verdict::{Direction, Hook, Reason, Verdict},
@@ -25,6 +24,7 @@ use crate::{
     limiter::{self, AUDIT},
     maps,
     tables::{Active, Judged},
+    who,
 };
 
 /// What becomes of a frame.
@@ -60,7 +60,7 @@ fn try_xdp(ctx: &XdpContext, ifindex: u32) -> Outcome {
         Headers::NotIp => return Outcome::Unjudged,
         Headers::Malformed => {
             let length = (ctx.data_end() - ctx.data()) as u32;
-            emit::malformed(Local { workload: 0, reserved: 0 }, Hook::Xdp, Direction::Ingress, ifindex, length);
+            emit::malformed(who::UNKNOWN, Hook::Xdp, Direction::Ingress, ifindex, length);
             return Outcome::Denied;
         }
     }
@@ -120,6 +120,7 @@ fn decided(image: &Image<'_, Active>, answer: u64, packet: &Packet, ifindex: u32
         rule: (answer >> 32) as u32,
         remote_identity: image.identify(&packet.src),
         quiet: false,
+        translated: false,
     };
     let judged = Judged { decision, generation: image.generation(), local_identity: image.identify(&packet.dst) };
     emit::merged(&subject(packet, ifindex), &judged, packet.length);
@@ -131,7 +132,7 @@ fn subject(packet: &Packet, ifindex: u32) -> Subject {
     Subject {
         hook: Hook::Xdp,
         direction: Direction::Ingress,
-        local: Local { workload: 0, reserved: 0 },
+        local: who::UNKNOWN,
         local_addr: packet.dst,
         remote_addr: packet.src,
         local_port: packet.dst_port,

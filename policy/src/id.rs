@@ -159,6 +159,27 @@ impl fmt::Display for ResourceId {
     }
 }
 
+/// A text that is no resource's id.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is not a resource; write Kind/namespace/name, or Kind/name for kinds without a namespace")]
+pub struct NoResourceId(pub String);
+
+impl FromStr for ResourceId {
+    type Err = NoResourceId;
+
+    /// Reads what `Display` writes.
+    fn from_str(text: &str) -> Result<Self, NoResourceId> {
+        let wrong = || NoResourceId(text.to_owned());
+        let (kind, rest) = text.split_once('/').ok_or_else(wrong)?;
+        let kind: Kind = kind.parse().map_err(|_| wrong())?;
+        match rest.split_once('/') {
+            Some((namespace, name)) if kind.namespaced() => Ok(Self::new(kind, namespace, name)),
+            None if !kind.namespaced() => Ok(Self::new(kind, "", rest)),
+            Some(_) | None => Err(wrong()),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -172,6 +193,16 @@ mod tests {
         assert_eq!("policies".parse(), Ok(Kind::Policy));
         assert_eq!("networkpolicies".parse(), Ok(Kind::NetworkPolicy));
         assert_eq!("Ingress".parse::<Kind>(), Err(UnknownKind("Ingress".into())));
+    }
+
+    #[test]
+    fn an_id_is_read_back_as_it_is_written() {
+        for text in ["Policy/shop/api", "AddressSet/bad", "ClusterNetworkPolicy/deny"] {
+            assert_eq!(text.parse::<ResourceId>().map(|id| id.to_string()), Ok(text.to_owned()));
+        }
+        for text in ["Policy/api", "AddressSet/shop/bad", "Policy", "Thing/shop/api", ""] {
+            assert_eq!(text.parse::<ResourceId>(), Err(NoResourceId(text.to_owned())));
+        }
     }
 
     #[test]

@@ -24,16 +24,16 @@ pub mod reach;
 mod warn;
 
 pub use compile::{
-    Compiled, CompiledWorkload, Compiler, Edit, Endpoints, LimitInfo, RuleInfo, Sizes, Touched, compile,
+    Compiled, CompiledWorkload, Compiler, Edit, Endpoints, LimitInfo, RuleInfo, ServiceNames, Sizes, Touched, compile,
 };
 pub use evaluate::{Answer, End, Explanation, NoSuchWorkload, Question, Staged, evaluate, evaluate_service};
 pub use fault::{Fault, Place};
-pub use id::{Kind, ResourceId, UnknownKind};
+pub use id::{Kind, NoResourceId, ResourceId, UnknownKind};
 pub use model::{
     Action, AddressSet, Change, Client, ContainerPort, Endpoint, EndpointPort, EndpointSlice, Entity, IpBlock, Labels,
-    Mode, NAMESPACE_LABEL, Node, Operator, Origin, PROTOCOLS, Peer, Policy, PolicyType, PortMatch, PortName, Prefix,
-    Rate, RateLimit, Remark, Requirement, Resource, Resources, Rule, Selector, Service, ServicePort, ServiceRef,
-    Socket, Spec, TargetPort, Tier, Timestamp, V4_BITS, Workload, addr, icmp_types, ip, protocol_name,
+    Mode, NAMESPACE_LABEL, Node, OnChange, Operator, Origin, PROTOCOLS, Peer, Policy, PolicyType, PortMatch, PortName,
+    Prefix, Rate, RateLimit, Remark, Requirement, Resource, Resources, Rule, Selector, Service, ServicePort,
+    ServiceRef, Socket, Spec, TargetPort, Tier, Timestamp, V4_BITS, Workload, addr, icmp_types, ip, protocol_name,
 };
 pub use parse::{Documents, Expectation, OtherKinds, PolicyTest, Written, parse, parse_all, parse_documents};
 pub use warn::{Warning, warnings, warnings_about};

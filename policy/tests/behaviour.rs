@@ -37,6 +37,34 @@ fn evaluator_and_tables_answer_every_case_alike() {
     }
 }
 
+/// Living connections that a policy forbids are cut unless it says otherwise, whichever kind of policy it is.
+#[test]
+fn a_policy_says_what_becomes_of_living_connections() {
+    use weir_policy::{OnChange, Spec};
+    let native =
+        |spec: &str| format!("apiVersion: weir.dev/v1alpha1\nkind: Policy\nmetadata: {{name: p}}\nspec: {spec}\n");
+    let kube = |metadata: &str| {
+        format!(
+            "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {metadata}\nspec: {{podSelector: {{}}}}\n"
+        )
+    };
+    let rows = [
+        (native("{}"), OnChange::Cut),
+        (native("{onChange: cut}"), OnChange::Cut),
+        (native("{onChange: drain}"), OnChange::Drain),
+        (kube("{name: p}"), OnChange::Cut),
+        (kube("{name: p, annotations: {weir.dev/on-change: drain}}"), OnChange::Drain),
+    ];
+    for (text, expected) in rows {
+        let read = weir_policy::parse("t", &text).unwrap();
+        let again = weir_policy::parse("again", &read[0].to_yaml()).unwrap();
+        for resource in [&read[0], &again[0]] {
+            let Spec::Policy(policy) = resource.spec() else { panic!("{text}") };
+            assert_eq!(policy.on_change, expected, "{text}");
+        }
+    }
+}
+
 #[test]
 fn documents_survive_being_written_and_read() {
     for case in CASES {

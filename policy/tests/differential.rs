@@ -29,10 +29,11 @@ use support::{
 };
 use weir_common::{
     addr::{Addr, Protocol},
+    decide::{Image, Query},
     image::last_port,
     verdict::Direction,
 };
-use weir_policy::{Compiler, Context, Edit, End, Question, ResourceId, Resources, evaluate};
+use weir_policy::{Compiler, Context, Edit, End, Question, Resource, ResourceId, Resources, evaluate};
 
 const QUESTIONS_PER_STATE: usize = 1_000;
 
@@ -95,7 +96,8 @@ fn tables_and_evaluator_never_differ_and_order_never_matters() {
         Ok(())
     });
     let seen = seen.into_inner();
-    assert!(seen.len() >= 6, "the generator reached only {seen:?}");
+    let reached = |how: &str| seen.iter().filter(|said| said.ends_with(how)).count();
+    assert!(seen.len() >= 14 && reached(" through a service") >= 6, "the generator reached only {seen:?}");
 }
 
 #[test]
@@ -158,16 +160,54 @@ fn argue(
     let local: Vec<_> =
         state.workloads().filter(|(_, workload)| workload.cgroup.is_some()).map(|(resource, _)| resource).collect();
     let mut seen = BTreeSet::new();
-    for (who, egress, remote, (protocol, port)) in questions {
-        let workload = local[who.index(local.len())].id();
+    let of_services = calls(state, &local);
+    let drawn = questions.iter().map(|(who, egress, remote, port)| {
         let direction = if *egress { Direction::Egress } else { Direction::Ingress };
-        let told = ask(compiled, workload, direction, *remote, *protocol, *port);
-        let meant = reference(state, context, workload, direction, *remote, (*protocol, *port));
+        (local[who.index(local.len())].id(), direction, *remote, *port)
+    });
+    for (workload, direction, remote, (protocol, port)) in drawn.chain(of_services) {
+        let told = ask(compiled, workload, direction, remote, protocol, port);
+        let meant = reference(state, context, workload, direction, remote, (protocol, port));
         let question = format!("{workload} {direction:?} {:?} {protocol:?} {port}", remote.0);
         prop_assert_eq!(&told, &meant, "{}", question);
-        seen.insert(format!("{:?} {:?}", told.0, told.1));
+        seen.insert(format!(
+            "{:?} {:?}{}",
+            told.0,
+            told.1,
+            how(compiled, workload, direction, remote, (protocol, port))
+        ));
     }
     Ok(seen)
+}
+
+/// Whether a service's address stood for what is behind it.
+fn how(
+    compiled: &weir_policy::Compiled,
+    workload: &ResourceId,
+    direction: Direction,
+    remote: Addr,
+    (protocol, port): (Protocol, u16),
+) -> &'static str {
+    let local = compiled.workloads.get(workload).unwrap().identity;
+    let decision = Image::open(compiled).unwrap().decide(&Query { local, direction, remote, protocol, port });
+    if decision.translated { " through a service" } else { "" }
+}
+
+/// Every port of every service's address, called by and calling everybody here.
+fn calls<'s>(state: &'s Resources, local: &[&'s Resource]) -> Vec<(&'s ResourceId, Direction, Addr, (Protocol, u16))> {
+    let mut all = Vec::new();
+    for (_, service) in state.services() {
+        for (address, port) in
+            service.addresses.iter().flat_map(|address| service.ports.iter().map(move |port| (address, port)))
+        {
+            for workload in local {
+                for direction in [Direction::Egress, Direction::Ingress] {
+                    all.push((workload.id(), direction, *address, (port.protocol, port.port)));
+                }
+            }
+        }
+    }
+    all
 }
 
 /// A named case: what nobody has and only a slice lists is unknown or the world by the ranges of pods, which change.

@@ -185,20 +185,67 @@ fn a_service_leads_where_its_slices_say_else_where_its_labels_say() {
     ];
     let state = resources(&[WORLD, services, &rules[0], &rules[1]]);
     let rows = [
-        ("10.0.0.2", "10.96.0.1", 80, Ok(Verdict::Allow)),
-        ("10.0.0.2", "10.96.0.1", 8080, Err("nothing is behind Service/shop/api at this port")),
-        ("10.0.0.2", "10.96.0.2", 80, Ok(Verdict::Allow)),
-        ("fd00::2", "fd00:96::2", 80, Ok(Verdict::Allow)),
-        ("fd00::2", "fd00:96::1", 80, Ok(Verdict::Allow)),
-        ("10.0.0.2", "10.96.0.3", 80, Ok(Verdict::Allow)),
+        ("10.0.0.2", "10.96.0.1", 80, Verdict::Allow),
+        ("10.0.0.2", "10.96.0.1", 8080, Verdict::Allow),
+        ("10.0.0.2", "10.96.0.2", 80, Verdict::Allow),
+        ("fd00::2", "fd00:96::2", 80, Verdict::Allow),
+        ("fd00::2", "fd00:96::1", 80, Verdict::Allow),
+        ("10.0.0.2", "10.96.0.3", 80, Verdict::Allow),
     ];
     for (from, to, port, expected) in rows {
         let question = Question { from: end(from), to: end(to), protocol: protocol("TCP"), port };
-        let found =
-            evaluate(&state, &context(), &question).map(|found| found.verdict).map_err(|error| error.to_string());
-        assert_eq!(found, expected.map_err(str::to_owned), "{from} to {to}:{port}");
+        let found = evaluate(&state, &context(), &question).unwrap();
+        assert_eq!(found.verdict, expected, "{from} to {to}:{port}");
     }
     let id = ResourceId::new(Kind::Service, "shop", "listed");
     let found = evaluate_service(&state, &context(), &end("10.0.0.2"), &id, (protocol("TCP"), 80)).unwrap();
     assert_eq!(found.ingress.unwrap().workload.name, "api", "the slice, not the selector");
+}
+
+#[test]
+fn a_service_is_as_open_as_the_backend_that_is_most_closed_and_says_which_that_is() {
+    let service = r#"
+{apiVersion: v1, kind: Service, metadata: {name: both, namespace: shop}, spec: {clusterIP: 10.96.0.4, ports: [{port: 80, targetPort: 8080}]}}
+---
+{apiVersion: discovery.k8s.io/v1, kind: EndpointSlice, metadata: {name: both, namespace: shop, labels: {kubernetes.io/service-name: both}}, addressType: IPv4, endpoints: [{addresses: [10.0.0.3]}, {addresses: [192.0.2.7]}, {addresses: [192.0.2.8], conditions: {ready: false}}], ports: [{port: 8080}]}
+"#;
+    let to_api = "{to: [{workloadSelector: {matchLabels: {app: api}}}], ports: [{port: 8080}]}";
+    let to_both = "{to: [{ipBlock: {cidr: 192.0.2.7/32}}]}";
+    let watching = "{mode: audit, workloadSelector: {matchLabels: {app: web}}, policyTypes: [Egress]}";
+    let rows = [
+        (
+            vec![format!("{{workloadSelector: {{matchLabels: {{app: web}}}}, egress: [{to_api}]}}")],
+            "192.0.2.7",
+            Verdict::Deny,
+        ),
+        (
+            vec![format!("{{workloadSelector: {{matchLabels: {{app: web}}}}, egress: [{to_api}, {to_both}]}}")],
+            "",
+            Verdict::Allow,
+        ),
+        (vec![watching.to_owned()], "", Verdict::Audit),
+        // Audit for one does not hide that the other is denied.
+        (
+            vec![
+                watching.to_owned(),
+                format!("{{priority: 1, workloadSelector: {{matchLabels: {{app: web}}}}, egress: [{to_api}]}}"),
+            ],
+            "192.0.2.7",
+            Verdict::Deny,
+        ),
+    ];
+    for (specs, decides, expected) in rows {
+        let policies: Vec<_> = specs.iter().enumerate().map(|(n, spec)| policy(&format!("p{n}"), spec)).collect();
+        let mut texts = vec![WORLD, service];
+        texts.extend(policies.iter().map(String::as_str));
+        let state = resources(&texts);
+        let question = Question { from: end("shop/web"), to: end("10.96.0.4"), protocol: protocol("TCP"), port: 80 };
+        let answer = evaluate(&state, &context(), &question).unwrap().egress.unwrap();
+        assert_eq!(answer.verdict, expected, "{specs:?}: {answer:?}");
+        let leads = format!("Service/shop/both leads to {decides}");
+        assert!(answer.why.starts_with(&leads) && answer.why.contains("8080/TCP"), "{}", answer.why);
+    }
+    let question = Question { from: end("shop/web"), to: end("10.96.0.4"), protocol: protocol("TCP"), port: 81 };
+    let answer = evaluate(&resources(&[WORLD, service]), &context(), &question).unwrap().egress.unwrap();
+    assert!(answer.why.starts_with("nothing is behind Service/shop/both at 81/TCP, so its address"), "{}", answer.why);
 }

@@ -148,6 +148,26 @@ fn documents_of_kubernetes_survive_being_written_and_read() {
     assert_eq!(parse("again", &pod.to_yaml()).unwrap(), [pod]);
 }
 
+#[test]
+fn a_pod_keeps_the_uid_its_node_knows_it_by() {
+    let rows = [
+        ("uid: 3b1f0e2c-7d54-4c0f-9a51-0d6b8a1f6e77", Some("3b1f0e2c-7d54-4c0f-9a51-0d6b8a1f6e77")),
+        ("uid: 12345678, labels: {a: b}", Some("12345678")),
+        ("uid: api-server, annotations: {kubernetes.io/config.mirror: 58c9a3d6}", Some("58c9a3d6")),
+        ("uid: a, annotations: {kubernetes.io/config.hash: b}", Some("a")),
+        ("uid: \"\"", None),
+        ("labels: {a: b}", None),
+    ];
+    for (metadata, uid) in rows {
+        let pod = parse("pod", &format!("{{apiVersion: v1, kind: Pod, metadata: {{name: p, {metadata}}}}}"))
+            .unwrap()
+            .remove(0);
+        let Spec::Workload(workload) = pod.spec() else { panic!("{pod:?}") };
+        assert_eq!(workload.uid.as_deref(), uid, "{metadata}");
+        assert_eq!(parse("again", &pod.to_yaml()).unwrap(), [pod]);
+    }
+}
+
 /// Found by fuzzing: readers recognise a key by its colon only within 1024 characters.
 #[test]
 fn a_key_of_any_length_survives_being_written_and_read() {

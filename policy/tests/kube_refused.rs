@@ -174,6 +174,11 @@ fn names_kinds_and_tiers_that_the_api_server_refuses_are_refused() {
         (np("{}").replace("{name: t}", "{name: t, labels: {a: 1}}"), "metadata.labels.a"),
         (np("{}").replace("{name: t}", "{name: t, annotations: {a: 1}}"), "metadata.annotations.a"),
         (np("{}").replace("{name: t}", "{name: t, annotations: {a: \"x y\"}}"), ""),
+        (np("{}").replace("{name: t}", "{name: t, annotations: {weir.dev/on-change: drain}}"), ""),
+        (
+            np("{}").replace("{name: t}", "{name: t, annotations: {weir.dev/on-change: keep}}"),
+            "metadata.annotations[weir.dev/on-change]",
+        ),
         (np("{}").replace("networking.k8s.io/v1", "networking.k8s.io/v1beta1"), "apiVersion"),
         (np("{}").replace("kind: NetworkPolicy", "kind: NetworkPolicys"), "kind"),
         (np("{}").replace("kind: NetworkPolicy", "kind: Ingress"), "kind"),

@@ -274,6 +274,7 @@ const POLICIES: &[Row] = &[
             ("spec.workloadSelector.matchExpressions[1].values", "remove the values, or use In or NotIn"),
         ],
     ),
+    ("an unknown word for changes", "{onChange: keep}", &[("spec.onChange", "known here: cut, drain")]),
     ("a key written twice", "{priority: 1, priority: 2}", &[("spec.priority", "keep one of the two")]),
     (
         "several faults at once",

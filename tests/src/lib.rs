@@ -8,4 +8,5 @@ pub mod flood;
 pub mod harness;
 pub mod process;
 pub mod report;
+pub mod worker;
 pub mod world;

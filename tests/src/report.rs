@@ -32,6 +32,13 @@ pub enum Report {
     Sent(Sent),
     /// A server is done.
     Served(Served),
+    /// Connections are open, and held.
+    Holding {
+        /// How many.
+        connections: u64,
+    },
+    /// Whoever held connections is done.
+    Withdrawn(Withdrawn),
 }
 
 /// The outcome of one try.
@@ -71,6 +78,21 @@ pub struct Served {
     pub accepted: u64,
     /// By client address.
     pub clients: BTreeMap<IpAddr, Client>,
+}
+
+/// What became of connections that were held open.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Withdrawn {
+    /// How many there were.
+    pub held: u64,
+    /// How those ended that did: error names, or "closed".
+    pub ended: BTreeMap<String, u64>,
+    /// How many still lived.
+    pub living: u64,
+    /// The first and the last end, wall clock.
+    pub first_unix_ms: f64,
+    /// See `first_unix_ms`.
+    pub last_unix_ms: f64,
 }
 
 /// What a server saw of one client.

@@ -120,15 +120,11 @@ fn policy(repo: &Repo, options: &Policy) -> Result<bool> {
 
 /// Builds everything as shipped, with progress shown, then lets cargo become the benchmark.
 fn socket(repo: &Repo, options: &Socket) -> Result<bool> {
-    setup::demand(repo, setup::For::Socket)?;
+    setup::demand(repo, setup::For::Live)?;
     let programs = build::programs(repo, true)?;
     let mut cargo = process::cargo(repo);
     cargo.args(["bench", "--locked", "--package", "weir-tests", "--bench", "socket", "--"]);
     cargo.env("WEIR_BIN_DIR", programs);
-    if let Some(nft) = setup::nft::find(repo) {
-        cargo.env("WEIR_NFT", nft.program);
-        cargo.envs(nft.libraries.map(|folder| ("WEIR_NFT_LIBRARIES", folder)));
-    }
     let given = [("--rounds", options.rounds), ("--loads", options.loads), ("--milliseconds", options.milliseconds)];
     for (option, value) in given {
         cargo.args(value.map(|value| [option.to_owned(), value.to_string()]).into_iter().flatten());

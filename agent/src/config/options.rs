@@ -25,7 +25,11 @@ const fn absent(path: &'static str, sample: &'static str, doc: &'static str) -> 
 
 /// Every option, in the order of the sample.
 pub const OPTIONS: &[OptionDoc] = &[
-    absent("node", "node-1", "Name of this node in records. Default: the host name."),
+    absent(
+        "node",
+        "node-1",
+        "Name of this node in records, and in the `spec.nodeName` of its pods. Default: the host name.",
+    ),
     option("cgroupRoot", "/sys/fs/cgroup/unified/weir", "Directory of the managed cgroup2 tree. Required."),
     option("interfaces", "[]", "Interfaces whose incoming packets XDP judges; names, or patterns such as \"veth*\"."),
     option("xdpMode", "auto", "auto (native where the driver has it, else generic), native, or generic."),

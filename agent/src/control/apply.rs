@@ -7,7 +7,7 @@ use std::{collections::BTreeSet, sync::Arc};
 
 use weir_common::addr::Addr;
 use weir_policy::{
-    Change, Compiler, Context, Edit, Fault, Kind, Resource, ResourceId, Resources, Timestamp, parse_all, warnings_about,
+    Change, Compiler, Context, Edit, Fault, Resource, ResourceId, Resources, Timestamp, parse_all, warnings_about,
 };
 
 use super::{
@@ -34,6 +34,8 @@ impl<D: Datapath> Control<D> {
                 ..Applied::default()
             });
         }
+        let kept = if request.replace_all { Resources::default() } else { self.force.resources.clone() };
+        let parsed = self.pods.place_all(parsed, &kept);
         let (candidate, changes) = self.candidate(parsed, request.replace_all);
         match self.change(candidate, changes, request.dry_run) {
             Err(ControlError::Faulty(faults)) => {
@@ -101,10 +103,15 @@ impl<D: Datapath> Control<D> {
         }
         let now = self.now();
         let mut warnings = odd(&candidate, &changes, now);
-        warnings.extend(unplaced_pods(&candidate));
+        warnings.extend(self.pods.warnings(&candidate));
         let edits = edits(&candidate, &changes);
+        let mut applied = Applied::default();
         if dry_run {
-            self.force.compiler.clone().apply_at(now, edits).map_err(ControlError::Faulty)?;
+            let mut compiler = self.force.compiler.clone();
+            compiler.apply_at(now, edits).map_err(ControlError::Faulty)?;
+            let (doomed, count, unknown) = self.doomed(compiler.compiled(), &candidate);
+            (applied.doomed, applied.doomed_count) = (doomed, count);
+            warnings.extend(unknown);
         } else {
             let touched = self.force.compiler.apply_at(now, edits).map_err(ControlError::Faulty)?;
             tracing::debug!(?touched, "compiled");
@@ -114,12 +121,12 @@ impl<D: Datapath> Control<D> {
             warnings.extend(self.save());
             self.reconcile();
         }
-        Ok(Applied { generation: self.generation(), changes, warnings, ..Applied::default() })
+        Ok(Applied { generation: self.generation(), changes, warnings, ..applied })
     }
 
     /// The one place where the policy changes: what the compiler has made goes into the kernel first, then it is what we say is
     /// in force. If the kernel refuses, the compiler goes back to what the kernel has.
-    fn put_in_force(&mut self) -> Result<(), ControlError> {
+    pub(super) fn put_in_force(&mut self) -> Result<(), ControlError> {
         let compiled = self.force.compiler.compiled();
         let generation = compiled.generation;
         self.settings.names.publish(&compiled);
@@ -143,6 +150,7 @@ impl<D: Datapath> Control<D> {
 
     /// Notes which resources this generation has changed.
     pub(super) fn remember(&mut self, changes: &[Changed]) {
+        self.pods.note(changes, &self.force.resources);
         let generation = self.generation();
         for change in changes {
             match change.action {
@@ -223,15 +231,4 @@ fn nothing_in(request: &Apply) -> Fault {
 fn odd(resources: &Resources, changes: &[Changed], now: Timestamp) -> Vec<String> {
     let ids: Vec<_> = changes.iter().map(|change| change.id.clone()).collect();
     warnings_about(resources, &ids, now).iter().map(ToString::to_string).collect()
-}
-
-/// Pods are peers by their addresses; nobody tells this agent their cgroups yet, and a policy that is not enforced must say so.
-fn unplaced_pods(resources: &Resources) -> Option<String> {
-    let pods = resources.iter().filter(|resource| resource.id().kind == Kind::Pod).count();
-    (pods > 0).then(|| {
-        format!(
-            "{pods} of the resources are Pods, known by their addresses only: policies that select them are not enforced on \
-             this node; describe what runs here as Workload with its cgroup"
-        )
-    })
 }

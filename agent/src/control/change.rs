@@ -3,6 +3,7 @@
 //! May touch: nothing.
 //! Never: tells watchers of what did not happen.
 
+use weir_common::verdict::{Direction, Reason};
 use weir_policy::{Fault, Resource, ResourceId};
 
 /// A request to change the policy.
@@ -27,6 +28,27 @@ pub struct Applied {
     pub faults: Vec<Fault>,
     /// Legal, but probably not meant; or in force but not saved.
     pub warnings: Vec<String>,
+    /// For a dry run: living connections that would be cut, up to a bound.
+    pub doomed: Vec<Doomed>,
+    /// How many would be cut.
+    pub doomed_count: usize,
+}
+
+/// A living connection that a change would cut.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Doomed {
+    /// The workload on this node, "namespace/name".
+    pub workload: String,
+    /// Protocol and both ends, the caller first where it is known.
+    pub connection: String,
+    /// The direction in which it would be forbidden.
+    pub direction: Direction,
+    /// Why.
+    pub reason: Reason,
+    /// The policy that would forbid it.
+    pub policy: String,
+    /// Its rule.
+    pub rule: String,
 }
 
 /// What happened to a resource.

@@ -7,10 +7,12 @@ use std::net::IpAddr;
 
 use weir_common::{
     addr::{Addr, Protocol},
-    decide::{Decision, Image, Query},
+    decide::{Decision, Image, Query, Tables},
+    event::Endpoint,
+    image::Page,
     verdict::{Direction, Reason, Verdict},
 };
-use weir_policy::{Answer, Compiled, CompiledWorkload, End, Question, evaluate};
+use weir_policy::{Answer, Compiled, CompiledWorkload, End, Kind, Question, evaluate};
 
 use super::{Control, ControlError};
 use crate::datapath::Datapath;
@@ -81,6 +83,8 @@ struct Found<'a> {
     workload: Option<&'a CompiledWorkload>,
     addr: Option<Addr>,
     shown: String,
+    /// Of a pod of this node that is not policed: why not.
+    unplaced: Option<String>,
 }
 
 impl<D: Datapath> Control<D> {
@@ -90,19 +94,28 @@ impl<D: Datapath> Control<D> {
     /// An end cannot be found.
     pub fn explain(&self, ask: &Ask) -> Result<Explained, ControlError> {
         let compiled = &*self.force.compiled;
-        let (from, to) = (find(compiled, &ask.from)?, find(compiled, &ask.to)?);
+        let (mut from, mut to) = (find(compiled, &ask.from)?, find(compiled, &ask.to)?);
+        for end in [&mut from, &mut to] {
+            let resource = end.workload.and_then(|workload| self.force.resources.get(&workload.id));
+            end.unplaced = resource.and_then(|resource| self.pods.unplaced(resource));
+        }
         let protocol = Protocol(ask.protocol);
         let question = Question { from: from.end.clone(), to: to.end.clone(), protocol, port: ask.port };
         let answers = evaluate(&self.force.resources, &self.force.context, &question).ok();
         let (out, into) = answers.map_or((None, None), |answers| (answers.egress, answers.ingress));
         let egress = side(compiled, &from, &to, Direction::Egress, &question, out.as_ref())?;
-        let ingress = side(compiled, &to, &from, Direction::Ingress, &question, into.as_ref())?;
+        // Behind a service's address others are called, at ports of their own.
+        let behind =
+            into.as_ref().and_then(|answer| compiled.workloads.get(&answer.workload)).map(|workload| found(workload));
+        let called = behind.as_ref().unwrap_or(&to);
+        let question = Question { port: into.as_ref().map_or(ask.port, |answer| answer.port), ..question };
+        let ingress = side(compiled, called, &from, Direction::Ingress, &question, into.as_ref())?;
         let verdicts = || [&egress, &ingress].into_iter().filter_map(|side| side.decided.map(|(verdict, _)| verdict));
         let verdict = [Verdict::Deny, Verdict::Audit].into_iter().find(|verdict| verdicts().any(|v| v == *verdict));
         Ok(Explained {
             verdict: verdict.unwrap_or(Verdict::Allow),
             generation: compiled.generation,
-            limits: limits(compiled, &to, protocol, ask.port),
+            limits: limits(compiled, called, protocol, question.port),
             egress,
             ingress,
         })
@@ -117,7 +130,13 @@ fn find<'a>(compiled: &'a Compiled, text: &str) -> Result<Found<'a>, EndError> {
         };
         let workload =
             compiled.workloads.values().find(|workload| workload.addresses.contains(&addr)).map(AsRef::as_ref);
-        return Ok(Found { end: End::Address(addr), workload, addr: Some(addr), shown: text.to_owned() });
+        return Ok(Found {
+            end: End::Address(addr),
+            workload,
+            addr: Some(addr),
+            shown: text.to_owned(),
+            unplaced: None,
+        });
     }
     let named = |workload: &&CompiledWorkload| match text.split_once('/') {
         Some((namespace, name)) => workload.id.namespace == namespace && workload.id.name == name,
@@ -130,8 +149,13 @@ fn find<'a>(compiled: &'a Compiled, text: &str) -> Result<Found<'a>, EndError> {
         let candidates = [shown(workload)].into_iter().chain(others).collect();
         return Err(EndError::Ambiguous { name: text.to_owned(), candidates });
     }
+    Ok(found(workload))
+}
+
+fn found(workload: &CompiledWorkload) -> Found<'_> {
     let addr = workload.addresses.first().copied();
-    Ok(Found { end: End::Workload(workload.id.clone()), workload: Some(workload), addr, shown: shown(workload) })
+    let end = End::Workload(workload.id.clone());
+    Found { end, workload: Some(workload), addr, shown: shown(workload), unplaced: None }
 }
 
 fn shown(workload: &CompiledWorkload) -> String {
@@ -155,6 +179,9 @@ fn side(
             direction.name()
         ));
     };
+    if let Some(why) = &local.unplaced {
+        return unjudged(format!("{} is not policed although it runs here: {why}", local.shown));
+    }
     if workload.cgroup.is_none() {
         return unjudged(format!(
             "{} has no cgroup here; the node it runs on judges its {}",
@@ -170,8 +197,41 @@ fn side(
         protocol: question.protocol,
         port: question.port,
     };
-    let Some(image) = Image::open(compiled) else { return unjudged("the tables in force are not readable".to_owned()) };
-    Ok(judged(compiled, image.decide(&query), answer))
+    let tables = Own { compiled, workload };
+    let Some(image) = Image::open(&tables) else { return unjudged("the tables in force are not readable".to_owned()) };
+    Ok(judged(compiled, image.decide_for(ASKED, &query), answer))
+}
+
+/// The number of the workload that is asked about, for as long as the question takes.
+const ASKED: u32 = 1;
+
+/// The tables as the kernel of this node has them for one of its workloads: with the addresses that are its own.
+struct Own<'a> {
+    compiled: &'a Compiled,
+    workload: &'a CompiledWorkload,
+}
+
+impl Tables for Own<'_> {
+    fn page(&self, index: u32) -> Option<&Page> {
+        self.compiled.page(index)
+    }
+
+    fn endpoint(&self, addr: &Addr) -> Option<Endpoint> {
+        let owner = if self.is_own(addr) { ASKED } else { 0 };
+        self.compiled.endpoint(addr).map(|end| Endpoint { owner, ..end })
+    }
+
+    fn cidr(&self, addr: &Addr) -> Option<u32> {
+        self.compiled.cidr(addr)
+    }
+}
+
+impl Own<'_> {
+    /// Only pods have addresses that policies cannot keep them from, and an address that two of them claim is nobody's own.
+    fn is_own(&self, addr: &Addr) -> bool {
+        let claims = |workload: &CompiledWorkload| workload.id.kind == Kind::Pod && workload.addresses.contains(addr);
+        claims(self.workload) && self.compiled.local().iter().filter(|other| claims(other)).count() == 1
+    }
 }
 
 fn judged(compiled: &Compiled, decision: Decision, answer: Option<&Answer>) -> Side {

@@ -15,13 +15,16 @@ mod error;
 mod expiry;
 pub mod explain;
 mod host;
+mod living;
+mod pods;
 mod store;
 pub mod view;
 
 use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
 
-pub use change::{Action, Applied, Apply, ChangeSet, Changed};
+pub use change::{Action, Applied, Apply, ChangeSet, Changed, Doomed};
 pub use error::ControlError;
+use pods::Pods;
 use tokio::sync::broadcast;
 use weir_common::verdict::Verdict;
 use weir_policy::{Compiled, Compiler, Context, ResourceId, Resources, Timestamp};
@@ -29,6 +32,7 @@ use weir_policy::{Compiled, Compiler, Context, ResourceId, Resources, Timestamp}
 use crate::{
     datapath::{Datapath, Observed},
     exporter::Queue,
+    revoke::Revoker,
     telemetry::{clock, loss::RingLosses, names::Names},
 };
 
@@ -37,6 +41,10 @@ const WATCH_BACKLOG: usize = 256;
 
 /// What control needs beside the datapath.
 pub struct Settings {
+    /// This node's name in the cluster, as `spec.nodeName` of its pods.
+    pub node: String,
+    /// The managed tree, below which the cgroups of pods are found.
+    pub cgroup_root: PathBuf,
     /// What applies to processes of no known workload.
     pub unknown: Verdict,
     /// Where the last good policy is kept.
@@ -45,6 +53,8 @@ pub struct Settings {
     pub names: Arc<Names>,
     /// Where losses of the ring are reported.
     pub queue: Arc<Queue>,
+    /// Cuts living connections that a new generation forbids.
+    pub revoker: Arc<Revoker>,
     /// The wall clock, by which policies expire.
     pub clock: WallClock,
 }
@@ -57,6 +67,7 @@ pub struct Control<D> {
     datapath: D,
     settings: Settings,
     force: InForce,
+    pods: Pods,
     observed: Observed,
     /// Generation by which telemetry was told the names of what is attached; 0 before the first time.
     named: u64,
@@ -103,6 +114,7 @@ impl<D: Datapath> Control<D> {
         let now = clock::wall_now();
         Ok(Self {
             datapath,
+            pods: Pods::new(&settings.node, settings.cgroup_root.clone()),
             settings,
             force: InForce {
                 compiler,
@@ -131,11 +143,12 @@ impl<D: Datapath> Control<D> {
         self.observed.enforcing
     }
 
-    /// What is due about once a second: take out of force what expired, follow the host's addresses, attach what appeared, report
-    /// what the ring lost.
+    /// What is due about once a second: take out of force what expired, follow the host's addresses and the cgroups of pods,
+    /// attach what appeared, report what the ring lost.
     pub fn tick(&mut self) {
         self.expire();
         self.follow_host_addresses(host::addresses());
+        self.follow_pods();
         self.reconcile();
         self.report_losses();
     }
@@ -156,6 +169,7 @@ impl<D: Datapath> Control<D> {
             self.settings.names.attach(&observed);
             self.observed = observed;
             self.named = generation;
+            self.settings.revoker.look(self.living_view(&self.force.compiled, &self.force.resources));
         }
     }
 

@@ -45,23 +45,33 @@ metadata: {name: api, namespace: shop}
 spec: {workloadSelector: {matchLabels: {app: api}}, packets: {perSecond: 100}}
 ";
 
-struct World {
-    fake: Fake,
-    dir: tempfile::TempDir,
-    control: Control<FakeDatapath>,
+/// Control over a fake kernel, in a folder of its own.
+pub struct World {
+    pub fake: Fake,
+    pub dir: tempfile::TempDir,
+    pub control: Control<FakeDatapath>,
 }
 
 fn settings(dir: &tempfile::TempDir) -> Settings {
     let queue = Arc::new(Queue::new(1024, "boot".into(), true));
     let clock: WallClock = Arc::new(|| Timestamp(clock::wall_now()));
-    Settings { unknown: Verdict::Allow, state_dir: dir.path().join("state"), names: Arc::default(), queue, clock }
+    Settings {
+        node: "n1".to_owned(),
+        cgroup_root: dir.path().join("tree"),
+        unknown: Verdict::Allow,
+        state_dir: dir.path().join("state"),
+        names: Arc::default(),
+        queue,
+        revoker: Arc::default(),
+        clock,
+    }
 }
 
-fn world() -> World {
+pub fn world() -> World {
     world_in(tempfile::tempdir().unwrap())
 }
 
-fn world_in(dir: tempfile::TempDir) -> World {
+pub fn world_in(dir: tempfile::TempDir) -> World {
     let fake = Fake::default();
     let control = Control::start(fake.datapath(), settings(&dir)).unwrap();
     World { fake, dir, control }
@@ -73,11 +83,11 @@ fn request(texts: &[&str]) -> Apply {
 }
 
 impl World {
-    fn apply(&mut self, texts: &[&str]) -> Applied {
+    pub fn apply(&mut self, texts: &[&str]) -> Applied {
         self.control.apply(&request(texts)).unwrap()
     }
 
-    fn generations(&self) -> Vec<u64> {
+    pub fn generations(&self) -> Vec<u64> {
         self.fake.inner().installed.iter().map(|compiled| compiled.generation).collect()
     }
 
@@ -85,12 +95,12 @@ impl World {
         self.control.list(None, None).resources.iter().map(|view| view.resource.id().to_string()).collect()
     }
 
-    fn saved(&self) -> Option<String> {
+    pub fn saved(&self) -> Option<String> {
         std::fs::read_to_string(self.dir.path().join("state/policy.yaml")).ok()
     }
 }
 
-fn actions(applied: &Applied) -> Vec<(&'static str, String)> {
+pub fn actions(applied: &Applied) -> Vec<(&'static str, String)> {
     applied.changes.iter().map(|change| (change.action.name(), change.id.to_string())).collect()
 }
 
@@ -147,15 +157,6 @@ fn one_fault_refuses_all_sources_and_every_fault_is_told() {
         (world.ids(), world.generations(), world.saved()),
         (vec!["Workload/shop/web".to_owned()], vec![1, 2], before)
     );
-}
-
-#[test]
-fn pods_are_taken_with_a_warning_that_nothing_enforces_their_policies_here() {
-    let mut world = world();
-    let pod = "apiVersion: v1\nkind: Pod\nmetadata: {name: a, namespace: shop}\nstatus: {podIPs: [{ip: 10.9.0.1}]}\n";
-    let applied = world.apply(&[pod, WEB]);
-    assert_eq!((applied.faults.len(), applied.generation), (0, 2), "{:?}", applied.faults);
-    assert!(applied.warnings.iter().any(|warning| warning.starts_with("1 of the resources are Pods")), "{applied:?}");
 }
 
 #[test]
@@ -327,6 +328,38 @@ fn explain_answers_from_what_is_in_force() {
     let ask = Ask { from: "web".into(), to: "api".into(), protocol: 6, port: 80 };
     let ambiguous = world.control.explain(&ask).unwrap_err().to_string();
     assert!(ambiguous.contains("other/web, shop/web"), "{ambiguous}");
+}
+
+const SERVICE: &str = "\
+apiVersion: v1
+kind: Service
+metadata: {name: front, namespace: shop}
+spec: {clusterIP: 10.96.0.1, ports: [{port: 8080}]}
+---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {name: front, namespace: shop, labels: {kubernetes.io/service-name: front}}
+addressType: IPv4
+endpoints: [{addresses: [10.0.0.2]}]
+ports: [{port: 80}]
+";
+
+#[test]
+fn explain_says_what_is_behind_a_services_address_and_judges_that() {
+    let mut world = world();
+    world.apply(&[WEB, API, SERVICE]);
+    let ask =
+        |to: &str, port| world.control.explain(&Ask { from: "web".into(), to: to.into(), protocol: 6, port }).unwrap();
+    let (through, direct) = (ask("10.96.0.1", 8080), ask("10.0.0.2", 80));
+    assert_eq!((through.verdict, &through.limits), (Verdict::Allow, &direct.limits));
+    assert_eq!((through.ingress.decided, &through.ingress.rule), (direct.ingress.decided, &direct.ingress.rule));
+    for side in [&through.egress, &through.ingress] {
+        let leads = "Service/shop/front leads to Workload/shop/api (10.0.0.2) at 80/TCP: ";
+        assert_eq!(side.why, format!("{leads}{}", side.why.trim_start_matches(leads)), "{}", side.why);
+    }
+    let nowhere = ask("10.96.0.1", 80);
+    assert_eq!((nowhere.verdict, nowhere.ingress.decided), (Verdict::Allow, None));
+    assert!(nowhere.egress.why.starts_with("nothing is behind Service/shop/front at 80/TCP"), "{}", nowhere.egress.why);
 }
 
 const EXPIRING: &str = "\

@@ -60,6 +60,8 @@ pub struct Status {
     pub seen: Vec<InterfaceSeen>,
     /// Resources by kind.
     pub resources: BTreeMap<Kind, u64>,
+    /// Pods of this node without a cgroup, and why.
+    pub unplaced: BTreeMap<ResourceId, String>,
 }
 
 impl<D: Datapath> Control<D> {
@@ -92,9 +94,10 @@ impl<D: Datapath> Control<D> {
     /// # Errors
     /// The kernel's counters cannot be read.
     pub fn status(&self) -> Result<Status, ControlError> {
-        let mut resources = BTreeMap::new();
+        let (mut resources, mut unplaced) = (BTreeMap::new(), BTreeMap::new());
         for resource in self.force.resources.iter() {
             *resources.entry(resource.id().kind).or_default() += 1;
+            unplaced.extend(self.pods.unplaced(resource).map(|why| (resource.id().clone(), why)));
         }
         let compiled = Arc::clone(&self.force.compiled);
         Ok(Status {
@@ -107,6 +110,7 @@ impl<D: Datapath> Control<D> {
             seen: self.datapath.seen().map_err(ControlError::Counters)?,
             compiled,
             resources,
+            unplaced,
         })
     }
 

@@ -92,7 +92,9 @@ impl State {
                 self.lost += record.count;
                 self.losses.add(Cause::QueueFull, tally::cell_of(record), record.count, first, last);
             }
-            RecordKind::Close => self.losses.add(Cause::QueueFullClose, None, 1, first, last),
+            RecordKind::Close | RecordKind::Cut | RecordKind::Adopted => {
+                self.losses.add(Cause::QueueFullClose, None, 1, first, last)
+            }
             RecordKind::Loss(cause) => self.losses.add(cause, tally::cell_of(record), record.count, first, last),
         }
     }

@@ -1,5 +1,5 @@
 //! Lives: agent, user space.
-//! Called by: `load`, `cgroups` and `interfaces`.
+//! Called by: `load`, `cgroups`, `interfaces` and `wires`.
 //! May touch: one program and one target at a time.
 //! Never: keeps a link; the caller owns it, and dropping it detaches.
 
@@ -7,7 +7,7 @@ use std::os::fd::AsFd;
 
 use aya::{
     Ebpf,
-    programs::{CgroupAttachMode, CgroupSkbAttachType, Program, ProgramError, links::FdLink},
+    programs::{CgroupAttachMode, CgroupSkbAttachType, Program, ProgramError, TcAttachType, links::FdLink},
 };
 
 use super::error::KernelError;
@@ -47,9 +47,14 @@ pub(super) const STRICT_PROGRAMS: [&str; 2] = ["root_ingress", "root_egress"];
 /// The XDP program.
 pub(super) const XDP: &str = "xdp_edge";
 
+/// What is linked to the node's end of a workload's interface, and which way it looks from there.
+pub(super) const WIRE_PROGRAMS: [(&str, TcAttachType); 2] =
+    [("from_workload", TcAttachType::Ingress), ("to_workload", TcAttachType::Egress)];
+
 /// Every program of the object.
 pub(super) fn programs() -> impl Iterator<Item = &'static str> {
-    WORKLOAD_HOOKS.iter().map(|hook| hook.program).chain(ROOT_PROGRAMS).chain(STRICT_PROGRAMS).chain([XDP])
+    let wires = WIRE_PROGRAMS.into_iter().map(|(program, _)| program);
+    WORKLOAD_HOOKS.iter().map(|hook| hook.program).chain(ROOT_PROGRAMS).chain(STRICT_PROGRAMS).chain([XDP]).chain(wires)
 }
 
 /// Links `program` to a cgroup. Links coexist with other tools' programs in the same cgroup.

@@ -62,10 +62,12 @@ pub struct WorkloadState {
     pub detail: String,
     /// Hooks in place.
     pub hooks: Vec<&'static str>,
+    /// What of its traffic no hook in place sees (`docs/coverage.md`).
+    pub uncovered: Vec<&'static str>,
 }
 
-/// `struct weir_common::event::Local` as bytes of the map: number, then zero.
-type LocalWords = [u32; 2];
+/// `struct weir_common::event::Local` as bytes of the map: number, then the low half of the cgroup's id or zero.
+pub(super) type LocalWords = [u32; 2];
 
 /// What is attached where.
 pub(super) struct Cgroups {
@@ -73,6 +75,7 @@ pub(super) struct Cgroups {
     callers: HashMap<MapData, u64, LocalWords>,
     root: Option<(u64, Vec<FdLink>)>,
     attached: BTreeMap<ResourceId, Attached>,
+    departed: Vec<(ResourceId, Attached)>,
 }
 
 struct Attached {
@@ -85,7 +88,7 @@ struct Attached {
 impl Cgroups {
     pub(super) fn take(ebpf: &mut Ebpf) -> Result<Self, KernelError> {
         let (storage, callers) = (take(ebpf, maps::LOCAL)?, take(ebpf, maps::CALLERS)?);
-        Ok(Self { storage, callers, root: None, attached: BTreeMap::new() })
+        Ok(Self { storage, callers, root: None, attached: BTreeMap::new(), departed: Vec::new() })
     }
 
     /// Attaches the programs that judge by the calling task, again if the root was deleted and made anew.
@@ -120,6 +123,7 @@ impl Cgroups {
     ) -> Vec<WorkloadState> {
         let wanted: BTreeSet<&ResourceId> = workloads.iter().filter(|w| w.cgroup.is_some()).map(|w| &w.id).collect();
         self.attached.retain(|id, _| wanted.contains(id));
+        self.forget_departed(numbers);
         let states = workloads.iter().map(|workload| self.reconcile_one(ebpf, root, numbers, workload)).collect();
         self.forget_callers();
         states
@@ -139,6 +143,7 @@ impl Cgroups {
             state,
             detail,
             hooks: Vec::new(),
+            uncovered: Vec::new(),
         };
         let (Some(path), Some(number)) = (&workload.cgroup, numbers.get(&workload.id)) else {
             return state(AttachState::Remote, String::new());
@@ -147,7 +152,7 @@ impl Cgroups {
         let cgroup = match Cgroup::open(&path) {
             Ok(cgroup) => cgroup,
             Err(error) if is_missing(&error) => {
-                self.attached.remove(&workload.id);
+                self.depart(&workload.id);
                 return state(AttachState::Waiting, format!("{} does not exist yet", path.display()));
             }
             Err(error) => return state(AttachState::Failed, error.to_string()),
@@ -176,8 +181,12 @@ impl Cgroups {
         if self.attached.get(id).is_some_and(|attached| attached.cgroup_id == cgroup.id && attached.number == number) {
             return Ok(());
         }
+        if self.attached.get(id).is_some_and(|attached| attached.cgroup_id != cgroup.id) {
+            self.depart(id);
+        }
         self.attached.remove(id);
-        let local: LocalWords = [number, 0];
+        // The id's low half is enough to know a caller that lives right here.
+        let local: LocalWords = [number, cgroup.id as u32];
         let mut links = Vec::new();
         for hook in WORKLOAD_HOOKS {
             links.push(attach::to_cgroup(ebpf, hook.program, &cgroup.directory, &path.display().to_string())?);
@@ -185,9 +194,26 @@ impl Cgroups {
             let key = CgroupStorageKey::new(cgroup.id, hook.attach_type);
             self.storage.insert(key, local, 0).map_err(error::map(maps::LOCAL))?;
         }
-        self.callers.insert(cgroup.id, local, 0).map_err(error::map(maps::CALLERS))?;
+        self.callers.insert(cgroup.id, [number, 0], 0).map_err(error::map(maps::CALLERS))?;
         self.attached.insert(id.clone(), Attached { number, cgroup_id: cgroup.id, _links: links });
         Ok(())
+    }
+
+    /// A deleted cgroup's sockets may live on, in processes that were moved or were handed them: they stay under its policy until the
+    /// last is closed.
+    fn depart(&mut self, id: &ResourceId) {
+        self.departed.extend(self.attached.remove_entry(id));
+    }
+
+    /// Lets go of cgroups that the kernel has let go of, with their last socket: it frees the storage then. And of workloads that are
+    /// no more, or have another number.
+    fn forget_departed(&mut self, numbers: &BTreeMap<ResourceId, u32>) {
+        let storage = &self.storage;
+        let lives = |attached: &Attached| {
+            let [hook, ..] = WORKLOAD_HOOKS;
+            storage.get(CgroupStorageKey::new(attached.cgroup_id, hook.attach_type), 0).is_ok()
+        };
+        self.departed.retain(|(id, attached)| numbers.get(id) == Some(&attached.number) && lives(attached));
     }
 
     /// Removes callers whose workload is gone.

@@ -1,7 +1,7 @@
 //! Lives: agent, user space.
 //! Called by: `generation`, for each generation it installs.
 //! May touch: nothing.
-//! Never: names aya; depends on how a compiled policy keeps its tables, but for the four functions at the end.
+//! Never: names aya; depends on how a compiled policy keeps its tables, but for the five functions at the end.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -10,8 +10,8 @@ use std::{
 
 use weir_common::{
     addr::Addr,
-    event::Endpoint,
-    image::{PAGE_WORDS, Page, Section, header},
+    event::{Endpoint, NATIVE, SHARED},
+    image::{ADDRESSED, PAGE_WORDS, Page, Section, header},
 };
 use weir_policy::{Compiled, Kind, Prefix, ResourceId};
 
@@ -21,7 +21,7 @@ pub(super) struct Content {
     /// The image, with the section that says which identity each workload's number has.
     pub pages: Vec<Arc<Page>>,
     identities: Identities,
-    /// The local workloads whose own address it is.
+    /// The local workloads whose own address it is, and the marks of addresses that services have.
     owners: BTreeMap<Addr, u32>,
     /// Identity by prefix, in order of prefix.
     pub cidrs: Prefixes,
@@ -138,7 +138,8 @@ fn with_workloads(compiled: &Compiled, numbers: &BTreeMap<ResourceId, u32>) -> V
     for workload in compiled.workloads.values() {
         let Some(number) = numbers.get(&workload.id) else { continue };
         if let Some(word) = words.get_mut(*number as usize / 2) {
-            *word |= u64::from(workload.identity) << (32 * (number & 1));
+            let addressed = if workload.addresses.is_empty() { 0 } else { ADDRESSED };
+            *word |= u64::from(workload.identity | addressed) << (32 * (number & 1));
         }
     }
     let place = (header::SECTIONS + Section::Workloads as u32) as usize;
@@ -153,19 +154,19 @@ fn with_workloads(compiled: &Compiled, numbers: &BTreeMap<ResourceId, u32>) -> V
     pages
 }
 
-/// Pods reach their own addresses, whatever policies say; a native workload that isolates itself means it.
+/// Whose own each address is. Pods reach theirs, whatever policies say; a native workload that isolates itself means it.
 fn owners(compiled: &Compiled, numbers: &BTreeMap<ResourceId, u32>) -> BTreeMap<Addr, u32> {
-    let pods = numbers.iter().filter(|(id, _)| id.kind == Kind::Pod);
-    let described = pods.filter_map(|(id, number)| Some((compiled.workloads.get(id)?, *number)));
+    let described = numbers.iter().filter_map(|(id, number)| Some((compiled.workloads.get(id)?, *number)));
     let mut owners = BTreeMap::new();
-    let mut shared = BTreeSet::new();
-    for (addr, number) in described.flat_map(|(pod, number)| pod.addresses.iter().map(move |addr| (*addr, number))) {
-        if owners.insert(addr, number).is_some() {
-            shared.insert(addr);
+    for (workload, number) in described {
+        let owner = if workload.id.kind == Kind::Pod { number } else { number | NATIVE };
+        for addr in &workload.addresses {
+            // An address that two claim tells neither from the other.
+            owners.entry(*addr).and_modify(|owner| *owner = SHARED).or_insert(owner);
         }
     }
-    // An address that two pods claim tells neither from the other, so it is nobody's own.
-    owners.retain(|addr, _| !shared.contains(addr));
+    // What is called by a service's address is what is behind it, even if a pod claims the address too.
+    owners.extend(services(compiled).iter().map(|(addr, mark)| (*addr, *mark)));
     owners
 }
 
@@ -177,6 +178,11 @@ fn pages(compiled: &Compiled) -> Vec<Arc<Page>> {
 /// Identity by exact address.
 fn identities(compiled: &Compiled) -> Identities {
     compiled.endpoints.clone()
+}
+
+/// The marks of addresses that services have, and of their ports.
+const fn services(compiled: &Compiled) -> &Identities {
+    &compiled.services
 }
 
 /// Identity by prefix.

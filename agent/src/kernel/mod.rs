@@ -13,7 +13,10 @@ mod events;
 mod generation;
 mod interfaces;
 mod load;
+pub mod namespaces;
 mod slot;
+pub mod sockets;
+mod wires;
 
 use std::sync::Arc;
 
@@ -51,6 +54,7 @@ pub struct Kernel {
     numbers: BTreeMap<ResourceId, u32>,
     cgroups: cgroups::Cgroups,
     interfaces: interfaces::Interfaces,
+    wires: wires::Wires,
     _logger: Option<load::LogTask>,
 }
 
@@ -79,7 +83,9 @@ impl Kernel {
         let events = Events::take(&mut ebpf)?;
         let cgroups = cgroups::Cgroups::take(&mut ebpf)?;
         let interfaces = interfaces::Interfaces::take(&mut ebpf)?;
-        let kernel = Self { ebpf, options, tables, numbers: BTreeMap::new(), cgroups, interfaces, _logger: logger };
+        let wires = wires::Wires::take(&mut ebpf)?;
+        let numbers = BTreeMap::new();
+        let kernel = Self { ebpf, options, tables, numbers, cgroups, interfaces, wires, _logger: logger };
         Ok((kernel, events))
     }
 
@@ -104,7 +110,9 @@ impl Kernel {
         if let Err(error) = &root {
             tracing::error!(error = %error, "the programs at the root of the managed tree are not attached");
         }
-        let workloads = self.cgroups.reconcile(&mut self.ebpf, &self.options.cgroup_root, &self.numbers, workloads);
+        let local = workloads;
+        let mut workloads = self.cgroups.reconcile(&mut self.ebpf, &self.options.cgroup_root, &self.numbers, local);
+        self.wires.reconcile(&mut self.ebpf, &self.numbers, local, &mut workloads);
         let interfaces = self.interfaces.reconcile(&mut self.ebpf, &self.options);
         let failed = workloads.iter().any(|workload| workload.state == AttachState::Failed)
             || interfaces.iter().any(|interface| interface.mode == interfaces::FAILED);

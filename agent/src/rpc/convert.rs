@@ -8,7 +8,7 @@ use weir_policy::{Fault, Kind, ResourceId};
 use weir_proto::v1;
 
 use crate::control::{
-    Applied, Changed, ControlError,
+    Applied, Changed, ControlError, Doomed,
     explain::{EndError, Explained, Side},
     view::ResourceView,
 };
@@ -40,7 +40,35 @@ pub fn applied(applied: Applied, dry_run: bool) -> v1::ApplyResponse {
         faults: applied.faults.into_iter().map(fault).collect(),
         warnings: applied.warnings,
         dry_run,
+        would_cut: applied.doomed.iter().map(doomed).collect(),
+        would_cut_count: count(applied.doomed_count),
     }
+}
+
+pub fn deleted(applied: &Applied, dry_run: bool) -> v1::DeleteResponse {
+    v1::DeleteResponse {
+        generation: applied.generation,
+        changes: applied.changes.iter().map(change).collect(),
+        dry_run,
+        would_cut: applied.doomed.iter().map(doomed).collect(),
+        would_cut_count: count(applied.doomed_count),
+    }
+}
+
+fn doomed(doomed: &Doomed) -> v1::DoomedConnection {
+    v1::DoomedConnection {
+        workload: doomed.workload.clone(),
+        connection: doomed.connection.clone(),
+        direction: direction(doomed.direction).into(),
+        reason: doomed.reason.name().to_owned(),
+        policy: doomed.policy.clone(),
+        rule: doomed.rule.clone(),
+    }
+}
+
+/// A number of things, as it travels.
+pub fn count(count: usize) -> u64 {
+    u64::try_from(count).unwrap_or(u64::MAX)
 }
 
 pub fn change(change: &Changed) -> v1::Change {

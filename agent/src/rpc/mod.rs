@@ -25,6 +25,7 @@ use crate::{
     config::{Collector, Grpc},
     control::actor::Handle,
     exporter::Queue,
+    revoke::Revoker,
     runtime::Stop,
     telemetry::tally::Tally,
 };
@@ -44,6 +45,8 @@ pub struct Info {
     pub tally: Arc<Tally>,
     /// Records kept.
     pub queue: Arc<Queue>,
+    /// What became of living connections.
+    pub revoker: Arc<Revoker>,
     /// The stream to the collector.
     pub link: Arc<Link>,
 }

@@ -27,6 +27,8 @@ pub fn record(record: &Record) -> v1::FlowRecord {
     let (kind, loss_cause) = match record.kind {
         RecordKind::Verdict => (v1::RecordType::Verdict, ""),
         RecordKind::Close => (v1::RecordType::Close, ""),
+        RecordKind::Cut => (v1::RecordType::Cut, ""),
+        RecordKind::Adopted => (v1::RecordType::Adopted, ""),
         RecordKind::Loss(cause) => (v1::RecordType::Loss, cause.name()),
     };
     let (verdict, direction) = (record.verdict.map(convert::verdict), record.direction.map(convert::direction));
@@ -71,6 +73,7 @@ fn endpoint(end: &End) -> Option<v1::Endpoint> {
         identity: end.identity,
         address: address(&end.addr),
         port: u32::from(end.port),
+        service: end.service.as_deref().map(str::to_owned).unwrap_or_default(),
     })
 }
 

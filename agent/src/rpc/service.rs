@@ -75,8 +75,7 @@ impl PolicyService for Service {
         let v1::DeleteRequest { ids, dry_run } = request.into_inner();
         let ids = ids.iter().map(|id| convert::id(&id.kind, &id.namespace, &id.name)).collect::<Result<_, _>>()?;
         let applied = answer(self.control.delete(ids, dry_run)).await?;
-        let changes = applied.changes.iter().map(convert::change).collect();
-        Ok(Response::new(v1::DeleteResponse { generation: applied.generation, changes, dry_run }))
+        Ok(Response::new(convert::deleted(&applied, dry_run)))
     }
 
     type WatchStream = Pin<Box<dyn Stream<Item = Result<v1::WatchResponse, Status>> + Send>>;

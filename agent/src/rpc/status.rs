@@ -3,15 +3,16 @@
 //! May touch: the tally and the queue, read only.
 //! Never: sums what the kernel counted with what was recorded: showing them side by side is the point.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, time::Duration};
 
 use weir_policy::ResourceId;
 use weir_proto::v1;
 
-use super::Info;
+use super::{Info, convert::count};
 use crate::{
     control::view::Status,
     datapath::{AttachState, WorkloadState},
+    revoke::report::Report,
 };
 
 /// The whole status.
@@ -32,6 +33,29 @@ pub fn response(status: &Status, info: &Info) -> v1::StatusResponse {
         exporter: Some(exporter(info)),
         resources: status.resources.iter().map(|(kind, count)| (kind.name().to_owned(), *count)).collect(),
         cgroup_root: info.cgroup_root.display().to_string(),
+        connections: Some(connections(&info.revoker.report())),
+    }
+}
+
+fn connections(report: &Report) -> v1::ConnectionStatus {
+    let nanoseconds = |time: Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+    let blocked = report.blocked.iter().map(|blocked| v1::BlockedConnection {
+        workload: blocked.workload.clone(),
+        connection: blocked.connection.clone(),
+        rule: blocked.rule.clone(),
+        waited_ns: nanoseconds(blocked.waited),
+    });
+    v1::ConnectionStatus {
+        known: count(report.known),
+        cut: report.cut,
+        adopted: report.adopted,
+        draining: count(report.draining),
+        blocked: blocked.collect(),
+        clean_generation: report.clean_generation,
+        swept_ns: report.swept_ns,
+        sweep_ns: nanoseconds(report.sweep),
+        sockets: count(report.sockets),
+        namespaces: count(report.namespaces),
     }
 }
 
@@ -41,14 +65,18 @@ fn workloads(status: &Status) -> Vec<v1::WorkloadStatus> {
     let shown = status.compiled.workloads.values().map(|workload| {
         let state = states.get(&workload.id);
         // Nobody attaches to what runs elsewhere, so the datapath does not speak of it.
-        let unseen = if workload.cgroup.is_some() { AttachState::Waiting } else { AttachState::Remote };
+        let unplaced = status.unplaced.get(&workload.id);
+        let awaited = workload.cgroup.is_some() || unplaced.is_some();
+        let unseen = if awaited { AttachState::Waiting } else { AttachState::Remote };
         v1::WorkloadStatus {
             workload: format!("{}/{}", workload.id.namespace, workload.id.name),
             identity: workload.identity,
             cgroup: workload.cgroup.clone().unwrap_or_default(),
             state: attach_word(state.map_or(unseen, |state| state.state)).to_owned(),
-            detail: state.map(|state| state.detail.clone()).unwrap_or_default(),
+            detail: state.map(|state| &state.detail).or(unplaced).cloned().unwrap_or_default(),
             addresses: workload.addresses.iter().map(|addr| weir_policy::ip(*addr).to_string()).collect(),
+            uncovered: state.map(|state| state.uncovered.iter().map(ToString::to_string).collect()).unwrap_or_default(),
+            interface: workload.interface.clone().unwrap_or_default(),
             hooks: state.map(|state| state.hooks.iter().map(ToString::to_string).collect()).unwrap_or_default(),
         }
     });

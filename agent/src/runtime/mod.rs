@@ -7,8 +7,9 @@
 //! |---|---|---|---|
 //! | rpc | runtime `weir-rpc` | 1st: no new requests, those under way finish | [`RPC_DEADLINE`] |
 //! | control | thread `weir-control` | 2nd: drops the kernel side, which detaches (nothing is pinned in this version) | [`CONTROL_DEADLINE`] |
-//! | telemetry | thread `weir-telemetry` | 3rd: empties the ring and the merge tables once more | [`TELEMETRY_DEADLINE`] |
-//! | exporter | thread `weir-exporter` | 4th: sends what is left | [`EXPORTER_DEADLINE`] |
+//! | revoker | thread `weir-revoker` | 3rd: after the sweep under way | [`REVOKER_DEADLINE`] |
+//! | telemetry | thread `weir-telemetry` | 4th: empties the ring and the merge tables once more | [`TELEMETRY_DEADLINE`] |
+//! | exporter | thread `weir-exporter` | 5th: sends what is left | [`EXPORTER_DEADLINE`] |
 //!
 //! The main thread, outside every runtime, has the last word: whoever misses its deadline is left behind and named.
 //!
@@ -39,12 +40,14 @@ use crate::{
     exporter::Queue,
     kernel::{self, Kernel},
     lock,
+    revoke::{self, Revoker},
     rpc::{self, Link},
     telemetry::{Parts, Telemetry, clock, names::Names, tally::Tally},
 };
 
 const RPC_DEADLINE: Duration = Duration::from_millis(300);
 const CONTROL_DEADLINE: Duration = Duration::from_millis(500);
+const REVOKER_DEADLINE: Duration = Duration::from_millis(300);
 const TELEMETRY_DEADLINE: Duration = Duration::from_millis(200);
 const EXPORTER_DEADLINE: Duration = Duration::from_millis(900);
 /// Threads that serve the API.
@@ -124,6 +127,7 @@ async fn terminated() -> Result<(), RunError> {
 struct Agent {
     rpc: Subsystem,
     control: Subsystem,
+    revoker: Subsystem,
     telemetry: Subsystem,
     exporter: Option<Subsystem>,
     queue: Arc<Queue>,
@@ -138,12 +142,14 @@ impl Agent {
         exits: &Exits,
     ) -> Result<Self, RunError> {
         let (names, tally) = (Arc::new(Names::default()), Arc::new(Tally::default()));
+        let revoker = Arc::new(Revoker::default());
         let queue = Arc::new(Queue::new(config.queue_records, boot_id()?, config.collector.is_some()));
         let link = Arc::new(Link::new(config.collector.as_ref().map(|collector| collector.address.clone())));
 
         let parts = Parts {
             names: Arc::clone(&names),
             queue: Arc::clone(&queue),
+            revoker: Arc::clone(&revoker),
             tally: Arc::clone(&tally),
             cgroup_root: config.cgroup_root.clone(),
         };
@@ -152,11 +158,20 @@ impl Agent {
             Subsystem::thread("telemetry", exits, move |stop| telemetry.run(&stop).map_err(|e| e.to_string()))?;
         let exporter = exporter(config, &queue, &link, exits)?;
 
+        let root = config.cgroup_root.clone();
+        let work = revoke::Work::new(Arc::clone(&revoker), root, Arc::clone(&names), Arc::clone(&queue));
+        let work = Subsystem::thread("revoker", exits, move |stop| {
+            work.run(&stop);
+            Ok(())
+        })?;
         let settings = Settings {
+            node: config.node.clone(),
+            cgroup_root: config.cgroup_root.clone(),
             unknown: config.unknown,
             state_dir: config.state_dir.clone(),
             names,
             queue: Arc::clone(&queue),
+            revoker: Arc::clone(&revoker),
             clock: Arc::new(|| Timestamp(clock::wall_now())),
         };
         let mut control = Control::start(datapath, settings)?;
@@ -179,6 +194,7 @@ impl Agent {
             cgroup_root: PathBuf::from(&config.cgroup_root),
             tally,
             queue: Arc::clone(&queue),
+            revoker,
             link,
         };
         let listeners = {
@@ -188,7 +204,7 @@ impl Agent {
         let rpc = Subsystem::task("rpc", exits, runtime, |stop| async move {
             rpc::serve(listeners, handle, info, stop).await.map_err(|error| weir_transport::why(&error))
         });
-        Ok(Self { rpc, control, telemetry, exporter, queue })
+        Ok(Self { rpc, control, revoker: work, telemetry, exporter, queue })
     }
 
     /// Stops everything, in the order of the table above.
@@ -196,6 +212,7 @@ impl Agent {
         notify::stopping();
         self.rpc.stop(RPC_DEADLINE);
         self.control.stop(CONTROL_DEADLINE);
+        self.revoker.stop(REVOKER_DEADLINE);
         self.telemetry.stop(TELEMETRY_DEADLINE);
         self.queue.close();
         if let Some(exporter) = self.exporter {

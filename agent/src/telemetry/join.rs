@@ -193,7 +193,8 @@ impl Join {
         match hook {
             Hook::SockOps | Hook::Egress => flow().or_else(bound),
             Hook::Ingress => bound().or_else(flow),
-            Hook::Xdp | Hook::Connect | Hook::Sendmsg | Hook::SockCreate | Hook::PostBind => None,
+            Hook::Xdp | Hook::FromWorkload | Hook::ToWorkload => None,
+            Hook::Connect | Hook::Sendmsg | Hook::SockCreate | Hook::PostBind => None,
         }
     }
 

@@ -80,6 +80,7 @@ fn names() -> (Names, u32) {
             state: AttachState::Attached,
             detail: String::new(),
             hooks: vec![],
+            uncovered: vec![],
         }],
         interfaces: vec![InterfaceState { name: "eth0".into(), index: 7, mode: "native", detail: String::new() }],
         enforcing: true,

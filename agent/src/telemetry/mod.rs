@@ -30,6 +30,7 @@ use weir_common::event::Event;
 use crate::{
     datapath::EventSource,
     exporter::Queue,
+    revoke::Revoker,
     runtime::Stop,
     telemetry::{clock::Clock, join::Join, names::Names, record::Record, tally::Tally},
 };
@@ -52,6 +53,8 @@ pub struct Parts {
     pub names: Arc<Names>,
     /// Where records go.
     pub queue: Arc<Queue>,
+    /// Told of every opening and end.
+    pub revoker: Arc<Revoker>,
     /// Where decisions are counted.
     pub tally: Arc<Tally>,
     /// The managed tree.
@@ -130,6 +133,7 @@ impl<S: EventSource> Telemetry<S> {
         if taken == 0 {
             return 0;
         }
+        self.events.iter().for_each(|event| self.parts.revoker.event(event));
         // After the events, not before: an event's generation is published before the event can exist.
         let names = self.parts.names.snapshot();
         let mut records = Vec::with_capacity(self.events.len());

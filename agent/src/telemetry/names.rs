@@ -10,7 +10,7 @@ use std::{
 };
 
 use weir_common::addr::Addr;
-use weir_policy::{Compiled, CompiledWorkload, ResourceId};
+use weir_policy::{Compiled, CompiledWorkload, ResourceId, ServiceNames};
 
 use super::record::{RuleName, WorkloadName};
 use crate::datapath::Observed;
@@ -28,7 +28,8 @@ pub struct Names {
 #[derive(Clone, Debug, Default)]
 pub struct Snapshot {
     generations: BTreeMap<u64, Arc<Generation>>,
-    numbers: HashMap<u32, Arc<WorkloadName>>,
+    /// By number, and by the generation since which a workload has it: a late event is about the one that had it.
+    numbers: HashMap<u32, BTreeMap<u64, Arc<WorkloadName>>>,
     cgroups: HashMap<u64, Arc<str>>,
     interfaces: HashMap<u32, Arc<str>>,
 }
@@ -39,6 +40,7 @@ struct Generation {
     rules: Vec<Arc<RuleName>>,
     by_addr: HashMap<Addr, Arc<WorkloadName>>,
     by_id: HashMap<ResourceId, Arc<WorkloadName>>,
+    services: ServiceNames,
 }
 
 impl Names {
@@ -67,10 +69,12 @@ impl Names {
     /// Takes over what a reconcile found. Numbers that are gone stay until they are given to another: events may be late.
     pub fn attach(&self, observed: &Observed) {
         self.change(|snapshot| {
-            let Some(latest) = snapshot.generations.last_entry().map(|entry| Arc::clone(entry.get())) else { return };
+            let Some((since, latest)) = snapshot.generations.last_key_value() else { return };
+            let (since, latest) = (*since, Arc::clone(latest));
+            let oldest = snapshot.generations.keys().next().copied().unwrap_or(since);
             for workload in observed.workloads.iter().filter(|workload| workload.number != 0) {
                 let Some(name) = latest.by_id.get(&workload.id) else { continue };
-                snapshot.numbers.insert(workload.number, Arc::clone(name));
+                take_over(snapshot.numbers.entry(workload.number).or_default(), since, oldest, name);
                 if let Some(cgroup) = &name.cgroup {
                     snapshot.cgroups.insert(workload.cgroup_id, Arc::clone(cgroup));
                 }
@@ -101,9 +105,18 @@ impl Snapshot {
         self.generations.get(&generation).or_else(latest)?.by_addr.get(addr).cloned()
     }
 
-    /// The workload with this number on this node.
-    pub fn by_number(&self, number: u32) -> Option<Arc<WorkloadName>> {
-        self.numbers.get(&number).cloned()
+    /// The service that has `addr`, likewise.
+    pub fn service(&self, generation: u64, addr: &Addr) -> Option<Arc<str>> {
+        let latest = || self.generations.last_key_value().map(|(_, generation)| generation);
+        self.generations.get(&generation).or_else(latest)?.services.get(addr).cloned()
+    }
+
+    /// The workload that has this number on this node in `generation`, or the one that had it last before; where the event
+    /// carries no generation, the latest.
+    pub fn by_number(&self, generation: u64, number: u32) -> Option<Arc<WorkloadName>> {
+        let had = self.numbers.get(&number)?;
+        let until = if generation == 0 { u64::MAX } else { generation };
+        had.range(..=until).next_back().or_else(|| had.first_key_value()).map(|(_, name)| Arc::clone(name))
     }
 
     /// The path of a workload's cgroup.
@@ -117,11 +130,22 @@ impl Snapshot {
     }
 }
 
+/// Notes that a workload has a number since this generation, and forgets who had it before the oldest that is kept.
+fn take_over(had: &mut BTreeMap<u64, Arc<WorkloadName>>, since: u64, oldest: u64, name: &Arc<WorkloadName>) {
+    if had.values().next_back() != Some(name) {
+        had.insert(since, Arc::clone(name));
+    }
+    while had.keys().nth(1).is_some_and(|next| *next <= oldest) {
+        had.pop_first();
+    }
+}
+
 impl Generation {
     fn of(compiled: &Compiled) -> Self {
         let rule =
             |info: &weir_policy::RuleInfo| Arc::new(RuleName { policy: info.policy.clone(), rule: info.rule.clone() });
-        let mut names = Self { rules: compiled.rules.iter().map(rule).collect(), ..Self::default() };
+        let rules = compiled.rules.iter().map(rule).collect();
+        let mut names = Self { rules, services: compiled.service_names.clone(), ..Self::default() };
         for workload in compiled.workloads.values() {
             let name = Arc::new(WorkloadName::of(workload));
             names.by_addr.extend(workload.addresses.iter().map(|addr| (*addr, Arc::clone(&name))));
@@ -138,5 +162,58 @@ impl WorkloadName {
             labels: workload.labels.iter().map(|(key, value)| format!("{key}={value}")).collect(),
             cgroup: workload.cgroup.as_deref().map(Arc::from),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use weir_common::verdict::Verdict;
+    use weir_policy::{Context, Kind, Timestamp, compile, parse};
+
+    use super::*;
+    use crate::datapath::{AttachState, WorkloadState};
+
+    fn generation(names: &Names, generation: u64, workload: &str) {
+        let text = format!(
+            "apiVersion: weir.dev/v1alpha1\nkind: Workload\nmetadata: {{name: {workload}}}\nspec: {{cgroup: {workload}}}\n"
+        );
+        let resources = parse("t.yaml", &text).unwrap().into_iter().collect();
+        let context =
+            Context { generation, unknown: Verdict::Allow, host_addresses: vec![], tick_ns: 0, now: Timestamp(0) };
+        names.publish(&compile(&resources, &context).unwrap());
+        let state = WorkloadState {
+            id: ResourceId::new(Kind::Workload, "default", workload),
+            number: 1,
+            cgroup_id: generation,
+            state: AttachState::Attached,
+            detail: String::new(),
+            hooks: vec![],
+        };
+        names.attach(&Observed { workloads: vec![state], interfaces: vec![], enforcing: true });
+    }
+
+    /// Merged decisions are read up to a second after they were made.
+    #[test]
+    fn a_late_event_names_the_workload_that_had_the_number_then() {
+        let names = Names::default();
+        for (number, workload) in [(2, "a"), (3, "a"), (5, "b")] {
+            generation(&names, number, workload);
+        }
+        let named = |generation| names.snapshot().by_number(generation, 1).unwrap().name.clone();
+        let rows = [(1, "a"), (2, "a"), (3, "a"), (4, "a"), (5, "b"), (9, "b"), (0, "b")];
+        for (generation, expected) in rows {
+            assert_eq!(named(generation), format!("default/{expected}"), "{generation}");
+        }
+        assert!(names.snapshot().by_number(5, 2).is_none());
+    }
+
+    #[test]
+    fn who_had_a_number_is_forgotten_with_the_generations() {
+        let names = Names::default();
+        for number in 1..=KEPT as u64 * 3 {
+            generation(&names, number, if number % 2 == 0 { "a" } else { "b" });
+        }
+        let snapshot = names.snapshot();
+        assert_eq!((snapshot.generations.len(), snapshot.numbers[&1].len()), (KEPT, KEPT));
     }
 }

@@ -92,13 +92,15 @@ pub fn of_ends(event: &Event, names: &Snapshot) -> Record {
 pub fn local_end(place: (u8, u32, u32), addr: Addr, port: Port, generation: u64, names: &Snapshot) -> End {
     let (hook, number, identity) = place;
     let at_interface = hook == Hook::Xdp as u8;
-    let workload = names.by_number(number).or_else(|| names.by_addr(generation, &addr).filter(|_| at_interface));
-    End { workload, identity, addr, port: port.number() }
+    let workload =
+        names.by_number(generation, number).or_else(|| names.by_addr(generation, &addr).filter(|_| at_interface));
+    End { workload, service: None, identity, addr, port: port.number() }
 }
 
-/// The other end, its workload by its address.
+/// The other end, its workload or service by its address.
 pub fn remote_end(identity: u32, addr: Addr, port: Port, generation: u64, names: &Snapshot) -> End {
-    End { workload: names.by_addr(generation, &addr), identity, addr, port: port.number() }
+    let (workload, service) = (names.by_addr(generation, &addr), names.service(generation, &addr));
+    End { workload, service, identity, addr, port: port.number() }
 }
 
 /// The type of an ICMP message. The kernel side keeps it in the port of the end that was called, whose port it then is not; a

@@ -67,6 +67,10 @@ pub enum RecordKind {
     Close,
     /// Records were lost.
     Loss(Cause),
+    /// A living connection was cut, because the policy in force forbids it.
+    Cut,
+    /// A connection older than the programs was judged and goes on.
+    Adopted,
 }
 
 /// Where records were lost.
@@ -97,6 +101,8 @@ impl Cause {
 pub struct End {
     /// The workload, if the address or socket belongs to one.
     pub workload: Option<Arc<WorkloadName>>,
+    /// The service whose address it is, as "namespace/name".
+    pub service: Option<Arc<str>>,
     /// Its identity.
     pub identity: u32,
     /// Its address; unspecified when there is none.

@@ -22,7 +22,13 @@ use crate::{
 
 fn parts() -> Parts {
     let queue = Arc::new(Queue::new(10_000, "boot".into(), true));
-    Parts { names: Arc::default(), queue, tally: Arc::default(), cgroup_root: "/nonexistent".into() }
+    Parts {
+        names: Arc::default(),
+        queue,
+        revoker: Arc::default(),
+        tally: Arc::default(),
+        cgroup_root: "/nonexistent".into(),
+    }
 }
 
 fn records(queue: &Queue) -> Vec<Record> {

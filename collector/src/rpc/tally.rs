@@ -15,7 +15,7 @@ pub fn tally(record: &FlowRecord) -> Tally {
             count: record.count,
         },
         RecordType::Loss => Tally::Loss { cause: record.loss_cause.clone(), count: record.count },
-        RecordType::Close | RecordType::Unspecified => Tally::Nothing,
+        RecordType::Close | RecordType::Cut | RecordType::Adopted | RecordType::Unspecified => Tally::Nothing,
     }
 }
 
@@ -49,6 +49,8 @@ mod tests {
             (RecordType::Verdict, decision),
             (RecordType::Loss, loss),
             (RecordType::Close, Tally::Nothing),
+            (RecordType::Cut, Tally::Nothing),
+            (RecordType::Adopted, Tally::Nothing),
             (RecordType::Unspecified, Tally::Nothing),
         ] {
             assert_eq!(tally(&record(kind)), expected, "{kind:?}");

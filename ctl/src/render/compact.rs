@@ -20,7 +20,12 @@ pub fn line(record: &Record, zone: &TimeZone) -> String {
     match record.kind {
         Kind::Loss => words.extend(loss(record)),
         Kind::Close => words.extend([paint(DIM, "CLOSE"), flow(record)].into_iter().chain(totals(record))),
-        Kind::Verdict | Kind::Unknown => words.extend(decision(record)),
+        Kind::Cut => words.extend(spoken(paint(BAD, "CUT"), record)),
+        Kind::Adopted => words.extend(spoken(paint(ODD, "ADOPTED"), record)),
+        Kind::Verdict | Kind::Unknown => {
+            let word = record.verdict.name().to_uppercase();
+            words.extend(spoken(paint(verdict(record.verdict), &word), record));
+        }
     }
     words.extend(origin(record));
     words.retain(|word| !word.is_empty());
@@ -35,8 +40,8 @@ fn loss(record: &Record) -> Vec<String> {
     ]
 }
 
-fn decision(record: &Record) -> Vec<String> {
-    let word = record.verdict.name().to_uppercase();
+/// What was decided or done, and by which rule.
+fn spoken(word: String, record: &Record) -> Vec<String> {
     let reason = match record.reason.as_str() {
         "rule" | "default" | "" => String::new(),
         other => format!("reason={}", clean(other)),
@@ -49,14 +54,7 @@ fn decision(record: &Record) -> Vec<String> {
         true => String::new(),
         false => format!("rule=\"{}\"", clean(&record.rule)),
     };
-    vec![
-        paint(verdict(record.verdict), &word),
-        flow(record),
-        reason,
-        named("policy", &record.policy),
-        rule,
-        named("if", &record.interface),
-    ]
+    vec![word, flow(record), reason, named("policy", &record.policy), rule, named("if", &record.interface)]
 }
 
 /// Direction, hook, both ends and the protocol.
@@ -107,7 +105,7 @@ fn origin(record: &Record) -> Vec<String> {
     ]
 }
 
-/// An end: `shop/web(10.0.0.2:0)`, `world(203.0.113.9:443)`, `[2001:db8::1]:80`.
+/// An end: `shop/web(10.0.0.2:0)`, `Service/shop/db(10.96.0.1:80)`, `world(203.0.113.9:443)`, `[2001:db8::1]:80`.
 pub fn shown(end: &End, has_ports: bool) -> String {
     let address = match (end.address, has_ports) {
         (Some(address), true) if address.is_ipv6() => format!("[{address}]:{}", end.port),
@@ -116,7 +114,9 @@ pub fn shown(end: &End, has_ports: bool) -> String {
         (None, _) => String::new(),
     };
     let named = NAMED_IDENTITIES.iter().find(|(identity, _)| *identity == end.identity).map(|(_, name)| *name);
-    let name = if end.workload.is_empty() { named.unwrap_or_default() } else { &end.workload };
+    let service = (!end.service.is_empty()).then(|| format!("Service/{}", end.service));
+    let name =
+        service.as_deref().or(Some(&*end.workload).filter(|name| !name.is_empty())).or(named).unwrap_or_default();
     match (name.is_empty(), address.is_empty()) {
         (true, true) => "?".to_owned(),
         (true, false) => address,
@@ -131,7 +131,8 @@ mod tests {
     use crate::view::{Process, Verdict};
 
     fn end(workload: &str, identity: u32, address: &str, port: u32) -> Option<End> {
-        Some(End { workload: workload.to_owned(), identity, address: address.parse().ok(), port, labels: Vec::new() })
+        let address = address.parse().ok();
+        Some(End { workload: workload.to_owned(), identity, address, port, ..End::default() })
     }
 
     fn denied() -> Record {

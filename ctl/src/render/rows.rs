@@ -76,6 +76,8 @@ fn cells(record: &Record, zone: &TimeZone) -> [String; 11] {
         Kind::Verdict | Kind::Unknown => record.verdict.name(),
         Kind::Close => "close",
         Kind::Loss => "loss",
+        Kind::Cut => "cut",
+        Kind::Adopted => "adopted",
     };
     let reason = if record.kind == Kind::Loss { &record.loss_cause } else { &record.reason };
     let process = record.process.as_ref().map(|process| format!("{} {}", process.pid, clean(&process.command)));

@@ -12,7 +12,7 @@ use super::style::{BAD, BOLD, DIM, GOOD, ODD, PLAIN, clean, paint, state};
 use super::table::Table;
 use super::time::{full, span};
 use crate::agreement::Agreement;
-use crate::view::{Agent, Collector, Exporter};
+use crate::view::{Agent, Blocked, Collector, Connections, Exporter};
 
 /// What is needed to show times.
 #[derive(Clone, Debug)]
@@ -55,7 +55,11 @@ pub fn agent(out: &mut dyn Write, agent: &Agent, counters: &Agreement, clock: &C
     if let Some(exporter) = &agent.exporter {
         self::exporter(out, exporter)?;
     }
+    if let Some(connections) = &agent.connections {
+        self::connections(out, agent, connections)?;
+    }
     section(out, "Workloads", &workloads(agent))?;
+    uncovered(out, agent)?;
     section(out, "Interfaces", &interfaces(agent))?;
     section(out, "Rate limits", &limits(agent))?;
     section(out, "Counters", &self::counters(agent))?;
@@ -77,20 +81,70 @@ fn exporter(out: &mut dyn Write, exporter: &Exporter) -> io::Result<()> {
     writeln!(out, "  records            {queued}/{capacity} queued, {sent} sent, {acknowledged} acknowledged, {lost}")
 }
 
+/// Living connections: whether the last sweep left anything that the policy forbids.
+fn connections(out: &mut dyn Write, agent: &Agent, connections: &Connections) -> io::Result<()> {
+    let Connections { known, cut, adopted, draining, sockets, namespaces, sweep_us, .. } = connections;
+    let found = match connections.clean_generation {
+        clean if clean == agent.generation => paint(GOOD, "none forbidden"),
+        0 if connections.swept.is_none() => paint(ODD, "not looked at yet"),
+        _ => paint(ODD, "being looked at"),
+    };
+    writeln!(out, "  connections        {found}, {known} known, {cut} cut, {adopted} adopted, {draining} draining")?;
+    if connections.swept.is_some() {
+        let milliseconds = *sweep_us as f64 / 1000.0;
+        writeln!(out, "  last sweep         {sockets} sockets in {namespaces} namespaces, {milliseconds:.1} ms")?;
+    }
+    for blocked in &connections.blocked {
+        let Blocked { workload, connection, rule, waited_ms } = blocked;
+        let line = format!("{workload} {connection} by {rule}: its process holds the socket's lock for {waited_ms} ms");
+        writeln!(out, "  {}        {}", paint(BAD, "not cut yet"), clean(&line))?;
+    }
+    Ok(())
+}
+
 fn workloads(agent: &Agent) -> Table {
-    let mut table = Table::new(&["WORKLOAD", ">IDENTITY", "STATE", "CGROUP", "ADDRESSES", "DETAIL", "HOOKS"]);
+    let mut table = Table::new(&[
+        "WORKLOAD",
+        ">IDENTITY",
+        "STATE",
+        "CGROUP",
+        "INTERFACE",
+        "NOT COVERED",
+        "ADDRESSES",
+        "DETAIL",
+        "HOOKS",
+    ]);
     for workload in &agent.workloads {
         table.styled([
             (workload.workload.clone(), PLAIN),
             (workload.identity.to_string(), PLAIN),
             (workload.state.clone(), state(&workload.state)),
             (or_dash(&workload.cgroup), PLAIN),
+            (or_dash(&workload.interface), PLAIN),
+            (or_dash(&workload.uncovered.join(",")), if workload.uncovered.is_empty() { PLAIN } else { ODD }),
             (or_dash(&workload.addresses.join(",")), PLAIN),
             (workload.detail.clone(), ODD),
             (or_dash(&workload.hooks.join(",")), DIM),
         ]);
     }
     table
+}
+
+/// Says what the words of the column mean, once, where there are any.
+fn uncovered(out: &mut dyn Write, agent: &Agent) -> io::Result<()> {
+    const MEANINGS: [(&str, &str); 3] = [
+        ("af_packet", "frames its packet sockets and TUN devices make"),
+        ("forwarded", "what its kernel forwards for others"),
+        ("icmp_echo", "echo requests to it, which its kernel answers"),
+    ];
+    let named = |word: &str| agent.workloads.iter().any(|workload| workload.uncovered.iter().any(|one| one == word));
+    let found: Vec<String> =
+        MEANINGS.iter().filter(|(word, _)| named(word)).map(|(word, meaning)| format!("{word}: {meaning}")).collect();
+    if found.is_empty() {
+        return Ok(());
+    }
+    let how = "judged where spec.interface names the workload's interface (docs/coverage.md)";
+    writeln!(out, "{}", paint(DIM, &format!("not covered: {}; {how}", found.join("; "))))
 }
 
 fn interfaces(agent: &Agent) -> Table {

@@ -11,7 +11,8 @@ use weir_proto::v1;
 
 use crate::protocol;
 use crate::view::{
-    Change, Changed, Direction, End, Explanation, Item, Kind, Listing, Process, Record, Side, Verdict, WatchEvent,
+    Change, Changed, Direction, Doomed, End, Explanation, Item, Kind, Listing, Process, Record, Side, Verdict,
+    WatchEvent,
 };
 
 /// Nanoseconds since the epoch; 0 is no time.
@@ -26,6 +27,8 @@ pub fn applied(response: v1::ApplyResponse) -> Changed {
         faults: response.faults.into_iter().map(fault).collect(),
         warnings: response.warnings,
         dry_run: response.dry_run,
+        would_cut: response.would_cut.into_iter().map(doomed).collect(),
+        would_cut_count: response.would_cut_count,
     }
 }
 
@@ -34,8 +37,16 @@ pub fn deleted(response: v1::DeleteResponse) -> Changed {
         generation: response.generation,
         changes: response.changes.into_iter().map(change).collect(),
         dry_run: response.dry_run,
+        would_cut: response.would_cut.into_iter().map(doomed).collect(),
+        would_cut_count: response.would_cut_count,
         ..Changed::default()
     }
+}
+
+fn doomed(wire: v1::DoomedConnection) -> Doomed {
+    let direction = direction(wire.direction());
+    let v1::DoomedConnection { workload, connection, reason, policy, rule, .. } = wire;
+    Doomed { workload, connection, direction, reason, policy, rule }
 }
 
 pub fn change(wire: v1::Change) -> Change {
@@ -123,12 +134,14 @@ pub fn record(wire: v1::FlowRecord) -> Record {
 }
 
 fn end(wire: v1::Endpoint) -> End {
-    let address = match wire.address.len() {
-        4 => <[u8; 4]>::try_from(wire.address).ok().map(IpAddr::from),
-        16 => <[u8; 16]>::try_from(wire.address).ok().map(|bytes| IpAddr::from(bytes).to_canonical()),
+    let bytes = wire.address.as_slice();
+    let address = match bytes.len() {
+        4 => <[u8; 4]>::try_from(bytes).ok().map(IpAddr::from),
+        16 => <[u8; 16]>::try_from(bytes).ok().map(|bytes| IpAddr::from(bytes).to_canonical()),
         _ => None,
     };
-    End { workload: wire.workload, labels: wire.labels, identity: wire.identity, address, port: wire.port }
+    let v1::Endpoint { workload, labels, identity, port, service, .. } = wire;
+    End { workload, labels, identity, address, port, service }
 }
 
 fn process(wire: v1::Process) -> Process {
@@ -164,6 +177,8 @@ const fn kind(wire: v1::RecordType) -> Kind {
         v1::RecordType::Verdict => Kind::Verdict,
         v1::RecordType::Close => Kind::Close,
         v1::RecordType::Loss => Kind::Loss,
+        v1::RecordType::Cut => Kind::Cut,
+        v1::RecordType::Adopted => Kind::Adopted,
         v1::RecordType::Unspecified => Kind::Unknown,
     }
 }
@@ -173,6 +188,8 @@ pub const fn wire_kind(kind: Kind) -> v1::RecordType {
         Kind::Verdict => v1::RecordType::Verdict,
         Kind::Close => v1::RecordType::Close,
         Kind::Loss => v1::RecordType::Loss,
+        Kind::Cut => v1::RecordType::Cut,
+        Kind::Adopted => v1::RecordType::Adopted,
         Kind::Unknown => v1::RecordType::Unspecified,
     }
 }

@@ -6,7 +6,7 @@
 use weir_proto::v1;
 
 use super::convert::time;
-use crate::view::{Agent, Collector, Counter, Exporter, Interface, Limit, Node, Workload};
+use crate::view::{Agent, Blocked, Collector, Connections, Counter, Exporter, Interface, Limit, Node, Workload};
 
 pub fn agent(wire: v1::StatusResponse) -> Agent {
     Agent {
@@ -25,6 +25,28 @@ pub fn agent(wire: v1::StatusResponse) -> Agent {
         counters: wire.counters.into_iter().map(counter).collect(),
         limits: wire.limits.into_iter().map(limit).collect(),
         exporter: wire.exporter.map(exporter),
+        connections: wire.connections.map(connections),
+    }
+}
+
+fn connections(wire: v1::ConnectionStatus) -> Connections {
+    let blocked = wire.blocked.into_iter().map(|wire| Blocked {
+        workload: wire.workload,
+        connection: wire.connection,
+        rule: wire.rule,
+        waited_ms: wire.waited_ns / 1_000_000,
+    });
+    Connections {
+        known: wire.known,
+        cut: wire.cut,
+        adopted: wire.adopted,
+        draining: wire.draining,
+        blocked: blocked.collect(),
+        clean_generation: wire.clean_generation,
+        swept: time(wire.swept_ns),
+        sweep_us: wire.sweep_ns / 1000,
+        sockets: wire.sockets,
+        namespaces: wire.namespaces,
     }
 }
 
@@ -37,6 +59,8 @@ fn workload(wire: v1::WorkloadStatus) -> Workload {
         detail: wire.detail,
         addresses: wire.addresses,
         hooks: wire.hooks,
+        uncovered: wire.uncovered,
+        interface: wire.interface,
     }
 }
 

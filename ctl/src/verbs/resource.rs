@@ -11,7 +11,7 @@ use weir_policy::{Fault, Kind, ResourceId};
 use crate::failure::Failure;
 use crate::render::output::{self, Format, remark};
 use crate::render::style::{BAD, DIM, GOOD, ODD, PLAIN, clean, paint};
-use crate::view::{Change, Changed};
+use crate::view::{Change, Changed, Doomed};
 
 /// The namespace of a name that says none.
 const DEFAULT_NAMESPACE: &str = "default";
@@ -71,11 +71,31 @@ fn text(out: &mut dyn Write, changed: &Changed) -> Result<(), Failure> {
         };
         writeln!(out, "{} {}", paint(style, &format!("{:9}", clean(&change.action))), clean(&change.id()))?;
     }
+    would_cut(out, changed)?;
     match changed.dry_run {
         true => writeln!(out, "dry run: nothing was changed; generation {} stays in force", changed.generation)?,
         false => writeln!(out, "generation {} is in force", changed.generation)?,
     }
     Ok(())
+}
+
+/// The living connections that a dry run would cut.
+fn would_cut(out: &mut dyn Write, changed: &Changed) -> Result<(), Failure> {
+    for doomed in &changed.would_cut {
+        let Doomed { workload, connection, direction, reason, policy, rule } = doomed;
+        let by = if policy.is_empty() { reason.clone() } else { format!("{policy} {rule}") };
+        let whose = if workload.is_empty() { "no workload" } else { workload };
+        let line = format!("{connection} ({whose}, {}) by {by}", direction.name());
+        writeln!(out, "{} {}", paint(BAD, "would cut"), clean(&line))?;
+    }
+    let unlisted = changed.would_cut_count.saturating_sub(changed.would_cut.len() as u64);
+    match (changed.would_cut_count, unlisted) {
+        (0, _) => Ok(()),
+        (count, 0) => Ok(writeln!(out, "{count} living connections would be cut")?),
+        (count, unlisted) => {
+            Ok(writeln!(out, "{count} living connections would be cut, {unlisted} of them not listed")?)
+        }
+    }
 }
 
 #[derive(Serialize)]
@@ -86,6 +106,8 @@ struct Json<'a> {
     changes: &'a [Change],
     faults: Vec<JsonFault<'a>>,
     warnings: &'a [String],
+    would_cut: &'a [Doomed],
+    would_cut_count: u64,
 }
 
 /// A fault as JSON.
@@ -116,6 +138,8 @@ impl<'a> From<&'a Changed> for Json<'a> {
             changes: &changed.changes,
             faults: changed.faults.iter().map(JsonFault::from).collect(),
             warnings: &changed.warnings,
+            would_cut: &changed.would_cut,
+            would_cut_count: changed.would_cut_count,
         }
     }
 }

@@ -6,7 +6,7 @@
 use serde::Serialize;
 use weir_policy::Fault;
 
-use super::Verdict;
+use super::{Direction, Verdict};
 
 /// What became, or would become, of one resource.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
@@ -26,6 +26,21 @@ pub struct Changed {
     pub faults: Vec<Fault>,
     pub warnings: Vec<String>,
     pub dry_run: bool,
+    /// For a dry run: living connections that would be cut, the first of them.
+    pub would_cut: Vec<Doomed>,
+    pub would_cut_count: u64,
+}
+
+/// A living connection that a change would cut.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Doomed {
+    pub workload: String,
+    pub connection: String,
+    pub direction: Direction,
+    pub reason: String,
+    pub policy: String,
+    pub rule: String,
 }
 
 /// A resource as the agent holds it.

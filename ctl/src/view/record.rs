@@ -19,6 +19,10 @@ pub enum Kind {
     Close,
     /// Records that were lost.
     Loss,
+    /// A living connection that was cut, because the policy forbids it.
+    Cut,
+    /// A connection older than enforcement that was judged and goes on.
+    Adopted,
     /// Something a newer collector knows.
     #[value(skip)]
     Unknown,
@@ -100,6 +104,7 @@ pub struct End {
     pub identity: u32,
     pub address: Option<IpAddr>,
     pub port: u32,
+    pub service: String,
 }
 
 /// The process behind the local end.

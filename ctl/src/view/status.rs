@@ -27,6 +27,34 @@ pub struct Agent {
     pub counters: Vec<Counter>,
     pub limits: Vec<Limit>,
     pub exporter: Option<Exporter>,
+    pub connections: Option<Connections>,
+}
+
+/// What became of living connections when the policy changed.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Connections {
+    pub known: u64,
+    pub cut: u64,
+    pub adopted: u64,
+    pub draining: u64,
+    pub blocked: Vec<Blocked>,
+    /// Generation by which the last sweep found nothing left to cut; 0 while there is something.
+    pub clean_generation: u64,
+    pub swept: Option<Timestamp>,
+    pub sweep_us: u64,
+    pub sockets: u64,
+    pub namespaces: u64,
+}
+
+/// A connection that could not be cut yet.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Blocked {
+    pub workload: String,
+    pub connection: String,
+    pub rule: String,
+    pub waited_ms: u64,
 }
 
 /// A workload on the agent's node.
@@ -40,6 +68,8 @@ pub struct Workload {
     pub detail: String,
     pub addresses: Vec<String>,
     pub hooks: Vec<String>,
+    pub uncovered: Vec<String>,
+    pub interface: String,
 }
 
 /// An interface with a program on it.

@@ -9,9 +9,10 @@ use tokio_stream::{Stream, iter};
 use tonic::{Request, Response, Status};
 use weir_proto::v1::policy_service_server::PolicyService;
 use weir_proto::v1::{
-    ApplyRequest, ApplyResponse, Change, Counter, DeleteRequest, DeleteResponse, ExplainRequest, ExplainResponse,
-    ExporterStatus, Fault, GetRequest, GetResponse, InterfaceStatus, LimitStatus, ListRequest, ListResponse, Resource,
-    StatusRequest, StatusResponse, Verdict, WatchRequest, WatchResponse, WorkloadStatus, explain_response::Side,
+    ApplyRequest, ApplyResponse, BlockedConnection, Change, ConnectionStatus, Counter, DeleteRequest, DeleteResponse,
+    Direction, DoomedConnection, ExplainRequest, ExplainResponse, ExporterStatus, Fault, GetRequest, GetResponse,
+    InterfaceStatus, LimitStatus, ListRequest, ListResponse, Resource, StatusRequest, StatusResponse, Verdict,
+    WatchRequest, WatchResponse, WorkloadStatus, explain_response::Side,
 };
 
 /// Refuses documents that hold the word "bad".
@@ -61,7 +62,17 @@ impl PolicyService for FakeAgent {
         }
         let warnings = vec!["policy api selects nothing".to_owned()];
         let generation = if dry_run { 7 } else { 8 };
-        Ok(Response::new(ApplyResponse { generation, changes, warnings, dry_run, ..ApplyResponse::default() }))
+        let doomed = DoomedConnection {
+            workload: "shop/api".to_owned(),
+            connection: "TCP 10.0.0.2:40000 -> 10.0.0.3:80".to_owned(),
+            direction: Direction::Ingress.into(),
+            reason: "default".to_owned(),
+            policy: "Policy/shop/api".to_owned(),
+            rule: "default ingress".to_owned(),
+        };
+        let (would_cut, would_cut_count) = if dry_run { (vec![doomed], 5) } else { (Vec::new(), 0) };
+        let faults = Vec::new();
+        Ok(Response::new(ApplyResponse { generation, changes, faults, warnings, dry_run, would_cut, would_cut_count }))
     }
 
     async fn get(&self, request: Request<GetRequest>) -> Result<Response<GetResponse>, Status> {
@@ -87,7 +98,7 @@ impl PolicyService for FakeAgent {
             return Err(Status::not_found(format!("{}/{}/{} does not exist", id.kind, id.namespace, id.name)));
         }
         let changes = ids.iter().map(|id| change("deleted", &id.kind, &id.namespace, &id.name)).collect();
-        Ok(Response::new(DeleteResponse { generation: 9, changes, dry_run }))
+        Ok(Response::new(DeleteResponse { generation: 9, changes, dry_run, ..DeleteResponse::default() }))
     }
 
     type WatchStream = Pin<Box<dyn Stream<Item = Result<WatchResponse, Status>> + Send>>;
@@ -187,6 +198,23 @@ impl PolicyService for FakeAgent {
             }),
             resources: [("Policy".to_owned(), 2), ("Workload".to_owned(), 1)].into(),
             cgroup_root: "/sys/fs/cgroup/weir".to_owned(),
+            connections: Some(ConnectionStatus {
+                known: 12,
+                cut: 3,
+                adopted: 2,
+                draining: 1,
+                blocked: vec![BlockedConnection {
+                    workload: "shop/web".to_owned(),
+                    connection: "TCP 10.0.0.2:40000 -> 10.0.0.4:5432".to_owned(),
+                    rule: "Policy/shop/web default egress".to_owned(),
+                    waited_ns: 1_500_000_000,
+                }],
+                clean_generation: 0,
+                swept_ns: 1_795_302_245_000_000_000,
+                sweep_ns: 2_500_000,
+                sockets: 30,
+                namespaces: 4,
+            }),
         }))
     }
 }

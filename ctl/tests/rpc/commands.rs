@@ -17,6 +17,9 @@ async fn apply_shows_what_changed_and_the_generation() {
     let seen = world.run(&format!("apply --dry-run --replace-all -f {file}")).await;
     assert_eq!(seen.code, Some(0));
     assert!(seen.out.contains("deleted   Workload/shop/old\n"), "{seen:?}");
+    let cut = "would cut TCP 10.0.0.2:40000 -> 10.0.0.3:80 (shop/api, ingress) by Policy/shop/api default ingress\n\
+               5 living connections would be cut, 4 of them not listed\n";
+    assert!(seen.out.contains(cut), "{seen:?}");
     assert!(seen.out.ends_with("dry run: nothing was changed; generation 7 stays in force\n"), "{seen:?}");
 
     let seen = world.run_with_input("apply -f - -o json", "piped").await;

@@ -5,6 +5,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use weir_common::addr::Protocol;
+
 use super::{
     parts::{Group, Parts},
     terms::Terms,
@@ -24,6 +26,16 @@ pub struct Traits {
     pub ports: Vec<ContainerPort>,
     /// The node it is, if pods of it run here.
     pub own_node: Option<String>,
+    /// What it stands for, if it is a port of a service that leads to ends that rules can tell apart; then nothing else is told.
+    pub behind: Vec<Behind>,
+}
+
+/// Ends of one class, at one port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Behind {
+    pub class: u32,
+    pub protocol: Protocol,
+    pub port: u16,
 }
 
 /// The peer classes of the node.
@@ -138,7 +150,7 @@ impl Classes {
             let kept = key.terms.iter().filter(|term| !terms.touched.contains(term));
             let mut all: Vec<u32> = kept.chain(matched).copied().collect();
             all.sort_unstable();
-            let traits = Traits { terms: all, ports: key.ports.clone(), own_node: key.own_node.clone() };
+            let traits = Traits { terms: all, ..Traits::clone(key) };
             moves.entry((Some(class), Some(traits))).or_default().extend(identities);
         }
     }
@@ -159,7 +171,8 @@ impl Classes {
         }
     }
 
-    fn put(&mut self, identity: u32, class: Option<u32>) {
+    /// Puts an identity into a class.
+    pub fn put(&mut self, identity: u32, class: Option<u32>) {
         if self.of.len() <= identity as usize {
             self.of.resize(identity as usize + 1, None);
         }
@@ -182,6 +195,7 @@ fn traits_of(
             terms: Vec::new(),
             ports: end.member.map(|member| member.ports.to_vec()).unwrap_or_default(),
             own_node: end.node.map(|node| node.name.to_owned()).filter(|name| here.contains_key(name)),
+            behind: Vec::new(),
         });
         all.insert(*identity, traits);
     }

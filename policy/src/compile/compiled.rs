@@ -17,6 +17,9 @@ use crate::{
 /// Identity by exact address, in order of address. A copy shares what it has in common.
 pub type Endpoints = RedBlackTreeMapSync<Addr, u32>;
 
+/// Services by address, as "namespace/name".
+pub type ServiceNames = RedBlackTreeMapSync<Addr, Arc<str>>;
+
 /// One generation, ready to be written into a slot.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Compiled {
@@ -26,6 +29,11 @@ pub struct Compiled {
     pub pages: Vec<Arc<Page>>,
     /// Identity by exact address.
     pub endpoints: Endpoints,
+    /// The marks of addresses that services have, and of their ports, which stand among the addresses too: the second words of
+    /// their entries (`weir_common::event::Endpoint`).
+    pub services: Endpoints,
+    /// The services by their addresses.
+    pub service_names: ServiceNames,
     /// Identity by longest prefix, in order of prefix.
     pub cidrs: Arc<Vec<(Prefix, u32)>>,
     /// Rule number by blocked prefix, in order of prefix.
@@ -67,6 +75,8 @@ pub struct CompiledWorkload {
     pub identity: u32,
     /// Its directory below the cgroup root; `None`: it runs elsewhere.
     pub cgroup: Option<String>,
+    /// The node's end of its network interface, if it is to be judged there too.
+    pub interface: Option<String>,
     /// Its addresses.
     pub addresses: Vec<Addr>,
     /// Its labels.
@@ -105,7 +115,8 @@ impl Tables for Compiled {
 
     /// Which workload has which number is the agent's to know: here nobody owns an address.
     fn endpoint(&self, addr: &Addr) -> Option<Endpoint> {
-        self.endpoints.get(addr).map(|identity| Endpoint { identity: *identity, owner: 0 })
+        let owner = self.services.get(addr).copied().unwrap_or(0);
+        self.endpoints.get(addr).map(|identity| Endpoint { identity: *identity, owner })
     }
 
     fn cidr(&self, addr: &Addr) -> Option<u32> {

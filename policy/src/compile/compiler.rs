@@ -19,6 +19,7 @@ use weir_common::{
 use super::{
     classes::Classes,
     compiled::{Compiled, CompiledWorkload, Sizes},
+    fronts::Fronts,
     identities::{Identities, Subject},
     limits::Limits,
     parts::Parts,
@@ -57,6 +58,8 @@ pub struct Compiler {
     pub(super) space: Space,
     /// Addresses that a service which rules name lists, whoever has them.
     pub(super) listed: BTreeSet<Addr>,
+    /// The addresses that services have.
+    pub(super) fronts: Fronts,
     pub(super) identities: Identities,
     /// Identities of the pieces of the address space.
     pub(super) pieces: Vec<u32>,
@@ -202,6 +205,8 @@ impl Compiler {
             sizes: Sizes { pages: pages.len(), ..self.sizes() },
             pages,
             endpoints: self.endpoints.clone(),
+            services: self.fronts.words.clone(),
+            service_names: self.fronts.names.clone(),
             cidrs: Arc::clone(&self.cidrs),
             blocked: Arc::clone(&self.blocked),
             rules: Arc::clone(&self.rules.infos),
@@ -227,6 +232,7 @@ impl Compiler {
             pod_ranges: BTreeMap::new(),
             space: Space::new(),
             listed: BTreeSet::new(),
+            fronts: Fronts::new(),
             identities: Identities::new(),
             pieces: Vec::new(),
             classes: Classes::new(),

@@ -27,7 +27,6 @@ impl Compiler {
     pub(super) fn fill(&mut self, mut work: Work) -> Result<Touched, Vec<Fault>> {
         let mut problems = Problems::default();
         self.rules.check(&mut problems);
-        self.check_sizes(&mut problems);
         let touched = self.touched(&work);
         let view = View {
             resources: &self.resources,
@@ -35,8 +34,10 @@ impl Compiler {
             space: &self.space,
             identities: &self.identities,
         };
-        let reclassed = self.classes.update(view, &self.terms, &touched, &self.here);
+        let mut reclassed = self.classes.update(view, &self.terms, &touched, &self.here);
         self.terms.touched.clear();
+        self.settle(&mut work, &mut reclassed);
+        self.check_sizes(&mut problems);
         if u16::try_from(self.classes.parts.end()).is_err() {
             let remedy = "use fewer distinct peers in policies";
             problems.of_all("peers fall into more than 65535 classes".to_owned(), remedy);
@@ -67,7 +68,7 @@ impl Compiler {
         if !work.nodes.is_empty() {
             let machines = self.identities.parts.iter().filter(|(_, key)| match &key.owner {
                 Owner::Node { name, .. } => work.nodes.contains(name),
-                Owner::Entity(_) | Owner::Workload { .. } => false,
+                Owner::Entity(_) | Owner::Workload { .. } | Owner::Behind { .. } => false,
             });
             touched.extend(machines.map(|(identity, _)| identity));
         }
@@ -106,7 +107,7 @@ impl Compiler {
             let word = self.identities.parts.key(number).map_or(0, |key| {
                 let set = match key.owner {
                     Owner::Workload { set, .. } => set,
-                    Owner::Entity(_) | Owner::Node { .. } => 0,
+                    Owner::Entity(_) | Owner::Node { .. } | Owner::Behind { .. } => 0,
                 };
                 let service_class = self.limits.class(view.end(number).and_then(|end| end.member));
                 // More than 16 bits number were refused.

@@ -25,6 +25,7 @@ impl Compiler {
     /// Gives every address and workload that is concerned its identity.
     pub(super) fn identify(&mut self, work: &mut Work) {
         self.list_services(work);
+        self.lead(work);
         let placed = work.placed.iter().chain(&work.moved.workloads).filter_map(|number| self.workloads.get(*number));
         let theirs = placed.filter_map(Placed::workload).flat_map(|workload| &workload.addresses).copied();
         let mut addresses: BTreeSet<Addr> = theirs.collect();
@@ -42,12 +43,12 @@ impl Compiler {
             self.described.remove_mut(gone.resource.id());
         }
         for number in owners {
-            self.own_identity(number);
+            self.own_identity(number, work);
         }
     }
 
     fn address(&mut self, address: &Addr, work: &mut Work) {
-        let listed = self.listed.contains(address);
+        let listed = self.listed.contains(address) || self.fronts.uses(address);
         let Some(holder) = self.workloads.addresses.get(address).filter(|holder| listed || !holder.is_idle()) else {
             let Some(holder) = self.workloads.addresses.remove(address) else { return };
             if let Some(region) = holder.region {
@@ -71,6 +72,7 @@ impl Compiler {
         }
         if let Some(number) = identity.filter(|_| identity != old) {
             self.endpoints.insert_mut(*address, number);
+            work.identified.insert(*address);
             work.touched.addresses += 1;
         }
     }
@@ -94,7 +96,7 @@ impl Compiler {
     }
 
     /// The identity a workload has for itself: that of its first address, unless another has the address.
-    fn own_identity(&mut self, number: u32) {
+    fn own_identity(&mut self, number: u32, work: &mut Work) {
         let Some(placed) = self.workloads.get(number) else { return };
         let (Some(owner), Some(workload)) = (owner_of(placed), placed.workload()) else { return };
         let first = workload.addresses.first();
@@ -104,6 +106,9 @@ impl Compiler {
         let identity = self.identities.change(old, Some(Key { owner, region, services }));
         let Some(placed) = self.workloads.get_mut(number) else { return };
         placed.identity = identity;
+        if identity != old {
+            work.renamed.insert(placed.resource.id().clone());
+        }
         let Some(compiled) = identity.and_then(|identity| compiled_workload(placed, identity)) else { return };
         if self.described.get(&compiled.id).is_none_or(|known| **known != compiled) {
             self.described.insert_mut(compiled.id.clone(), Arc::new(compiled));
@@ -167,6 +172,7 @@ fn compiled_workload(placed: &Placed, identity: u32) -> Option<CompiledWorkload>
         id: placed.resource.id().clone(),
         identity,
         cgroup: workload.cgroup.clone(),
+        interface: workload.interface.clone(),
         addresses: workload.addresses.clone(),
         labels: placed.resource.labels().clone(),
     })

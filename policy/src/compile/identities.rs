@@ -76,6 +76,11 @@ pub enum Owner {
         /// Those it is judged with, if it runs here; else 0.
         set: u32,
     },
+    /// Several ends behind one port of a service, by the class that stands for them. No address has it.
+    Behind {
+        /// The class.
+        class: u32,
+    },
 }
 
 /// Every identity in use, by number.
@@ -139,6 +144,6 @@ impl Identities {
 const fn subject_of(key: &Key) -> Option<u32> {
     match key.owner {
         Owner::Workload { subject, .. } => Some(subject),
-        Owner::Entity(_) | Owner::Node { .. } => None,
+        Owner::Entity(_) | Owner::Node { .. } | Owner::Behind { .. } => None,
     }
 }

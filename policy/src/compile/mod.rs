@@ -7,6 +7,7 @@
 //! local workloads ─ policies ─► sets (whom the same policies select) ─ terms ─► peers and ports that their rules name
 //! workloads ─ labels that terms look at ─► subjects ┐
 //! addresses ─ blocks that terms name ─► regions     ┴► identities ─ terms matched ─► classes
+//! addresses of services, ports ─ what is behind ─► identity and port that are judged instead
 //! ports ─ entries ─► atoms, port rows      sets x classes x port classes ─ tables ─► evaluate::judge ─► image
 //! ```
 //!
@@ -21,8 +22,10 @@ mod compiler;
 mod describe;
 mod faults;
 mod fill;
+mod fronts;
 mod identify;
 mod identities;
+mod lead;
 mod limits;
 mod parts;
 mod policies;
@@ -39,7 +42,7 @@ mod view;
 mod words;
 mod workloads;
 
-pub use compiled::{Compiled, CompiledWorkload, Endpoints, LimitInfo, RuleInfo, Sizes};
+pub use compiled::{Compiled, CompiledWorkload, Endpoints, LimitInfo, RuleInfo, ServiceNames, Sizes};
 pub use compiler::{Compiler, Edit, Touched};
 use weir_common::verdict::Direction;
 

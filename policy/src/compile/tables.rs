@@ -15,7 +15,7 @@ use weir_common::{
 
 use super::{
     DIRECTIONS,
-    classes::{Classes, NOBODY, Traits},
+    classes::{Behind, Classes, NOBODY, Traits},
     faults::Problems,
     port_rows::{PortRows, TooManyPorts},
     ports::PortClasses,
@@ -26,7 +26,7 @@ use super::{
     words::Words,
 };
 use crate::{
-    evaluate::{Bound, Local, Outcome, PeerEnd, isolating_sockets, judge, judge_unmatched},
+    evaluate::{Bound, Local, Outcome, PeerEnd, isolating_sockets, judge, judge_unmatched, worst},
     model::{ContainerPort, PortMatch, Socket, Timestamp},
 };
 
@@ -186,7 +186,10 @@ impl Tables {
             let wanted = |class: &u32| only.is_none_or(|only| only.contains(class));
             let (classes, plain) = (source.classes.parts.iter(), table.plain);
             for (class, traits) in classes.filter(|(class, _)| !plain && wanted(class)) {
-                let row = table.row(set, direction, traits, || source.end(class), source.rules);
+                let row = match traits.behind.as_slice() {
+                    [] => table.row(set, direction, traits, || source.end(class), source.rules),
+                    behind => table.row_behind(set, direction, behind, source),
+                };
                 let start = table.start + class as usize * row.len();
                 for (place, cell) in (start..).zip(row.iter()) {
                     let cell = if *cell == table.default { Cell::ABSENT } else { *cell };
@@ -259,6 +262,17 @@ impl Table {
             .collect();
         self.rows.insert(seen, Arc::clone(&row));
         row
+    }
+
+    /// The cells of what is behind a port of a service, which is the worst of its ends whatever class of ports is asked about.
+    /// Nothing comes from there: who called by a service's address has another.
+    fn row_behind(&self, set: &Set<'_>, direction: Direction, behind: &[Behind], source: &Source<'_>) -> Arc<[Cell]> {
+        let outcomes = behind
+            .iter()
+            .map(|behind| judge(set.local(), direction, &source.end(behind.class), behind.protocol, behind.port));
+        let worst = worst(outcomes).filter(|_| direction == Direction::Egress);
+        let cell = worst.map_or(self.default, |(_, outcome)| cell(&outcome, direction, source.rules));
+        vec![cell; self.classes.stands_for.len()].into()
     }
 
     fn seen(&self, set: &Set<'_>, traits: &Traits) -> Seen {

@@ -8,6 +8,8 @@ use std::{
     sync::Arc,
 };
 
+use weir_common::addr::Addr;
+
 use super::{
     compiler::{Changed, Compiler, Touched},
     faults::Problems,
@@ -36,6 +38,14 @@ pub(super) struct Work {
     pub names: BTreeSet<String>,
     /// Services that something else is behind.
     pub services: BTreeSet<ServiceRef>,
+    /// Addresses of services that something else may be behind.
+    pub fronts: BTreeSet<Addr>,
+    /// Identities that stood for what is behind ports of services: one of those ports needs them no more.
+    pub released: Vec<u32>,
+    /// Addresses that have another identity.
+    pub identified: BTreeSet<Addr>,
+    /// Workloads that have another identity for themselves.
+    pub renamed: BTreeSet<ResourceId>,
     /// Whether the ranges of pods have changed.
     pub ranges: bool,
     /// Whether rate limits have.
@@ -102,7 +112,10 @@ impl Compiler {
         for (id, Changed { old, new }) in changed {
             let (old, new) = (old.as_ref(), new.as_ref());
             match new.or(old).map(|resource| resource.spec()) {
-                Some(Spec::Workload(_)) => self.workload(old, new, work),
+                Some(Spec::Workload(_)) => {
+                    self.behind(id, work);
+                    self.workload(old, new, work);
+                }
                 Some(Spec::Node(_)) => self.node(id, old, new, work),
                 Some(Spec::Policy(_)) => {
                     let removed = new.is_none().then(|| self.policies.remove(id)).flatten();

@@ -39,6 +39,7 @@ impl<'v> View<'v> {
                 let node = NodeEnd { name, labels: self.resources.node_labels(name) };
                 PeerEnd { entity: Some(*entity), node: Some(node), ..nobody }
             }
+            Owner::Behind { .. } => NOBODY,
             Owner::Workload { subject, .. } => PeerEnd { member: self.subject(*subject).map(member), ..nobody },
         })
     }
@@ -73,7 +74,7 @@ impl<'v> View<'v> {
     pub fn home(&self, identity: u32) -> Option<&'v str> {
         match self.identities.parts.key(identity)?.owner {
             Owner::Workload { subject, .. } => self.subject(subject).map(|subject| subject.namespace.as_str()),
-            Owner::Entity(_) | Owner::Node { .. } => None,
+            Owner::Entity(_) | Owner::Node { .. } | Owner::Behind { .. } => None,
         }
     }
 

@@ -25,6 +25,8 @@ pub struct Workloads {
     free: BTreeSet<u32>,
     /// Workloads by cgroup.
     cgroups: BTreeMap<String, BTreeSet<u32>>,
+    /// Workloads by interface.
+    interfaces: BTreeMap<String, BTreeSet<u32>>,
     /// Workloads that run here.
     local: BTreeSet<u32>,
     /// Workloads of each namespace.
@@ -115,6 +117,11 @@ impl Workloads {
         self.slots.get(number as usize).and_then(Option::as_ref)
     }
 
+    /// A workload by its name.
+    pub fn by_id(&self, id: &ResourceId) -> Option<&Placed> {
+        self.get(*self.numbers.get(id)?)
+    }
+
     /// A workload, to place it.
     pub fn get_mut(&mut self, number: u32) -> Option<&mut Placed> {
         self.slots.get_mut(number as usize).and_then(Option::as_mut)
@@ -160,7 +167,7 @@ impl Workloads {
         }
     }
 
-    /// No two workloads may run in one cgroup, or have one of these addresses unless they are alike.
+    /// No two workloads may run in one cgroup, have one interface, or one of these addresses unless they are alike.
     pub fn check(&self, moved: &Moved, problems: &mut Problems) {
         let cgroup = |number: &u32| self.get(*number)?.workload()?.cgroup.as_ref();
         let cgroups: BTreeSet<&String> = moved.workloads.iter().filter_map(cgroup).collect();
@@ -170,6 +177,16 @@ impl Workloads {
             for other in others {
                 let problem = format!("its cgroup is already {}'s", first.id());
                 problems.of(other, "spec.cgroup", cgroup, problem, "give each workload a cgroup of its own");
+            }
+        }
+        let interface = |number: &u32| self.get(*number)?.workload()?.interface.as_ref();
+        let interfaces: BTreeSet<&String> = moved.workloads.iter().filter_map(interface).collect();
+        for interface in interfaces {
+            let sharing = self.in_order(self.interfaces.get(interface).into_iter().flatten());
+            let Some((first, others)) = sharing.split_first() else { continue };
+            for other in others {
+                let problem = format!("its interface is already {}'s", first.id());
+                problems.of(other, "spec.interface", interface, problem, "give each workload an interface of its own");
             }
         }
         for address in &moved.addresses {
@@ -244,6 +261,9 @@ impl Workloads {
             self.cgroups.entry(cgroup.clone()).or_default().insert(number);
             self.local.insert(number);
         }
+        if let Some(interface) = &workload.interface {
+            self.interfaces.entry(interface.clone()).or_default().insert(number);
+        }
         for address in &workload.addresses {
             let holder = self.addresses.entry(*address).or_default();
             if !holder.workloads.contains(&number) {
@@ -262,6 +282,14 @@ impl Workloads {
             sharing.remove(&number);
             if sharing.is_empty() {
                 self.cgroups.remove(cgroup);
+            }
+        }
+        if let Some(interface) = &workload.interface
+            && let Some(sharing) = self.interfaces.get_mut(interface)
+        {
+            sharing.remove(&number);
+            if sharing.is_empty() {
+                self.interfaces.remove(interface);
             }
         }
         for address in &workload.addresses {

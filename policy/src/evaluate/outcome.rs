@@ -66,3 +66,21 @@ impl Outcome<'_> {
     pub const OPEN: Self =
         Self { verdict: Verdict::Allow, reason: Reason::NoPolicy, deciding: None, passed: None, beyond: None };
 }
+
+/// How strict a verdict is; the strictest first.
+pub const fn rank(verdict: Verdict) -> u8 {
+    match verdict {
+        Verdict::Deny => 0,
+        Verdict::Audit => 1,
+        Verdict::Allow => 2,
+    }
+}
+
+/// The outcome that counts where all must be open, and its place: the strictest. Among equals the first by what decides, so
+/// that the order of ends makes no difference to what is said.
+pub fn worst<'a>(outcomes: impl Iterator<Item = Outcome<'a>>) -> Option<(usize, Outcome<'a>)> {
+    outcomes.enumerate().min_by_key(|(_, outcome)| {
+        let by = outcome.deciding.map(|deciding| (deciding.bound.id, deciding.place));
+        (rank(outcome.verdict), by)
+    })
+}

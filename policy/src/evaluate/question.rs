@@ -66,6 +66,8 @@ pub struct Answer {
     pub workload: ResourceId,
     /// Which way the connection runs, seen from it.
     pub direction: Direction,
+    /// The port that is called: behind a Service another than the one asked about.
+    pub port: u16,
     /// What they say.
     pub verdict: Verdict,
     /// Why.

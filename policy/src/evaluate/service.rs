@@ -57,19 +57,21 @@ pub fn backends(resources: &Resources, id: &ResourceId, called: Called) -> Vec<B
     let pods = [Kind::Workload, Kind::Pod].into_iter().flat_map(|kind| resources.in_namespace(kind, &id.namespace));
     for resource in pods.filter(|resource| has_labels(resource, &id.namespace, selector)) {
         let Spec::Workload(workload) = resource.spec() else { continue };
-        let Some(end) = reached(resource.id(), &workload.addresses, called) else { continue };
+        let Some(end) = reached(resource.id(), workload, called) else { continue };
         let targets = ports().filter_map(|port| target(workload, &port.target, protocol));
         found.extend(targets.map(|port| Backend { end: end.clone(), port }));
     }
     found
 }
 
-/// A pod by its address of the family; by its name where none is known. `None`: it has addresses, and none of the family.
-fn reached(id: &ResourceId, addresses: &[Addr], called: Called) -> Option<End> {
+/// A pod by its address of the family; by its name where none is known. `None`: it has addresses, and none of the family, or
+/// is its node, which is known by addresses only.
+fn reached(id: &ResourceId, workload: &Workload, called: Called) -> Option<End> {
+    let addresses = &workload.addresses;
     match addresses.iter().find(|address| called.reaches(address)) {
         Some(address) if called.v4.is_some() => Some(End::Address(*address)),
         Some(_) => Some(End::Workload(id.clone())),
-        None => addresses.is_empty().then(|| End::Workload(id.clone())),
+        None => (addresses.is_empty() && !workload.host_network).then(|| End::Workload(id.clone())),
     }
 }
 
@@ -135,7 +137,9 @@ fn listed(resources: &Resources, slice: &EndpointSlice, service: &ServicePort, c
 
 /// By its address if somebody has that, else by the pod it names; the addresses of an endpoint are one thing's.
 fn end_of(resources: &Resources, endpoint: &Endpoint) -> Option<End> {
-    let pod = endpoint.pod.as_ref().filter(|id| resources.get(id).is_some());
+    // A pod in its host's network is known by its address only.
+    let own = |id: &&ResourceId| resources.get(id).is_some_and(|resource| resource.own_workload().is_some());
+    let pod = endpoint.pod.as_ref().filter(own);
     let address = endpoint.addresses.first();
     let owned = address.filter(|address| resources.workload_at(address).is_some());
     match (owned, pod, address) {

@@ -8,11 +8,12 @@ use weir_common::verdict::{Direction, Verdict};
 use super::{
     explain::Asked,
     outcome::{Beyond, Deciding, Outcome, RulePlace},
+    resolve::Resolved,
     subject::Bound,
 };
 use crate::{
     id::ResourceId,
-    model::{Mode, Policy, Tier, icmp_types, protocol_name},
+    model::{Mode, Policy, Tier, icmp_types, ip, protocol_name},
 };
 
 /// How a rule is called in records: "ingress[0] name" or "default ingress".
@@ -112,6 +113,38 @@ fn last_word(outcome: &Outcome<'_>, workload: &ResourceId, direction: Direction,
             format!("{who} by its default, as no rule matches the peer and {}{until}", called(question))
         }
     }
+}
+
+/// An end behind a Service, with the port it is called at.
+pub fn end_in_words(end: &Resolved<'_>, asked: &Asked) -> String {
+    let address = end.peer.address.map(|address| ip(address).to_string());
+    let who = match (end.resource, address) {
+        (Some(resource), Some(address)) => format!("{} ({address})", resource.id()),
+        (Some(resource), None) => resource.id().to_string(),
+        (None, address) => address.unwrap_or_default(),
+    };
+    format!("{who} at {}", called(asked))
+}
+
+/// Why a Service's port is judged as it is: by the end behind it that is most closed.
+pub fn of_backend(service: &ResourceId, behind: &[String], by: usize, why: &str) -> String {
+    const SHOWN: usize = 3;
+    let decides = behind.get(by).map_or("", String::as_str);
+    let others: Vec<&str> = (0..).zip(behind).filter(|(index, _)| *index != by).map(|(_, end)| end.as_str()).collect();
+    let more = match others.len().saturating_sub(SHOWN) {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
+    let others = match others.get(..others.len().min(SHOWN)).unwrap_or_default().join(", ") {
+        none if none.is_empty() => String::new(),
+        some => format!(", which decides for {some}{more} too"),
+    };
+    format!("{service} leads to {decides}{others}: {why}")
+}
+
+/// Why a Service's address is judged like any other.
+pub fn of_address(service: &ResourceId, asked: &Asked, why: &str) -> String {
+    format!("nothing is behind {service} at {}, so its address counts like any other: {why}", called(asked))
 }
 
 /// What is called, in words.

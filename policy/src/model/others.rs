@@ -16,12 +16,18 @@ pub struct Workload {
     /// Directory below the agent's cgroup root; `None`: it runs elsewhere and is known by its addresses only.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cgroup: Option<String>,
+    /// The node's end of its network interface, where what no socket's hook sees is judged.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub interface: Option<String>,
     /// Its addresses.
     #[serde(skip_serializing_if = "Vec::is_empty", serialize_with = "addresses")]
     pub addresses: Vec<Addr>,
     /// Of a pod: the node it runs on.
     #[serde(skip)]
     pub node: Option<String>,
+    /// Of a pod: the UID that its node names the pod's cgroup after.
+    #[serde(skip)]
+    pub uid: Option<String>,
     /// Its ports that have a name.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub ports: Vec<ContainerPort>,

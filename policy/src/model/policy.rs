@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 
 use weir_common::verdict::Direction;
 
-use super::{Action, Mode, Peer, PolicyType, PortMatch, PortName, Selector, Socket, Tier, Timestamp};
+use super::{Action, Mode, OnChange, Peer, PolicyType, PortMatch, PortName, Selector, Socket, Tier, Timestamp};
 
 /// Who may talk to the selected workloads, and to whom they may.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,6 +24,8 @@ pub struct Policy {
     pub policy_types: BTreeSet<PolicyType>,
     /// Whether its denials deny.
     pub mode: Mode,
+    /// What becomes of living connections that it forbids.
+    pub on_change: OnChange,
     /// From when on it is as if it were not written.
     pub expires_at: Option<Timestamp>,
     /// What applies in its directions when no rule matches.

@@ -99,9 +99,16 @@ impl Resource {
 
     /// The same pod or workload, running here in this cgroup. Documents of pods do not say so; the node knows.
     #[must_use]
-    pub fn running_in(mut self, cgroup: &str) -> Self {
+    pub fn running_in(self, cgroup: &str) -> Self {
+        self.placed(Some(cgroup))
+    }
+
+    /// The same pod or workload in this cgroup, or without one here. What it is given back as does not tell: a pod's document
+    /// is its own text.
+    #[must_use]
+    pub fn placed(mut self, cgroup: Option<&str>) -> Self {
         if let Spec::Workload(workload) = &mut self.spec {
-            workload.cgroup = Some(cgroup.to_owned());
+            workload.cgroup = cgroup.map(str::to_owned);
         }
         self
     }

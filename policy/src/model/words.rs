@@ -59,6 +59,16 @@ words! {
     }
 }
 
+words! {
+    /// What becomes of living connections that a policy forbids from now on.
+    OnChange {
+        /// They are cut: both ends get an error at once.
+        Cut => "cut",
+        /// They go on until they close by themselves.
+        Drain => "drain",
+    }
+}
+
 impl Mode {
     /// The modes of rate limits, which have no answers to compare.
     pub const OF_LIMITS: &'static [(&'static str, Self)] = &[("enforce", Self::Enforce), ("audit", Self::Audit)];

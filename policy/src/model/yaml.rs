@@ -64,6 +64,8 @@ struct PolicyOut<'a> {
     priority: u16,
     mode: super::Mode,
     #[serde(skip_serializing_if = "Option::is_none")]
+    on_change: Option<super::OnChange>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     expires_at: Option<Timestamp>,
     #[serde(flatten)]
     isolation: Option<Isolation<'a>>,
@@ -97,6 +99,8 @@ impl<'a> PolicyOut<'a> {
             workload_selector: &policy.workload_selector,
             priority: policy.priority,
             mode: policy.mode,
+            // Cutting is the usual way, and says nothing about it.
+            on_change: (policy.on_change != super::OnChange::Cut).then_some(policy.on_change),
             expires_at: policy.expires_at,
             isolation: (policy.tier == Tier::Namespace).then(isolation),
             ingress: rules(Direction::Ingress),

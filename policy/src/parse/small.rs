@@ -16,8 +16,9 @@ use crate::model::{AddressSet, Client, Mode, Rate, RateLimit, Workload};
 
 /// The spec of a workload.
 pub fn workload(field: &Field<'_>, faults: &mut Faults) -> Option<Workload> {
-    let fields = field.fields(faults, &["cgroup", "addresses", "ports"])?;
+    let fields = field.fields(faults, &["cgroup", "interface", "addresses", "ports"])?;
     let cgroup = fields.get("cgroup").and_then(|path| cgroup(&path, faults));
+    let interface = fields.get("interface").and_then(|name| interface(&name, &fields, faults));
     let mut addresses = Vec::new();
     for item in fields.get("addresses").map(|list| list.list(faults)).unwrap_or_default() {
         let Some(address) = scalars::address(&item, faults) else { continue };
@@ -26,7 +27,7 @@ pub fn workload(field: &Field<'_>, faults: &mut Faults) -> Option<Workload> {
         }
         addresses.push(address);
     }
-    Some(Workload { cgroup, addresses, ports: named_ports(&fields, faults), ..Workload::default() })
+    Some(Workload { cgroup, interface, addresses, ports: named_ports(&fields, faults), ..Workload::default() })
 }
 
 fn cgroup(field: &Field<'_>, faults: &mut Faults) -> Option<String> {
@@ -40,6 +41,29 @@ fn cgroup(field: &Field<'_>, faults: &mut Faults) -> Option<String> {
         return Some(text.to_owned());
     }
     None
+}
+
+/// Linux: fewer than 16 bytes, no slash, no blank, not `.` or `..` (dev_valid_name).
+const INTERFACE_NAME: usize = 15;
+
+fn interface(field: &Field<'_>, fields: &Fields<'_>, faults: &mut Faults) -> Option<String> {
+    let text = field.text(faults)?;
+    let odd = |c: char| c == '/' || c == ':' || c.is_whitespace() || c.is_control();
+    if matches!(text, "" | "." | "..") || text.len() > INTERFACE_NAME || text.contains(odd) {
+        let remedy = "write the name of the node's end of the workload's interface, such as veth1a2b3c";
+        field.fault(faults, "not the name of an interface", remedy);
+        return None;
+    }
+    if fields.get("cgroup").is_none() {
+        field.fault(faults, "an interface of a workload that runs elsewhere", "add cgroup, or remove interface");
+        return None;
+    }
+    if fields.get("addresses").is_none() {
+        let remedy = "list the workload's addresses: what comes from its interface is checked against them";
+        field.fault(faults, "an interface without addresses", remedy);
+        return None;
+    }
+    Some(text.to_owned())
 }
 
 /// The spec of an address set.

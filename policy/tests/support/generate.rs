@@ -11,9 +11,10 @@ use weir_common::{
     image::last_port,
 };
 use weir_policy::{
-    Action, ContainerPort, Edit, Endpoint, EndpointSlice, Entity, IpBlock, Kind, Labels, Mode, NAMESPACE_LABEL, Node,
-    Operator, Origin, Peer, Policy, PolicyType, PortMatch, PortName, Prefix, Requirement, Resource, ResourceId, Rule,
-    Selector, Service, ServiceRef, Socket, Spec, Tier, Timestamp, Workload,
+    Action, ContainerPort, Edit, Endpoint, EndpointPort, EndpointSlice, Entity, IpBlock, Kind, Labels, Mode,
+    NAMESPACE_LABEL, Node, OnChange, Operator, Origin, Peer, Policy, PolicyType, PortMatch, PortName, Prefix,
+    Requirement, Resource, ResourceId, Rule, Selector, Service, ServicePort, ServiceRef, Socket, Spec, TargetPort,
+    Tier, Timestamp, Workload,
 };
 
 use super::context;
@@ -197,6 +198,7 @@ fn a_namespaced_policy() -> impl Strategy<Value = Policy> {
             priority,
             policy_types,
             mode,
+            on_change: if priority == 1 { OnChange::Drain } else { OnChange::Cut },
             expires_at,
             default_action,
             sockets: BTreeSet::from([Socket::Raw]),
@@ -223,6 +225,7 @@ fn a_workload(n: usize) -> impl Strategy<Value = Resource> {
             node: node.map(str::to_owned),
             ports,
             host_network: host_network && n > 1,
+            ..Workload::default()
         };
         // Each is always in one namespace, or two of them could run in one cgroup.
         let namespace = if n == 0 { NAMESPACES[0] } else { namespace };
@@ -256,20 +259,51 @@ fn a_namespace() -> impl Strategy<Value = Resource> {
     })
 }
 
+/// Two names for ports of services, of which one is none.
+fn a_service_port_name() -> impl Strategy<Value = String> {
+    prop::sample::select(vec!["", "web"]).prop_map(str::to_owned)
+}
+
+fn a_service_port() -> impl Strategy<Value = ServicePort> {
+    let protocol = prop::sample::select(vec![Protocol::TCP, Protocol::UDP]);
+    let target = prop_oneof![
+        2 => (1u16..12).prop_map(TargetPort::Number),
+        1 => prop::sample::select(PORT_NAMES.to_vec()).prop_map(|name| TargetPort::Name(name.to_owned())),
+    ];
+    (a_service_port_name(), protocol, 1u16..9, target).prop_map(|(name, protocol, port, target)| ServicePort {
+        name,
+        protocol,
+        port,
+        target,
+    })
+}
+
 fn a_service_resource() -> impl Strategy<Value = Resource> {
-    (a_service(), prop::option::of(labels())).prop_map(|(name, selector)| {
-        let service = Service { addresses: vec![], selector, ports: vec![] };
+    let addresses = prop::collection::btree_set(an_address(), 0..3);
+    let ports = prop::collection::vec(a_service_port(), 0..3);
+    (a_service(), prop::option::of(labels()), addresses, ports).prop_map(|(name, selector, addresses, ports)| {
+        let service = Service { addresses: addresses.into_iter().collect(), selector, ports };
         Resource::new(&name.namespace, &name.name, Labels::new(), Spec::Service(service), Origin::default())
+    })
+}
+
+fn an_endpoint_port() -> impl Strategy<Value = EndpointPort> {
+    let protocol = prop::sample::select(vec![Protocol::TCP, Protocol::UDP]);
+    (a_service_port_name(), protocol, prop::option::of(1u16..12)).prop_map(|(name, protocol, port)| EndpointPort {
+        name,
+        protocol,
+        port,
     })
 }
 
 fn a_slice() -> impl Strategy<Value = Resource> {
     let endpoint = (prop::collection::vec(an_address(), 1..3), prop::option::of(0usize..7));
-    (a_service(), 0usize..2, prop::collection::vec(endpoint, 0..3)).prop_map(|(service, n, endpoints)| {
+    let ports = prop::collection::vec(an_endpoint_port(), 0..3);
+    (a_service(), 0usize..2, prop::collection::vec(endpoint, 0..3), ports).prop_map(|(service, n, endpoints, ports)| {
         let namespace = service.namespace.clone();
         let pod = |n: usize| ResourceId::new(Kind::Workload, &namespace, format!("w{n}-{namespace}"));
         let endpoints = endpoints.into_iter().map(|(addresses, n)| Endpoint { addresses, pod: n.map(pod) }).collect();
-        let slice = EndpointSlice { service: Some(service.clone()), endpoints, ports: vec![] };
+        let slice = EndpointSlice { service: Some(service.clone()), endpoints, ports };
         Resource::new(
             &service.namespace,
             &format!("s{n}"),
@@ -284,8 +318,8 @@ fn a_slice() -> impl Strategy<Value = Resource> {
 pub fn a_state() -> impl Strategy<Value = Vec<Resource>> {
     let workloads = (1usize..7).prop_flat_map(|count| (0..count).map(a_workload).collect::<Vec<_>>());
     let policies = (1usize..7).prop_flat_map(|count| (0..count).map(a_policy_resource).collect::<Vec<_>>());
-    let others = prop_oneof![3 => a_node().boxed(), 2 => a_namespace().boxed(), 2 => a_service_resource().boxed(), 2 => a_slice().boxed()];
-    (workloads, policies, prop::collection::vec(others, 0..7))
+    let others = prop_oneof![3 => a_node().boxed(), 2 => a_namespace().boxed(), 3 => a_service_resource().boxed(), 3 => a_slice().boxed()];
+    (workloads, policies, prop::collection::vec(others, 0..9))
         .prop_map(|(workloads, policies, others)| {
             let mut seen = BTreeSet::new();
             let once = others.into_iter().filter(|resource| seen.insert(resource.id().clone())).collect();
@@ -301,8 +335,8 @@ pub fn a_change() -> impl Strategy<Value = Edit> {
         4 => (0usize..7).prop_flat_map(a_policy_resource).boxed(),
         1 => a_node().boxed(),
         1 => a_namespace().boxed(),
-        1 => a_service_resource().boxed(),
-        1 => a_slice().boxed(),
+        2 => a_service_resource().boxed(),
+        2 => a_slice().boxed(),
     ];
     (put, prop::bool::weighted(0.3)).prop_map(|(resource, gone)| match gone {
         // The first workload stays, so that there is always somebody to ask.

@@ -53,6 +53,7 @@ pub struct End {
     pub identity: u32,
     pub address: Option<IpAddr>,
     pub port: u16,
+    pub service: String,
 }
 
 /// The process behind the local end.
@@ -94,7 +95,10 @@ impl fmt::Display for Record {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let arrow = if self.direction == "ingress" { "<-" } else { "->" };
         let (local, remote) = (&self.local, &self.remote);
-        write!(f, "{} {}/{} {local} {arrow} {remote}", self.verdict, self.hook, self.reason)?;
+        match self.kind.as_str() {
+            kind @ ("cut" | "adopted") => write!(f, "{kind} {local} {arrow} {remote}")?,
+            _ => write!(f, "{} {}/{} {local} {arrow} {remote}", self.verdict, self.hook, self.reason)?,
+        }
         if !self.policy.is_empty() {
             write!(f, " by {} {}", self.policy, self.rule)?;
         }

@@ -28,6 +28,34 @@ pub struct Agent {
     pub interfaces: Vec<Interface>,
     pub counters: Vec<Counter>,
     pub exporter: Option<Exporter>,
+    #[serde(default)]
+    pub connections: Connections,
+}
+
+/// weir.v1.ConnectionStatus.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+#[expect(missing_docs, reason = "the fields are those of weir.v1.ConnectionStatus, documented there")]
+pub struct Connections {
+    pub known: u64,
+    pub cut: u64,
+    pub adopted: u64,
+    pub draining: u64,
+    pub blocked: Vec<Blocked>,
+    pub clean_generation: u64,
+    pub sweep_us: u64,
+    pub sockets: u64,
+}
+
+/// weir.v1.BlockedConnection.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase")]
+#[expect(missing_docs, reason = "the fields are those of weir.v1.BlockedConnection, documented there")]
+pub struct Blocked {
+    pub workload: String,
+    pub connection: String,
+    pub rule: String,
+    pub waited_ms: u64,
 }
 
 /// weir.v1.WorkloadStatus.
@@ -115,6 +143,12 @@ impl Status {
     #[must_use]
     pub fn all_attached(&self) -> bool {
         self.agent.workloads.iter().all(|workload| matches!(workload.state.as_str(), "attached" | "remote"))
+    }
+
+    /// Whether a sweep by the generation in force has found nothing left to cut.
+    #[must_use]
+    pub fn clean(&self) -> bool {
+        self.agent.connections.clean_generation == self.agent.generation
     }
 
     /// Every place where kernel, agent and collector do not agree; empty when all do.

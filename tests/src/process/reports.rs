@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use super::{Running, SOON};
-use crate::report::{Attempt, Report, Sent, Served};
+use crate::report::{Attempt, Report, Sent, Served, Withdrawn};
 use crate::world::WorldError;
 
 impl Running {
@@ -22,10 +22,10 @@ impl Running {
     /// Every attempt reported until now.
     #[must_use]
     pub fn attempts(&self) -> Vec<Attempt> {
-        let found = self.reports().into_iter().filter_map(|report| match report {
-            Report::Attempt(attempt) => Some(attempt),
-            Report::Listening { .. } | Report::Accepted { .. } | Report::Sent(_) | Report::Served(_) => None,
-        });
+        let found = self
+            .reports()
+            .into_iter()
+            .filter_map(|report| if let Report::Attempt(attempt) = report { Some(attempt) } else { None });
         found.collect()
     }
 
@@ -35,10 +35,10 @@ impl Running {
     /// When it did not say.
     pub fn sent(mut self) -> Result<Sent, WorldError> {
         self.wait(Duration::from_secs(120))?;
-        let found = self.reports().into_iter().find_map(|report| match report {
-            Report::Sent(sent) => Some(sent),
-            Report::Listening { .. } | Report::Accepted { .. } | Report::Attempt(_) | Report::Served(_) => None,
-        });
+        let found = self
+            .reports()
+            .into_iter()
+            .find_map(|report| if let Report::Sent(sent) = report { Some(sent) } else { None });
         found.ok_or_else(|| self.fault("ended without reporting what it sent".to_owned()))
     }
 
@@ -48,10 +48,33 @@ impl Running {
     /// When it does not stop or does not say.
     pub fn served(mut self) -> Result<Served, WorldError> {
         self.stop(SOON)?;
-        let found = self.reports().into_iter().find_map(|report| match report {
-            Report::Served(served) => Some(served),
-            Report::Listening { .. } | Report::Accepted { .. } | Report::Attempt(_) | Report::Sent(_) => None,
-        });
+        let found = self
+            .reports()
+            .into_iter()
+            .find_map(|report| if let Report::Served(served) = report { Some(served) } else { None });
         found.ok_or_else(|| self.fault("ended without reporting what it served".to_owned()))
+    }
+
+    /// Waits until it holds its connections.
+    ///
+    /// # Errors
+    /// When it does not get there.
+    pub fn holds(&mut self) -> Result<(), WorldError> {
+        self.wait_for(Duration::from_secs(60), |reports| {
+            reports.iter().find(|report| matches!(report, Report::Holding { .. })).map(|_| ())
+        })
+    }
+
+    /// Stops whoever holds connections and takes its summary. One whose connections have all ended has ended itself.
+    ///
+    /// # Errors
+    /// When it does not stop or does not say.
+    pub fn withdrawn(mut self) -> Result<Withdrawn, WorldError> {
+        self.stop(SOON)?;
+        let found = self
+            .reports()
+            .into_iter()
+            .find_map(|report| if let Report::Withdrawn(withdrawn) = report { Some(withdrawn) } else { None });
+        found.ok_or_else(|| self.fault("ended without reporting what became of its connections".to_owned()))
     }
 }

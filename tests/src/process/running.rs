@@ -7,7 +7,7 @@ use std::fs::File;
 use std::io::BufReader;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
 use std::sync::{Arc, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -37,7 +37,7 @@ impl Running {
     /// When it cannot be started.
     pub fn start(name: &str, mut command: Command, folder: &Path) -> Result<Running, WorldError> {
         let (log, file) = fresh_log(folder, name)?;
-        command.stdout(Stdio::piped());
+        command.stdin(Stdio::null()).stdout(Stdio::piped());
         let mut running = Running::spawn(name, command, log, &file)?;
         if let Some(stdout) = running.child.stdout.take() {
             let output = Arc::clone(&running.output);
@@ -46,13 +46,32 @@ impl Running {
         Ok(running)
     }
 
+    /// Starts a program to talk with: its input and output are the caller's, what it says on standard error goes to the log.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn start_talking(
+        name: &str,
+        mut command: Command,
+        folder: &Path,
+    ) -> Result<(Running, ChildStdin, ChildStdout), WorldError> {
+        let (log, file) = fresh_log(folder, name)?;
+        command.stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut running = Running::spawn(name, command, log, &file)?;
+        running.output.close();
+        match (running.child.stdin.take(), running.child.stdout.take()) {
+            (Some(stdin), Some(stdout)) => Ok((running, stdin, stdout)),
+            _ => Err(running.fault("was started without pipes".to_owned())),
+        }
+    }
+
     /// Starts a program that may outlive this one: both outputs go straight to the log.
     ///
     /// # Errors
     /// When it cannot be started.
     pub fn start_daemon(name: &str, mut command: Command, folder: &Path) -> Result<Running, WorldError> {
         let (log, file) = fresh_log(folder, name)?;
-        command.stdout(file.try_clone().map_err(|source| lost("opening", &log, source))?);
+        command.stdin(Stdio::null()).stdout(file.try_clone().map_err(|source| lost("opening", &log, source))?);
         let running = Running::spawn(name, command, log, &file)?;
         running.output.close();
         Ok(running)
@@ -62,7 +81,7 @@ impl Running {
     fn spawn(name: &str, mut command: Command, log: PathBuf, file: &File) -> Result<Running, WorldError> {
         let errors = file.try_clone().map_err(|source| lost("opening", &log, source))?;
         // A log ends with the message that matters, not with a page of frames.
-        command.stdin(Stdio::null()).stderr(errors).process_group(0).env("RUST_BACKTRACE", "0");
+        command.stderr(errors).process_group(0).env("RUST_BACKTRACE", "0");
         let program = Path::new(command.get_program()).to_path_buf();
         let child = command.spawn().map_err(|source| WorldError::Start { program, source })?;
         Ok(Running { name: name.to_owned(), child, log, output: Arc::default(), left: false })

@@ -70,9 +70,13 @@ pub fn remove(path: &Path) -> Result<(), WorldError> {
         return Ok(());
     }
     let kill = path.join("cgroup.kill");
-    fs::write(&kill, "1").map_err(file("writing", kill))?;
     let deadline = Instant::now() + GONE_WITHIN;
-    while populated(path)? {
+    loop {
+        // Again each time: whoever was just being started comes after the first.
+        fs::write(&kill, "1").map_err(file("writing", &kill))?;
+        if !populated(path)? {
+            break;
+        }
         if Instant::now() > deadline {
             return Err(WorldError::Survivors(path.to_path_buf()));
         }

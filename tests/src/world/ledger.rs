@@ -49,6 +49,18 @@ pub fn enter(name: &str) -> Result<PathBuf, WorldError> {
     Ok(folder)
 }
 
+/// For as long as it is held, no signal removes worlds: what is made meanwhile is found by the removal.
+#[must_use = "the removal waits for as long as this is held"]
+#[derive(Debug)]
+pub struct Building {
+    _open: MutexGuard<'static, Vec<String>>,
+}
+
+/// Begins to make a part of a world. Waits for ever once a signal removes them, as the process ends then.
+pub fn building() -> Building {
+    Building { _open: open() }
+}
+
 /// Removes a world of this process, unless a signal already does.
 ///
 /// # Errors

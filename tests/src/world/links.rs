@@ -125,12 +125,12 @@ fn in_service(link: &LinkMessage) -> bool {
     up && !closed
 }
 
-async fn up(handle: &Handle, name: &str) -> Result<(), WorldError> {
+pub(super) async fn up(handle: &Handle, name: &str) -> Result<(), WorldError> {
     let message = LinkUnspec::new_with_name(name).up().build();
     handle.link().set(message).execute().await.map_err(netlink("raising", name))
 }
 
-async fn address(handle: &Handle, name: &str, addresses: &[(IpAddr, u8)]) -> Result<(), WorldError> {
+pub(super) async fn address(handle: &Handle, name: &str, addresses: &[(IpAddr, u8)]) -> Result<(), WorldError> {
     let index = index(handle, name).await?;
     for (ip, bits) in addresses {
         let mut request = handle.address().add(index, *ip, *bits);
@@ -142,7 +142,7 @@ async fn address(handle: &Handle, name: &str, addresses: &[(IpAddr, u8)]) -> Res
 }
 
 /// Every address is on the link.
-async fn route(handle: &Handle, name: &str) -> Result<(), WorldError> {
+pub(super) async fn route(handle: &Handle, name: &str) -> Result<(), WorldError> {
     let index = index(handle, name).await?;
     let v4 = RouteMessageBuilder::<Ipv4Addr>::new().output_interface(index).scope(RouteScope::Link).build();
     let v6 = RouteMessageBuilder::<Ipv6Addr>::new().output_interface(index).build();
@@ -152,7 +152,7 @@ async fn route(handle: &Handle, name: &str) -> Result<(), WorldError> {
     Ok(())
 }
 
-async fn index(handle: &Handle, name: &str) -> Result<u32, WorldError> {
+pub(super) async fn index(handle: &Handle, name: &str) -> Result<u32, WorldError> {
     Ok(link(handle, name).await?.header.index)
 }
 
@@ -165,7 +165,7 @@ async fn link(handle: &Handle, name: &str) -> Result<LinkMessage, WorldError> {
     }
 }
 
-fn in_namespace<F>(namespace: &Path, work: impl FnOnce(Handle) -> F + Send) -> Result<(), WorldError>
+pub(super) fn in_namespace<F>(namespace: &Path, work: impl FnOnce(Handle) -> F + Send) -> Result<(), WorldError>
 where
     F: Future<Output = Result<(), WorldError>>,
 {
@@ -182,7 +182,7 @@ where
     })
 }
 
-fn netlink(action: &'static str, object: &str) -> impl FnOnce(rtnetlink::Error) -> WorldError {
+pub(super) fn netlink(action: &'static str, object: &str) -> impl FnOnce(rtnetlink::Error) -> WorldError {
     let object = object.to_owned();
     move |source| WorldError::Netlink { action, object, source: Box::new(source) }
 }

@@ -15,15 +15,19 @@
 
 pub mod cgroup;
 mod error;
+mod fabric;
 pub mod ledger;
 pub mod links;
+pub mod nat;
 pub mod netns;
+mod routed;
 mod who;
 
 use std::path::{Path, PathBuf};
 use std::process;
 
 pub use error::WorldError;
+pub use fabric::{Fabric, Place};
 pub use who::Who;
 
 use error::{chain, file};
@@ -48,6 +52,7 @@ impl World {
         let folder = ledger::enter(&name)?;
         // From here on dropping removes whatever is there.
         let world = World { name, folder, cgroups, kept: false };
+        let _building = ledger::building();
         world.build_cgroups()?;
         world.build_network()?;
         Ok(world)

@@ -6,15 +6,23 @@
 //! A harness of our own, because worlds are shared by the tests of a file and must go after the last of them. One test at
 //! a time unless told otherwise: several of them measure rates, and two cores are not many.
 
+mod attacks_places;
+mod attacks_ways;
 mod cases;
 mod closing;
+mod conformance;
+mod crafted;
+mod cutting;
+mod cutting_hard;
 mod icmp;
 mod kinds;
 mod lifecycle;
 mod limits;
+mod pods;
 mod policies;
 mod quiet;
 mod rows;
+mod services;
 mod stage;
 mod tls;
 mod updates;
@@ -36,13 +44,20 @@ fn main() -> anyhow::Result<()> {
         worlds::trials(),
         verdicts::trials(),
         cases::trials(),
+        pods::trials(),
+        conformance::trials(),
         kinds::trials(),
         icmp::trials(),
+        attacks_ways::trials(),
+        attacks_places::trials(),
         quiet::trials(),
         closing::trials(),
+        cutting::trials(),
+        cutting_hard::trials(),
         limits::trials(),
         updates::trials(),
         policies::trials(),
+        services::trials(),
         lifecycle::trials(),
         tls::trials(),
     ];

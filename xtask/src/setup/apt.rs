@@ -1,5 +1,5 @@
 //! Lives: xtask, apt with a configuration of our own.
-//! Called by: `debian`.
+//! Called by: `debian`, `nft`.
 //! May touch: the folder it is given; the mirror it is given.
 //! Never: reads or writes this machine's package lists; runs this machine's apt hooks; accepts what is not signed.
 
@@ -68,6 +68,17 @@ impl Apt {
         let mut files = entries.filter_map(|entry| entry.ok().map(|entry| entry.path()));
         let package = files.find(|path| path.extension().is_some_and(|end| end == "deb"));
         package.context("apt downloaded nothing")
+    }
+
+    /// Downloads a package with everything it needs that is not installed here, and says where the archives are.
+    pub fn download_with_needs(&self, package: &str) -> Result<Vec<PathBuf>> {
+        let mut apt = self.command("apt-get");
+        apt.args(["install", "--yes", "--download-only", "--no-install-recommends", package]);
+        self.logged(&mut apt)?;
+        let into = self.folder.join("cache/archives");
+        let entries = fs::read_dir(&into).with_context(|| format!("reading {}", into.display()))?;
+        let files = entries.filter_map(|entry| entry.ok().map(|entry| entry.path()));
+        Ok(files.filter(|path| path.extension().is_some_and(|end| end == "deb")).collect())
     }
 
     fn command(&self, program: &str) -> Command {

@@ -7,7 +7,7 @@ mod apt;
 mod cxx;
 mod debian;
 mod host;
-pub mod nft;
+mod nft;
 mod rust_src;
 mod rustc;
 pub mod tools;
@@ -40,8 +40,6 @@ pub enum For {
     Lint,
     /// Load programs into this kernel.
     Live,
-    /// Measure the socket hooks, and nftables beside them.
-    Socket,
     /// Run fuzzers: the kernel programs are not built for that.
     Fuzz,
     /// All of it; what only live tasks need is said, not demanded.
@@ -102,11 +100,9 @@ pub fn run(repo: &Repo, purpose: For) -> Result<Report> {
     if matches!(purpose, For::Lint | For::Person | For::Ci) {
         steps.push(tool(repo, &pins::CARGO_DENY));
     }
-    if matches!(purpose, For::Live | For::Socket | For::Person | For::Ci) {
+    if matches!(purpose, For::Live | For::Person | For::Ci) {
         steps.push(step("this host", || host::check(purpose == For::Person)));
-    }
-    if purpose == For::Socket {
-        steps.push(step("nft", || nft::ensure(repo)));
+        steps.push(step("nftables", || nft::ensure(repo, purpose == For::Person)));
     }
     Ok(Report::new("setup", start, steps))
 }

@@ -1,99 +1,95 @@
-//! Lives: xtask, setup's bringing of `nft`, which the benchmark compares with.
-//! Called by: `bench socket`.
+//! Lives: xtask, setup's bringing of `nft`, with which live tests translate Services' addresses as a proxy does.
+//! Called by: setup, for tasks that run live tests.
 //! May touch: `.tools/nft`; the mirror that this machine's apt is configured for.
-//! Never: installs a package; stops a task for want of it: the benchmark then says what it could not measure.
+//! Never: installs a package; runs `nft`, let alone in this machine's namespace.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
 use super::apt::Apt;
-use super::{Found, lock, say};
+use super::{Failure, Found, lock};
 use crate::paths::Repo;
 use crate::process;
-use crate::setup::Failure;
 
-/// nftables, and the libraries that a machine without it may lack.
-const PACKAGES: [&str; 9] = [
-    "nftables",
-    "libnftables1",
-    "libnftnl11",
-    "libmnl0",
-    "libjansson4",
-    "libxtables12",
-    "libedit2",
-    "libgmp10",
-    "libbsd0",
-];
+const PACKAGE: &str = "nftables";
+
+/// Some small archives.
 const UNPACK: Duration = Duration::from_secs(60);
-/// Where Debian has programs for root.
-const INSTALLED: [&str; 2] = ["/usr/sbin/nft", "/sbin/nft"];
 
-/// The program, and the folder of its libraries where they are not the system's.
-pub struct Nft {
-    /// What to start.
-    pub program: PathBuf,
-    /// For `LD_LIBRARY_PATH`.
-    pub libraries: Option<PathBuf>,
-}
+/// Where the program lies once it was brought, below its folder. Its libraries lie below `usr/lib`.
+const PROGRAM: &str = "usr/sbin/nft";
 
-/// The machine's own, or the one in `.tools`.
-pub fn find(repo: &Repo) -> Option<Nft> {
-    let own = folder(repo).join("usr/sbin/nft");
-    if let Some(program) = INSTALLED.iter().map(PathBuf::from).find(|path| path.is_file()) {
-        return Some(Nft { program, libraries: None });
+/// Finds `nft`, or brings it. `lenient` says that it is lacking without failing.
+pub fn ensure(repo: &Repo, lenient: bool) -> Result<Found, Failure> {
+    let folder = repo.tools().join("nft");
+    if let Some(program) = on_path().or_else(|| Some(folder.join(PROGRAM)).filter(|program| program.is_file())) {
+        return Ok(Found::Ok(program.display().to_string()));
     }
-    let libraries = folder(repo).join("usr/lib").join(format!("{}-linux-gnu", std::env::consts::ARCH));
-    own.is_file().then_some(Nft { program: own, libraries: Some(libraries) })
-}
-
-/// Brings it where it is missing.
-pub fn ensure(repo: &Repo) -> Result<Found, Failure> {
-    if let Some(nft) = find(repo) {
-        return Ok(Found::Ok(nft.program.display().to_string()));
+    let brought = lock(repo).and_then(|_held| bring(repo, &folder));
+    match brought {
+        Ok(()) => Ok(Found::Ok(folder.join(PROGRAM).display().to_string())),
+        Err(error) => {
+            let failure = Failure::new(format!("{error:#}"), "install nftables, so that `nft` is on the PATH");
+            if lenient { Ok(Found::Lacking(failure)) } else { Err(failure) }
+        }
     }
-    let remedy = "install Debian's package nftables, or do without: the comparison is left out";
-    let lacking = |error: anyhow::Error| Found::Lacking(Failure::new(format!("{error:#}"), remedy));
-    let _held = lock(repo).map_err(|error| Failure::new(format!("{error:#}"), "make the repository writable"))?;
-    say("unpacking Debian's package ... ");
-    Ok(match bring(repo) {
-        Ok(()) => Found::Ok(folder(repo).display().to_string()),
-        Err(error) => lacking(error),
-    })
 }
 
-fn folder(repo: &Repo) -> PathBuf {
-    repo.tools().join("nft")
+fn on_path() -> Option<PathBuf> {
+    let path = std::env::var_os("PATH")?;
+    let here = std::env::split_paths(&path).chain(["/usr/sbin".into(), "/sbin".into()]);
+    here.map(|folder| folder.join("nft")).find(|program| program.is_file())
 }
 
-/// This system's own suite: its libraries are what the program was linked to.
-fn bring(repo: &Repo) -> Result<()> {
-    let os = fs::read_to_string("/etc/os-release").context("which system is this?")?;
-    let suite = os.lines().find_map(|line| line.strip_prefix("VERSION_CODENAME=")).context("not a Debian")?;
-    let fresh = repo.tools().join("nft-unpacking");
+/// The package of the release this machine runs, with those of its libraries that are not installed.
+fn bring(repo: &Repo, folder: &Path) -> Result<()> {
+    let release = fs::read_to_string("/etc/os-release").context("reading which release this is")?;
+    let Some(suite) = codename(&release) else { bail!("no Debian release whose packages would fit") };
+    let mut tried = Vec::new();
     for mirror in Apt::mirrors().context("asking apt for Debian's mirror")? {
-        let apt = Apt::private(&repo.tools().join("nft-apt"), &mirror, suite)?;
-        if apt.update().is_err() {
-            continue;
+        match bring_from(repo, folder, &mirror, suite) {
+            Ok(()) => return Ok(()),
+            Err(error) => tried.push(format!("{mirror}: {error:#}")),
         }
-        let _ = fs::remove_dir_all(&fresh);
-        for package in PACKAGES {
-            let table = apt.madison(package)?;
-            let version = table.lines().find_map(|line| line.split('|').nth(1)).map(str::trim);
-            let version = version.with_context(|| format!("{suite} has no {package}"))?;
-            let file = apt.download(package, version)?;
-            let mut dpkg = process::clean("dpkg");
-            dpkg.arg("-x").arg(&file).arg(&fresh);
-            process::logged(&mut dpkg, &repo.tools().join("log/nft.log"), UNPACK)?;
-            // The next one must be the only archive there.
-            fs::remove_file(&file).with_context(|| format!("removing {}", file.display()))?;
-        }
-        // Moved when complete: a folder that exists under its name is.
-        fs::rename(&fresh, folder(repo)).context("moving nft to its place")?;
-        let _ = fs::remove_dir_all(repo.tools().join("nft-apt"));
-        return Ok(());
     }
-    bail!("no archive could be reached")
+    bail!("no mirror gave {PACKAGE} ({})", tried.join("; "))
+}
+
+fn bring_from(repo: &Repo, folder: &Path, mirror: &str, suite: &str) -> Result<()> {
+    let private = repo.tools().join("nft-apt");
+    let apt = Apt::private(&private, mirror, suite)?;
+    apt.update()?;
+    // Unpacked beside and moved: a folder that exists under its name is complete.
+    let fresh = repo.tools().join("nft-unpacking");
+    let _ = fs::remove_dir_all(&fresh);
+    for package in apt.download_with_needs(PACKAGE)? {
+        let mut dpkg = process::clean("dpkg");
+        dpkg.arg("-x").arg(&package).arg(&fresh);
+        process::logged(&mut dpkg, &repo.tools().join("log/nft.log"), UNPACK)?;
+    }
+    let _ = fs::remove_dir_all(folder);
+    fs::rename(&fresh, folder).with_context(|| format!("moving it to {}", folder.display()))?;
+    let _ = fs::remove_dir_all(private);
+    Ok(())
+}
+
+fn codename(release: &str) -> Option<&str> {
+    let value = |key| release.lines().find_map(move |line| line.strip_prefix(key));
+    let name = value("VERSION_CODENAME=").filter(|_| value("ID=") == Some("debian"))?;
+    Some(name.trim_matches('"'))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_debian_release_is_taken_for_one() {
+        assert_eq!(codename("ID=debian\nVERSION_CODENAME=bookworm\n"), Some("bookworm"));
+        assert_eq!(codename("VERSION_CODENAME=\"noble\"\nID=ubuntu\n"), None);
+        assert_eq!(codename(""), None);
+    }
 }

@@ -15,7 +15,7 @@ use super::{
     cluster_peer::{members, peer},
     parts::{any_port_name, bounded, number, one_of, priority, range, rule_name},
 };
-use crate::model::{Action, Mode, Peer, Policy, PortMatch, PortName, Rule, Tier};
+use crate::model::{Action, Mode, OnChange, Peer, Policy, PortMatch, PortName, Rule, Tier};
 
 /// What differs between the versions of the API.
 pub struct Dialect {
@@ -75,6 +75,7 @@ pub fn policy(fields: &Fields<'_>, dialect: &Dialect, faults: &mut Faults) -> Op
         priority: 0,
         policy_types: BTreeSet::new(),
         mode: Mode::Enforce,
+        on_change: OnChange::Cut,
         expires_at: None,
         default_action: Action::Pass,
         sockets: BTreeSet::new(),

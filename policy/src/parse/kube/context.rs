@@ -17,6 +17,9 @@ use super::{
 };
 use crate::model::{ContainerPort, Node, Service, ServicePort, TargetPort, Workload};
 
+/// Marks the API server's image of a pod that a node runs from a file of its own, and holds that pod's UID.
+const MIRROR: &str = "kubernetes.io/config.mirror";
+
 /// A pod. One that has ended owns its addresses no more.
 pub fn pod(top: &Fields<'_>, faults: &mut Faults) -> Option<Workload> {
     let spec = inner(top, "spec", faults);
@@ -31,11 +34,20 @@ pub fn pod(top: &Fields<'_>, faults: &mut Faults) -> Option<Workload> {
     }
     Some(Workload {
         cgroup: None,
+        interface: None,
         addresses,
         node: get(&spec, "nodeName").filter(|name| !name.is_empty()),
+        uid: uid(top, faults),
         ports: spec.as_ref().map(|spec| named_ports(spec, faults)).unwrap_or_default(),
         host_network: get(&spec, "hostNetwork").is_some_and(|word| word == "true"),
     })
+}
+
+/// The UID by which the node knows the pod: of a mirrored one, its original's.
+fn uid(top: &Fields<'_>, faults: &mut Faults) -> Option<String> {
+    let metadata = inner(top, "metadata", faults)?;
+    let mirrored = inner(&metadata, "annotations", faults).and_then(|annotations| annotations.get(MIRROR).map(owned));
+    mirrored.or_else(|| metadata.get("uid").map(owned)).filter(|uid| !uid.is_empty())
 }
 
 /// The ports of all containers that have a name; init containers that go on running (sidecars) are containers too.

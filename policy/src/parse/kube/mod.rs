@@ -24,7 +24,7 @@ use super::{
 };
 use crate::{
     id::{Kind, ResourceId},
-    model::{Labels, Origin, Resource, Spec},
+    model::{Labels, OnChange, Origin, Policy, Resource, Spec},
 };
 
 /// The kinds that are read, each with its API version.
@@ -42,6 +42,9 @@ const KINDS: [(&str, Kind); 9] = [
 
 /// Fields that every kind has; `status` is the cluster's to write.
 const TOP: [&str; 5] = ["apiVersion", "kind", "metadata", "spec", "status"];
+
+/// Annotation of a policy that says what becomes of living connections it forbids: `cut` or `drain`.
+const ON_CHANGE: &str = "weir.dev/on-change";
 
 /// What the API knows of `metadata`.
 const METADATA: [&str; 16] = [
@@ -103,7 +106,7 @@ fn document(source: &str, field: &Field<'_>, absent: Option<Kind>, faults: &mut 
     let top = if is_policy(kind) { field.fields(faults, &TOP)? } else { field.lenient(faults)? };
     let metadata = top.require(faults, "metadata", "write metadata: {name: ...}");
     let metadata = metadata.and_then(|field| metadata_of(&field, kind, faults));
-    let spec = spec(kind, &top, faults);
+    let spec = spec(kind, &top, faults).map(|spec| with_annotations(spec, &top, faults));
     let (id, mut labels) = metadata?;
     if kind == Kind::Namespace {
         labels.insert(crate::model::NAMESPACE_LABEL.to_owned(), id.name.clone());
@@ -169,6 +172,18 @@ fn spec(kind: Kind, top: &Fields<'_>, faults: &mut Faults) -> Option<Spec> {
         Kind::EndpointSlice => slices::endpoint_slice(top, faults).map(Spec::EndpointSlice),
         Kind::Workload | Kind::Policy | Kind::RateLimit | Kind::AddressSet => None,
     }
+}
+
+/// What a policy of Kubernetes can say to Weir alone: its API has no field for it.
+fn with_annotations(spec: Spec, top: &Fields<'_>, faults: &mut Faults) -> Spec {
+    let Spec::Policy(policy) = spec else { return spec };
+    let annotations = top.get("metadata").and_then(|field| field.lenient(faults)).and_then(|fields| {
+        let annotations = fields.get("annotations")?;
+        annotations.lenient(faults)
+    });
+    let said =
+        annotations.and_then(|fields| fields.get(ON_CHANGE)).and_then(|field| field.word(faults, OnChange::WORDS));
+    Spec::Policy(Policy { on_change: said.unwrap_or(policy.on_change), ..policy })
 }
 
 fn need_spec<'n>(top: &Fields<'n>, faults: &mut Faults) -> Option<Field<'n>> {

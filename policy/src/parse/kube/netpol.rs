@@ -15,7 +15,9 @@ use super::{
     },
     parts::{TRANSPORTS, cidr, is_number, number, optional, port_name},
 };
-use crate::model::{Action, IpBlock, Mode, Peer, Policy, PolicyType, PortMatch, PortName, Rule, Socket, Tier};
+use crate::model::{
+    Action, IpBlock, Mode, OnChange, Peer, Policy, PolicyType, PortMatch, PortName, Rule, Socket, Tier,
+};
 
 /// The spec; without one the policy selects every pod and isolates ingress.
 pub fn network_policy(field: Option<Field<'_>>, faults: &mut Faults) -> Option<Policy> {
@@ -37,6 +39,7 @@ pub fn network_policy(field: Option<Field<'_>>, faults: &mut Faults) -> Option<P
         priority: Policy::DEFAULT_PRIORITY,
         policy_types: types(get("policyTypes"), !egress.is_empty(), faults),
         mode: Mode::Enforce,
+        on_change: OnChange::Cut,
         expires_at: None,
         default_action: Action::Deny,
         sockets: sockets(&egress),

@@ -17,17 +17,18 @@ use super::{
     scalars,
     selector::selector,
 };
-use crate::model::{Action, Mode, Policy, PolicyType, Selector, Socket, Tier};
+use crate::model::{Action, Mode, OnChange, Policy, PolicyType, Selector, Socket, Tier};
 
 pub use ports::{named_ports, numbered_ports};
 
-const FIELDS: [&str; 11] = [
+const FIELDS: [&str; 12] = [
     "tier",
     "namespaceSelector",
     "workloadSelector",
     "priority",
     "policyTypes",
     "mode",
+    "onChange",
     "defaultAction",
     "sockets",
     "ingress",
@@ -46,6 +47,7 @@ pub fn policy(field: &Field<'_>, namespace: &str, faults: &mut Faults) -> Option
         .get("priority")
         .map_or(Some(u64::from(Policy::DEFAULT_PRIORITY)), |field| field.integer(faults, 0, 1000));
     let mode = word(&fields, "mode", Mode::WORDS, Mode::Enforce, faults);
+    let on_change = word(&fields, "onChange", OnChange::WORDS, OnChange::Cut, faults);
     let expires_at = scalars::expiry(&fields, faults);
     let default_action = word(&fields, "defaultAction", Action::OF_NAMESPACES, Action::Deny, faults);
     let sockets = words(&fields, "sockets", Socket::WORDS, faults);
@@ -66,6 +68,7 @@ pub fn policy(field: &Field<'_>, namespace: &str, faults: &mut Faults) -> Option
         priority: u16::try_from(priority?).unwrap_or(Policy::DEFAULT_PRIORITY),
         policy_types: if isolates { policy_types } else { BTreeSet::new() },
         mode,
+        on_change,
         expires_at,
         default_action: if isolates { default_action } else { Action::Pass },
         sockets,

@@ -142,7 +142,8 @@ pub fn context() -> Context {
     Context { generation: 1, unknown: Verdict::Deny, host_addresses: Vec::new(), tick_ns: 0, now: Timestamp(0) }
 }
 
-fn shown(probe: &Expected) -> String {
+/// A question as people read it.
+pub fn shown(probe: &Expected) -> String {
     let family = probe.family.as_ref().map_or_else(String::new, |family| format!(" ({family})"));
     format!("{} to {} {}/{}{family}", probe.from, probe.to, probe.port, probe.protocol)
 }

@@ -59,7 +59,7 @@ fn end(state: &State, word: &str, expected: &Expected) -> Result<To, String> {
 }
 
 /// The first address of the family.
-fn address(ips: &[String], v6: bool) -> Option<Addr> {
+pub fn address(ips: &[String], v6: bool) -> Option<Addr> {
     let parsed: Vec<IpAddr> = ips.iter().filter_map(|ip| ip.parse().ok()).collect();
     parsed.into_iter().find(|ip| ip.is_ipv6() == v6).map(addr)
 }

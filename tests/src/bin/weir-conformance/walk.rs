@@ -60,7 +60,8 @@ pub fn shuffle<T>(items: &mut [T], seed: u64) {
     }
 }
 
-fn objects(state: &State) -> Vec<Value> {
+/// Every object of a state but its policies, as the API server would give it.
+pub fn objects(state: &State) -> Vec<Value> {
     let nodes = state.nodes.iter().map(|node| {
         let addresses: Vec<_> = node.ips.iter().map(|ip| json!({"type": "InternalIP", "address": ip})).collect();
         json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": node.name, "labels": node.labels},

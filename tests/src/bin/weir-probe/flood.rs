@@ -4,6 +4,7 @@
 //! Never: sends faster than 200,000 a second or longer than its bound.
 
 use std::net::{SocketAddr, UdpSocket};
+use std::path::PathBuf;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -12,7 +13,7 @@ use clap::Args;
 use weir_tests::report::{Report, Sent, error_name};
 
 use crate::tcp::tally;
-use crate::{Bound, End, milliseconds, udp};
+use crate::{Bound, End, enter_cgroup, milliseconds, udp};
 
 /// What happens after a pause that was not asked for (two cores, many processes).
 #[derive(Clone, Copy)]
@@ -34,6 +35,9 @@ pub struct Stream {
     /// Bytes of each: a sequence number, then filling
     #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(8..=65_000))]
     size: u32,
+    /// Move into this cgroup once the socket is there
+    #[arg(long, value_name = "DIR")]
+    then: Option<PathBuf>,
     /// End after this many
     #[arg(long, default_value_t = u64::MAX)]
     count: u64,
@@ -45,6 +49,9 @@ impl Stream {
     pub fn run(self, pace: Pace) -> Result<()> {
         let end = End::new(&self.bound)?;
         let socket = UdpSocket::bind((udp::any(self.to), 0)).context("opening a socket")?;
+        if let Some(cgroup) = &self.then {
+            enter_cgroup(cgroup)?;
+        }
         let mut datagram = vec![0; usize::try_from(self.size)?];
         let mut sent = Sent::default();
         let mut tried = 0;

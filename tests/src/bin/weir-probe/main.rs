@@ -3,11 +3,19 @@
 //! May touch: its own namespace and cgroup membership, then sockets.
 //! Never: runs without a bound in count and time; starts a thread before it has moved.
 
+mod attempt;
+mod crafted;
+mod elsewhere;
 mod flood;
+mod hold;
 mod kinds;
 mod ping;
+mod stuck;
 mod tcp;
 mod udp;
+mod uring;
+mod ways;
+mod work;
 
 use std::fs::{self, File};
 use std::os::unix::process::CommandExt;
@@ -50,6 +58,14 @@ enum Verb {
     TcpConnect(tcp::Connect),
     /// Connect again and again
     TcpConnectLoop(tcp::Loop),
+    /// Open connections and wait for their ends
+    TcpHold(hold::Hold),
+    /// Connect from many threads and hold what is let through
+    TcpPile(hold::Pile),
+    /// Accept connections and wait for their ends
+    TcpKeep(hold::Keep),
+    /// Connect, and never let go of the socket's lock
+    TcpStuck(stuck::Stuck),
     /// Count datagrams and send them back
     UdpServe(udp::Serve),
     /// Send one datagram and wait for the answer
@@ -60,6 +76,20 @@ enum Verb {
     UdpPaced(flood::Stream),
     /// Send an ICMP or ICMPv6 message and wait for an echo
     Ping(ping::Ping),
+    /// Serve ports and try openings, as told by JSON lines on standard input
+    Work,
+    /// Reach a peer by a less usual way
+    Reach(ways::Reach),
+    /// Send bytes as they are: a frame, a packet, a payload
+    Send(crafted::Send),
+    /// Wait for a frame that holds given bytes
+    Sniff(crafted::Sniff),
+    /// Let a packet come out of a TUN device
+    Tun(crafted::Tun),
+    /// Use a socket in another place than it was made in
+    Elsewhere(elsewhere::Elsewhere),
+    /// Make a socket and hand it to whoever holds the other end of standard input
+    HandOut(elsewhere::HandOut),
     /// Open a raw socket
     RawSocket(kinds::Family),
     /// Open an SCTP socket
@@ -129,11 +159,22 @@ fn main() -> Result<()> {
         Verb::TcpServe(serve) => serve.run(),
         Verb::TcpConnect(connect) => connect.run(),
         Verb::TcpConnectLoop(repeat) => repeat.run(),
+        Verb::TcpHold(hold) => hold.run(),
+        Verb::TcpPile(pile) => pile.run(),
+        Verb::TcpKeep(keep) => keep.run(),
+        Verb::TcpStuck(stuck) => stuck.run(),
         Verb::UdpServe(serve) => serve.run(),
         Verb::UdpExchange(exchange) => exchange.run(),
         Verb::UdpFlood(stream) => stream.run(flood::Pace::CatchUp),
         Verb::UdpPaced(stream) => stream.run(flood::Pace::Even),
         Verb::Ping(ping) => ping.run(),
+        Verb::Work => work::run(),
+        Verb::Reach(reach) => reach.run(),
+        Verb::Send(send) => send.run(),
+        Verb::Sniff(sniff) => sniff.run(),
+        Verb::Tun(tun) => tun.run(),
+        Verb::Elsewhere(elsewhere) => elsewhere.run(),
+        Verb::HandOut(hand) => hand.run(),
         Verb::RawSocket(family) => family.open(kinds::Kind::Raw),
         Verb::SctpSocket(family) => family.open(kinds::Kind::Sctp),
         Verb::MptcpSocket(family) => family.open(kinds::Kind::Mptcp),

@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
@@ -16,7 +17,7 @@ use clap::Args;
 use socket2::{Domain, Protocol, Socket, Type};
 use weir_tests::report::{Attempt, Report, Sent, Served, error_name};
 
-use crate::{Bound, End, milliseconds};
+use crate::{Bound, End, enter_cgroup, milliseconds};
 
 const MOST_CONNECTIONS: usize = 256;
 const CHUNK: usize = 16 * 1024;
@@ -26,6 +27,12 @@ pub struct Serve {
     /// Listen here; may be given several times
     #[arg(long, required = true, value_name = "ADDRESS:PORT")]
     listen: Vec<SocketAddr>,
+    /// Move into this cgroup once it listens, and accept there
+    #[arg(long, value_name = "DIR")]
+    then: Option<PathBuf>,
+    /// Take MPTCP, and data that comes with the SYN
+    #[arg(long)]
+    modern: bool,
     #[command(flatten)]
     bound: Bound,
 }
@@ -34,7 +41,10 @@ impl Serve {
     pub fn run(self) -> Result<()> {
         let end = End::new(&self.bound)?;
         let served = Arc::new(Mutex::new(Served::default()));
-        let listeners = self.listen.iter().map(|address| listen(*address)).collect::<Result<Vec<_>>>()?;
+        let listeners = self.listen.iter().map(|address| self.open(*address)).collect::<Result<Vec<_>>>()?;
+        if let Some(cgroup) = &self.then {
+            enter_cgroup(cgroup)?;
+        }
         let open = &AtomicUsize::new(0);
         thread::scope(|scope| {
             for listener in &listeners {
@@ -47,11 +57,23 @@ impl Serve {
     }
 }
 
-fn listen(address: SocketAddr) -> Result<TcpListener> {
-    let listener = TcpListener::bind(address).with_context(|| format!("listening on {address}"))?;
-    listener.set_nonblocking(true)?;
-    Report::Listening { address: listener.local_addr()? }.print()?;
-    Ok(listener)
+impl Serve {
+    fn open(&self, address: SocketAddr) -> Result<TcpListener> {
+        let listening = if self.modern { modern(address) } else { TcpListener::bind(address) };
+        let listener = listening.with_context(|| format!("listening on {address}"))?;
+        listener.set_nonblocking(true)?;
+        Report::Listening { address: listener.local_addr()? }.print()?;
+        Ok(listener)
+    }
+}
+
+/// As the standard library's, but with MPTCP.
+fn modern(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::MPTCP))?;
+    socket.set_reuse_address(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(128)?;
+    Ok(socket.into())
 }
 
 fn accept<'scope>(

@@ -5,14 +5,14 @@
 
 use std::collections::HashSet;
 use std::io;
-use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use clap::Args;
-use socket2::SockRef;
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use weir_tests::report::{Attempt, Report, Served, error_name};
 
 use crate::{Bound, End, milliseconds};
@@ -33,6 +33,12 @@ pub struct Serve {
     /// Answer from this port instead of the one asked
     #[arg(long, value_name = "PORT")]
     reply_from: Option<u16>,
+    /// Join this group
+    #[arg(long, value_name = "ADDRESS")]
+    join: Option<IpAddr>,
+    /// UDP-Lite instead of UDP
+    #[arg(long)]
+    lite: bool,
     #[command(flatten)]
     bound: Bound,
 }
@@ -60,7 +66,7 @@ impl Serve {
 
     /// The socket that listens, and the other one that answers if told so.
     fn open(&self, address: SocketAddr) -> Result<(UdpSocket, Option<UdpSocket>)> {
-        let bind = |address| UdpSocket::bind(address).with_context(|| format!("listening on {address}"));
+        let bind = |address| self.bind(address).with_context(|| format!("listening on {address}"));
         let socket = bind(address)?;
         // Less than asked for is fine.
         drop(SockRef::from(&socket).set_recv_buffer_size(RECEIVE_BUFFER));
@@ -68,6 +74,18 @@ impl Serve {
         let answer = self.reply_from.map(|port| bind(SocketAddr::new(address.ip(), port))).transpose()?;
         Report::Listening { address: socket.local_addr()? }.print()?;
         Ok((socket, answer))
+    }
+
+    fn bind(&self, address: SocketAddr) -> io::Result<UdpSocket> {
+        let protocol = if self.lite { Protocol::UDPLITE } else { Protocol::UDP };
+        let socket = Socket::new(Domain::for_address(address), Type::DGRAM, Some(protocol))?;
+        socket.bind(&address.into())?;
+        match self.join {
+            Some(IpAddr::V4(group)) => socket.join_multicast_v4(&group, &Ipv4Addr::UNSPECIFIED)?,
+            Some(IpAddr::V6(group)) => socket.join_multicast_v6(&group, 0)?,
+            None => {}
+        }
+        Ok(socket.into())
     }
 
     fn receive(&self, socket: &UdpSocket, answer: Option<&UdpSocket>, end: &End, count: &Mutex<Count>) {
@@ -110,6 +128,9 @@ pub struct Exchange {
     /// Connect the socket first
     #[arg(long)]
     connected: bool,
+    /// To a broadcast address
+    #[arg(long)]
+    broadcast: bool,
     /// Bytes of the datagram
     #[arg(long, default_value_t = 64)]
     bytes: usize,
@@ -131,6 +152,7 @@ impl Exchange {
     fn talk(&self, attempt: &mut Attempt) -> io::Result<()> {
         let socket = UdpSocket::bind((self.from.unwrap_or(any(self.to)), 0))?;
         socket.set_read_timeout(Some(Duration::from_millis(self.timeout_ms)))?;
+        socket.set_broadcast(self.broadcast)?;
         attempt.local = socket.local_addr().ok();
         let mut buffer = vec![0; LARGEST];
         let datagram = buffer.get(..self.bytes.min(LARGEST)).unwrap_or_default();
@@ -150,7 +172,7 @@ impl Exchange {
 /// The address that means "any of mine" in the family of `to`.
 pub fn any(to: SocketAddr) -> IpAddr {
     match to {
-        SocketAddr::V4(_) => IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED),
+        SocketAddr::V4(_) => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
         SocketAddr::V6(_) => IpAddr::V6(std::net::Ipv6Addr::UNSPECIFIED),
     }
 }

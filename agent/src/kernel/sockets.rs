@@ -1,0 +1,348 @@
+//! Lives: agent, user space.
+//! Called by: `revoke`, which lists the sockets of a network namespace and cuts some.
+//! May touch: one sock_diag netlink socket per door; the sockets it is told to cut.
+//! Never: asks for extended information, which waits for each socket's lock; cuts a socket that is not the very one it was shown.
+//!
+//! Formats: `include/uapi/linux/inet_diag.h`. A v4-mapped connection of an IPv6 socket appears among the IPv6 ones. `SOCK_DESTROY`
+//! waits for the socket's lock, so whoever calls [`Door::cut`] must be able to wait (`revoke::hands`). Before kernel 6.9 every
+//! sock_diag call waits behind one that waits.
+
+use std::{io, net::IpAddr, os::fd::AsFd as _, time::Duration};
+
+use netlink_packet_core::{
+    DefaultNla, NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload,
+    NetlinkSerializable, Nla as _,
+};
+use netlink_packet_sock_diag::{
+    SockDiagDestroy, SockDiagMessage,
+    inet::{ExtensionFlags, InetRequest, InetResponse, SocketId, StateFlags, nlas::Nla},
+};
+use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_SOCK_DIAG};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use weir_common::addr::{Addr, Protocol};
+
+use super::namespaces::Namespace;
+
+/// `AF_INET` and `AF_INET6` (include/linux/socket.h).
+const FAMILIES: [u8; 2] = [2, 10];
+/// `INET_DIAG_CGROUP_ID`, sent with every full socket since kernel 5.8.
+const CGROUP_ID: u16 = 21;
+/// Longest wait for the next part of a list: the kernel makes it while it is read.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// The kernel fills up to 32 KiB at once if there is room.
+const BUFFER: usize = 64 * 1024;
+
+/// TCP states (`include/net/tcp_states.h`) that matter here.
+pub mod state {
+    /// A connection that is open.
+    pub const ESTABLISHED: u8 = 1;
+    /// A handshake that a client has not sent the last word of. Has no cgroup of its own.
+    pub const SYN_RECV: u8 = 3;
+    /// A listener.
+    pub const LISTEN: u8 = 10;
+}
+
+/// One socket, as the kernel shows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Living {
+    /// TCP or UDP.
+    pub protocol: Protocol,
+    /// [`state`]; a UDP socket that is connected is ESTABLISHED.
+    pub state: u8,
+    /// This side.
+    pub local: (Addr, u16),
+    /// The other side.
+    pub remote: (Addr, u16),
+    /// Id of its cgroup; 0 where the kernel does not say.
+    pub cgroup: u64,
+    /// What names it to the kernel.
+    name: Name,
+}
+
+/// What names a socket to the kernel: the very one it has shown, or whichever has these ends.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Name {
+    family: u8,
+    id: SocketId,
+}
+
+impl Living {
+    /// The connection with these ends, whether or not there is one; `cookie` is its socket's, if that is known.
+    #[must_use]
+    pub fn known(protocol: Protocol, local: (Addr, u16), remote: (Addr, u16), cookie: Option<u64>) -> Self {
+        let family = if local.0.as_v4().is_some() && remote.0.as_v4().is_some() { FAMILIES[0] } else { FAMILIES[1] };
+        let id = SocketId {
+            source_port: local.1,
+            destination_port: remote.1,
+            source_address: ip(local.0),
+            destination_address: ip(remote.0),
+            interface_id: 0,
+            // All ones: any (INET_DIAG_NOCOOKIE).
+            cookie: cookie.map_or([0xff; 8], u64::to_ne_bytes),
+        };
+        Self { protocol, state: state::ESTABLISHED, local, remote, cgroup: 0, name: Name { family, id } }
+    }
+
+    /// The socket's cookie, as events have it; all ones when it is not known.
+    #[must_use]
+    pub const fn cookie(&self) -> u64 {
+        u64::from_ne_bytes(self.name.id.cookie)
+    }
+}
+
+/// The way into one network namespace's sockets.
+pub struct Door {
+    socket: Socket,
+    sequence: u32,
+}
+
+/// What became of a socket that was to be cut.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cut {
+    /// Both ends got an error.
+    Done,
+    /// There is none (any more).
+    Gone,
+}
+
+impl Door {
+    /// Opens a door into `namespace`; it stays open when the namespace's processes are gone.
+    ///
+    /// # Errors
+    /// The namespace cannot be entered, or there is no sock_diag.
+    pub fn open(namespace: &Namespace) -> io::Result<Self> {
+        let socket = namespace.inside(|| {
+            let socket = Socket::new(NETLINK_SOCK_DIAG)?;
+            socket.connect(&SocketAddr::new(0, 0))?;
+            Ok(socket)
+        })?;
+        Ok(Self { socket, sequence: 0 })
+    }
+
+    /// Hands over every socket of both families in one of `states` (bit 1 << state).
+    ///
+    /// # Errors
+    /// The kernel refuses, or says something that cannot be read.
+    pub fn list(&mut self, protocol: Protocol, states: u32, found: &mut dyn FnMut(Living)) -> io::Result<()> {
+        for family in FAMILIES {
+            let request = request(family, protocol, states, unspecified(family));
+            self.send(SockDiagMessage::InetRequest(request), NLM_F_REQUEST | NLM_F_DUMP)?;
+            self.receive(&mut |answer| {
+                if let SockDiagMessage::InetResponse(response) = answer {
+                    found(living(protocol, *response));
+                }
+            })?;
+        }
+        Ok(())
+    }
+
+    /// Cuts one socket: it and its peer get an error at once. Waits for the socket's lock.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn cut(&mut self, living: &Living) -> io::Result<Cut> {
+        let Name { family, id } = living.name.clone();
+        let request = request(family, living.protocol, u32::MAX, id);
+        let message = SockDiagDestroy::new(SockDiagMessage::InetRequest(request));
+        self.send(message, NLM_F_REQUEST | NLM_F_ACK)?;
+        match self.receive(&mut |_: SockDiagMessage| {}) {
+            Ok(()) => Ok(Cut::Done),
+            Err(error) if error.raw_os_error() == Some(nix::errno::Errno::ENOENT as i32) => Ok(Cut::Gone),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn send<T>(&mut self, message: T, flags: u16) -> io::Result<()>
+    where
+        T: NetlinkSerializable + std::fmt::Debug,
+        NetlinkPayload<T>: From<T>,
+    {
+        self.sequence = self.sequence.wrapping_add(1);
+        let mut header = NetlinkHeader::default();
+        (header.flags, header.sequence_number) = (flags, self.sequence);
+        let mut packet = NetlinkMessage::new(header, NetlinkPayload::from(message));
+        packet.finalize();
+        let mut buffer = vec![0; packet.buffer_len()];
+        packet.serialize(&mut buffer);
+        self.socket.send(&buffer, 0).map(drop)
+    }
+
+    /// Reads answers up to the end of the list, or to the acknowledgement.
+    fn receive(&mut self, take: &mut dyn FnMut(SockDiagMessage)) -> io::Result<()> {
+        let mut buffer = Vec::with_capacity(BUFFER);
+        loop {
+            buffer.clear();
+            self.wait()?;
+            self.socket.recv(&mut buffer, 0)?;
+            let mut rest = buffer.as_slice();
+            while !rest.is_empty() {
+                let message = NetlinkMessage::<SockDiagMessage>::deserialize(rest).map_err(unreadable)?;
+                let length = usize::try_from(message.header.length).unwrap_or(usize::MAX).next_multiple_of(4);
+                rest = rest.get(length..).unwrap_or_default();
+                if message.header.sequence_number != self.sequence {
+                    // The rest of an answer that somebody stopped reading.
+                    continue;
+                }
+                #[expect(
+                    clippy::wildcard_enum_match_arm,
+                    reason = "the kernel may say more in future; nothing else is asked here"
+                )]
+                match message.payload {
+                    NetlinkPayload::InnerMessage(inner) => take(inner),
+                    NetlinkPayload::Done(_) => return Ok(()),
+                    NetlinkPayload::Error(error) if error.code.is_none() => return Ok(()),
+                    NetlinkPayload::Error(error) => return Err(error.to_io()),
+                    NetlinkPayload::Overrun(_) => return Err(io::Error::other("the list of sockets was overrun")),
+                    _ => {}
+                }
+            }
+        }
+    }
+
+    /// The answer to a request that waits for a lock comes before `send` returns, so an answer is never far away.
+    fn wait(&self) -> io::Result<()> {
+        let mut watched = [PollFd::new(self.socket.as_fd(), PollFlags::POLLIN)];
+        let timeout = PollTimeout::try_from(PATIENCE).unwrap_or(PollTimeout::MAX);
+        match poll(&mut watched, timeout)? {
+            0 => Err(io::Error::new(io::ErrorKind::TimedOut, "no answer from sock_diag")),
+            _ => Ok(()),
+        }
+    }
+}
+
+fn request(family: u8, protocol: Protocol, states: u32, socket_id: SocketId) -> InetRequest {
+    InetRequest {
+        family,
+        protocol: protocol.0,
+        extensions: ExtensionFlags::empty(),
+        states: StateFlags::from_bits_retain(states),
+        socket_id,
+    }
+}
+
+fn unspecified(family: u8) -> SocketId {
+    if family == FAMILIES[0] { SocketId::new_v4() } else { SocketId::new_v6() }
+}
+
+fn living(protocol: Protocol, response: InetResponse) -> Living {
+    let InetResponse { header, nlas } = response;
+    let cgroup = nlas.iter().find_map(|nla| {
+        let Nla::Other(other) = nla else { return None };
+        if other.kind() == CGROUP_ID { word(other) } else { None }
+    });
+    let id = header.socket_id;
+    Living {
+        protocol,
+        state: header.state,
+        local: (addr(id.source_address), id.source_port),
+        remote: (addr(id.destination_address), id.destination_port),
+        cgroup: cgroup.unwrap_or(0),
+        name: Name { family: header.family, id },
+    }
+}
+
+fn word(nla: &DefaultNla) -> Option<u64> {
+    let mut bytes = [0; 8];
+    if nla.value_len() != bytes.len() {
+        return None;
+    }
+    nla.emit_value(&mut bytes);
+    Some(u64::from_ne_bytes(bytes))
+}
+
+fn addr(ip: IpAddr) -> Addr {
+    match ip {
+        IpAddr::V4(v4) => Addr::v4(v4.octets()),
+        IpAddr::V6(v6) => Addr::v6(v6.octets()),
+    }
+}
+
+fn ip(addr: Addr) -> IpAddr {
+    weir_policy::ip(addr)
+}
+
+fn unreadable(error: netlink_packet_core::DecodeError) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, error)
+}
+
+/// On loopback sockets of the test's own; cutting needs root, as all tests of the kernel side do.
+#[cfg(test)]
+mod tests {
+    use std::{
+        io::{ErrorKind, Read as _},
+        net::{SocketAddr as Ends, TcpListener, TcpStream, UdpSocket},
+    };
+
+    use super::*;
+    use crate::kernel::namespaces::Namespaces;
+
+    const OPEN: u32 = 1 << state::ESTABLISHED;
+
+    fn door() -> Door {
+        let root = tempfile::tempdir().unwrap();
+        let found = Namespaces::default().find(root.path(), &[]).unwrap();
+        Door::open(&found.namespaces[0].namespace).unwrap()
+    }
+
+    fn ends(ends: Ends) -> (Addr, u16) {
+        (super::addr(ends.ip()), ends.port())
+    }
+
+    fn find(door: &mut Door, protocol: Protocol, local: Ends, remote: Ends) -> Option<Living> {
+        let mut found = None;
+        let wanted = (ends(local), ends(remote));
+        let mut look = |living: Living| {
+            if (living.local, living.remote) == wanted {
+                found = Some(living);
+            }
+        };
+        door.list(protocol, OPEN, &mut look).unwrap();
+        found
+    }
+
+    #[test]
+    fn a_connection_is_listed_with_its_cgroup_and_both_ends_learn_that_it_is_cut() {
+        // Mapped: an IPv6 socket that speaks IPv4.
+        for listen in ["127.0.0.1:0", "[::1]:0", "[::ffff:127.0.0.1]:0"] {
+            let listener = TcpListener::bind(listen).unwrap();
+            let mut client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+            let (mut server, _) = listener.accept().unwrap();
+            let mut door = door();
+            let (local, remote) = (client.local_addr().unwrap(), client.peer_addr().unwrap());
+            let found = find(&mut door, Protocol::TCP, local, remote).unwrap();
+            assert_eq!(found.state, state::ESTABLISHED, "{listen}");
+            assert_ne!(found.cgroup, 0, "{listen}");
+            assert_eq!(door.cut(&found).unwrap(), Cut::Done, "{listen}");
+            assert_eq!(client.read(&mut [0]).unwrap_err().kind(), ErrorKind::ConnectionAborted, "{listen}");
+            assert_eq!(server.read(&mut [0]).unwrap_err().kind(), ErrorKind::ConnectionReset, "{listen}");
+            assert_eq!(door.cut(&found).unwrap(), Cut::Gone, "{listen}");
+        }
+    }
+
+    #[test]
+    fn a_connection_is_cut_by_its_ends_alone_but_not_if_the_cookie_is_anothers() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let mut door = door();
+        let (local, remote) = (ends(client.local_addr().unwrap()), ends(client.peer_addr().unwrap()));
+        let known = |cookie| Living::known(Protocol::TCP, local, remote, cookie);
+        // Names a socket that has had the same ends.
+        assert!(door.cut(&known(Some(1))).map_or(true, |cut| cut == Cut::Gone));
+        assert_eq!(door.cut(&known(None)).unwrap(), Cut::Done);
+        assert_eq!(client.read(&mut [0]).unwrap_err().kind(), ErrorKind::ConnectionAborted);
+    }
+
+    #[test]
+    fn a_connected_datagram_socket_is_cut_too() {
+        for address in ["127.0.0.1:0", "[::1]:0"] {
+            let (one, other) = (UdpSocket::bind(address).unwrap(), UdpSocket::bind(address).unwrap());
+            one.connect(other.local_addr().unwrap()).unwrap();
+            let mut door = door();
+            let (local, remote) = (one.local_addr().unwrap(), other.local_addr().unwrap());
+            let found = find(&mut door, Protocol::UDP, local, remote).unwrap();
+            assert_eq!(door.cut(&found).unwrap(), Cut::Done);
+            assert_eq!(one.recv(&mut [0]).unwrap_err().kind(), ErrorKind::ConnectionAborted);
+            assert!(find(&mut door, Protocol::UDP, local, remote).is_none());
+        }
+    }
+}
