@@ -184,7 +184,7 @@ pub fn event(kind: Kind, hook: Hook, direction: Direction, cookie: u64) -> Event
 pub fn process(pid: u32, command: &str) -> [u8; 32] {
     let mut comm = [0; 16];
     comm[..command.len()].copy_from_slice(command.as_bytes());
-    bytes(&Process { pid, uid: 5, comm, reserved: 0 })
+    bytes(&Process { pid, uid: 5, comm, staged: 0, reserved: 0 })
 }
 
 /// The detail of a close.

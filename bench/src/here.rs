@@ -22,6 +22,7 @@ pub fn context() -> Context {
     Context {
         generation: 1,
         unknown: Verdict::Deny,
+        unselected: Verdict::Allow,
         host_addresses: host.map(addr).collect(),
         tick_ns: 4_000_000,
         now: NOW,

@@ -6,7 +6,7 @@
 use crate::{
     addr::{Addr, Protocol},
     event::{Endpoint, NATIVE, SHARED},
-    image::{self, Cell, Identity, LimitEntry, Page, Section, SetEntry, header, reserved},
+    image::{self, Cell, FLAG_STAGED, Identity, LimitEntry, Page, Section, SetEntry, header, reserved},
     verdict::{Direction, Reason, Verdict},
 };
 
@@ -18,6 +18,14 @@ pub trait Tables {
     fn endpoint(&self, addr: &Addr) -> Option<Endpoint>;
     /// The identity of the longest CIDR peer that holds the address.
     fn cidr(&self, addr: &Addr) -> Option<u32>;
+    /// [`Image::staged_cell`] of these tables. The kernel has a function of its own for it, which is verified once.
+    #[inline(always)]
+    fn staged(&self, query: &Query, remote_identity: u32) -> Cell
+    where
+        Self: Sized,
+    {
+        Image::open(self).map_or(Cell::ABSENT, |image| image.staged_cell(query, remote_identity))
+    }
 }
 
 /// What is asked: may this workload and that address talk, on this port, opened from this side?
@@ -52,6 +60,34 @@ pub struct Decision {
     pub quiet: bool,
     /// The address is a service's, and judged is what is behind it: packets may go to another address than the socket called.
     pub translated: bool,
+    /// A denial that is answered where the kernel can (`action: refuse`).
+    pub refuse: bool,
+    /// What would be decided were staged policies enforced too; absent where that is the same verdict.
+    pub staged: Cell,
+}
+
+impl Decision {
+    /// A decision that no rule makes.
+    #[inline(always)]
+    pub const fn plain(verdict: Verdict, reason: Reason, remote_identity: u32) -> Self {
+        Self {
+            verdict,
+            reason,
+            rule: 0,
+            remote_identity,
+            quiet: false,
+            refuse: false,
+            translated: false,
+            staged: Cell::ABSENT,
+        }
+    }
+
+    /// Whether staged policies would deny what passes.
+    #[inline(always)]
+    #[must_use]
+    pub fn staged_denies(&self) -> bool {
+        matches!(self.staged.verdict(), Some(Verdict::Deny))
+    }
 }
 
 /// Where the sections of an image start; read once per run from its header.
@@ -74,7 +110,7 @@ impl<'a, T: Tables> Image<'a, T> {
         self.header.word(header::GENERATION)
     }
 
-    /// [`image::FLAG_LIMITS`], [`image::FLAG_BLOCKED`] and [`image::FLAG_QUIET`].
+    /// [`image::FLAG_LIMITS`], [`image::FLAG_BLOCKED`] and so on.
     #[inline(always)]
     pub fn flags(&self) -> u64 {
         self.header.word(header::FLAGS)
@@ -132,8 +168,13 @@ impl<'a, T: Tables> Image<'a, T> {
     /// One direction of a policy set.
     #[inline(always)]
     pub fn set(&self, set: u16, direction: Direction) -> Option<SetEntry> {
+        self.set_of(Section::Sets, set, direction)
+    }
+
+    #[inline(always)]
+    fn set_of(&self, section: Section, set: u16, direction: Direction) -> Option<SetEntry> {
         let entry = set as u32 * 2 + direction.index();
-        Some(SetEntry::from_words(self.word(Section::Sets, entry, 0)?, self.word(Section::Sets, entry, 1)?))
+        Some(SetEntry::from_words(self.word(section, entry, 0)?, self.word(section, entry, 1)?))
     }
 
     /// The node-wide atom of a protocol and port.
@@ -206,31 +247,36 @@ impl<'a, T: Tables> Image<'a, T> {
     pub fn decide_for(&self, workload: u32, query: &Query) -> Decision {
         let end = self.end(&query.remote);
         if workload != 0 && end.owner == workload {
-            let (verdict, reason) = (Verdict::Allow, Reason::NoPolicy);
-            return Decision {
-                verdict,
-                reason,
-                rule: 0,
-                remote_identity: end.identity,
-                quiet: false,
-                translated: false,
-            };
+            return Decision::plain(Verdict::Allow, Reason::NoPolicy, end.identity);
         }
         let behind = self.behind(end, query);
         let (remote_identity, port) = behind.unwrap_or((end.identity, query.port));
         if query.local == reserved::UNKNOWN {
             return from_cell(Cell(self.header.word(header::UNKNOWN) as u32), remote_identity);
         }
-        match self.cell(query, remote_identity, port) {
+        let mut decision = match self.cell(Section::Sets, query, remote_identity, port) {
             Some(cell) => Decision { translated: behind.is_some(), ..from_cell(cell, remote_identity) },
             None => no_tables(remote_identity),
+        };
+        if self.flags() & FLAG_STAGED != 0 {
+            let staged = self.tables.staged(&Query { port, ..*query }, remote_identity);
+            if staged.verdict() != Some(decision.verdict) {
+                decision.staged = staged;
+            }
         }
+        decision
+    }
+
+    /// The cell that answers `query` were staged policies enforced; absent where the set has none.
+    #[inline(always)]
+    pub fn staged_cell(&self, query: &Query, remote_identity: u32) -> Cell {
+        self.cell(Section::StagedSets, query, remote_identity, query.port).unwrap_or(Cell::ABSENT)
     }
 
     /// The cell that answers `query` about this identity and port, the set's default included.
     #[inline(always)]
-    fn cell(&self, query: &Query, remote_identity: u32, port: u16) -> Option<Cell> {
-        let set = self.set(self.identity(query.local).set, query.direction)?;
+    fn cell(&self, sets: Section, query: &Query, remote_identity: u32, port: u16) -> Option<Cell> {
+        let set = self.set_of(sets, self.identity(query.local).set, query.direction)?;
         if set.port_classes == 0 {
             return Some(set.default);
         }
@@ -247,10 +293,12 @@ impl<'a, T: Tables> Image<'a, T> {
 #[inline(always)]
 fn from_cell(cell: Cell, remote_identity: u32) -> Decision {
     match (cell.verdict(), cell.reason()) {
-        (Some(verdict), Some(reason)) => {
-            let (rule, quiet) = (cell.rule(), cell.is_quiet());
-            Decision { verdict, reason, rule, remote_identity, quiet, translated: false }
-        }
+        (Some(verdict), Some(reason)) => Decision {
+            rule: cell.rule(),
+            quiet: cell.is_quiet(),
+            refuse: cell.is_refusing(),
+            ..Decision::plain(verdict, reason, remote_identity)
+        },
         _ => no_tables(remote_identity),
     }
 }
@@ -258,8 +306,7 @@ fn from_cell(cell: Cell, remote_identity: u32) -> Decision {
 /// Fails closed, and says so.
 #[inline(always)]
 pub const fn no_tables(remote_identity: u32) -> Decision {
-    let (verdict, reason) = (Verdict::Deny, Reason::NoTables);
-    Decision { verdict, reason, rule: 0, remote_identity, quiet: false, translated: false }
+    Decision::plain(Verdict::Deny, Reason::NoTables, remote_identity)
 }
 
 #[cfg(test)]
@@ -304,7 +351,8 @@ mod tests {
         /// 10.0.0.N belongs to workload N and has identity 16; 10.0.0.100 has it too, and belongs to no local workload.
         fn endpoint(&self, addr: &Addr) -> Option<Endpoint> {
             let [10, 0, 0, last] = addr.as_v4()? else { return None };
-            Some(Endpoint { identity: CLOSED, owner: if last == 100 { 0 } else { u32::from(last) } })
+            let number = if last == 100 { 0 } else { u32::from(last) };
+            Some(Endpoint { identity: CLOSED, owner: number })
         }
 
         fn cidr(&self, _: &Addr) -> Option<u32> {

@@ -98,8 +98,10 @@ pub struct Process {
     pub uid: u32,
     /// The task's name, NUL-padded.
     pub comm: [u8; 16],
-    /// Not used yet; zero.
-    pub reserved: u64,
+    /// Not of the task: what staged policies would make of a verdict, as a cell (`Decision::staged`); 0 where they agree.
+    pub staged: u32,
+    /// Zero.
+    pub reserved: u32,
 }
 
 /// The kernel's own counters of a TCP connection when it closed.
@@ -172,9 +174,13 @@ pub struct MergeKey {
     pub protocol: u8,
     /// Zero.
     pub reserved: [u8; 3],
+    /// What staged policies would decide, as a cell; 0 where they agree.
+    pub staged: u32,
+    /// Zero.
+    pub padding: u32,
 }
 
-const _: () = assert!(size_of::<MergeKey>() == 72);
+const _: () = assert!(size_of::<MergeKey>() == 80);
 
 /// What a merge key stands for in one epoch.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]

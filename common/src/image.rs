@@ -12,6 +12,7 @@
 //! protocol, port ─ PORTS ─► port atom (one for the whole node)
 //! set, direction ─ SETS ─► where its cells and its port row start, its default
 //!    atom ─ PORT_ROWS ─► port class ;   cells[peer class][port class] ─ CELLS ─► verdict, reason, rule
+//! STAGED_SETS, where a policy is staged: the same of what the set would answer were staged policies enforced
 //! service class, atom ─ SERVICES ─► up to four limits ─ LIMITS ─► intervals, bursts, client key
 //! ```
 
@@ -61,7 +62,7 @@ pub mod header {
     pub const MAGIC: u32 = 0;
     /// Number of the generation.
     pub const GENERATION: u32 = 1;
-    /// [`super::FLAG_LIMITS`], [`super::FLAG_BLOCKED`] and [`super::FLAG_QUIET`].
+    /// [`super::FLAG_LIMITS`], [`super::FLAG_BLOCKED`] and so on.
     pub const FLAGS: u32 = 2;
     /// The cell that applies to local workloads nobody described (a [`super::Cell`]).
     pub const UNKNOWN: u32 = 3;
@@ -77,6 +78,10 @@ pub const FLAG_LIMITS: u64 = 1;
 pub const FLAG_BLOCKED: u64 = 2;
 /// Header flag: some cell may be quiet, so an accepted connection's is looked up once more: its close makes no record either.
 pub const FLAG_QUIET: u64 = 4;
+/// Header flag: some policy in force here is staged, so a decision is compared with what [`Section::StagedSets`] says.
+pub const FLAG_STAGED: u64 = 8;
+/// Header flag: some cell refuses, so `sk_lookup` must look for it.
+pub const FLAG_REFUSE: u64 = 16;
 
 /// The sections of an image.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -99,11 +104,14 @@ pub enum Section {
     /// By number of the local workload: its identity and [`ADDRESSED`], 32 bits each. Added by the agent when it installs a compiled image, so
     /// that attach points hold only a number that outlives generations.
     Workloads = 7,
+    /// By (set x 2 + direction): [`SetEntry`] of what the set would answer were staged policies enforced, with cells and a port row
+    /// of its own. The default of a set without staged policies is absent. Empty where nothing is staged.
+    StagedSets = 8,
 }
 
 impl Section {
     /// Every section, in order of its number.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Identities,
         Self::Ports,
         Self::PortRows,
@@ -112,6 +120,7 @@ impl Section {
         Self::Services,
         Self::Limits,
         Self::Workloads,
+        Self::StagedSets,
     ];
 
     /// Bits one entry takes.
@@ -122,7 +131,7 @@ impl Section {
             Self::Ports | Self::PortRows => 16,
             Self::Cells | Self::Workloads => 32,
             Self::Identities | Self::Services => 64,
-            Self::Sets => 128,
+            Self::Sets | Self::StagedSets => 128,
             Self::Limits => 512,
         }
     }
@@ -181,7 +190,8 @@ pub struct SetEntry {
     pub port_row: u32,
     /// Port classes it tells apart: the row length of its cells.
     pub port_classes: u16,
-    /// Kinds of sockets it allows beside TCP and UDP ([`SOCKET_RAW`] and so on); read from the egress entry.
+    /// Kinds of sockets it allows beside TCP and UDP ([`SOCKET_RAW`] and so on), for the sake of this direction; and whether it
+    /// refuses ([`SET_REFUSES`]).
     pub sockets: u16,
     /// What an absent cell means.
     pub default: Cell,
@@ -193,6 +203,8 @@ pub const SOCKET_RAW: u16 = 1;
 pub const SOCKET_SCTP: u16 = 2;
 /// Set flag: MPTCP sockets may be created.
 pub const SOCKET_MPTCP: u16 = 4;
+/// Set flag, of ingress: some of its cells refuse.
+pub const SET_REFUSES: u16 = 1 << 15;
 
 impl SetEntry {
     /// Packs into the section's two words.
@@ -218,13 +230,16 @@ impl SetEntry {
     }
 }
 
-/// A verdict with its reason and rule in 32 bits: rule in the low 24, verdict in 3, quiet in 1, reason in 4. Zero is "absent".
+/// A verdict with its reason and rule in 32 bits: rule in the low 24, verdict in 2, refuse in 1, quiet in 1, reason in 4. Zero is
+/// "absent".
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Cell(pub u32);
 
 /// One more than the largest rule number a cell can name.
 pub const MAX_RULES: u32 = 1 << 24;
 
+/// The bit of a denying cell that has it answered.
+const REFUSE: u32 = 1 << 26;
 /// The bit of a cell that keeps its decisions out of the records.
 const QUIET: u32 = 1 << 27;
 
@@ -243,7 +258,7 @@ impl Cell {
     #[inline(always)]
     #[must_use]
     pub const fn verdict(self) -> Option<Verdict> {
-        Verdict::from_u8((self.0 >> 24 & 7) as u8)
+        Verdict::from_u8((self.0 >> 24 & 3) as u8)
     }
 
     /// The reason, or `None` for an absent or foreign cell.
@@ -264,6 +279,22 @@ impl Cell {
     #[must_use]
     pub const fn is_quiet(self) -> bool {
         self.0 & QUIET != 0
+    }
+
+    /// The same cell, whose denials are answered where the kernel can (`action: refuse`). A cell that denies nothing stays as it is.
+    #[must_use]
+    pub const fn refusing(self) -> Self {
+        match self.verdict() {
+            Some(Verdict::Deny) => Self(self.0 | REFUSE),
+            Some(Verdict::Allow | Verdict::Audit) | None => self,
+        }
+    }
+
+    /// Whether its denials are answered where the kernel can.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_refusing(self) -> bool {
+        self.0 & REFUSE != 0
     }
 
     /// The rule's number in this generation; 0 names none.
@@ -386,7 +417,7 @@ mod tests {
     }
 
     #[test]
-    fn a_quiet_cell_differs_in_nothing_but_that() {
+    fn a_quiet_or_refusing_cell_differs_in_nothing_but_that() {
         for verdict in Verdict::ALL {
             for reason in Reason::ALL {
                 let loud = Cell::new(*verdict, *reason, MAX_RULES - 1);
@@ -399,6 +430,17 @@ mod tests {
                 assert_eq!(quiet.quietly(), quiet);
             }
         }
+        for verdict in Verdict::ALL {
+            let loud = Cell::new(*verdict, Reason::NoTables, MAX_RULES - 1).quietly();
+            let refusing = loud.refusing();
+            assert_eq!(refusing.is_refusing(), *verdict == Verdict::Deny);
+            assert!(!loud.is_refusing() && refusing.is_quiet());
+            assert_eq!(
+                (refusing.verdict(), refusing.reason(), refusing.rule()),
+                (loud.verdict(), loud.reason(), loud.rule())
+            );
+        }
+        assert_eq!(Cell::ABSENT.refusing(), Cell::ABSENT);
         assert!(!Cell::ABSENT.is_quiet());
         assert_eq!(Cell::ABSENT.quietly(), Cell::ABSENT, "absent stays absent: zero is what the kernel looks for");
     }

@@ -5,6 +5,7 @@
 
 use crate::{
     decide::{Decision, Query},
+    image::Cell,
     verdict::{Reason, Verdict},
 };
 
@@ -35,18 +36,18 @@ pub const fn entry([active, called, high, low]: [u64; 4]) -> u32 {
 /// What was answered: the decision, the local identity and the generation.
 #[inline(always)]
 #[must_use]
-pub fn pack(decision: &Decision, local_identity: u32, generation: u64) -> [u64; 3] {
+pub fn pack(decision: &Decision, local_identity: u32, generation: u64) -> [u64; 4] {
     // Field by field: what a decision gains must be kept here, or it would be forgotten the second time.
-    let Decision { verdict, reason, rule, remote_identity, quiet, translated } = *decision;
-    let flags = u64::from(quiet) << 16 | u64::from(translated) << 17;
+    let Decision { verdict, reason, rule, remote_identity, quiet, translated, refuse, staged } = *decision;
+    let flags = u64::from(quiet) << 16 | u64::from(translated) << 17 | u64::from(refuse) << 18;
     let said = verdict as u64 | (reason as u64) << 8 | flags | u64::from(rule) << 32;
-    [said, u64::from(remote_identity) | u64::from(local_identity) << 32, generation]
+    [said, u64::from(remote_identity) | u64::from(local_identity) << 32, generation, u64::from(staged.0)]
 }
 
 /// The same, read back; `None` for words that [`pack`] does not make.
 #[inline(always)]
 #[must_use]
-pub fn unpack([said, identities, generation]: [u64; 3]) -> Option<(Decision, u32, u64)> {
+pub fn unpack([said, identities, generation, staged]: [u64; 4]) -> Option<(Decision, u32, u64)> {
     let decision = Decision {
         verdict: Verdict::from_u8(said as u8)?,
         reason: Reason::from_u8((said >> 8) as u8)?,
@@ -54,6 +55,8 @@ pub fn unpack([said, identities, generation]: [u64; 3]) -> Option<(Decision, u32
         remote_identity: identities as u32,
         quiet: said >> 16 & 1 == 1,
         translated: said >> 17 & 1 == 1,
+        refuse: said >> 18 & 1 == 1,
+        staged: Cell(staged as u32),
     };
     Some((decision, (identities >> 32) as u32, generation))
 }
@@ -94,7 +97,7 @@ mod tests {
     #[test]
     fn answers_are_read_as_they_were_given() {
         for (verdict, reason) in Verdict::ALL.iter().flat_map(|v| Reason::ALL.iter().map(move |r| (*v, *r))) {
-            for flags in 0..4 {
+            for flags in 0..8 {
                 let decision = Decision {
                     verdict,
                     reason,
@@ -102,12 +105,14 @@ mod tests {
                     remote_identity: 0x1234_5678,
                     quiet: flags & 1 == 1,
                     translated: flags & 2 == 2,
+                    refuse: flags & 4 == 4,
+                    staged: Cell(0x8765_4321),
                 };
                 let given = pack(&decision, 0x9abc_def0, u64::MAX - 1);
                 assert_eq!(unpack(given), Some((decision, 0x9abc_def0, u64::MAX - 1)));
             }
         }
-        assert_eq!(unpack([0; 3]), None, "an entry that was never written answers nothing");
+        assert_eq!(unpack([0; 4]), None, "an entry that was never written answers nothing");
     }
 
     /// A service that calls every address of a network, and one that is called by them, must not crowd a few entries.

@@ -3,6 +3,8 @@
 //! May touch: nothing.
 //! Never: renumbered; the numbers are part of the ABI and of stored records. Add at the end and raise `ABI_VERSION`.
 
+use crate::addr::Protocol;
+
 /// Declares an enum with fixed numbers, its name as text, and the way back from a byte.
 macro_rules! numbered {
     ($(#[$meta:meta])* $name:ident { $($(#[$vmeta:meta])* $variant:ident = $value:literal => $text:literal,)+ }) => {
@@ -106,10 +108,41 @@ numbered! {
         Egress = 7 => "egress",
         /// A TCP socket's life: about to connect, closed.
         SockOps = 8 => "sock_ops",
+        /// An opening that arrives in a workload's network namespace, before a socket is looked up for it.
+        SkLookup = 9 => "sk_lookup",
         /// A packet leaving a workload, on the node's end of its interface.
         FromWorkload = 10 => "from_workload",
         /// A packet going to a workload, on the node's end of its interface.
         ToWorkload = 11 => "to_workload",
+    }
+}
+
+numbered! {
+    /// How a denial reaches the one that opened.
+    Refusal {
+        /// The call fails with EPERM.
+        Eperm = 1 => "eperm",
+        /// The kernel answers: a reset, or an ICMP port unreachable, which the call reports as ECONNREFUSED.
+        Refused = 2 => "refused",
+        /// Nothing comes back.
+        Silence = 3 => "silence",
+    }
+}
+
+impl Hook {
+    /// How a denial at this hook reaches the one that opened.
+    #[must_use]
+    pub const fn refusal(self, protocol: Protocol) -> Refusal {
+        if matches!(self, Self::Connect | Self::Sendmsg | Self::SockCreate | Self::PostBind) {
+            Refusal::Eperm
+        } else if matches!(self, Self::SkLookup) {
+            Refusal::Refused
+        } else if matches!(self, Self::Egress) && protocol.0 != Protocol::TCP.0 {
+            // The kernel hands the verdict on a datagram back to the call that sends it.
+            Refusal::Eperm
+        } else {
+            Refusal::Silence
+        }
     }
 }
 

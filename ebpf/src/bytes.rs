@@ -4,7 +4,7 @@
 //! Never: reads past a bound it has not compared in the same expression the verifier sees.
 
 use aya_ebpf::{
-    bindings::{__sk_buff, bpf_sock, bpf_sock_ops, xdp_md},
+    bindings::{__sk_buff, bpf_sk_lookup, bpf_sock, bpf_sock_ops, xdp_md},
     helpers::{bpf_get_socket_cookie, bpf_sk_fullsock, bpf_skb_pull_data},
     programs::{SkBuffContext, SockAddrContext, TcContext, XdpContext},
 };
@@ -369,6 +369,36 @@ pub fn ends(ops: *const bpf_sock_ops) -> (Addr, Port, Addr, Port) {
         (addr_of_words(l6.0, l6.1, l6.2, l6.3), addr_of_words(r6.0, r6.1, r6.2, r6.3))
     };
     (local, Port::new(port as u16), remote, Port::new(u32::from_be(remote_port) as u16))
+}
+
+/// Protocol and both ends of what a socket is looked for: local address and port, remote address and port.
+#[inline(always)]
+pub fn looked_up(lookup: *const bpf_sk_lookup) -> (Protocol, Addr, Port, Addr, Port) {
+    // As in `ends`. SAFETY: loads of context fields at their own size; fields of the other family read as zero. `local_port` is in
+    // host order, `remote_port` two bytes in network order.
+    let (port, remote_port, family, protocol, l4, r4, l6, r6) = unsafe {
+        let local_ip6 = (&raw const (*lookup).local_ip6).cast::<u32>();
+        let remote_ip6 = (&raw const (*lookup).remote_ip6).cast::<u32>();
+        let words = |at: *const u32| {
+            (at.read_volatile(), at.add(1).read_volatile(), at.add(2).read_volatile(), at.add(3).read_volatile())
+        };
+        (
+            (&raw const (*lookup).local_port).read_volatile(),
+            (&raw const (*lookup).remote_port).read_volatile(),
+            (&raw const (*lookup).family).read_volatile(),
+            (&raw const (*lookup).protocol).read_volatile(),
+            (&raw const (*lookup).local_ip4).read_volatile(),
+            (&raw const (*lookup).remote_ip4).read_volatile(),
+            words(local_ip6),
+            words(remote_ip6),
+        )
+    };
+    let (local, remote) = if family == AF_INET {
+        (Addr::v4(l4.to_ne_bytes()), Addr::v4(r4.to_ne_bytes()))
+    } else {
+        (addr_of_words(l6.0, l6.1, l6.2, l6.3), addr_of_words(r6.0, r6.1, r6.2, r6.3))
+    };
+    (Protocol(protocol as u8), local, Port::new(port as u16), remote, Port(remote_port.to_ne_bytes()))
 }
 
 /// An address from four words as they lie in memory.

@@ -54,11 +54,10 @@ pub fn root_connect6(ctx: SockAddrContext) -> i32 {
 /// By the socket's workload.
 #[inline(always)]
 fn judge(ctx: &SockAddrContext, hook: Hook, target: (Addr, Port)) -> i32 {
-    let mut subject = subject(ctx, hook, who::attached(), target);
+    let subject = subject(ctx, hook, who::attached(), target);
     let judged = tables::judge(subject.local.workload, &emit::question(&subject));
     let passes = judged.decision.verdict.passes();
     let foreign = is_foreign(&subject.local, crate::task::cgroup());
-    subject.cookie = bytes::cookie(ctx);
     recent::vouch(if passes && !foreign { subject.cookie } else { 0 });
     if judged.decision.quiet && passes && !foreign && subject.protocol == Protocol::TCP {
         // Nothing would follow that an attempt could name.
@@ -85,8 +84,7 @@ fn judge(ctx: &SockAddrContext, hook: Hook, target: (Addr, Port)) -> i32 {
 }
 
 /// By the calling task's workload, for sockets of every cgroup of the tree; where that is the socket's own, its program has said
-/// all there is to say. Speaks up only when it denies what the socket's
-/// own program has let through.
+/// all there is to say. Speaks up only when it denies what the socket's own program has let through.
 #[inline(always)]
 pub fn judge_caller(ctx: &SockAddrContext, hook: Hook, target: (Addr, Port)) -> i32 {
     let cookie = bytes::cookie(ctx);
@@ -97,13 +95,9 @@ pub fn judge_caller(ctx: &SockAddrContext, hook: Hook, target: (Addr, Port)) -> 
     if unsafe { bpf_get_retval() } != 0 || lives_in_root_cgroup() {
         return ALLOW;
     }
-    let mut subject = subject(ctx, hook, who::caller(), target);
+    let subject = subject_of(ctx, hook, who::caller(), target, cookie);
     let mut judged = tables::judge(subject.local.workload, &emit::question(&subject));
-    if judged.decision.verdict.passes() {
-        return ALLOW;
-    }
-    subject.cookie = cookie;
-    if is_reply(ctx, hook, &subject) {
+    if judged.decision.verdict.passes() || is_reply(ctx, hook, &subject) {
         return ALLOW;
     }
     // A socket of its own workload would have been refused before.
@@ -150,9 +144,15 @@ fn lives_in_root_cgroup() -> bool {
     crate::task::cgroup() <= ROOT_CGROUP
 }
 
-/// What the call is about, without the socket's cookie: most calls need none.
+/// What the call is about.
 #[inline(always)]
 pub fn subject(ctx: &SockAddrContext, hook: Hook, local: Local, target: (Addr, Port)) -> Subject {
+    subject_of(ctx, hook, local, target, bytes::cookie(ctx))
+}
+
+/// The same of a socket whose cookie is known.
+#[inline(always)]
+fn subject_of(ctx: &SockAddrContext, hook: Hook, local: Local, target: (Addr, Port), cookie: u64) -> Subject {
     let protocol = bytes::protocol_of(ctx);
     Subject {
         hook,
@@ -164,7 +164,7 @@ pub fn subject(ctx: &SockAddrContext, hook: Hook, local: Local, target: (Addr, P
         // A ping socket's port means nothing; what it sends is judged by its type once more at egress.
         remote_port: icmp::echo_request(protocol).map_or(target.1, Port::new),
         protocol,
-        cookie: 0,
+        cookie,
         tcp_flags: 0,
         ifindex: 0,
     }

@@ -11,6 +11,7 @@ use weir_common::{
     addr::Protocol,
     decide::Decision,
     event::Local,
+    image::{Cell, FLAG_REFUSE},
     packet::Packet,
     verdict::{Direction, Hook, Reason, Verdict},
 };
@@ -105,18 +106,25 @@ fn judge(ctx: &SkBuffContext, local: Local, sock: Sock, packet: &Packet) -> Outc
     // Other sockets send from addresses of their namespace; a raw one writes what it likes.
     if sock.kind == SOCK_RAW && !tables::plausible(workload, packet) {
         let (verdict, reason) = (Verdict::Deny, Reason::Spoofed);
-        judged.decision = Decision { verdict, reason, rule: 0, quiet: false, ..judged.decision };
+        judged.decision = Decision::plain(verdict, reason, judged.decision.remote_identity);
         return decided(&subject, &judged, packet);
     }
     if is_tcp(&sock) {
         return if judged.decision.verdict.passes() { Outcome::Opening } else { decided(&subject, &judged, packet) };
     }
-    if !judged.decision.verdict.passes() {
-        return answer(&subject, &judged, packet);
+    if !judged.decision.verdict.passes() || judged.decision.staged_denies() {
+        answer(&subject, &mut judged, packet);
     }
-    if takes_from_anybody(&sock, packet) {
+    if !judged.decision.verdict.passes() {
+        return decided(&subject, &judged, packet);
+    }
+    if judged.decision.reason as u8 != Reason::Reply as u8 && takes_from_anybody(&sock, packet) {
         let thread = replies::thread_of(packet, subject.remote_port);
         replies::expect(Asked::ByUs, workload, subject.cookie, &subject.remote_addr, thread);
+        // `sk_lookup` knows no socket, and would refuse the answer.
+        if packet.protocol == Protocol::UDP && tables::flags() & FLAG_REFUSE != 0 {
+            replies::expect(Asked::ByUs, workload, replies::by_port(subject.local_port), &subject.remote_addr, thread);
+        }
     }
     decided(&subject, &judged, packet)
 }
@@ -130,16 +138,20 @@ fn takes_from_anybody(sock: &Sock, packet: &Packet) -> bool {
     sock.kind == SOCK_RAW || !associated
 }
 
-/// A datagram no egress rule allows may still answer one that was let in.
+/// A datagram no egress rule allows, or none would were staged policies enforced, may still answer one that was let in.
 #[inline(always)]
-fn answer(subject: &Subject, denied: &Judged, packet: &Packet) -> Outcome {
-    let Some(asked) = packet.answers() else { return decided(subject, denied, packet) };
-    let mut judged = replies::judge_as_answer(subject, asked);
-    if !judged.decision.verdict.passes() {
-        return decided(subject, denied, packet);
+fn answer(subject: &Subject, judged: &mut Judged, packet: &Packet) {
+    let Some(asked) = packet.answers() else { return };
+    let answer = replies::judge_as_answer(subject, asked);
+    if !answer.decision.verdict.passes() {
+        return;
     }
+    if judged.decision.verdict.passes() {
+        judged.decision.staged = Cell::ABSENT;
+        return;
+    }
+    *judged = answer;
     judged.decision.reason = Reason::Reply;
-    decided(subject, &judged, packet)
 }
 
 #[inline(always)]

@@ -82,7 +82,8 @@ pub struct Caller {
 
 impl Caller {
     /// For hooks that do not run in the task that matters.
-    pub const NONE: Self = Self { process: Process { pid: 0, uid: 0, comm: [0; 16], reserved: 0 }, cgroup: 0 };
+    pub const NONE: Self =
+        Self { process: Process { pid: 0, uid: 0, comm: [0; 16], staged: 0, reserved: 0 }, cgroup: 0 };
 
     /// The calling task.
     #[inline(always)]
@@ -99,7 +100,7 @@ pub fn verdict(subject: &Subject, judged: &Judged, caller: &Caller) {
         return;
     }
     let decision = &judged.decision;
-    let detail = detail_of(&caller.process);
+    let detail = detail_of(&Process { staged: decision.staged.0, ..caller.process });
     let event = event(Kind::Verdict, subject, judged.generation, caller.cgroup, detail);
     let event = Event {
         rule: decision.rule,
@@ -168,6 +169,8 @@ pub fn merged(subject: &Subject, judged: &Judged, bytes: u32) {
         reason: judged.decision.reason as u8,
         protocol: subject.protocol.0,
         reserved: [0; 3],
+        staged: judged.decision.staged.0,
+        padding: 0,
     };
     let even = maps::EPOCH.get(0).is_none_or(|epoch| epoch & 1 == 0);
     let done = if even {
@@ -196,14 +199,7 @@ pub fn malformed(local: Local, hook: Hook, direction: Direction, ifindex: u32, b
         tcp_flags: 0,
         ifindex,
     };
-    let decision = Decision {
-        verdict: Verdict::Deny,
-        reason: Reason::Malformed,
-        rule: 0,
-        remote_identity: 0,
-        quiet: false,
-        translated: false,
-    };
+    let decision = Decision::plain(Verdict::Deny, Reason::Malformed, 0);
     merged(&subject, &Judged { decision, generation: tables::generation(), local_identity: 0 }, bytes);
 }
 

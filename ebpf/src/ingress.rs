@@ -11,6 +11,7 @@ use weir_common::{
     addr::Protocol,
     decide::Query,
     event::Local,
+    image::Cell,
     packet::{Packet, tcp},
     verdict::{Direction, Hook, Reason},
 };
@@ -101,7 +102,7 @@ fn judge(ctx: &SkBuffContext, local: Local, sock: Sock, packet: &mut Packet) -> 
         tcp_flags: packet.tcp_flags,
         ifindex: 0,
     };
-    let judged = tables::judge(subject.local.workload, &emit::question(&subject));
+    let mut judged = tables::judge(subject.local.workload, &emit::question(&subject));
     let passes = judged.decision.verdict.passes();
     if passes && packet.protocol == Protocol::TCP {
         if packet.tcp_flags & (tcp::SYN | tcp::ACK) != tcp::SYN {
@@ -113,8 +114,12 @@ fn judge(ctx: &SkBuffContext, local: Local, sock: Sock, packet: &mut Packet) -> 
     if !passes && packet.protocol != Protocol::TCP {
         return answer(ctx, &subject, &judged, packet, sock);
     }
+    if judged.decision.staged_denies() && packet.answers().is_some() && may_be_reply(&subject, sock, packet) {
+        // Were staged policies enforced, it would pass as an answer.
+        judged.decision.staged = Cell::ABSENT;
+    }
     if passes && packet.protocol == Protocol::UDP {
-        replies::note_asked(&subject);
+        replies::note_asked(&subject, subject.cookie);
     }
     decided(&subject, &judged, packet)
 }

@@ -22,6 +22,7 @@ mod recent;
 mod replies;
 mod sendmsg;
 mod settings;
+mod sk_lookup;
 mod sock_create;
 mod sock_ops;
 mod tables;

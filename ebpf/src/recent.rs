@@ -25,52 +25,46 @@ use crate::{maps, tables::Judged};
 pub struct Entry {
     sequence: u64,
     question: [u64; 4],
-    answer: [u64; 3],
+    answer: [u64; 4],
 }
 
-/// A question, as words that are all compared.
-pub struct Question([u64; 4]);
-
-impl Question {
-    /// The question about `query`, under this active word.
-    #[inline(always)]
-    pub fn new(active: u64, workload: u32, query: &Query) -> Self {
-        Self(recent::question(active, workload, query))
-    }
-
-    #[inline(always)]
-    fn place(&self) -> Option<*mut Entry> {
-        maps::RECENT.get_ptr_mut(recent::entry(self.0))
-    }
-}
-
-/// What was decided, if it is remembered.
 #[inline(always)]
-pub fn recall(question: &Question) -> Option<Judged> {
-    let entry = question.place()?;
-    let [a, b, c, d] = question.0;
+fn place(question: [u64; 4]) -> Option<*mut Entry> {
+    maps::RECENT.get_ptr_mut(recent::entry(question))
+}
+
+/// Fills in what was decided under this active word; `false` when it is not remembered.
+///
+/// A function of its own, as is [`remember`]: what they need of the stack is free again when the tables are looked at.
+#[inline(never)]
+pub fn recall(active: u64, workload: u32, query: &Query, judged: &mut Judged) -> bool {
+    let question = recent::question(active, workload, query);
+    let Some(entry) = place(question) else { return false };
+    let [a, b, c, d] = question;
     // SAFETY: a live map value of this CPU; volatile, so that the reads stay between the two looks at the sequence.
     let (differs, said) = unsafe {
         let sequence = (&raw const (*entry).sequence).read_volatile();
         let asked = (&raw const (*entry).question).cast::<u64>();
         let [e, f, g, h] = [0, 1, 2, 3].map(|word| asked.add(word).read_volatile());
         let answer = (&raw const (*entry).answer).cast::<u64>();
-        let said = [0, 1, 2].map(|word| answer.add(word).read_volatile());
+        let said = [0, 1, 2, 3].map(|word| answer.add(word).read_volatile());
         let after = (&raw const (*entry).sequence).read_volatile();
         ((a ^ e) | (b ^ f) | (c ^ g) | (d ^ h) | (sequence ^ after) | (sequence & 1), said)
     };
     // The active word is never 0 once there is a generation, so an entry that was never written answers nothing.
     if differs != 0 {
-        return None;
+        return false;
     }
-    let (decision, local_identity, generation) = recent::unpack(said)?;
-    Some(Judged { decision, generation, local_identity })
+    let Some((decision, local_identity, generation)) = recent::unpack(said) else { return false };
+    *judged = Judged { decision, generation, local_identity };
+    true
 }
 
 /// Keeps a decision until another takes its place.
-#[inline(always)]
-pub fn remember(question: &Question, judged: &Judged) {
-    let Some(entry) = question.place() else { return };
+#[inline(never)]
+pub fn remember(active: u64, workload: u32, query: &Query, judged: &Judged) {
+    let question = recent::question(active, workload, query);
+    let Some(entry) = place(question) else { return };
     // SAFETY: as above.
     unsafe {
         let sequence = (&raw const (*entry).sequence).read_volatile();
@@ -79,7 +73,7 @@ pub fn remember(question: &Question, judged: &Judged) {
         }
         (&raw mut (*entry).sequence).write_volatile(sequence.wrapping_add(1));
         let asked = (&raw mut (*entry).question).cast::<u64>();
-        question.0.into_iter().zip(0..).for_each(|(value, word)| asked.add(word).write_volatile(value));
+        question.into_iter().zip(0..).for_each(|(value, word)| asked.add(word).write_volatile(value));
         let said = (&raw mut (*entry).answer).cast::<u64>();
         let words = recent::pack(&judged.decision, judged.local_identity, judged.generation);
         words.into_iter().zip(0..).for_each(|(value, word)| said.add(word).write_volatile(value));

@@ -50,6 +50,12 @@ pub fn expected(asked: Asked, workload: u32, cookie: u64, peer: &Addr, port: Por
     weir_recall(workload, tag(asked, cookie, peer, port)) != 0
 }
 
+/// What stands for a socket where none is known: its port. No cookie is as large.
+#[inline(always)]
+pub fn by_port(local: Port) -> u64 {
+    1 << 63 | u64::from(local.number())
+}
+
 /// Judges a datagram to `subject.remote` from `local_port` as an answer: by what lets the peer ask, reversed (DESIGN.md D5), and
 /// only if it did ask this socket. A rule that lets a peer ask on every port would else let every socket ask it.
 #[inline(always)]
@@ -58,20 +64,25 @@ pub fn judge_as_answer(subject: &Subject, local_port: Port) -> Judged {
     let mut judged = tables::judge(subject.local.workload, &asked);
     // What has no ports is matched to its socket by the kernel.
     let by_rule = subject.protocol != Protocol::UDP && judged.decision.reason as u8 == Reason::Rule as u8;
-    if !by_rule
-        && !expected(Asked::ByPeer, subject.local.workload, subject.cookie, &subject.remote_addr, subject.remote_port)
-    {
+    if !by_rule && !has_asked(subject, subject.cookie) && !has_asked(subject, by_port(local_port)) {
         judged.decision.verdict = Verdict::Deny;
     }
     judged
 }
 
+/// Whether the peer has asked: noted by the socket, or where `sk_lookup` judges alone by its port.
+#[inline(always)]
+fn has_asked(subject: &Subject, socket: u64) -> bool {
+    expected(Asked::ByPeer, subject.local.workload, socket, &subject.remote_addr, subject.remote_port)
+}
+
 /// Remembers a peer that was let in, if its answer would not get out by an egress rule.
 #[inline(always)]
-pub fn note_asked(subject: &Subject) {
+pub fn note_asked(subject: &Subject, socket: u64) {
     let answer = Query { direction: Direction::Egress, port: subject.remote_port.number(), ..emit::question(subject) };
-    if !tables::judge(subject.local.workload, &answer).decision.verdict.passes() {
-        expect(Asked::ByPeer, subject.local.workload, subject.cookie, &subject.remote_addr, subject.remote_port);
+    let judged = tables::judge(subject.local.workload, &answer);
+    if !judged.decision.verdict.passes() || judged.decision.staged_denies() {
+        expect(Asked::ByPeer, subject.local.workload, socket, &subject.remote_addr, subject.remote_port);
     }
 }
 

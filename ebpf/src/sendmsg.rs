@@ -3,13 +3,15 @@
 //! May touch: the address asked for; nothing is rewritten.
 //! Never: has the last word; `egress` judges every datagram again, whichever way it was sent, and counts it.
 //!
+//! `alone_sendmsg` stands where no program judges packets: there it counts what it lets through, and notes whom to take answers from.
+//!
 //! Why at all, when egress judges: the application gets EPERM at once, and here the task is known.
 
 use aya_ebpf::{macros::cgroup_sock_addr, programs::SockAddrContext};
 use weir_common::{
     addr::{Addr, Port},
     event::Kind,
-    verdict::Hook,
+    verdict::{Hook, Reason},
 };
 
 use crate::{
@@ -41,10 +43,45 @@ pub fn root_sendmsg6(ctx: SockAddrContext) -> i32 {
     connect::judge_caller(&ctx, Hook::Sendmsg, bytes::target_v6(&ctx))
 }
 
+#[cgroup_sock_addr(sendmsg4)]
+pub fn alone_sendmsg4(ctx: SockAddrContext) -> i32 {
+    judge_alone(&ctx, bytes::target_v4(&ctx))
+}
+
+#[cgroup_sock_addr(sendmsg6)]
+pub fn alone_sendmsg6(ctx: SockAddrContext) -> i32 {
+    judge_alone(&ctx, bytes::target_v6(&ctx))
+}
+
+#[inline(always)]
+fn judge_alone(ctx: &SockAddrContext, target: (Addr, Port)) -> i32 {
+    let local_port = Port::new(bytes::socket_behind(ctx).local_port);
+    let subject = Subject { local_port, ..connect::subject(ctx, Hook::Sendmsg, who::attached(), target) };
+    let workload = subject.local.workload;
+    let mut judged = tables::judge(workload, &emit::question(&subject));
+    if judged.decision.verdict.passes() {
+        let socket = replies::by_port(local_port);
+        replies::expect(Asked::ByUs, workload, socket, &subject.remote_addr, subject.remote_port);
+    } else {
+        let answer = replies::judge_as_answer(&subject, local_port);
+        if !answer.decision.verdict.passes() {
+            emit::verdict(&subject, &judged, &Caller::current());
+            return DENY;
+        }
+        judged = answer;
+        judged.decision.reason = Reason::Reply;
+    }
+    if !judged.decision.quiet && replies::first_of_socket(workload, subject.cookie) {
+        let caller = Caller::current();
+        emit::named(Kind::Attempt, &subject, &caller);
+    }
+    emit::merged(&subject, &judged, 0);
+    ALLOW
+}
+
 #[inline(always)]
 fn judge(ctx: &SockAddrContext, target: (Addr, Port)) -> i32 {
-    let subject =
-        Subject { cookie: bytes::cookie(ctx), ..connect::subject(ctx, Hook::Sendmsg, who::attached(), target) };
+    let subject = connect::subject(ctx, Hook::Sendmsg, who::attached(), target);
     let judged = tables::judge(subject.local.workload, &emit::question(&subject));
     if judged.decision.verdict.passes() || connect::is_reply(ctx, Hook::Sendmsg, &subject) {
         let caller = crate::task::cgroup();

@@ -24,10 +24,14 @@ use crate::{
 
 const IPPROTO_MPTCP: u32 = 262;
 const IPPROTO_SCTP: u32 = 132;
+const IPPROTO_ICMP: u32 = 1;
+const IPPROTO_ICMPV6: u32 = 58;
+const IPPROTO_UDPLITE: u32 = 136;
+const SOCK_DGRAM: u32 = 2;
 
 #[cgroup_sock(sock_create)]
 pub fn sock_create(ctx: SockContext) -> i32 {
-    judge(&ctx, who::attached())
+    judge(&ctx, who::attached(), false)
 }
 
 #[cgroup_sock(sock_create)]
@@ -36,17 +40,24 @@ pub fn root_sock_create(ctx: SockContext) -> i32 {
     if unsafe { bpf_get_retval() } != 0 {
         return ALLOW;
     }
-    judge(&ctx, who::caller())
+    judge(&ctx, who::caller(), false)
+}
+
+/// Where no program judges packets: whatever neither `connect`, `sendmsg` nor `sk_lookup` sees needs a permission in both directions.
+#[cgroup_sock(sock_create)]
+pub fn alone_sock_create(ctx: SockContext) -> i32 {
+    judge(&ctx, who::attached(), true)
 }
 
 #[inline(always)]
-fn judge(ctx: &SockContext, local: Local) -> i32 {
+fn judge(ctx: &SockContext, local: Local, alone: bool) -> i32 {
     let sock: *const bpf_sock = ctx.sock;
     // SAFETY: 4-byte loads of context fields.
     let (kind, protocol) =
         unsafe { ((&raw const (*sock).type_).read_volatile(), (&raw const (*sock).protocol).read_volatile()) };
-    let Some(needed) = needed(kind, protocol) else { return ALLOW };
-    let Some(generation) = refused(local, needed) else { return ALLOW };
+    let needed = if alone { needed_alone(kind, protocol) } else { needed(kind, protocol) };
+    let Some(needed) = needed else { return ALLOW };
+    let Some(generation) = refused(local, needed, alone) else { return ALLOW };
     let subject = Subject {
         hook: Hook::SockCreate,
         direction: Direction::Egress,
@@ -60,14 +71,7 @@ fn judge(ctx: &SockContext, local: Local) -> i32 {
         tcp_flags: 0,
         ifindex: 0,
     };
-    let decision = Decision {
-        verdict: Verdict::Deny,
-        reason: Reason::SocketType,
-        rule: 0,
-        remote_identity: 0,
-        quiet: false,
-        translated: false,
-    };
+    let decision = Decision::plain(Verdict::Deny, Reason::SocketType, 0);
     emit::verdict(&subject, &Judged { decision, generation, local_identity: 0 }, &Caller::current());
     DENY
 }
@@ -83,13 +87,22 @@ const fn needed(kind: u32, protocol: u32) -> Option<u16> {
     }
 }
 
+/// The same where only openings are judged: ping sockets and UDP-Lite go by no hook that does.
+#[inline(always)]
+const fn needed_alone(kind: u32, protocol: u32) -> Option<u16> {
+    match (kind, protocol) {
+        (SOCK_DGRAM, IPPROTO_ICMP | IPPROTO_ICMPV6 | IPPROTO_UDPLITE) => Some(SOCKET_RAW),
+        _ => needed(kind, protocol),
+    }
+}
+
 /// The generation that refuses it, or `None` if the workload's set has the permission. No tables: refused by generation 0.
 #[inline(always)]
-fn refused(local: Local, needed: u16) -> Option<u64> {
+fn refused(local: Local, needed: u16, both_ways: bool) -> Option<u64> {
     let Some(active) = Active::open() else { return Some(0) };
     let Some(image) = Image::open(&active) else { return Some(0) };
-    let Some(set) = image.set(image.identity(image.local(local.workload)).set, Direction::Egress) else {
-        return Some(image.generation());
-    };
-    if set.sockets & needed != 0 { None } else { Some(image.generation()) }
+    let set = image.identity(image.local(local.workload)).set;
+    let allows = |direction| image.set(set, direction).is_some_and(|set| set.sockets & needed != 0);
+    let allowed = allows(Direction::Egress) && (!both_ways || allows(Direction::Ingress));
+    if allowed { None } else { Some(image.generation()) }
 }

@@ -5,18 +5,18 @@
 
 use aya_ebpf::btf_maps::lpm_trie::Key;
 use weir_common::{
-    addr::Addr,
+    addr::{Addr, Protocol},
     decide::{Decision, Image, Query, Tables, no_tables},
     event::Endpoint,
-    image::Page,
+    image::{Cell, Page},
     packet::Packet,
     source,
-    verdict::Reason,
+    verdict::{Direction, Reason},
 };
 
 use crate::{
     maps::{self, Pages},
-    recent::{self, Question},
+    recent,
 };
 
 /// The generation this run judges by.
@@ -59,6 +59,33 @@ impl Tables for Active {
     fn cidr(&self, addr: &Addr) -> Option<u32> {
         maps::CIDRS.get(self.slot)?.get(&Key::new(128, *addr)).copied()
     }
+
+    #[inline(always)]
+    fn staged(&self, query: &Query, remote_identity: u32) -> Cell {
+        let called = u32::from(query.port) | u32::from(query.protocol.0) << 16 | (query.direction as u32) << 24;
+        Cell(weir_staged(self.slot, query.local, remote_identity, called))
+    }
+}
+
+/// What staged policies would answer, as a cell. `called`: port, protocol and direction, from the low end.
+///
+/// A global function (see `bytes::weir_parse_skb`): it takes numbers, among them the slot of this run, and is verified once.
+#[inline(never)]
+#[unsafe(no_mangle)]
+extern "C" fn weir_staged(slot: u32, local: u32, remote_identity: u32, called: u32) -> u32 {
+    let slot = slot & 1;
+    let Some(pages) = maps::TABLES.get(slot) else { return 0 };
+    let active = Active { word: u64::from(slot), slot, pages };
+    let Some(image) = Image::open(&active) else { return 0 };
+    let egress = called >> 24 == Direction::Egress as u32;
+    let query = Query {
+        local,
+        direction: if egress { Direction::Egress } else { Direction::Ingress },
+        remote: Addr::UNSPECIFIED,
+        protocol: Protocol((called >> 16) as u8),
+        port: called as u16,
+    };
+    image.staged_cell(&query, remote_identity).0
 }
 
 /// A decision, the generation that made it (0 when there was none), and who the local side was in it.
@@ -86,15 +113,15 @@ impl Judged {
 #[inline(never)]
 pub fn judge(workload: u32, query: &Query) -> Judged {
     let Some(active) = Active::open() else { return Judged::NO_TABLES };
-    let question = Question::new(active.word, workload, query);
-    if let Some(judged) = recent::recall(&question) {
+    let mut judged = Judged::NO_TABLES;
+    if recent::recall(active.word, workload, query, &mut judged) {
         return judged;
     }
     let Some(image) = Image::open(&active) else { return Judged::NO_TABLES };
     let local_identity = image.local(workload);
     let decision = image.decide_for(workload, &Query { local: local_identity, ..*query });
-    let judged = Judged { decision, generation: image.generation(), local_identity };
-    recent::remember(&question, &judged);
+    judged = Judged { decision, generation: image.generation(), local_identity };
+    recent::remember(active.word, workload, query, &judged);
     judged
 }
 
@@ -104,6 +131,12 @@ pub fn plausible(workload: u32, packet: &Packet) -> bool {
     let Some(active) = Active::open() else { return false };
     let Some(image) = Image::open(&active) else { return false };
     source::plausible(packet, &image, workload)
+}
+
+/// [`Endpoint::owner`] of an address; 0 where nobody here has it.
+#[inline(always)]
+pub fn owner(addr: &Addr) -> u32 {
+    Active::open().and_then(|active| active.endpoint(addr)).map_or(0, |end| end.owner)
 }
 
 /// Flags of the active generation; none when there is none.

@@ -24,6 +24,7 @@ pub fn process() -> Process {
         pid: (bpf_get_current_pid_tgid() >> 32) as u32,
         uid: bpf_get_current_uid_gid() as u32,
         comm: bytes_of(comm),
+        staged: 0,
         reserved: 0,
     }
 }

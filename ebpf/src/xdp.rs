@@ -114,14 +114,9 @@ fn limited(image: &Image<'_, Active>, packet: &Packet) -> u64 {
 #[inline(never)]
 fn decided(image: &Image<'_, Active>, answer: u64, packet: &Packet, ifindex: u32) -> Outcome {
     let verdict = if answer & AUDIT == 0 { Verdict::Deny } else { Verdict::Audit };
-    let decision = Decision {
-        verdict,
-        reason: Reason::from_u8(answer as u8).unwrap_or(Reason::NoTables),
-        rule: (answer >> 32) as u32,
-        remote_identity: image.identify(&packet.src),
-        quiet: false,
-        translated: false,
-    };
+    let reason = Reason::from_u8(answer as u8).unwrap_or(Reason::NoTables);
+    let decision =
+        Decision { rule: (answer >> 32) as u32, ..Decision::plain(verdict, reason, image.identify(&packet.src)) };
     let judged = Judged { decision, generation: image.generation(), local_identity: image.identify(&packet.dst) };
     emit::merged(&subject(packet, ifindex), &judged, packet.length);
     if verdict.passes() { Outcome::Audited } else { Outcome::Denied }

@@ -47,6 +47,8 @@ pub struct Context {
     pub generation: u64,
     /// Verdict on local workloads nobody described.
     pub unknown: Verdict,
+    /// Verdict on what workloads open, or have opened to them, that no policy in force selects.
+    pub unselected: Verdict,
     /// The host's own addresses, which are entity `host`.
     pub host_addresses: Vec<Addr>,
     /// Length of the kernel's tick; 0 when the coarse clock must not be used.

@@ -64,7 +64,7 @@ const POLICIES: &[Row] = &[
     ("a hexadecimal number", "{priority: 0x10}", &[("spec.priority", "write a whole number from 0 to 1000")]),
     ("a quoted number", "{priority: \"10\"}", &[("spec.priority", "remove the quotes")]),
     ("an unknown mode", "{mode: Audit}", &[("spec.mode", "did you mean \"audit\"?")]),
-    ("an unknown action", "{defaultAction: drop}", &[("spec.defaultAction", "known here: allow, deny")]),
+    ("an unknown action", "{defaultAction: drop}", &[("spec.defaultAction", "known here: allow, deny, refuse")]),
     ("an unknown type", "{policyTypes: [ingress]}", &[("spec.policyTypes[0]", "did you mean \"Ingress\"?")]),
     ("port 0", "{ingress: [{ports: [{port: 0}]}]}", &[("spec.ingress[0].ports[0].port", WHOLE)]),
     ("port 65536", "{ingress: [{ports: [{port: 65536}]}]}", &[("spec.ingress[0].ports[0].port", WHOLE)]),
@@ -130,9 +130,9 @@ const POLICIES: &[Row] = &[
     (
         "a pass in the namespace tier",
         "{ingress: [{action: pass}]}",
-        &[("spec.ingress[0].action", "write allow or deny, or make it a policy of tier admin or baseline")],
+        &[("spec.ingress[0].action", "write allow, deny or refuse, or make it a policy of tier admin or baseline")],
     ),
-    ("a default that passes", "{defaultAction: pass}", &[("spec.defaultAction", "known here: allow, deny")]),
+    ("a default that passes", "{defaultAction: pass}", &[("spec.defaultAction", "known here: allow, deny, refuse")]),
     (
         "times that are none",
         "{expiresAt: 2026-12-24, ingress: [{expiresAt: 2026-12-24T18:00:00}, {expiresAt: 1795341600}]}",

@@ -13,6 +13,7 @@ mod tree;
 
 use std::{net::SocketAddr, path::PathBuf};
 
+pub use crate::kernel::IngressHook;
 pub use args::Args;
 pub use host::check_host;
 pub use sample::sample;
@@ -32,6 +33,10 @@ pub struct Config {
     pub xdp_mode: XdpMode,
     /// What applies to processes of no known workload.
     pub unknown: Verdict,
+    /// What applies to workloads that no policy selects.
+    pub unselected: Verdict,
+    /// Which program judges what is opened to a workload.
+    pub ingress_hook: IngressHook,
     /// Lock file and last good policy.
     pub state_dir: PathBuf,
     /// Policy files applied at start.

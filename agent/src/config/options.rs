@@ -38,6 +38,16 @@ pub const OPTIONS: &[OptionDoc] = &[
         "allow",
         "What applies to processes in the tree that belong to no Workload: allow or deny.",
     ),
+    option(
+        "unselectedWorkloads",
+        "allow",
+        "What applies to workloads that no policy selects: allow or deny. A workload that only audit or staged policies select counts as unselected.",
+    ),
+    option(
+        "ingressHook",
+        "cgroup",
+        "cgroup: every packet of a workload is looked at. sk_lookup: only openings are, where a workload has a network namespace to itself; docs/modes.md says which to use when.",
+    ),
     option("stateDir", "/var/lib/weir", "Where the lock file and the last good policy are kept."),
     absent(
         "policyDir",

@@ -10,9 +10,9 @@ use weir_common::{
     decide::{Decision, Image, Query, Tables},
     event::Endpoint,
     image::Page,
-    verdict::{Direction, Reason, Verdict},
+    verdict::{Direction, Hook, Reason, Refusal, Verdict},
 };
-use weir_policy::{Answer, Compiled, CompiledWorkload, End, Kind, Question, evaluate};
+use weir_policy::{Answer, Compiled, CompiledWorkload, End, Kind, Question, ResourceId, evaluate};
 
 use super::{Control, ControlError};
 use crate::datapath::Datapath;
@@ -73,6 +73,10 @@ pub struct Side {
     pub policy: String,
     /// Its rule.
     pub rule: String,
+    /// How a denial reaches the one that opens; `None` where it passes.
+    pub refusal: Option<Refusal>,
+    /// What staged policies would decide, where that is another verdict: the verdict, policy and rule.
+    pub staged: Option<(Verdict, String, String)>,
     /// A sentence.
     pub why: String,
 }
@@ -109,7 +113,10 @@ impl<D: Datapath> Control<D> {
             into.as_ref().and_then(|answer| compiled.workloads.get(&answer.workload)).map(|workload| found(workload));
         let called = behind.as_ref().unwrap_or(&to);
         let question = Question { port: into.as_ref().map_or(ask.port, |answer| answer.port), ..question };
-        let ingress = side(compiled, called, &from, Direction::Ingress, &question, into.as_ref())?;
+        let mut ingress = side(compiled, called, &from, Direction::Ingress, &question, into.as_ref())?;
+        if let Some(workload) = called.workload {
+            self.answered(&workload.id, protocol, into.is_some_and(|answer| answer.refused), &mut ingress);
+        }
         let verdicts = || [&egress, &ingress].into_iter().filter_map(|side| side.decided.map(|(verdict, _)| verdict));
         let verdict = [Verdict::Deny, Verdict::Audit].into_iter().find(|verdict| verdicts().any(|v| v == *verdict));
         Ok(Explained {
@@ -119,6 +126,26 @@ impl<D: Datapath> Control<D> {
             egress,
             ingress,
         })
+    }
+}
+
+impl<D> Control<D> {
+    /// Says how a denial at the called side reaches the caller, which depends on the hook that denies it.
+    fn answered(&self, called: &ResourceId, protocol: Protocol, refuses: bool, side: &mut Side) {
+        let Some(refusal) = &mut side.refusal else { return };
+        let state = self.observed.workloads.iter().find(|state| state.id == *called);
+        let has = |hook: Hook| state.is_some_and(|state| state.hooks.contains(&hook.name()));
+        let (looked_up, alone) = (has(Hook::SkLookup), !has(Hook::Ingress));
+        // The kernel looks a socket up for nothing but TCP and UDP.
+        let answers = looked_up && (refuses || alone) && matches!(protocol, Protocol::TCP | Protocol::UDP);
+        *refusal = if answers { Refusal::Refused } else { Refusal::Silence };
+        side.why.push_str(match (answers, refuses) {
+            (true, _) => "; the caller is answered at once: ECONNREFUSED",
+            (false, true) => {
+                "; nothing comes back to the caller, as this workload has no network namespace known to be its own"
+            }
+            (false, false) => "; nothing comes back to the caller",
+        });
     }
 }
 
@@ -199,7 +226,14 @@ fn side(
     };
     let tables = Own { compiled, workload };
     let Some(image) = Image::open(&tables) else { return unjudged("the tables in force are not readable".to_owned()) };
-    Ok(judged(compiled, image.decide_for(ASKED, &query), answer))
+    let mut side = judged(compiled, image.decide_for(ASKED, &query), answer);
+    if side.decided.is_some_and(|(verdict, _)| !verdict.passes()) {
+        side.refusal = Some(Refusal::Eperm);
+        if direction == Direction::Egress {
+            side.why.push_str("; the call fails at once: EPERM");
+        }
+    }
+    Ok(side)
 }
 
 /// The number of the workload that is asked about, for as long as the question takes.
@@ -235,8 +269,16 @@ impl Own<'_> {
 }
 
 fn judged(compiled: &Compiled, decision: Decision, answer: Option<&Answer>) -> Side {
-    let rule =
-        usize::try_from(decision.rule).ok().filter(|number| *number != 0).and_then(|number| compiled.rules.get(number));
+    let named = |number: u32| {
+        let rule = usize::try_from(number).ok().filter(|number| *number != 0);
+        let rule = rule.and_then(|number| compiled.rules.get(number));
+        rule.map(|rule| (rule.policy.clone(), rule.rule.clone())).unwrap_or_default()
+    };
+    let staged = decision.staged.verdict().map(|verdict| {
+        let (policy, rule) = named(decision.staged.rule());
+        (verdict, policy, rule)
+    });
+    let (policy, rule) = named(decision.rule);
     let mut why = answer.map(Answer::in_full).unwrap_or_default();
     let agrees = answer.is_none_or(|answer| (answer.verdict, answer.reason) == (decision.verdict, decision.reason));
     if !agrees {
@@ -246,12 +288,7 @@ fn judged(compiled: &Compiled, decision: Decision, answer: Option<&Answer>) -> S
         );
         why = format!("the kernel's tables say {}, although: {why} (please report this)", decision.verdict.name());
     }
-    Side {
-        decided: Some((decision.verdict, decision.reason)),
-        policy: rule.map(|rule| rule.policy.clone()).unwrap_or_default(),
-        rule: rule.map(|rule| rule.rule.clone()).unwrap_or_default(),
-        why,
-    }
+    Side { decided: Some((decision.verdict, decision.reason)), policy, rule, refusal: None, staged, why }
 }
 
 /// The rate limits XDP applies to what arrives at `to`.

@@ -47,6 +47,8 @@ pub struct Settings {
     pub cgroup_root: PathBuf,
     /// What applies to processes of no known workload.
     pub unknown: Verdict,
+    /// What applies to workloads that no policy selects.
+    pub unselected: Verdict,
     /// Where the last good policy is kept.
     pub state_dir: PathBuf,
     /// The names telemetry uses.
@@ -101,6 +103,7 @@ impl<D: Datapath> Control<D> {
         let context = Context {
             generation: last + 1,
             unknown: settings.unknown,
+            unselected: settings.unselected,
             host_addresses: host::addresses(),
             tick_ns: datapath.tick_ns(),
             now: (settings.clock)(),

@@ -59,6 +59,7 @@ fn settings(dir: &tempfile::TempDir) -> Settings {
         node: "n1".to_owned(),
         cgroup_root: dir.path().join("tree"),
         unknown: Verdict::Allow,
+        unselected: Verdict::Allow,
         state_dir: dir.path().join("state"),
         names: Arc::default(),
         queue,

@@ -1,5 +1,5 @@
 //! Lives: agent, user space.
-//! Called by: `load`, `cgroups`, `interfaces` and `wires`.
+//! Called by: `load`, `cgroups`, `interfaces`, `wires` and `lookups`.
 //! May touch: one program and one target at a time.
 //! Never: keeps a link; the caller owns it, and dropping it detaches.
 
@@ -7,7 +7,10 @@ use std::os::fd::AsFd;
 
 use aya::{
     Ebpf,
-    programs::{CgroupAttachMode, CgroupSkbAttachType, Program, ProgramError, TcAttachType, links::FdLink},
+    programs::{
+        CgroupAttachMode, CgroupSkbAttachType, Program, ProgramError, SkLookup, TcAttachType, links::FdLink,
+        sk_lookup::SkLookupLink,
+    },
 };
 
 use super::error::KernelError;
@@ -37,6 +40,23 @@ pub(super) const WORKLOAD_HOOKS: [CgroupHook; 10] = [
     CgroupHook { program: "sendmsg6", label: "sendmsg6", attach_type: 15 },
 ];
 
+/// What is linked to the cgroup of a workload whose openings `sk_lookup` judges alone: nothing that sees packets.
+pub(super) const ALONE_HOOKS: [CgroupHook; 8] = [
+    CgroupHook { program: "alone_sock_create", label: "sock_create", attach_type: 2 },
+    CgroupHook { program: "sock_ops", label: "sock_ops", attach_type: 3 },
+    CgroupHook { program: "connect4", label: "connect4", attach_type: 10 },
+    CgroupHook { program: "connect6", label: "connect6", attach_type: 11 },
+    CgroupHook { program: "post_bind4", label: "post_bind4", attach_type: 12 },
+    CgroupHook { program: "post_bind6", label: "post_bind6", attach_type: 13 },
+    CgroupHook { program: "alone_sendmsg4", label: "sendmsg4", attach_type: 14 },
+    CgroupHook { program: "alone_sendmsg6", label: "sendmsg6", attach_type: 15 },
+];
+
+/// What is linked to a workload's network namespace, to refuse beside `ingress`.
+pub(super) const LOOKUP: &str = "look_up";
+/// What is linked there in place of `ingress`.
+pub(super) const ALONE_LOOKUP: &str = "alone_look_up";
+
 /// What is linked to the root of the managed tree: judges by the calling task.
 pub(super) const ROOT_PROGRAMS: [&str; 5] =
     ["root_connect4", "root_connect6", "root_sendmsg4", "root_sendmsg6", "root_sock_create"];
@@ -54,7 +74,25 @@ pub(super) const WIRE_PROGRAMS: [(&str, TcAttachType); 2] =
 /// Every program of the object.
 pub(super) fn programs() -> impl Iterator<Item = &'static str> {
     let wires = WIRE_PROGRAMS.into_iter().map(|(program, _)| program);
-    WORKLOAD_HOOKS.iter().map(|hook| hook.program).chain(ROOT_PROGRAMS).chain(STRICT_PROGRAMS).chain([XDP]).chain(wires)
+    let alone = ALONE_HOOKS.iter().filter(|hook| hook.program.starts_with("alone_"));
+    let hooks = WORKLOAD_HOOKS.iter().chain(alone).map(|hook| hook.program);
+    hooks.chain(ROOT_PROGRAMS).chain(STRICT_PROGRAMS).chain([XDP, LOOKUP, ALONE_LOOKUP]).chain(wires)
+}
+
+/// Links a program to a network namespace. Links coexist with other tools' programs in the same namespace.
+pub(super) fn to_namespace(
+    ebpf: &mut Ebpf,
+    name: &'static str,
+    namespace: impl AsFd,
+    target: u64,
+) -> Result<SkLookupLink, KernelError> {
+    let loaded = ebpf.program_mut(name).ok_or(KernelError::NoProgram(name))?;
+    let link = <&mut SkLookup>::try_from(loaded).and_then(|program| {
+        let id = program.attach(namespace)?;
+        program.take_link(id)
+    });
+    let target = format!("network namespace {target}");
+    link.map_err(|source| KernelError::Attach { program: name, target, source })
 }
 
 /// Links `program` to a cgroup. Links coexist with other tools' programs in the same cgroup.

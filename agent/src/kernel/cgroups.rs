@@ -29,7 +29,7 @@ use weir_common::maps;
 use weir_policy::{CompiledWorkload, ResourceId};
 
 use super::{
-    attach::{self, ROOT_PROGRAMS, STRICT_PROGRAMS, WORKLOAD_HOOKS},
+    attach::{self, ALONE_HOOKS, CgroupHook, ROOT_PROGRAMS, STRICT_PROGRAMS, WORKLOAD_HOOKS},
     error::{self, KernelError},
     generation::take,
 };
@@ -81,8 +81,8 @@ pub(super) struct Cgroups {
 struct Attached {
     number: u32,
     cgroup_id: u64,
-    /// Held for what dropping them does.
-    _links: Vec<FdLink>,
+    /// By program; held for what dropping them does.
+    links: BTreeMap<&'static str, FdLink>,
 }
 
 impl Cgroups {
@@ -113,18 +113,21 @@ impl Cgroups {
         self.forget_callers();
     }
 
-    /// Attaches what is missing and detaches what is no longer wanted.
+    /// Attaches what is missing and detaches what is no longer wanted. `alone`: numbers of the workloads whose openings `sk_lookup`
+    /// judges alone.
     pub(super) fn reconcile(
         &mut self,
         ebpf: &mut Ebpf,
         root: &Path,
         numbers: &BTreeMap<ResourceId, u32>,
         workloads: &[Arc<CompiledWorkload>],
+        alone: &BTreeSet<u32>,
     ) -> Vec<WorkloadState> {
         let wanted: BTreeSet<&ResourceId> = workloads.iter().filter(|w| w.cgroup.is_some()).map(|w| &w.id).collect();
         self.attached.retain(|id, _| wanted.contains(id));
         self.forget_departed(numbers);
-        let states = workloads.iter().map(|workload| self.reconcile_one(ebpf, root, numbers, workload)).collect();
+        let states =
+            workloads.iter().map(|workload| self.reconcile_one(ebpf, root, numbers, workload, alone)).collect();
         self.forget_callers();
         states
     }
@@ -135,6 +138,7 @@ impl Cgroups {
         root: &Path,
         numbers: &BTreeMap<ResourceId, u32>,
         workload: &CompiledWorkload,
+        alone: &BTreeSet<u32>,
     ) -> WorkloadState {
         let state = |state, detail: String| WorkloadState {
             id: workload.id.clone(),
@@ -157,14 +161,15 @@ impl Cgroups {
             }
             Err(error) => return state(AttachState::Failed, error.to_string()),
         };
-        if let Err(error) = self.attach(ebpf, &path, &cgroup, *number, &workload.id) {
+        let hooks: &[CgroupHook] = if alone.contains(number) { &ALONE_HOOKS } else { &WORKLOAD_HOOKS };
+        if let Err(error) = self.attach(ebpf, &path, &cgroup, (*number, hooks), &workload.id) {
             tracing::error!(error = %error, "a workload is not attached");
             return state(AttachState::Failed, error.to_string());
         }
         WorkloadState {
             number: *number,
             cgroup_id: cgroup.id,
-            hooks: WORKLOAD_HOOKS.iter().map(|hook| hook.label).collect(),
+            hooks: hooks.iter().map(|hook| hook.label).collect(),
             ..state(AttachState::Attached, String::new())
         }
     }
@@ -175,27 +180,33 @@ impl Cgroups {
         ebpf: &mut Ebpf,
         path: &Path,
         cgroup: &Cgroup,
-        number: u32,
+        (number, hooks): (u32, &[CgroupHook]),
         id: &ResourceId,
     ) -> Result<(), KernelError> {
-        if self.attached.get(id).is_some_and(|attached| attached.cgroup_id == cgroup.id && attached.number == number) {
-            return Ok(());
-        }
         if self.attached.get(id).is_some_and(|attached| attached.cgroup_id != cgroup.id) {
             self.depart(id);
         }
-        self.attached.remove(id);
+        let kept = self.attached.remove(id).filter(|old| old.cgroup_id == cgroup.id && old.number == number);
+        let known = kept.is_some();
+        let mut attached = kept.unwrap_or(Attached { number, cgroup_id: cgroup.id, links: BTreeMap::new() });
         // The id's low half is enough to know a caller that lives right here.
         let local: LocalWords = [number, cgroup.id as u32];
-        let mut links = Vec::new();
-        for hook in WORKLOAD_HOOKS {
-            links.push(attach::to_cgroup(ebpf, hook.program, &cgroup.directory, &path.display().to_string())?);
+        let target = path.display().to_string();
+        for hook in hooks {
+            if attached.links.contains_key(hook.program) {
+                continue;
+            }
+            attached.links.insert(hook.program, attach::to_cgroup(ebpf, hook.program, &cgroup.directory, &target)?);
             // The storage exists from the attachment on; until it is written the hook sees an unknown workload.
             let key = CgroupStorageKey::new(cgroup.id, hook.attach_type);
             self.storage.insert(key, local, 0).map_err(error::map(maps::LOCAL))?;
         }
-        self.callers.insert(cgroup.id, [number, 0], 0).map_err(error::map(maps::CALLERS))?;
-        self.attached.insert(id.clone(), Attached { number, cgroup_id: cgroup.id, _links: links });
+        if !known {
+            self.callers.insert(cgroup.id, [number, 0], 0).map_err(error::map(maps::CALLERS))?;
+        }
+        // Only now, so that at no time nothing judges.
+        attached.links.retain(|program, _| hooks.iter().any(|hook| hook.program == *program));
+        self.attached.insert(id.clone(), attached);
         Ok(())
     }
 

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use aya::programs::{Program, ProgramError, TestRun as _, TestRunOptions};
 use weir_policy::{Compiled, ResourceId};
 
-use super::{Kernel, attach, error::KernelError, slot::ReadBack};
+use super::{Kernel, attach, error::KernelError, lookups::Lookups, slot::ReadBack};
 
 /// A program that the kernel can run on a packet of ours.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -82,9 +82,11 @@ impl Kernel {
         run.map(|result| result.return_value).map_err(refused)
     }
 
-    /// Detaches everything from cgroups; the next [`Kernel::reconcile`] attaches it again. For benchmarks, which take turns.
-    pub fn detach_cgroups(&mut self) {
+    /// Detaches everything from cgroups and namespaces; the next [`Kernel::reconcile`] attaches it again. For benchmarks, which
+    /// take turns.
+    pub fn detach_sockets(&mut self) {
         self.cgroups.detach();
+        self.lookups = Lookups::default();
     }
 
     /// What each program takes.

@@ -13,6 +13,7 @@ mod events;
 mod generation;
 mod interfaces;
 mod load;
+mod lookups;
 pub mod namespaces;
 mod slot;
 pub mod sockets;
@@ -20,7 +21,10 @@ mod wires;
 
 use std::sync::Arc;
 
-use std::{collections::BTreeMap, path::PathBuf};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::PathBuf,
+};
 
 use aya::Ebpf;
 pub use cgroups::{AttachState, WorkloadState};
@@ -31,6 +35,11 @@ pub use events::{Events, Merged};
 pub use interfaces::{InterfaceState, XdpMode};
 pub use load::tick_ns;
 pub use slot::{ReadBack, Written};
+use weir_common::{
+    decide::Image,
+    image::{FLAG_REFUSE, SET_REFUSES},
+    verdict::{Direction, Hook},
+};
 use weir_policy::{CompiledWorkload, ResourceId};
 
 /// What the kernel side is to manage.
@@ -44,6 +53,19 @@ pub struct Options {
     pub xdp_mode: XdpMode,
     /// Judge the packets of sockets that no workload owns, too: for nodes where unknown workloads are denied.
     pub strict: bool,
+    /// Which program judges what is opened to a workload.
+    pub ingress: IngressHook,
+}
+
+/// Which program judges what is opened to a workload.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum IngressHook {
+    /// The one at its cgroup, which sees every packet.
+    #[default]
+    Cgroup,
+    /// The one at its network namespace, which sees openings, where the workload has a namespace to itself; no program sees its
+    /// packets then.
+    SkLookup,
 }
 
 /// The loaded programs and their attachments. Dropping it detaches everything.
@@ -55,6 +77,8 @@ pub struct Kernel {
     cgroups: cgroups::Cgroups,
     interfaces: interfaces::Interfaces,
     wires: wires::Wires,
+    lookups: lookups::Lookups,
+    refusing: Refusing,
     _logger: Option<load::LogTask>,
 }
 
@@ -84,8 +108,9 @@ impl Kernel {
         let cgroups = cgroups::Cgroups::take(&mut ebpf)?;
         let interfaces = interfaces::Interfaces::take(&mut ebpf)?;
         let wires = wires::Wires::take(&mut ebpf)?;
-        let numbers = BTreeMap::new();
-        let kernel = Self { ebpf, options, tables, numbers, cgroups, interfaces, wires, _logger: logger };
+        let (numbers, lookups, refusing) = (BTreeMap::new(), lookups::Lookups::default(), Refusing::default());
+        let kernel =
+            Self { ebpf, options, tables, numbers, cgroups, interfaces, wires, lookups, refusing, _logger: logger };
         Ok((kernel, events))
     }
 
@@ -97,6 +122,7 @@ impl Kernel {
     pub fn install(&mut self, compiled: &weir_policy::Compiled) -> Result<Written, KernelError> {
         let numbers = cgroups::number(&self.numbers, &compiled.local())?;
         let written = self.tables.install(compiled, &numbers)?;
+        self.refusing = Refusing::of(compiled, &numbers);
         self.numbers = numbers;
         let Written { pages, endpoints, cidrs, blocked, whole } = written;
         tracing::debug!(generation = compiled.generation, pages, endpoints, cidrs, blocked, whole, "tables written");
@@ -111,13 +137,39 @@ impl Kernel {
             tracing::error!(error = %error, "the programs at the root of the managed tree are not attached");
         }
         let local = workloads;
-        let mut workloads = self.cgroups.reconcile(&mut self.ebpf, &self.options.cgroup_root, &self.numbers, local);
+        let mut workloads = self.reconcile_workloads(local);
         self.wires.reconcile(&mut self.ebpf, &self.numbers, local, &mut workloads);
         let interfaces = self.interfaces.reconcile(&mut self.ebpf, &self.options);
         let failed = workloads.iter().any(|workload| workload.state == AttachState::Failed)
             || interfaces.iter().any(|interface| interface.mode == interfaces::FAILED);
         let enforcing = root.is_ok() && !failed && self.tables.generation() > 0;
         Observed { workloads, interfaces, enforcing }
+    }
+
+    /// Programs at namespaces first, then those at cgroups that they stand in for.
+    fn reconcile_workloads(&mut self, workloads: &[Arc<CompiledWorkload>]) -> Vec<WorkloadState> {
+        let alone = self.options.ingress == IngressHook::SkLookup;
+        let program = match alone {
+            true => Some(attach::ALONE_LOOKUP),
+            false => Some(attach::LOOKUP).filter(|_| self.refusing.any),
+        };
+        let (root, numbers) = (&self.options.cgroup_root, &self.numbers);
+        let covered = self.lookups.attach(&mut self.ebpf, root, numbers, workloads, program);
+        let none = BTreeSet::new();
+        let judged_alone = if alone { &covered } else { &none };
+        let mut states = self.cgroups.reconcile(&mut self.ebpf, root, numbers, workloads, judged_alone);
+        self.lookups.detach_others();
+        for state in states.iter_mut().filter(|state| state.state == AttachState::Attached) {
+            if covered.contains(&state.number) {
+                state.hooks.push(Hook::SkLookup.name());
+            } else if self.refusing.workloads.contains(&state.number) {
+                state.uncovered.push("refuse");
+            }
+            if judged_alone.contains(&state.number) {
+                state.uncovered.extend(UNSEEN_ALONE);
+            }
+        }
+        states
     }
 
     /// Decisions and losses by hook, verdict and reason; only cells that are not zero.
@@ -142,6 +194,31 @@ impl Kernel {
     /// When a map cannot be read.
     pub fn seen(&self) -> Result<Vec<InterfaceSeen>, KernelError> {
         self.interfaces.seen()
+    }
+}
+
+/// What `sk_lookup` does not see where it judges alone: nothing else does (`docs/modes.md`).
+const UNSEEN_ALONE: [&str; 3] = ["loopback", "multicast", "udp_connected"];
+
+/// Which workloads' policies refuse, in the generation in force.
+#[derive(Default)]
+struct Refusing {
+    any: bool,
+    workloads: BTreeSet<u32>,
+}
+
+impl Refusing {
+    fn of(compiled: &weir_policy::Compiled, numbers: &BTreeMap<ResourceId, u32>) -> Self {
+        let Some(image) = Image::open(compiled).filter(|image| image.flags() & FLAG_REFUSE != 0) else {
+            return Self::default();
+        };
+        let refuses = |id: &ResourceId| {
+            let set = compiled.workloads.get(id).map(|workload| image.identity(workload.identity).set);
+            let entry = set.and_then(|set| image.set(set, Direction::Ingress));
+            entry.is_some_and(|entry| entry.sockets & SET_REFUSES != 0)
+        };
+        let workloads = numbers.iter().filter(|(id, _)| refuses(id)).map(|(_, number)| *number).collect();
+        Self { any: true, workloads }
     }
 }
 

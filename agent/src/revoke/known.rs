@@ -77,7 +77,7 @@ impl Known {
         let (direction, cookie) = match Hook::from_u8(event.hook) {
             Some(Hook::SockOps) => (Direction::Egress, event.cookie),
             // The cookie of an arriving SYN is its listener's.
-            Some(Hook::Ingress) => (Direction::Ingress, 0),
+            Some(Hook::Ingress | Hook::SkLookup) => (Direction::Ingress, 0),
             _ => return,
         };
         self.insert(&connection(event, Some(direction)), direction, cookie);

@@ -169,6 +169,7 @@ spec:
         let context = Context {
             generation: 7,
             unknown: Verdict::Deny,
+            unselected: Verdict::Allow,
             host_addresses: Vec::new(),
             tick_ns: 0,
             now: Timestamp(0),

@@ -153,7 +153,15 @@ pub fn explained(explained: Explained) -> v1::ExplainResponse {
 }
 
 fn side(side: Side) -> v1::explain_response::Side {
+    let (staged, staged_policy, staged_rule) = match side.staged {
+        Some((staged, policy, rule)) => (verdict(staged), policy, rule),
+        None => (v1::Verdict::Unspecified, String::new(), String::new()),
+    };
     v1::explain_response::Side {
+        refusal: side.refusal.map(|refusal| refusal.name().to_owned()).unwrap_or_default(),
+        staged_verdict: staged.into(),
+        staged_policy,
+        staged_rule,
         verdict: side.decided.map_or(v1::Verdict::Unspecified, |(given, _)| verdict(given)).into(),
         reason: side.decided.map(|(_, reason)| reason.name().to_owned()).unwrap_or_default(),
         policy: side.policy,

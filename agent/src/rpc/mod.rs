@@ -39,6 +39,8 @@ pub struct Info {
     pub node: String,
     /// Word for what applies to processes of no known workload.
     pub unknown: &'static str,
+    /// What applies to workloads that no policy selects.
+    pub unselected: &'static str,
     /// The managed tree.
     pub cgroup_root: PathBuf,
     /// Decisions recorded.

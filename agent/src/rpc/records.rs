@@ -33,6 +33,8 @@ pub fn record(record: &Record) -> v1::FlowRecord {
     };
     let (verdict, direction) = (record.verdict.map(convert::verdict), record.direction.map(convert::direction));
     let traffic = record.traffic;
+    let staged = record.staged.as_ref();
+    let staged_rule = staged.and_then(|staged| staged.rule.as_ref());
     v1::FlowRecord {
         r#type: kind.into(),
         time_ns: record.time_ns,
@@ -44,6 +46,10 @@ pub fn record(record: &Record) -> v1::FlowRecord {
         direction: direction.unwrap_or(v1::Direction::Unspecified).into(),
         policy: record.rule.as_ref().map(|rule| rule.policy.clone()).unwrap_or_default(),
         rule: record.rule.as_ref().map(|rule| rule.rule.clone()).unwrap_or_default(),
+        refusal: record.refusal.map(|refusal| refusal.name().to_owned()).unwrap_or_default(),
+        staged_verdict: staged.map_or(v1::Verdict::Unspecified, |staged| convert::verdict(staged.verdict)).into(),
+        staged_policy: staged_rule.map(|rule| rule.policy.clone()).unwrap_or_default(),
+        staged_rule: staged_rule.map(|rule| rule.rule.clone()).unwrap_or_default(),
         generation: record.generation,
         local: endpoint(&record.local),
         remote: endpoint(&record.remote),

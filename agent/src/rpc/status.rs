@@ -26,6 +26,7 @@ pub fn response(status: &Status, info: &Info) -> v1::StatusResponse {
         start_ns: status.start_ns,
         enforcing: status.observed.enforcing,
         unknown_workloads: info.unknown.to_owned(),
+        unselected_workloads: info.unselected.to_owned(),
         workloads: workloads(status),
         interfaces: interfaces(status),
         counters: counters(status, info),

@@ -69,6 +69,7 @@ pub fn run(config: &Config) -> Result<(), RunError> {
             XdpMode::Generic => kernel::XdpMode::Generic,
         },
         strict: !config.unknown.passes(),
+        ingress: config.ingress_hook,
     };
     let (kernel, events) = {
         let _inside = runtime.enter();
@@ -168,6 +169,7 @@ impl Agent {
             node: config.node.clone(),
             cgroup_root: config.cgroup_root.clone(),
             unknown: config.unknown,
+            unselected: config.unselected,
             state_dir: config.state_dir.clone(),
             names,
             queue: Arc::clone(&queue),
@@ -191,6 +193,7 @@ impl Agent {
         let info = rpc::Info {
             node: config.node.clone(),
             unknown: config.unknown.name(),
+            unselected: config.unselected.name(),
             cgroup_root: PathBuf::from(&config.cgroup_root),
             tally,
             queue: Arc::clone(&queue),

@@ -6,6 +6,7 @@
 //! ```text
 //! Attempt, cookie ─► flows[cookie] ─► SockOps verdict (same cookie) names the process ─► Close of the side that connected
 //! Bound, cookie ──► bound[cookie] ─► Ingress verdict (listener's cookie) names the process ─┐
+//!   and by workload, protocol, port ─► SkLookup verdict, likewise                            │
 //!                                                     passive[workload, addresses, ports] ◄─┘ ─► Close of the accepted side
 //! ```
 
@@ -23,7 +24,8 @@ use super::{
     clock::Clock,
     names::Snapshot,
     opening::{
-        Caller, Flow, Opened, Tuple, carried, local_end, of_ends, of_opening, remote_end, take_icmp_type, tuple,
+        Caller, Flow, Listener, Opened, Tuple, carried, listener, local_end, of_ends, of_opening, refusal, remote_end,
+        staged, take_icmp_type, tuple,
     },
     process::Processes,
     record::{Record, RecordKind},
@@ -40,6 +42,8 @@ pub struct Join {
     flows: Bounded<u64, Flow>,
     passive: Bounded<Tuple, Opened>,
     bound: Bounded<u64, Caller>,
+    /// The same by what `sk_lookup` knows, which sees no socket.
+    listeners: Bounded<Listener, Caller>,
     processes: Processes,
     cgroups: Cgroups,
     /// How the kernel's time relates to other clocks.
@@ -65,6 +69,7 @@ impl Join {
             flows: Bounded::new(CONNECTIONS),
             passive: Bounded::new(CONNECTIONS),
             bound: Bounded::new(BOUND),
+            listeners: Bounded::new(BOUND),
             processes: Processes::new(proc),
             cgroups: Cgroups::new(cgroup_root),
             clock: Clock::now(),
@@ -74,7 +79,7 @@ impl Join {
 
     /// How well joining works.
     pub fn stats(&self) -> JoinStats {
-        let evicted = self.flows.evicted() + self.passive.evicted() + self.bound.evicted();
+        let evicted = self.flows.evicted() + self.passive.evicted() + self.bound.evicted() + self.listeners.evicted();
         JoinStats { evicted, ..self.stats }
     }
 
@@ -89,6 +94,7 @@ impl Join {
             }
             Some(Kind::Bound) => {
                 let caller = self.caller(event, names);
+                self.listeners.insert(listener(event), caller.clone());
                 self.bound.insert(event.cookie, caller);
                 None
             }
@@ -109,7 +115,8 @@ impl Join {
         };
         let mut caller = self.caller(event, names);
         if caller.process.is_none() {
-            caller = self.remembered_caller(hook, event.cookie).unwrap_or(caller);
+            let listener = || self.listeners.get(&listener(event)).filter(|_| hook == Hook::SkLookup).cloned();
+            caller = self.remembered_caller(hook, event.cookie).or_else(listener).unwrap_or(caller);
         }
         let opened = Opened {
             time_ns: event.time_ns,
@@ -117,6 +124,7 @@ impl Join {
             reason,
             hook,
             rule: names.rule(event.generation, event.rule),
+            staged: staged(event.process().staged, event.generation, names),
             generation: event.generation,
             local_identity: event.local_identity,
             remote_identity: event.remote_identity,
@@ -139,7 +147,7 @@ impl Join {
         let passes = opened.verdict.passes() && Protocol(event.protocol) == Protocol::TCP;
         if passes && opened.hook == Hook::SockOps {
             self.flows.insert(event.cookie, Flow { caller: opened.caller.clone(), opened: Some(opened) });
-        } else if passes && opened.hook == Hook::Ingress {
+        } else if passes && matches!(opened.hook, Hook::Ingress | Hook::SkLookup) {
             self.passive.insert(tuple(event), opened);
         }
     }
@@ -193,8 +201,14 @@ impl Join {
         match hook {
             Hook::SockOps | Hook::Egress => flow().or_else(bound),
             Hook::Ingress => bound().or_else(flow),
-            Hook::Xdp | Hook::FromWorkload | Hook::ToWorkload => None,
-            Hook::Connect | Hook::Sendmsg | Hook::SockCreate | Hook::PostBind => None,
+            Hook::Xdp
+            | Hook::Connect
+            | Hook::Sendmsg
+            | Hook::SockCreate
+            | Hook::PostBind
+            | Hook::SkLookup
+            | Hook::FromWorkload
+            | Hook::ToWorkload => None,
         }
     }
 
@@ -212,7 +226,9 @@ impl Join {
         let remote_port = if key.remote_port == Port::default() { last_port } else { key.remote_port };
         let mut remote = remote_end(key.remote_identity, key.remote, remote_port, key.generation, names);
         let icmp_type = take_icmp_type(key.protocol, key.hook, &mut local, &mut remote);
-        let caller = self.remembered_caller(hook, value.cookie).unwrap_or_default();
+        let listener = (key.workload, key.protocol, key.local_port);
+        let listener = || self.listeners.get(&listener).filter(|_| hook == Hook::SkLookup).cloned();
+        let caller = self.remembered_caller(hook, value.cookie).or_else(listener).unwrap_or_default();
         Some(Record {
             time_ns: self.clock.wall(value.first_ns),
             end_ns: self.clock.wall(value.last_ns),
@@ -221,6 +237,8 @@ impl Join {
             hook: Some(hook),
             direction: Direction::from_u8(key.direction),
             rule: names.rule(key.generation, key.rule),
+            refusal: refusal(verdict, hook, key.protocol),
+            staged: staged(key.staged, key.generation, names),
             generation: key.generation,
             cgroup: caller.cgroup.or_else(|| local.workload.as_ref()?.cgroup.clone()),
             process: caller.process,

@@ -63,6 +63,7 @@ fn names() -> (Names, u32) {
     let context = Context {
         generation: 2,
         unknown: Verdict::Allow,
+        unselected: Verdict::Allow,
         host_addresses: vec![],
         tick_ns: 0,
         now: weir_policy::Timestamp(0),
@@ -259,6 +260,8 @@ fn merged_decisions_keep_their_count_bytes_and_times() {
         reason: Reason::RateLimitPackets as u8,
         protocol: 6,
         reserved: [0; 3],
+        staged: 0,
+        padding: 0,
     };
     let value =
         MergeValue { count: 500, bytes: 30_000, first_ns: 1, last_ns: 9, cookie: 0, last_port: 4711, tcp_flags: 18 };

@@ -178,8 +178,14 @@ mod tests {
             "apiVersion: weir.dev/v1alpha1\nkind: Workload\nmetadata: {{name: {workload}}}\nspec: {{cgroup: {workload}}}\n"
         );
         let resources = parse("t.yaml", &text).unwrap().into_iter().collect();
-        let context =
-            Context { generation, unknown: Verdict::Allow, host_addresses: vec![], tick_ns: 0, now: Timestamp(0) };
+        let context = Context {
+            generation,
+            unknown: Verdict::Allow,
+            unselected: Verdict::Allow,
+            host_addresses: vec![],
+            tick_ns: 0,
+            now: Timestamp(0),
+        };
         names.publish(&compile(&resources, &context).unwrap());
         let state = WorkloadState {
             id: ResourceId::new(Kind::Workload, "default", workload),
@@ -188,6 +194,7 @@ mod tests {
             state: AttachState::Attached,
             detail: String::new(),
             hooks: vec![],
+            uncovered: vec![],
         };
         names.attach(&Observed { workloads: vec![state], interfaces: vec![], enforcing: true });
     }

@@ -8,12 +8,13 @@ use std::sync::Arc;
 use weir_common::{
     addr::{Addr, Port, Protocol},
     event::{Event, MergeValue},
-    verdict::{Hook, Reason, Verdict},
+    image::Cell,
+    verdict::{Hook, Reason, Refusal, Verdict},
 };
 
 use super::{
     names::Snapshot,
-    record::{End, ProcessInfo, Record, RuleName, Traffic},
+    record::{End, ProcessInfo, Record, RuleName, Staged, Traffic},
 };
 
 /// Who called.
@@ -37,6 +38,7 @@ pub struct Opened {
     pub reason: Reason,
     pub hook: Hook,
     pub rule: Option<Arc<RuleName>>,
+    pub staged: Option<Staged>,
     pub generation: u64,
     pub local_identity: u32,
     pub remote_identity: u32,
@@ -45,6 +47,14 @@ pub struct Opened {
 
 /// A connection by its ends. The workload is part of it: two network namespaces may use the same addresses.
 pub type Tuple = (u32, Addr, Port, Addr, Port);
+
+/// A socket by what a hook knows that sees none: workload, protocol, port.
+pub type Listener = (u32, u8, Port);
+
+/// Who an event is about, without its socket.
+pub const fn listener(event: &Event) -> Listener {
+    (event.workload, event.protocol, event.local_port)
+}
 
 /// Decisions that found the merge table full: counted, their ends not known.
 pub fn overflowed(hook: Hook, verdict: Verdict, reason: Reason, count: u64, first_ns: u64, last_ns: u64) -> Record {
@@ -60,6 +70,8 @@ pub fn of_opening(event: &Event, opened: &Opened, names: &Snapshot) -> Record {
         reason: Some(opened.reason),
         hook: Some(opened.hook),
         rule: opened.rule.clone(),
+        refusal: refusal(opened.verdict, opened.hook, event.protocol),
+        staged: opened.staged.clone(),
         generation: opened.generation,
         local: End { identity: opened.local_identity, ..base.local },
         remote: End { identity: opened.remote_identity, ..base.remote },
@@ -67,6 +79,17 @@ pub fn of_opening(event: &Event, opened: &Opened, names: &Snapshot) -> Record {
         cgroup: opened.caller.cgroup.clone().or(base.cgroup),
         ..base
     }
+}
+
+/// How a denial reached the one that opened.
+pub fn refusal(verdict: Verdict, hook: Hook, protocol: u8) -> Option<Refusal> {
+    (!verdict.passes()).then(|| hook.refusal(Protocol(protocol)))
+}
+
+/// What a cell says that staged policies would have decided.
+pub fn staged(cell: u32, generation: u64, names: &Snapshot) -> Option<Staged> {
+    let cell = Cell(cell);
+    cell.verdict().map(|verdict| Staged { verdict, rule: names.rule(generation, cell.rule()) })
 }
 
 /// A record with the two ends of an event.

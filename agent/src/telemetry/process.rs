@@ -92,7 +92,7 @@ mod tests {
     fn process(pid: u32) -> Process {
         let mut comm = [0; 16];
         comm[..4].copy_from_slice(b"curl");
-        Process { pid, uid: 7, comm, reserved: 0 }
+        Process { pid, uid: 7, comm, staged: 0, reserved: 0 }
     }
 
     fn fake(root: &std::path::Path, pid: u32, start: u64, exe: &str) {

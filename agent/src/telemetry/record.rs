@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use weir_common::{
     addr::Addr,
-    verdict::{Direction, Hook, Reason, Verdict},
+    verdict::{Direction, Hook, Reason, Refusal, Verdict},
 };
 
 /// One line of the story: a decision, a connection's end, or a loss.
@@ -31,6 +31,10 @@ pub struct Record {
     pub direction: Option<Direction>,
     /// The rule that decided.
     pub rule: Option<Arc<RuleName>>,
+    /// How a denial reached the one that opened; `None` where it passed.
+    pub refusal: Option<Refusal>,
+    /// What staged policies would have decided, where that is another verdict.
+    pub staged: Option<Staged>,
     /// The generation that judged.
     pub generation: u64,
     /// The end on this node.
@@ -55,6 +59,15 @@ pub struct Record {
     pub traffic: Traffic,
     /// Interface (XDP).
     pub interface: Option<Arc<str>>,
+}
+
+/// What would have been decided were staged policies enforced too.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Staged {
+    /// The verdict, which is another than the one in force.
+    pub verdict: Verdict,
+    /// The rule that would have decided; `None` where none would.
+    pub rule: Option<Arc<RuleName>>,
 }
 
 /// What a record tells.

@@ -53,6 +53,8 @@ fn merged(count: u64) -> Merged {
         reason: Reason::Blocklist as u8,
         protocol: 17,
         reserved: [0; 3],
+        staged: 0,
+        padding: 0,
     };
     let value = MergeValue { count, first_ns: 1, last_ns: 2, ..MergeValue::default() };
     Merged { entries: vec![(key, value)], overflow: vec![(Hook::Xdp, Verdict::Deny, Reason::Blocklist, 7)] }

@@ -53,6 +53,7 @@ impl Reading {
         Context {
             generation: 1,
             unknown: Verdict::Allow,
+            unselected: Verdict::Allow,
             host_addresses: self.host_address.iter().map(|address| addr(*address)).collect(),
             tick_ns: 0,
             now: self.at.unwrap_or_else(|| Timestamp(u64::try_from(now()).unwrap_or(u64::MAX))),

@@ -54,7 +54,31 @@ fn spoken(word: String, record: &Record) -> Vec<String> {
         true => String::new(),
         false => format!("rule=\"{}\"", clean(&record.rule)),
     };
-    vec![word, flow(record), reason, named("policy", &record.policy), rule, named("if", &record.interface)]
+    vec![
+        word,
+        flow(record),
+        reason,
+        named("policy", &record.policy),
+        rule,
+        refusal(record),
+        staged(record),
+        named("if", &record.interface),
+    ]
+}
+
+/// How the opener learns of a denial, where that is another way than the hook's usual one.
+fn refusal(record: &Record) -> String {
+    if record.refusal == "refused" { "refused".to_owned() } else { String::new() }
+}
+
+/// What staged policies would have decided: `staged=deny by Policy/shop/next "ingress[0]"`.
+pub fn staged(record: &Record) -> String {
+    let Some(verdict) = record.staged_verdict else { return String::new() };
+    let by = match record.staged_policy.is_empty() {
+        true => String::new(),
+        false => format!(" by {} \"{}\"", clean(&record.staged_policy), clean(&record.staged_rule)),
+    };
+    paint(ODD, &format!("staged={}{by}", verdict.name()))
 }
 
 /// Direction, hook, both ends and the protocol.
@@ -178,6 +202,19 @@ mod tests {
                 close(),
                 "23:04:05.123 node-1 CLOSE egress sock_ops shop/web(10.0.0.2:0) -> shop/db(10.0.0.4:5432) TCP \
                  sent=120B/3 received=4000B/5 rtt=80us retransmits=1 open=1.250s pid=123 curl gen=7",
+            ),
+            (
+                Record {
+                    staged_verdict: Some(Verdict::Allow),
+                    staged_policy: "Policy/shop/next".to_owned(),
+                    staged_rule: "ingress[0] web".to_owned(),
+                    refusal: "refused".to_owned(),
+                    hook: "sk_lookup".to_owned(),
+                    direction: Direction::Ingress,
+                    ..ping()
+                },
+                "23:04:05.123 node-1 AUDIT ingress sk_lookup 10.0.0.4 -> shop/web(10.0.0.2) ICMP type=8 policy=Policy/shop/db \
+                 rule=\"default ingress\" refused staged=allow by Policy/shop/next \"ingress[0] web\" gen=7",
             ),
             (loss(), "23:04:05.123 node-1 LOSS 12 records lost: ring_full"),
             (

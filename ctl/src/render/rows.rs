@@ -7,7 +7,7 @@ use std::io::{self, Write};
 
 use jiff::tz::TimeZone;
 
-use super::compact::shown;
+use super::compact::{shown, staged};
 use super::style::{BOLD, clean, paint, verdict};
 use super::time::full;
 use crate::view::{Direction, End, Kind, Record};
@@ -92,7 +92,10 @@ fn cells(record: &Record, zone: &TimeZone) -> [String; 11] {
         clean(reason).into_owned(),
         record.count.to_string(),
         process.unwrap_or_else(|| "-".to_owned()),
-        clean(format!("{} {}", record.policy, record.rule).trim()).into_owned(),
+        [clean(format!("{} {}", record.policy, record.rule).trim()).into_owned(), staged(record)]
+            .join(" ")
+            .trim()
+            .to_owned(),
     ]
 }
 

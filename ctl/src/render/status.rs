@@ -48,7 +48,8 @@ pub fn agent(out: &mut dyn Write, agent: &Agent, counters: &Agreement, clock: &C
         agent.generation,
         clock.since(agent.generation_time)
     )?;
-    writeln!(out, "  unknown workloads  {}", clean(&agent.unknown_workloads))?;
+    let unselected = clean(&agent.unselected_workloads);
+    writeln!(out, "  unknown workloads  {}, unselected ones {unselected}", clean(&agent.unknown_workloads))?;
     writeln!(out, "  cgroup root        {}", clean(&agent.cgroup_root))?;
     let counts = agent.resources.iter().map(|(kind, count)| format!("{count} {kind}")).collect::<Vec<_>>();
     writeln!(out, "  resources          {}", if counts.is_empty() { "none".to_owned() } else { counts.join(", ") })?;

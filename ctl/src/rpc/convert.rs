@@ -93,13 +93,26 @@ pub fn explanation(wire: v1::ExplainResponse) -> Explanation {
 }
 
 fn side(wire: v1::explain_response::Side) -> Side {
-    let verdict = verdict(wire.verdict());
-    Side { judged: wire.judged, verdict, reason: wire.reason, policy: wire.policy, rule: wire.rule, why: wire.why }
+    let staged = verdict(wire.staged_verdict());
+    Side {
+        judged: wire.judged,
+        verdict: verdict(wire.verdict()),
+        reason: wire.reason,
+        policy: wire.policy,
+        rule: wire.rule,
+        refusal: wire.refusal,
+        staged_verdict: (staged != Verdict::Unknown).then_some(staged),
+        staged_policy: wire.staged_policy,
+        staged_rule: wire.staged_rule,
+        why: wire.why,
+    }
 }
 
 pub fn record(wire: v1::FlowRecord) -> Record {
     let protocol = u8::try_from(wire.protocol).unwrap_or(u8::MAX);
+    let staged = verdict(wire.staged_verdict());
     Record {
+        staged_verdict: (staged != Verdict::Unknown).then_some(staged),
         time: time(wire.time_ns).unwrap_or_default(),
         end: time(wire.end_ns),
         start: time(wire.start_ns),
@@ -111,6 +124,9 @@ pub fn record(wire: v1::FlowRecord) -> Record {
         hook: wire.hook,
         policy: wire.policy,
         rule: wire.rule,
+        refusal: wire.refusal,
+        staged_policy: wire.staged_policy,
+        staged_rule: wire.staged_rule,
         generation: wire.generation,
         local: wire.local.map(end),
         remote: wire.remote.map(end),

@@ -18,6 +18,7 @@ pub fn agent(wire: v1::StatusResponse) -> Agent {
         start: time(wire.start_ns),
         enforcing: wire.enforcing,
         unknown_workloads: wire.unknown_workloads,
+        unselected_workloads: wire.unselected_workloads,
         cgroup_root: wire.cgroup_root,
         resources: wire.resources.into_iter().collect(),
         workloads: wire.workloads.into_iter().map(workload).collect(),

@@ -100,6 +100,7 @@ mod tests {
             policy: "Policy/shop/db".to_owned(),
             rule: "default ingress".to_owned(),
             why: "no rule matches".to_owned(),
+            ..Side::default()
         };
         let explanation = Explanation {
             verdict: Verdict::Deny,

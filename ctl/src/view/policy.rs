@@ -89,6 +89,10 @@ pub struct Side {
     pub reason: String,
     pub policy: String,
     pub rule: String,
+    pub refusal: String,
+    pub staged_verdict: Option<Verdict>,
+    pub staged_policy: String,
+    pub staged_rule: String,
     pub why: String,
 }
 

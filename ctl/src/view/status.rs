@@ -20,6 +20,7 @@ pub struct Agent {
     pub start: Option<Timestamp>,
     pub enforcing: bool,
     pub unknown_workloads: String,
+    pub unselected_workloads: String,
     pub cgroup_root: String,
     pub resources: BTreeMap<String, u64>,
     pub workloads: Vec<Workload>,

@@ -134,6 +134,7 @@ impl PolicyService for FakeAgent {
             rule: format!("{direction}[0]"),
             why: "the rule matches".to_owned(),
             judged: true,
+            ..Side::default()
         };
         Ok(Response::new(ExplainResponse {
             verdict: verdict.into(),
@@ -164,6 +165,7 @@ impl PolicyService for FakeAgent {
             start_ns: 1_795_302_000_000_000_000,
             enforcing: true,
             unknown_workloads: "allow".to_owned(),
+            unselected_workloads: "allow".to_owned(),
             workloads: vec![WorkloadStatus {
                 workload: "shop/web".to_owned(),
                 identity: 256,

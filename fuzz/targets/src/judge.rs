@@ -139,7 +139,7 @@ fn by_evaluator(
 fn context() -> Context {
     let own = ["10.0.255.0", "127.0.0.1"];
     let host_addresses = own.iter().filter_map(|text| address(text)).collect();
-    Context { generation: 1, unknown: Verdict::Deny, host_addresses, tick_ns: 0, now: NOW }
+    Context { generation: 1, unknown: Verdict::Deny, unselected: Verdict::Allow, host_addresses, tick_ns: 0, now: NOW }
 }
 
 fn address(text: &str) -> Option<Addr> {

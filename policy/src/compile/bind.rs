@@ -6,10 +6,20 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
-    DIRECTIONS, compiler::Compiler, faults::Problems, parts::Group, port_rows::TooManyPorts, tables::SetKey,
-    terms::Asked, update::Work, workloads::Placed,
+    compiler::Compiler,
+    faults::Problems,
+    parts::Group,
+    port_rows::TooManyPorts,
+    tables::{KINDS, SetKey},
+    terms::Asked,
+    update::Work,
+    workloads::Placed,
 };
-use crate::{id::ResourceId, model::ContainerPort};
+use crate::{
+    evaluate::Trial,
+    id::ResourceId,
+    model::{ContainerPort, Mode},
+};
 
 impl Compiler {
     /// Finds the policies that select each local workload, and the workloads that are judged alike.
@@ -92,7 +102,7 @@ impl Compiler {
 
     /// What workloads must have in common to be judged alike.
     fn set_key(&self, placed: &Placed) -> SetKey {
-        if placed.bound.is_empty() {
+        if placed.bound.is_empty() && self.context.unselected.passes() {
             return SetKey::default();
         }
         let policies = placed.bound.iter().filter_map(|number| self.policies.get(*number));
@@ -116,9 +126,11 @@ impl Compiler {
         for set in &work.sets {
             let asked = self.sets.key(*set).map(|key| {
                 let bound = self.policies.list(&key.bound);
-                DIRECTIONS.map(|direction| Asked::of(&bound, direction, self.context.now, &key.ports, &self.named))
+                let staged = bound.iter().any(|bound| bound.policy.mode == Mode::Staged);
+                let kinds = KINDS.into_iter().filter(|(trial, _)| staged || *trial == Trial::InForce);
+                kinds.map(|kind| (kind, Asked::of(&bound, kind, self.context.now, &key.ports, &self.named))).collect()
             });
-            self.tables.ask(*set, asked, &mut self.terms, &mut self.ports)?;
+            self.tables.ask(*set, asked.unwrap_or_default(), &mut self.terms, &mut self.ports)?;
         }
         Ok(())
     }

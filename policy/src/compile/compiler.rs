@@ -12,7 +12,9 @@ use rpds::RedBlackTreeMapSync;
 use serde::{Deserialize, Serialize};
 use weir_common::{
     addr::Addr,
-    image::{Cell, FLAG_BLOCKED, FLAG_LIMITS, FLAG_QUIET, MAGIC, PAGE_WORDS, Page, Section, header},
+    image::{
+        Cell, FLAG_BLOCKED, FLAG_LIMITS, FLAG_QUIET, FLAG_REFUSE, FLAG_STAGED, MAGIC, PAGE_WORDS, Page, Section, header,
+    },
     verdict::Reason,
 };
 
@@ -262,11 +264,13 @@ impl Compiler {
         let limits = if self.limits.is_empty() { 0 } else { FLAG_LIMITS };
         let blocked = if self.blocked.is_empty() { 0 } else { FLAG_BLOCKED };
         let quiet = if self.policies.any_quiet() { FLAG_QUIET } else { 0 };
+        let staged = if self.tables.any_staged() { FLAG_STAGED } else { 0 };
+        let refuse = if self.tables.any_refusing() { FLAG_REFUSE } else { 0 };
         let unknown = Cell::new(self.context.unknown, Reason::UnknownWorkload, 0);
         let mut front = vec![
             (header::MAGIC, MAGIC),
             (header::GENERATION, self.context.generation),
-            (header::FLAGS, limits | blocked | quiet),
+            (header::FLAGS, limits | blocked | quiet | staged | refuse),
             (header::UNKNOWN, u64::from(unknown.0)),
             (header::ATOMS, u64::from(self.ports.stride())),
         ];
@@ -294,6 +298,7 @@ impl Compiler {
             Section::Ports => &self.ports.ports,
             Section::PortRows => &self.ports.words,
             Section::Sets => &self.tables.sets,
+            Section::StagedSets => &self.tables.staged_sets,
             Section::Cells => &self.tables.cells,
             Section::Services => &self.limits.services,
             Section::Limits => &self.limits.entries,

@@ -135,7 +135,8 @@ impl Compiler {
             }
             work.touched.sets += usize::from(anew);
             let bound = self.policies.list(&key.bound);
-            let set = Set { number, key, bound: &bound, now: self.context.now };
+            let unselected = self.context.unselected;
+            let set = Set { number, key, bound: &bound, unselected, now: self.context.now };
             let only = (!anew).then_some(&reclassed.classes);
             work.touched.cells += self.tables.fill(&set, only, &source, problems);
         }
@@ -148,6 +149,7 @@ impl Compiler {
             &mut self.ports.ports,
             &mut self.ports.words,
             &mut self.tables.sets,
+            &mut self.tables.staged_sets,
             &mut self.tables.cells,
             &mut self.limits.services,
             &mut self.limits.entries,

@@ -9,12 +9,11 @@ use std::{
 };
 
 use weir_common::{
-    image::{Cell, SOCKET_MPTCP, SOCKET_RAW, SOCKET_SCTP, Section, SetEntry},
-    verdict::Direction,
+    image::{Cell, SET_REFUSES, SOCKET_MPTCP, SOCKET_RAW, SOCKET_SCTP, Section, SetEntry},
+    verdict::{Direction, Verdict},
 };
 
 use super::{
-    DIRECTIONS,
     classes::{Behind, Classes, NOBODY, Traits},
     faults::Problems,
     port_rows::{PortRows, TooManyPorts},
@@ -26,8 +25,8 @@ use super::{
     words::Words,
 };
 use crate::{
-    evaluate::{Bound, Local, Outcome, PeerEnd, isolating_sockets, judge, judge_unmatched, worst},
-    model::{ContainerPort, PortMatch, Socket, Timestamp},
+    evaluate::{Bound, Local, Outcome, PeerEnd, Trial, isolating_sockets, judge_as, judge_unmatched, worst},
+    model::{ContainerPort, Mode, PortMatch, Socket, Timestamp},
 };
 
 /// Most cells: 256 MiB.
@@ -52,12 +51,19 @@ pub struct Set<'s> {
     pub number: u32,
     pub key: &'s SetKey,
     pub bound: &'s [Bound<'s>],
+    pub unselected: Verdict,
     pub now: Timestamp,
 }
 
 impl<'s> Set<'s> {
     fn local(&self) -> Local<'_, 's> {
-        Local { bound: self.bound, ports: &self.key.ports, node: self.key.node.as_deref(), now: self.now }
+        Local {
+            bound: self.bound,
+            ports: &self.key.ports,
+            node: self.key.node.as_deref(),
+            unselected: self.unselected,
+            now: self.now,
+        }
     }
 }
 
@@ -81,6 +87,18 @@ impl<'s> Source<'s> {
 /// What a table can tell of a class: classes of which it can tell the same have the same cells.
 type Seen = (Vec<u32>, Vec<ContainerPort>, bool);
 
+/// What tables are of: a direction, and the policies as they are or with staged ones enforced. Only sets with a staged policy have
+/// tables of the second kind, which touch nothing of the first.
+pub type TableKind = (Trial, Direction);
+
+/// Every kind.
+pub const KINDS: [TableKind; 4] = [
+    (Trial::InForce, Direction::Ingress),
+    (Trial::InForce, Direction::Egress),
+    (Trial::Staged, Direction::Ingress),
+    (Trial::Staged, Direction::Egress),
+];
+
 /// One direction of a set.
 #[derive(Clone, Debug)]
 struct Table {
@@ -99,19 +117,20 @@ struct Table {
 /// The tables of every set.
 #[derive(Clone, Debug)]
 pub struct Tables {
-    /// By set and direction.
-    tables: BTreeMap<(u32, u32), Table>,
+    /// By set and kind.
+    tables: BTreeMap<(u32, TableKind), Table>,
     room: Room,
     /// Classes that a table has room for.
     height: usize,
     pub sets: Words,
+    pub staged_sets: Words,
     pub cells: Words,
 }
 
 impl Tables {
     pub fn new() -> Self {
-        let (sets, cells) = (Words::of(Section::Sets), Words::of(Section::Cells));
-        Self { tables: BTreeMap::new(), room: Room::default(), height: 0, sets, cells }
+        let [sets, staged_sets, cells] = [Section::Sets, Section::StagedSets, Section::Cells].map(Words::of);
+        Self { tables: BTreeMap::new(), room: Room::default(), height: 0, sets, staged_sets, cells }
     }
 
     /// The sets that ask what others call their ports, if they ask for one of these names.
@@ -124,21 +143,19 @@ impl Tables {
     pub fn ask(
         &mut self,
         set: u32,
-        asked: Option<[Asked; 2]>,
+        asked: Vec<(TableKind, Asked)>,
         terms: &mut Terms,
         ports: &mut PortRows,
     ) -> Result<(), TooManyPorts> {
-        let old = DIRECTIONS.map(|direction| self.tables.remove(&(set, direction.index())));
-        if let Some(asked) = asked {
-            for (direction, asked) in DIRECTIONS.into_iter().zip(asked) {
-                let held = asked.terms.into_iter().map(|term| terms.hold(term)).collect();
-                for name in &asked.names {
-                    terms.relevant.name(name, true);
-                }
-                let of = Arc::new(asked.ports);
-                let classes = ports.hold(&of)?;
-                self.tables.insert((set, direction.index()), Table::new(held, asked.names, of, classes, !asked.rules));
+        let old = KINDS.map(|kind| self.tables.remove(&(set, kind)));
+        for (kind, asked) in asked {
+            let held = asked.terms.into_iter().map(|term| terms.hold(term)).collect();
+            for name in &asked.names {
+                terms.relevant.name(name, true);
             }
+            let of = Arc::new(asked.ports);
+            let classes = ports.hold(&of)?;
+            self.tables.insert((set, kind), Table::new(held, asked.names, of, classes, !asked.rules));
         }
         for table in old.into_iter().flatten() {
             table.terms.iter().for_each(|term| terms.release(*term));
@@ -169,10 +186,10 @@ impl Tables {
         problems: &mut Problems,
     ) -> usize {
         let mut written = 0;
-        for direction in DIRECTIONS {
-            let Some(mut table) = self.tables.remove(&(set.number, direction.index())) else { continue };
+        for kind in KINDS {
+            let Some(mut table) = self.tables.remove(&(set.number, kind)) else { continue };
             if only.is_none() {
-                table.begin(set, direction, source.rules);
+                table.begin(set, kind, source.rules);
                 table.start = self.room.take(table.size(self.height));
                 if self.room.end() > MAX_CELLS {
                     let problem = format!("the verdicts of the policies take more than {MAX_CELLS} cells");
@@ -187,8 +204,8 @@ impl Tables {
             let (classes, plain) = (source.classes.parts.iter(), table.plain);
             for (class, traits) in classes.filter(|(class, _)| !plain && wanted(class)) {
                 let row = match traits.behind.as_slice() {
-                    [] => table.row(set, direction, traits, || source.end(class), source.rules),
-                    behind => table.row_behind(set, direction, behind, source),
+                    [] => table.row(set, kind, traits, || source.end(class), source.rules),
+                    behind => table.row_behind(set, kind, behind, source),
                 };
                 let start = table.start + class as usize * row.len();
                 for (place, cell) in (start..).zip(row.iter()) {
@@ -197,7 +214,7 @@ impl Tables {
                 }
                 written += row.len();
             }
-            self.tables.insert((set.number, direction.index()), table);
+            self.tables.insert((set.number, kind), table);
         }
         written
     }
@@ -205,10 +222,31 @@ impl Tables {
     /// Writes where each set's tables are.
     pub fn write_sets(&mut self, sets: usize, ports: &PortRows) {
         self.sets.truncate(sets * 2);
-        for ((set, direction), table) in &self.tables {
+        // A set without staged policies has an entry that is absent, and no table to write it.
+        let mut staged = vec![SetEntry::default(); if self.any_staged() { sets * 2 } else { 0 }];
+        for ((set, (trial, direction)), table) in &self.tables {
+            let place = (set * 2 + direction.index()) as usize;
             let entry = table.entry(ports);
-            self.sets.set_wide((set * 2 + direction) as usize, entry.to_words());
+            match trial {
+                Trial::InForce => self.sets.set_wide(place, entry.to_words()),
+                Trial::Staged => staged.get_mut(place).into_iter().for_each(|slot| *slot = entry),
+            }
         }
+        self.staged_sets.truncate(staged.len());
+        for (place, entry) in staged.into_iter().enumerate() {
+            self.staged_sets.set_wide(place, entry.to_words());
+        }
+    }
+
+    /// Whether some set refuses.
+    pub fn any_refusing(&self) -> bool {
+        let mut in_force = self.tables.iter().filter(|((_, (trial, _)), _)| *trial == Trial::InForce);
+        in_force.any(|(_, table)| table.sockets & SET_REFUSES != 0)
+    }
+
+    /// Whether some set has a staged policy.
+    pub fn any_staged(&self) -> bool {
+        self.tables.keys().any(|(_, (trial, _))| *trial == Trial::Staged)
     }
 
     /// Cells that are in use.
@@ -230,11 +268,12 @@ impl Table {
     }
 
     /// Forgets what policies said before.
-    fn begin(&mut self, set: &Set<'_>, direction: Direction, rules: &Rules) {
-        self.default = cell(&judge_unmatched(set.local(), direction), direction, rules);
-        self.sockets = socket_flags(set.bound);
+    fn begin(&mut self, set: &Set<'_>, (trial, direction): TableKind, rules: &Rules) {
+        self.default = cell(&judge_unmatched(trial, set.local(), direction), direction, rules);
+        self.sockets = flags(set.bound, direction);
         // Without rules only the node of a pod is told apart from the rest.
-        self.plain &= direction == Direction::Egress || set.key.node.is_none() || set.bound.is_empty();
+        let open = set.bound.is_empty() && set.unselected.passes();
+        self.plain &= direction == Direction::Egress || set.key.node.is_none() || open;
         self.rows.clear();
     }
 
@@ -246,7 +285,7 @@ impl Table {
     fn row<'e>(
         &mut self,
         set: &Set<'_>,
-        direction: Direction,
+        (trial, direction): TableKind,
         traits: &Traits,
         end: impl Fn() -> PeerEnd<'e>,
         rules: &Rules,
@@ -258,7 +297,8 @@ impl Table {
         let end = end();
         let ports = self.classes.stands_for.iter();
         let row: Arc<[Cell]> = ports
-            .map(|(protocol, port)| cell(&judge(set.local(), direction, &end, *protocol, *port), direction, rules))
+            .map(|(protocol, port)| judge_as(trial, set.local(), direction, &end, *protocol, *port))
+            .map(|outcome| cell(&outcome, direction, rules))
             .collect();
         self.rows.insert(seen, Arc::clone(&row));
         row
@@ -266,10 +306,16 @@ impl Table {
 
     /// The cells of what is behind a port of a service, which is the worst of its ends whatever class of ports is asked about.
     /// Nothing comes from there: who called by a service's address has another.
-    fn row_behind(&self, set: &Set<'_>, direction: Direction, behind: &[Behind], source: &Source<'_>) -> Arc<[Cell]> {
-        let outcomes = behind
-            .iter()
-            .map(|behind| judge(set.local(), direction, &source.end(behind.class), behind.protocol, behind.port));
+    fn row_behind(
+        &self,
+        set: &Set<'_>,
+        (trial, direction): TableKind,
+        behind: &[Behind],
+        source: &Source<'_>,
+    ) -> Arc<[Cell]> {
+        let outcomes = behind.iter().map(|behind| {
+            judge_as(trial, set.local(), direction, &source.end(behind.class), behind.protocol, behind.port)
+        });
         let worst = worst(outcomes).filter(|_| direction == Direction::Egress);
         let cell = worst.map_or(self.default, |(_, outcome)| cell(&outcome, direction, source.rules));
         vec![cell; self.classes.stands_for.len()].into()
@@ -301,19 +347,27 @@ fn cell(outcome: &Outcome<'_>, direction: Direction, rules: &Rules) -> Cell {
         .deciding
         .map_or(0, |deciding| rules.number(deciding.bound.id, deciding.bound.policy, direction, deciding.place));
     let cell = Cell::new(outcome.verdict, outcome.reason, rule);
+    let cell = if outcome.refuses(direction) { cell.refusing() } else { cell };
     match outcome.deciding {
         Some(deciding) if !deciding.logs(direction) => cell.quietly(),
         Some(_) | None => cell,
     }
 }
 
-fn socket_flags(set: &[Bound<'_>]) -> u16 {
+/// The kinds of sockets a direction leaves open, and whether it refuses.
+fn flags(set: &[Bound<'_>], direction: Direction) -> u16 {
+    let enforced = set.iter().filter(|bound| bound.policy.mode == Mode::Enforce);
+    let refuses = direction == Direction::Ingress && enforced.into_iter().any(|bound| bound.policy.refuses());
+    socket_flags(set, direction) | if refuses { SET_REFUSES } else { 0 }
+}
+
+fn socket_flags(set: &[Bound<'_>], direction: Direction) -> u16 {
     let flag = |socket| match socket {
         Socket::Raw => SOCKET_RAW,
         Socket::Sctp => SOCKET_SCTP,
         Socket::Mptcp => SOCKET_MPTCP,
     };
-    match isolating_sockets(set) {
+    match isolating_sockets(set, direction) {
         None => SOCKET_RAW | SOCKET_SCTP | SOCKET_MPTCP,
         Some(sockets) => sockets.into_iter().fold(0, |flags, socket| flags | flag(socket)),
     }

@@ -9,8 +9,8 @@ use weir_common::verdict::Direction;
 
 use super::parts::Parts;
 use crate::{
-    evaluate::Bound,
-    model::{ContainerPort, Mode, Peer, PortMatch, Rule, Selector, ServiceRef, Timestamp},
+    evaluate::{Bound, Trial},
+    model::{ContainerPort, Peer, PortMatch, Rule, Selector, ServiceRef, Timestamp},
 };
 
 /// A peer as some rule names it, with the namespace it is read in where that makes a difference.
@@ -41,17 +41,17 @@ pub struct Asked {
 }
 
 impl Asked {
-    /// What the rules of these policies ask about. `own`: the ports of the workloads they select; `named`: what others say
-    /// that named ports are.
+    /// What the rules of these policies ask about on a trial. `own`: the ports of the workloads they select; `named`: what
+    /// others say that named ports are.
     pub fn of(
         bound: &[Bound<'_>],
-        direction: Direction,
+        (trial, direction): (Trial, Direction),
         now: Timestamp,
         own: &[ContainerPort],
         named: &NamedPorts,
     ) -> Self {
         let mut asked = Self::default();
-        for (bound, rule) in rules_in_force(bound, direction, now) {
+        for (bound, rule) in rules_in_force(bound, trial, direction, now) {
             asked.rules = true;
             asked.terms.extend(rule.peers.iter().map(|peer| Term::of(&bound, peer)));
             asked.ports.extend(&rule.ports);
@@ -71,13 +71,14 @@ impl Asked {
     }
 }
 
-/// The rules that count in a direction, each with its policy.
+/// The rules that count on a trial and in a direction, each with its policy.
 pub fn rules_in_force<'a>(
     bound: &[Bound<'a>],
+    trial: Trial,
     direction: Direction,
     now: Timestamp,
 ) -> impl Iterator<Item = (Bound<'a>, &'a Rule)> {
-    let heard = bound.iter().filter(|bound| bound.policy.mode != Mode::Staged);
+    let heard = bound.iter().filter(move |bound| trial.hears(bound.policy.mode));
     heard.flat_map(move |bound| {
         let rules = bound.policy.rules_in_force(direction).iter();
         rules.filter(move |rule| rule.in_force(now)).map(move |rule| (*bound, rule))

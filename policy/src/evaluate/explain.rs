@@ -151,7 +151,13 @@ impl Resolved<'_> {
     ) -> Option<(Answer, usize)> {
         let (resource, member) = (self.resource?, self.peer.member?);
         let bound = bind(resources, &member, context.now);
-        let local = Local { bound: &bound, ports: member.ports, node: self.node, now: context.now };
+        let local = Local {
+            bound: &bound,
+            ports: member.ports,
+            node: self.node,
+            unselected: context.unselected,
+            now: context.now,
+        };
         let mut judged = Vec::new();
         for (other, asked) in others {
             let services = named_services(resources, &bound, other.resource, other.peer.address);
@@ -171,6 +177,7 @@ impl Resolved<'_> {
             reason: outcome.reason,
             tier: outcome.deciding.map(|deciding| deciding.bound.policy.tier),
             passed: passed(&outcome, &bound, direction),
+            refused: outcome.refuses(direction),
             logged: outcome.deciding.is_none_or(|deciding| deciding.logs(direction)),
             staged: differs(&outcome, &staged, direction),
             why: why(&outcome, &bound, resource.id(), direction, &asked),

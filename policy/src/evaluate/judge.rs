@@ -8,7 +8,10 @@
 //! 3. Audit policies are judged on top: what enforcement lets pass, but audit policies with it would deny, is audit (`modes`).
 //! 4. Staged policies have no part in that; `judge_staged` takes them as enforced, to tell what they would change.
 
-use weir_common::{addr::Protocol, verdict::Direction};
+use weir_common::{
+    addr::Protocol,
+    verdict::{Direction, Verdict},
+};
 
 use super::{
     modes::{Trial, by_mode},
@@ -28,6 +31,8 @@ pub struct Local<'l, 'a> {
     pub ports: &'l [ContainerPort],
     /// Of a pod, its node.
     pub node: Option<&'l str>,
+    /// What applies where no policy in force selects the workload.
+    pub unselected: Verdict,
     /// The time; rules that have expired match nothing.
     pub now: Timestamp,
 }
@@ -55,11 +60,12 @@ pub fn judge_staged<'a>(
 }
 
 /// Judges an opening that no rule matches.
-pub fn judge_unmatched<'a>(local: Local<'_, 'a>, direction: Direction) -> Outcome<'a> {
-    by_mode(Trial::InForce, local.bound, direction, false, &|_, _| false)
+pub fn judge_unmatched<'a>(trial: Trial, local: Local<'_, 'a>, direction: Direction) -> Outcome<'a> {
+    by_mode(trial, local, direction, false, &|_, _| false)
 }
 
-fn judge_as<'a>(
+/// Judges one opening by what is in force on this trial.
+pub fn judge_as<'a>(
     trial: Trial,
     local: Local<'_, 'a>,
     direction: Direction,
@@ -72,7 +78,7 @@ fn judge_as<'a>(
     }
     let opening = Opening::new(direction, local.ports, end, protocol, port);
     let matches = |namespace: &str, rule: &Rule| rule.in_force(local.now) && rule_matches(rule, namespace, &opening);
-    by_mode(trial, local.bound, direction, end.itself == Some(Itself::ByService), &matches)
+    by_mode(trial, local, direction, end.itself == Some(Itself::ByService), &matches)
 }
 
 /// What no policy can forbid.

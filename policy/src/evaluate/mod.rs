@@ -40,7 +40,8 @@ mod words;
 
 pub use entity::{entity_matches, loopback};
 pub use explain::{evaluate, evaluate_service};
-pub use judge::{Local, judge, judge_staged, judge_unmatched};
+pub use judge::{Local, judge, judge_as, judge_staged, judge_unmatched};
+pub use modes::Trial;
 pub use outcome::{Outcome, RulePlace, worst};
 pub use peer::{Member, NodeEnd, PeerEnd, peer_matches};
 pub use question::{Answer, End, Explanation, NoSuchWorkload, Question, Staged};

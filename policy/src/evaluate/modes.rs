@@ -8,22 +8,24 @@
 use weir_common::verdict::{Direction, Verdict};
 
 use super::{
+    judge::Local,
     outcome::Outcome,
-    subject::Bound,
     tiers::{Matches, tiers},
 };
 use crate::model::Mode;
 
 /// Which policies are taken to be in force.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Trial {
+    /// Those that are.
     InForce,
+    /// Staged ones too.
     Staged,
 }
 
 impl Trial {
     /// Whether a policy of this mode decides.
-    fn enforces(self, mode: Mode) -> bool {
+    pub fn enforces(self, mode: Mode) -> bool {
         match mode {
             Mode::Enforce => true,
             Mode::Staged => self == Self::Staged,
@@ -32,7 +34,7 @@ impl Trial {
     }
 
     /// Whether a policy of this mode is asked at all.
-    fn hears(self, mode: Mode) -> bool {
+    pub fn hears(self, mode: Mode) -> bool {
         mode == Mode::Audit || self.enforces(mode)
     }
 }
@@ -40,14 +42,19 @@ impl Trial {
 /// Enforced policies decide; audit policies with them may turn what they let pass into audit, and nothing else.
 pub fn by_mode<'a>(
     trial: Trial,
-    bound: &[Bound<'a>],
+    local: Local<'_, 'a>,
     direction: Direction,
     by_service: bool,
     matches: &Matches<'_>,
 ) -> Outcome<'a> {
-    let heard: Vec<_> = bound.iter().filter(|bound| trial.hears(bound.policy.mode)).copied().collect();
+    let heard: Vec<_> = local.bound.iter().filter(|bound| trial.hears(bound.policy.mode)).copied().collect();
     let enforced: Vec<_> = heard.iter().filter(|bound| trial.enforces(bound.policy.mode)).copied().collect();
-    let in_force = tiers(&enforced, direction, by_service, matches);
+    let in_force = if enforced.is_empty() {
+        // Who is watched only, or waited for, is selected by nobody yet.
+        Outcome { verdict: local.unselected, ..Outcome::OPEN }
+    } else {
+        tiers(&enforced, direction, by_service, matches)
+    };
     if in_force.verdict == Verdict::Deny || enforced.len() == heard.len() {
         return in_force;
     }

@@ -6,6 +6,7 @@
 use weir_common::verdict::{Direction, Reason, Verdict};
 
 use super::subject::Bound;
+use crate::model::Action;
 
 /// What was decided, and by what.
 #[derive(Clone, Copy, Debug)]
@@ -52,6 +53,15 @@ pub enum RulePlace {
 }
 
 impl Deciding<'_> {
+    /// What the rule does.
+    pub fn action(&self, direction: Direction) -> Action {
+        let policy = self.bound.policy;
+        match self.place {
+            RulePlace::At(index) => policy.rules(direction).get(index).map_or(Action::Deny, |rule| rule.action),
+            RulePlace::Default => policy.default_action,
+        }
+    }
+
     /// Whether what it decides makes records.
     pub fn logs(&self, direction: Direction) -> bool {
         match self.place {
@@ -62,6 +72,12 @@ impl Deciding<'_> {
 }
 
 impl Outcome<'_> {
+    /// Whether it is a denial that is answered. What a workload opens itself fails with EPERM, whatever the rule says.
+    pub fn refuses(&self, direction: Direction) -> bool {
+        let action = self.deciding.map(|deciding| deciding.action(direction));
+        self.verdict == Verdict::Deny && direction == Direction::Ingress && action == Some(Action::Refuse)
+    }
+
     /// Nobody has a say: allowed.
     pub const OPEN: Self =
         Self { verdict: Verdict::Allow, reason: Reason::NoPolicy, deciding: None, passed: None, beyond: None };

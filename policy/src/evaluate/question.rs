@@ -82,6 +82,8 @@ pub struct Answer {
     pub passed: Vec<String>,
     /// What staged policies would change, if anything.
     pub staged: Option<Staged>,
+    /// Whether a denial is answered, where the kernel can.
+    pub refused: bool,
     /// Whether the connection makes records; it is counted in any case.
     pub logged: bool,
     /// The reason as a sentence.

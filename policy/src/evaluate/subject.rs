@@ -46,9 +46,10 @@ pub fn selects(id: &ResourceId, policy: &Policy, workload: &Member<'_>) -> bool 
     namespace && policy.workload_selector.matches(workload.labels)
 }
 
-/// The socket kinds a workload may open beside TCP and UDP; `None`: all, as nothing enforced isolates its egress.
-pub fn isolating_sockets(bound: &[Bound<'_>]) -> Option<Vec<Socket>> {
+/// The socket kinds a workload may open beside TCP and UDP for the sake of a direction; `None`: all, as nothing enforced isolates
+/// it there.
+pub fn isolating_sockets(bound: &[Bound<'_>], direction: Direction) -> Option<Vec<Socket>> {
     let enforced = || bound.iter().filter(|bound| bound.policy.mode == Mode::Enforce);
-    let isolated = enforced().any(|bound| bound.policy.isolates(Direction::Egress));
+    let isolated = enforced().any(|bound| bound.policy.isolates(direction));
     isolated.then(|| enforced().flat_map(|bound| bound.policy.sockets.iter().copied()).collect())
 }

@@ -23,7 +23,9 @@ pub fn tiers<'a>(bound: &[Bound<'a>], direction: Direction, by_service: bool, ma
         // Pass: the rest of the tier is left out, and the next tier asked.
         Some((deciding, Action::Pass)) => Some(deciding),
         // Accept and Deny: nothing after them is asked, at this end and in this direction.
-        Some((deciding, action @ (Action::Allow | Action::Deny))) => return decided(deciding, action, None),
+        Some((deciding, action @ (Action::Allow | Action::Deny | Action::Refuse))) => {
+            return decided(deciding, action, None);
+        }
         None => None,
     };
     match isolated(bound, direction, matches) {
@@ -42,7 +44,7 @@ pub fn tiers<'a>(bound: &[Bound<'a>], direction: Direction, by_service: bool, ma
 /// ClusterNetworkPolicy, `priority`: of the policies of a tier the one with the lower number is asked first. `ingress` and
 /// `egress`: of the rules of a policy the one written first that matches; a policy without rules for a direction says nothing
 /// about it. Policies of one number that disagree are undefined: here the most cautious is heard, Deny before Pass before
-/// Accept, and of two that agree the first by name.
+/// Accept, and of two that agree the first by name. A native rule that refuses is a Deny which is answered.
 fn ordered<'a>(
     bound: &[Bound<'a>],
     tier: Tier,
@@ -62,7 +64,7 @@ fn ordered<'a>(
 
 const fn caution(action: Action) -> u8 {
     match action {
-        Action::Deny => 0,
+        Action::Deny | Action::Refuse => 0,
         Action::Pass => 1,
         Action::Allow => 2,
     }
@@ -85,12 +87,12 @@ fn isolated<'a>(bound: &[Bound<'a>], direction: Direction, matches: &Matches<'_>
     });
     let matching = rules.filter(|(bound, _, rule)| matches(&bound.id.namespace, rule));
     let order = |(bound, index, rule): &(Bound<'a>, usize, &Rule)| {
-        (bound.policy.priority, rule.action != Action::Deny, bound.id, *index)
+        (bound.policy.priority, !rule.action.denies(), bound.id, *index)
     };
     if let Some((bound, index, rule)) = matching.min_by_key(order) {
         return Some(decided(Deciding { bound, place: RulePlace::At(index) }, rule.action, None));
     }
-    let order = |bound: &&Bound<'a>| (bound.policy.default_action != Action::Deny, bound.policy.priority, bound.id);
+    let order = |bound: &&Bound<'a>| (!bound.policy.default_action.denies(), bound.policy.priority, bound.id);
     let default = isolating.iter().min_by_key(order)?;
     let deciding = Deciding { bound: *default, place: RulePlace::Default };
     Some(Outcome { reason: Reason::Default, ..decided(deciding, default.policy.default_action, None) })
@@ -98,7 +100,7 @@ fn isolated<'a>(bound: &[Bound<'a>], direction: Direction, matches: &Matches<'_>
 
 const fn decided<'a>(deciding: Deciding<'a>, action: Action, passed: Option<Deciding<'a>>) -> Outcome<'a> {
     let verdict = match action {
-        Action::Deny => Verdict::Deny,
+        Action::Deny | Action::Refuse => Verdict::Deny,
         // What the last tier passes, nobody denies.
         Action::Allow | Action::Pass => Verdict::Allow,
     };

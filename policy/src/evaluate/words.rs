@@ -94,10 +94,18 @@ fn last_word(outcome: &Outcome<'_>, workload: &ResourceId, direction: Direction,
         None => {}
     }
     let Some(deciding) = outcome.deciding else {
-        return format!("no policy in force isolates {workload} for {}", direction.name());
+        return match outcome.verdict {
+            Verdict::Deny => format!(
+                "no policy in force selects {workload}, and this node is configured to deny what such workloads open and accept"
+            ),
+            Verdict::Allow | Verdict::Audit => {
+                format!("no policy in force isolates {workload} for {}", direction.name())
+            }
+        };
     };
     let does = match outcome.verdict {
         Verdict::Allow => "allows it",
+        Verdict::Deny if outcome.refuses(direction) => "refuses it",
         Verdict::Deny => "denies it",
         Verdict::Audit => "would deny it if every audit policy were enforced",
     };

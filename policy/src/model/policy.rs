@@ -60,6 +60,13 @@ impl Policy {
         self.policy_types.contains(&PolicyType::of(direction))
     }
 
+    /// Whether it denies something with an answer to the caller: only connections opened to its workloads can be answered.
+    #[must_use]
+    pub fn refuses(&self) -> bool {
+        let by_rule = self.rules_in_force(Direction::Ingress).iter().any(|rule| rule.action == Action::Refuse);
+        by_rule || (self.isolates(Direction::Ingress) && self.default_action == Action::Refuse)
+    }
+
     /// Its rules for a direction that count: those of another tier than the namespaces' never isolate, and always count.
     #[must_use]
     pub fn rules_in_force(&self, direction: Direction) -> &[Rule] {

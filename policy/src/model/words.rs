@@ -79,8 +79,10 @@ words! {
     Action {
         /// Lets pass.
         Allow => "allow",
-        /// Refuses.
+        /// Refuses, in silence.
         Deny => "deny",
+        /// Refuses, and has the kernel answer the caller where it can.
+        Refuse => "refuse",
         /// Leaves it to the tiers below.
         Pass => "pass",
     }
@@ -88,7 +90,14 @@ words! {
 
 impl Action {
     /// What rules of the namespace tier may do: below them is nothing to pass to but the baseline, which they replace.
-    pub const OF_NAMESPACES: &'static [(&'static str, Self)] = &[("allow", Self::Allow), ("deny", Self::Deny)];
+    pub const OF_NAMESPACES: &'static [(&'static str, Self)] =
+        &[("allow", Self::Allow), ("deny", Self::Deny), ("refuse", Self::Refuse)];
+
+    /// Whether it lets nothing pass.
+    #[must_use]
+    pub const fn denies(self) -> bool {
+        matches!(self, Self::Deny | Self::Refuse)
+    }
 }
 
 words! {

@@ -16,6 +16,7 @@ use super::{
     terms::{Bits, common},
 };
 use crate::{
+    Context,
     evaluate::{Bound, Local, Outcome, PeerEnd, RulePlace, rule_name},
     id::ResourceId,
     model::{ContainerPort, PortMatch, Tier, Timestamp},
@@ -83,13 +84,15 @@ pub type Judge = for<'a> fn(Local<'_, 'a>, Direction, &PeerEnd<'_>, Protocol, u1
 struct Drawing<'a> {
     judge: Judge,
     now: Timestamp,
+    unselected: Verdict,
     done: Lines,
     numbers: BTreeMap<(&'a ResourceId, Direction, Option<usize>), usize>,
 }
 
 impl Lines {
-    pub fn of(kinds: &[Kind<'_>], sets: &Sets, now: Timestamp, judge: Judge) -> Self {
-        let mut drawing = Drawing { judge, now, done: Self::default(), numbers: BTreeMap::new() };
+    pub fn of(kinds: &[Kind<'_>], sets: &Sets, context: &Context, judge: Judge) -> Self {
+        let Context { now, unselected, .. } = *context;
+        let mut drawing = Drawing { judge, now, unselected, done: Self::default(), numbers: BTreeMap::new() };
         for local in sets.stands_for.iter().filter_map(|kind| kinds.get(*kind)) {
             let toward = [Direction::Ingress, Direction::Egress];
             let of_set = toward.map(|direction| drawing.toward_all(local, direction, kinds));
@@ -140,7 +143,8 @@ impl<'a> Drawing<'a> {
         let bound = local.bound.as_deref().unwrap_or_default();
         let called = if direction == Direction::Egress { &peer.ports } else { &local.ports };
         // Without its node: what a pod's own node may is not about kinds.
-        let asked = Local { bound, ports: &local.ports, node: None, now: self.now };
+        let unselected = if local.bound.is_some() { self.unselected } else { Verdict::Allow };
+        let asked = Local { bound, ports: &local.ports, node: None, unselected, now: self.now };
         let mut line = Line::new();
         for slot in starts(bound, direction, called) {
             let (protocol, port) = of_slot(slot);

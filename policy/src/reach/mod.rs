@@ -82,7 +82,7 @@ impl Reach {
         let parties = parties::parties(resources, context, boundaries);
         let Kinds { kind_of, kinds } = Kinds::of(resources, context, &parties);
         let sets = kinds::sets(&kinds);
-        let lines = Lines::of(&kinds, &sets, context.now, judge);
+        let lines = Lines::of(&kinds, &sets, context, judge);
         let nodes = resources.workloads().map(|(_, workload)| workload.node.clone()).enumerate();
         let node_of = nodes.filter_map(|(index, node)| Some((index, node?))).collect();
         Self { parties, kind_of, node_of, sets: sets.of_kind, lines }

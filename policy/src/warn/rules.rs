@@ -8,7 +8,7 @@ use weir_common::verdict::Direction;
 use super::{Found, crowd::Crowd};
 use crate::{
     evaluate::{RulePlace, rule_name},
-    model::{Action, Peer, Policy, Resource, Rule, Timestamp, protocol_name},
+    model::{Peer, Policy, Resource, Rule, Timestamp, protocol_name},
 };
 
 pub fn check(
@@ -30,7 +30,7 @@ pub fn check(
         if !crowd.is_unknown() {
             leads_nowhere(crowd, &resource.id().namespace, rule, direction, (&field, &name), found);
         }
-        if !rule.log && rule.action == Action::Deny {
+        if !rule.log && rule.action.denies() {
             let text = format!("what its rule {name} denies makes no record: nobody will see why it does not arrive");
             found.note(format!("{field}.log"), text);
         }

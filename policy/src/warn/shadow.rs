@@ -8,7 +8,7 @@ use weir_common::verdict::Direction;
 use super::{Found, covers, crowd::Crowd};
 use crate::{
     evaluate::{RulePlace, rule_name},
-    model::{Action, Mode, Policy, Resource, Rule, Tier, Timestamp},
+    model::{Mode, Policy, Resource, Rule, Tier, Timestamp},
 };
 
 pub fn check(
@@ -51,7 +51,7 @@ fn first_in_same(policy: &Policy, direction: Direction, index: usize, namespace:
     let rules = policy.rules(direction);
     let rule = rules.get(index)?;
     let order = |place: usize, rule: &Rule| match policy.tier {
-        Tier::Namespace => (rule.action != Action::Deny, place),
+        Tier::Namespace => (!rule.action.denies(), place),
         Tier::Admin | Tier::Baseline => (false, place),
     };
     let mut before = lasting(rules).filter(|(place, other)| order(*place, other) < order(index, rule));

@@ -132,7 +132,7 @@ fn a_port() -> impl Strategy<Value = PortMatch> {
 }
 
 fn an_action() -> impl Strategy<Value = Action> {
-    prop_oneof![Just(Action::Allow), Just(Action::Deny)]
+    prop_oneof![3 => Just(Action::Allow), 2 => Just(Action::Deny), 1 => Just(Action::Refuse)]
 }
 
 fn a_port_name() -> impl Strategy<Value = PortName> {
@@ -188,7 +188,7 @@ fn a_policy() -> impl Strategy<Value = Policy> {
 fn a_namespaced_policy() -> impl Strategy<Value = Policy> {
     let types = prop::collection::btree_set(prop::sample::select(vec![PolicyType::Ingress, PolicyType::Egress]), 1..3);
     let mode = prop_oneof![4 => Just(Mode::Enforce), 1 => Just(Mode::Audit), 1 => Just(Mode::Staged)];
-    let default = prop_oneof![3 => Just(Action::Deny), 1 => Just(Action::Allow)];
+    let default = prop_oneof![3 => Just(Action::Deny), 1 => Just(Action::Refuse), 1 => Just(Action::Allow)];
     let rules = || prop::collection::vec(a_rule(), 0..4);
     (a_selector(), 0u16..3, types, mode, default, rules(), rules(), an_expiry()).prop_map(
         |(workload_selector, priority, policy_types, mode, default_action, ingress, egress, expires_at)| Policy {

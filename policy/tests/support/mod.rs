@@ -23,6 +23,7 @@ pub fn context() -> Context {
     Context {
         generation: 7,
         unknown: Verdict::Deny,
+        unselected: Verdict::Allow,
         host_addresses: vec![address("10.0.0.1"), address("fd00::1"), address("127.0.0.1")],
         tick_ns: 4_000_000,
         now: "2026-11-22T12:00:00Z".parse().unwrap(),
@@ -65,8 +66,31 @@ pub struct Ends {
     port: u16,
 }
 
-/// Verdict, reason, and the rule in words.
-pub type Said = (Verdict, Reason, String, String);
+/// What one side says, with rules in words.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Said {
+    pub verdict: Verdict,
+    pub reason: Reason,
+    /// Policy and rule.
+    pub by: (String, String),
+    pub logged: bool,
+    pub refused: bool,
+    /// What staged policies would change: the verdict, policy and rule.
+    pub staged: Option<(Verdict, String, String)>,
+}
+
+impl From<Answer> for Said {
+    fn from(answer: Answer) -> Self {
+        Self {
+            verdict: answer.verdict,
+            reason: answer.reason,
+            by: (answer.policy, answer.rule),
+            logged: answer.logged,
+            refused: answer.refused,
+            staged: answer.staged.map(|staged| (staged.verdict, staged.policy, staged.rule)),
+        }
+    }
+}
 
 impl Ends {
     /// The ends of a question that run here and see the other by an address.
@@ -85,7 +109,7 @@ impl Ends {
     }
 
     pub fn by_evaluator(&self) -> Said {
-        (self.answer.verdict, self.answer.reason, self.answer.policy.clone(), self.answer.rule.clone())
+        self.answer.clone().into()
     }
 
     pub fn by_tables(&self, compiled: &Compiled) -> Said {
@@ -104,8 +128,19 @@ pub fn ask(
 ) -> Said {
     let local = compiled.workloads.get(workload).unwrap().identity;
     let decision = Image::open(compiled).unwrap().decide(&Query { local, direction, remote, protocol, port });
-    let rule = &compiled.rules[decision.rule as usize];
-    (decision.verdict, decision.reason, rule.policy.clone(), rule.rule.clone())
+    let name = |rule: u32| {
+        let rule = &compiled.rules[rule as usize];
+        (rule.policy.clone(), rule.rule.clone())
+    };
+    let staged = decision.staged.verdict().map(|verdict| (verdict, name(decision.staged.rule())));
+    Said {
+        verdict: decision.verdict,
+        reason: decision.reason,
+        by: name(decision.rule),
+        logged: !decision.quiet,
+        refused: decision.refuse,
+        staged: staged.map(|(verdict, (policy, rule))| (verdict, policy, rule)),
+    }
 }
 
 fn runs_here(resources: &Resources, id: &ResourceId) -> bool {

@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use nix::sched::{CloneFlags, CpuSet, sched_setaffinity, setns};
 use nix::time::{ClockId, clock_gettime};
 use nix::unistd::Pid;
@@ -93,6 +93,16 @@ impl Ends {
         Ok(Ends { child, input, output })
     }
 
+    fn command(place: &Place, what: &str) -> Result<Command> {
+        let mut command = Command::new(std::env::current_exe().context("who am I")?);
+        command.arg(what).arg("--client-netns").arg(&place.client_netns);
+        command.arg("--client-cgroup").arg(&place.client_cgroup);
+        command.arg("--server-netns").arg(&place.server_netns).arg("--server-cgroup").arg(&place.server_cgroup);
+        command.arg("--port").arg(place.port.to_string());
+        command.stdin(Stdio::piped()).stdout(Stdio::piped());
+        Ok(command)
+    }
+
     /// Nanoseconds of CPU time that one of these takes: the median of many.
     pub fn measure(&mut self, job: Job, milliseconds: u64, to: &[Ipv4Addr]) -> Result<f64> {
         let task = Task { job, milliseconds, to: to.to_vec() };
@@ -109,6 +119,35 @@ impl Drop for Ends {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// A process that is at the server's place and does nothing. Dropping it ends it.
+pub struct Resident(Child);
+
+impl Resident {
+    /// Starts this program once more.
+    pub fn start(place: &Place) -> Result<Resident> {
+        let mut child = Ends::command(place, "resident")?.spawn().context("starting a resident")?;
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().context("no standard output")?).read_line(&mut line)?;
+        ensure!(!line.is_empty(), "a resident could not move in; see above");
+        Ok(Resident(child))
+    }
+}
+
+impl Drop for Resident {
+    fn drop(&mut self) {
+        // As for the two ends.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// The resident itself: stays until it is ended, or its standard input is.
+pub fn reside(place: &Place) -> Result<()> {
+    enter(&place.server_netns, &place.server_cgroup)?;
+    println!("here");
+    stdin().lock().read_to_end(&mut Vec::new()).context("waiting for the end").map(drop)
 }
 
 /// The process itself.

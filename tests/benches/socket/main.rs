@@ -11,6 +11,7 @@ mod report;
 mod rounds;
 mod samples;
 mod site;
+mod stack;
 mod tables;
 mod weir;
 
@@ -40,12 +41,17 @@ enum What {
     /// Both ends of the traffic (the benchmark starts this itself)
     #[command(hide = true)]
     Ends(ends::Place),
+    /// A process at the server's place (the benchmark starts this itself)
+    #[command(hide = true)]
+    Resident(ends::Place),
 }
 
 fn main() -> Result<()> {
     let cli = Cli::parse();
-    if let Some(What::Ends(place)) = &cli.what {
-        return ends::serve(place);
+    match &cli.what {
+        Some(What::Ends(place)) => return ends::serve(place),
+        Some(What::Resident(place)) => return ends::reside(place),
+        None => {}
     }
     let report = plan::run(&cli.options)?;
     report.print();

@@ -15,6 +15,7 @@ use crate::report::Report;
 use crate::rounds::{Contestant, Field, Patience};
 use crate::samples::{Figure, Samples};
 use crate::site::Site;
+use crate::stack;
 use crate::tables::Shape;
 
 /// How much is measured.
@@ -55,7 +56,8 @@ pub fn run(options: &Options) -> Result<Report> {
     let site = Site::new(options.loads)?;
     let rules = nft::prepare(&site);
     if let Err(error) = &rules {
-        report.notes.push(format!("nftables was not measured: {error:#}"));
+        let said = format!("{error:#}");
+        report.notes.push(format!("nftables was not measured: {}", said.lines().next().unwrap_or_default()));
     }
     let mut field = Field::new(site, options.loads)?;
     say(start, "loaded");
@@ -70,6 +72,10 @@ pub fn run(options: &Options) -> Result<Report> {
         sizes(&mut field, patience, &mut report)?;
         say(start, "sizes measured");
     }
+    if let Err(error) = stack::measure(&mut field, patience, USUAL, &mut report) {
+        report.notes.push(format!("the real agent was not measured: {error:#}"));
+    }
+    say(start, "the real agent measured");
     let (events, lost) = field.events()?;
     report.notes.push(format!("{events} events were read meanwhile, {lost} found the ring full"));
     Ok(report)
@@ -85,7 +91,7 @@ fn prepare(field: &mut Field, shape: Shape) -> Result<()> {
 }
 
 fn usual(field: &mut Field, patience: Patience, nft: bool, report: &mut Report) -> Result<()> {
-    use Contestant::{Conntrack, Empty, Linear, Nothing, Weir};
+    use Contestant::{Alone, Conntrack, Empty, Linear, Nothing, Weir};
     let firewalls: &[Contestant] = if nft { &[Conntrack, Linear] } else { &[] };
     let mut compete = |job, field_of: &[Contestant], report: &mut Report| -> Result<Samples> {
         let samples = field.compete(job, &[field_of, firewalls].concat(), patience)?;
@@ -95,8 +101,9 @@ fn usual(field: &mut Field, patience: Patience, nft: bool, report: &mut Report) 
     let all = [Nothing, Empty(Hooks::Connect), Empty(Hooks::All), Weir(QUIET), Weir(USUAL)];
     let verdict = compete(Job::Verdict, &all, report)?;
     let connect = compete(Job::Connect, &all, report)?;
-    let connection = compete(Job::Connection, &[Nothing, Empty(Hooks::All), Weir(QUIET), Weir(USUAL)], report)?;
-    let open = [Nothing, Empty(Hooks::Packets), Weir(USUAL)];
+    let whole = [Nothing, Empty(Hooks::All), Weir(QUIET), Weir(USUAL), Alone(USUAL)];
+    let connection = compete(Job::Connection, &whole, report)?;
+    let open = [Nothing, Empty(Hooks::Packets), Weir(USUAL), Alone(USUAL)];
     let round_trip = compete(Job::RoundTrip, &open, report)?;
 
     let hook = verdict.adds(Empty(Hooks::Connect), Nothing);
@@ -114,9 +121,13 @@ fn usual(field: &mut Field, patience: Patience, nft: bool, report: &mut Report) 
     report.row("new TCP connection, no record", "no BPF", None, connection.ratio(Weir(QUIET), Nothing));
     report.row("new TCP connection, flow record included", "nftables conntrack", None, new(Conntrack));
     report.row("new TCP connection, flow record included", "nftables, 1,000 rules", None, new(Linear));
+    let alone = "new TCP connection, flow record, sk_lookup alone";
+    report.row(alone, "no BPF", Some(1.06), connection.ratio(Alone(USUAL), Nothing));
     let trip = |base| round_trip.ratio(Weir(USUAL), base);
     report.row("established round trip", "empty cgroup_skb", Some(1.01), trip(Empty(Hooks::Packets)));
     report.row("established round trip", "no BPF", None, trip(Nothing));
+    let alone = round_trip.ratio(Alone(USUAL), Nothing);
+    report.row("established round trip, sk_lookup alone", "no BPF", Some(1.005), alone);
     report.row("established round trip", "nftables conntrack", None, trip(Conntrack));
     report.row("established round trip", "nftables, 1,000 rules", None, trip(Linear));
     Ok(())
@@ -157,6 +168,7 @@ fn name(contestant: Contestant) -> String {
             let log = if log { "with events" } else { "log: false" };
             format!("Weir, {identities} identities, {rules} rules, {log}")
         }
+        Contestant::Alone(_) => "Weir, ingressHook: sk_lookup".to_owned(),
         Contestant::Conntrack => "nftables, conntrack".to_owned(),
         Contestant::Linear => "nftables, conntrack, 1,000 rules".to_owned(),
     }

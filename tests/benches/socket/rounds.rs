@@ -10,13 +10,14 @@
 //! ```
 
 use std::collections::BTreeMap;
-use std::net::Ipv4Addr;
+use std::path::PathBuf;
 
 use anyhow::{Context, Result, ensure};
+use weir_agent::kernel::IngressHook;
 use weir_policy::Compiled;
 
 use crate::empty::{Empty, Hooks};
-use crate::ends::{Ends, Job, Place};
+use crate::ends::{Ends, Job, Place, Resident};
 use crate::samples::Samples;
 use crate::site::{LAST_PORT, PORT, Site, Wire};
 use crate::tables::Shape;
@@ -31,6 +32,8 @@ pub enum Contestant {
     Empty(Hooks),
     /// All of Weir, with tables of this shape.
     Weir(Shape),
+    /// The same with `ingressHook: sk_lookup`: no program sees packets.
+    Alone(Shape),
     /// nftables with connection tracking.
     Conntrack,
     /// The same, the rule that matches after 1,000 others.
@@ -41,9 +44,12 @@ pub enum Contestant {
 struct Load {
     empty: Empty,
     weir: Weir,
+    alone: Weir,
     plain: Ends,
     conntrack: Ends,
     linear: Ends,
+    /// Lives where the server's sockets are: namespaces are found by processes.
+    _resident: Resident,
 }
 
 /// How long to measure.
@@ -72,10 +78,12 @@ impl Field {
             let ends = |wire| Ends::start(&Place::new(site.namespaces(wire), &tree, port));
             Ok(Load {
                 empty: Empty::load()?,
-                weir: Weir::load(&tree).with_context(|| format!("load {number}"))?,
+                weir: Weir::load(&tree, IngressHook::Cgroup).with_context(|| format!("load {number}"))?,
+                alone: Weir::load(&tree, IngressHook::SkLookup).with_context(|| format!("load {number}"))?,
                 plain: ends(Wire::Plain)?,
                 conntrack: ends(Wire::Conntrack)?,
                 linear: ends(Wire::Linear)?,
+                _resident: Resident::start(&Place::new(site.namespaces(Wire::Plain), &tree, port))?,
             })
         };
         let loads = (0..loads).map(load).collect::<Result<_>>()?;
@@ -109,12 +117,10 @@ impl Field {
 
     fn turn(&mut self, load: usize, job: Job, contestant: Contestant, milliseconds: u64) -> Result<f64> {
         let tree = self.site.tree(load);
-        let Load { empty, weir, plain, conntrack, linear } = self.loads.get_mut(load).context("no such load")?;
-        let anybody = [Ipv4Addr::new(10, 128, 0, 1)];
-        let mut to = anybody.to_vec();
-        if let Some(shape) = self.tables.keys().next() {
-            to = shape.called();
-        }
+        let Load { empty, weir, alone, plain, conntrack, linear, .. } =
+            self.loads.get_mut(load).context("no such load")?;
+        // Whom those call who have no tables: as many as the others.
+        let mut to = self.tables.keys().next().map(Shape::called).unwrap_or_default();
         let ends = match contestant {
             Contestant::Nothing => plain,
             Contestant::Empty(hooks) => {
@@ -126,18 +132,35 @@ impl Field {
                 to = shape.called();
                 plain
             }
+            Contestant::Alone(shape) => {
+                alone.attach(self.tables.get(&shape).context("no such tables")?)?;
+                to = shape.called();
+                plain
+            }
             Contestant::Conntrack => conntrack,
             Contestant::Linear => linear,
         };
         let took = ends.measure(job, (milliseconds / 5).max(2), &to).and_then(|_| ends.measure(job, milliseconds, &to));
         empty.detach();
         weir.detach();
+        alone.detach();
         took
     }
 
-    /// Events of one connection, and how many of all found the ring full.
+    /// Events that were read, and how many found the ring full.
     pub fn events(&self) -> Result<(u64, u64)> {
-        let lost: Vec<u64> = self.loads.iter().map(|load| load.weir.lost()).collect::<Result<_>>()?;
-        Ok((self.loads.iter().map(|load| load.weir.events()).sum(), lost.iter().sum()))
+        let all = || self.loads.iter().flat_map(|load| [&load.weir, &load.alone]);
+        let lost: Vec<u64> = all().map(Weir::lost).collect::<Result<_>>()?;
+        Ok((all().map(Weir::events).sum(), lost.iter().sum()))
+    }
+
+    /// Where client and server are when nothing lies between them.
+    pub fn plain(&self) -> [PathBuf; 2] {
+        self.site.namespaces(Wire::Plain)
+    }
+
+    /// The two ends of the first load, without any program of ours.
+    pub fn bare(&mut self) -> Result<&mut Ends> {
+        Ok(&mut self.loads.first_mut().context("no load")?.plain)
     }
 }

@@ -46,6 +46,7 @@ impl Shape {
         let context = Context {
             generation,
             unknown: Verdict::Allow,
+            unselected: Verdict::Allow,
             host_addresses: Vec::new(),
             tick_ns: tick_ns(),
             now: Timestamp(0),
@@ -53,7 +54,8 @@ impl Shape {
         compile(&resources, &context).map_err(|faults| anyhow!("{:?}", faults.first()))
     }
 
-    fn documents(&self) -> String {
+    /// The documents they are made of.
+    pub fn documents(&self) -> String {
         let mut text = String::new();
         let mut workload = |name: &str, spec: String| {
             // Writing to a string cannot fail, here and below.

@@ -11,7 +11,8 @@ use std::thread::JoinHandle;
 use anyhow::{Result, ensure};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use std::os::fd::AsFd as _;
-use weir_agent::kernel::{AttachState, Events, Kernel, Options, XdpMode};
+use weir_agent::kernel::{AttachState, Events, IngressHook, Kernel, Options, WorkloadState, XdpMode};
+use weir_common::verdict::Hook;
 use weir_policy::Compiled;
 
 /// How often the reader looks, as the agent's does.
@@ -20,6 +21,7 @@ const LOOK_MS: u16 = 20;
 /// One load of the programs. Dropping it detaches and unloads them.
 pub struct Weir {
     kernel: Kernel,
+    ingress: IngressHook,
     reader: Reader,
     /// Generation in force; 0 for none.
     holds: u64,
@@ -27,11 +29,16 @@ pub struct Weir {
 
 impl Weir {
     /// Loads the programs for workloads below `tree`, attaches nothing.
-    pub fn load(tree: &Path) -> Result<Weir> {
-        let options =
-            Options { cgroup_root: tree.to_owned(), interfaces: Vec::new(), xdp_mode: XdpMode::Generic, strict: false };
+    pub fn load(tree: &Path, ingress: IngressHook) -> Result<Weir> {
+        let options = Options {
+            cgroup_root: tree.to_owned(),
+            interfaces: Vec::new(),
+            xdp_mode: XdpMode::Generic,
+            strict: false,
+            ingress,
+        };
         let (kernel, events) = Kernel::load(options)?;
-        Ok(Weir { kernel, reader: Reader::start(events), holds: 0 })
+        Ok(Weir { kernel, ingress, reader: Reader::start(events), holds: 0 })
     }
 
     /// Puts `compiled` in force and attaches.
@@ -41,14 +48,18 @@ impl Weir {
             self.holds = compiled.generation;
         }
         let observed = self.kernel.reconcile(&compiled.local());
-        let attached = observed.workloads.iter().filter(|workload| workload.state == AttachState::Attached).count();
+        let alone = self.ingress == IngressHook::SkLookup;
+        let attached = |workload: &&WorkloadState| {
+            workload.state == AttachState::Attached && workload.hooks.contains(&Hook::SkLookup.name()) == alone
+        };
+        let attached = observed.workloads.iter().filter(attached).count();
         ensure!(observed.enforcing && attached == 2, "not attached: {observed:?}");
         Ok(())
     }
 
     /// Detaches.
     pub fn detach(&mut self) {
-        self.kernel.detach_cgroups();
+        self.kernel.detach_sockets();
     }
 
     /// Events read until now.

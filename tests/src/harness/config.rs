@@ -15,6 +15,12 @@ use crate::world::World;
 pub struct Options {
     /// Verdict for processes of no known workload: allow or deny.
     pub unknown: &'static str,
+    /// Verdict for workloads that no policy selects: allow or deny.
+    pub unselected: &'static str,
+    /// What the agent logs: debug or info.
+    pub log: &'static str,
+    /// What judges ingress: cgroup or sk_lookup.
+    pub ingress_hook: &'static str,
     /// Interfaces for XDP; by default every port of the bridge.
     pub interfaces: Vec<String>,
     /// How XDP is attached: auto, native, generic.
@@ -38,7 +44,15 @@ pub struct Tls {
 
 impl Default for Options {
     fn default() -> Self {
-        Options { unknown: "allow", interfaces: vec!["v-*".to_owned()], xdp_mode: "auto", tls: None }
+        Options {
+            unknown: "allow",
+            unselected: "allow",
+            log: "debug",
+            ingress_hook: "cgroup",
+            interfaces: vec!["v-*".to_owned()],
+            xdp_mode: "auto",
+            tls: None,
+        }
     }
 }
 
@@ -60,10 +74,12 @@ pub fn agent(world: &World, options: &Options) -> String {
         "interfaces": options.interfaces,
         "xdpMode": options.xdp_mode,
         "unknownWorkloads": options.unknown,
+        "unselectedWorkloads": options.unselected,
+        "ingressHook": options.ingress_hook,
         "stateDir": world.folder().join("state"),
         "grpc": {"socket": {"path": agent_socket(world), "allowedUids": [0]}},
         "collector": {"address": format!("unix:{}", collector_socket(world).display())},
-        "log": {"level": "debug", "format": "text"},
+        "log": {"level": options.log, "format": "text"},
     });
     if let (Some(tls), Some(grpc)) = (&options.tls, file.get_mut("grpc").and_then(Value::as_object_mut)) {
         let files = json!({"certificate": tls.certificate, "key": tls.key, "clientCa": tls.client_ca});

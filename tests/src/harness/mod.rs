@@ -106,6 +106,12 @@ impl Harness {
         stop(self.collector.take())
     }
 
+    /// The agent's process, while it runs.
+    #[must_use]
+    pub fn agent_pid(&self) -> Option<u32> {
+        self.agent.as_ref().map(Running::pid)
+    }
+
     /// Path of the agent's socket.
     #[must_use]
     pub fn agent_socket(&self) -> PathBuf {

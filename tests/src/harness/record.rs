@@ -23,6 +23,10 @@ pub struct Record {
     pub direction: String,
     pub policy: String,
     pub rule: String,
+    pub refusal: String,
+    pub staged_verdict: Option<String>,
+    pub staged_policy: String,
+    pub staged_rule: String,
     pub generation: u64,
     #[serde(deserialize_with = "or_default")]
     pub local: End,
@@ -101,6 +105,9 @@ impl fmt::Display for Record {
         }
         if !self.policy.is_empty() {
             write!(f, " by {} {}", self.policy, self.rule)?;
+        }
+        if let Some(verdict) = &self.staged_verdict {
+            write!(f, ", staged {verdict} by {} {}", self.staged_policy, self.staged_rule)?;
         }
         if let Some(process) = self.process.as_ref().filter(|process| process.pid != 0) {
             write!(f, " {}[{}]", process.command, process.pid)?;

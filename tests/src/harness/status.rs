@@ -67,6 +67,10 @@ pub struct Workload {
     pub state: String,
     #[serde(default)]
     pub detail: String,
+    #[serde(default)]
+    pub hooks: Vec<String>,
+    #[serde(default)]
+    pub uncovered: Vec<String>,
 }
 
 /// weir.v1.InterfaceStatus.

@@ -9,7 +9,7 @@ use std::{
     sync::{Mutex, MutexGuard},
 };
 
-use weir_agent::kernel::{CounterCell, Events, Kernel, Options, PacketHook, XdpMode, tick_ns};
+use weir_agent::kernel::{CounterCell, Events, IngressHook, Kernel, Options, PacketHook, XdpMode, tick_ns};
 use weir_common::{
     event::{MergeKey, MergeValue},
     verdict::{Hook, Reason, Verdict},
@@ -77,8 +77,13 @@ impl Bench {
 }
 
 fn load(cgroup: &Path) -> (Kernel, Events) {
-    let options =
-        Options { cgroup_root: cgroup.to_owned(), interfaces: Vec::new(), xdp_mode: XdpMode::Generic, strict: false };
+    let options = Options {
+        cgroup_root: cgroup.to_owned(),
+        interfaces: Vec::new(),
+        xdp_mode: XdpMode::Generic,
+        strict: false,
+        ingress: IngressHook::Cgroup,
+    };
     Kernel::load(options).unwrap_or_else(|error| panic!("{error}"))
 }
 
@@ -88,7 +93,14 @@ pub fn compiled(documents: &str, unknown: Verdict) -> Compiled {
     for resource in parse("test.yaml", documents).unwrap_or_else(|faults| panic!("{faults:?}")) {
         let _ = resources.insert(resource);
     }
-    let context = Context { generation: 7, unknown, host_addresses: Vec::new(), tick_ns: tick_ns(), now: Timestamp(0) };
+    let context = Context {
+        generation: 7,
+        unknown,
+        unselected: Verdict::Allow,
+        host_addresses: Vec::new(),
+        tick_ns: tick_ns(),
+        now: Timestamp(0),
+    };
     compile(&resources, &context).unwrap_or_else(|faults| panic!("{faults:?}"))
 }
 

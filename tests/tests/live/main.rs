@@ -6,6 +6,7 @@
 //! A harness of our own, because worlds are shared by the tests of a file and must go after the last of them. One test at
 //! a time unless told otherwise: several of them measure rates, and two cores are not many.
 
+mod alone;
 mod attacks_places;
 mod attacks_ways;
 mod cases;
@@ -18,9 +19,11 @@ mod icmp;
 mod kinds;
 mod lifecycle;
 mod limits;
+mod modes;
 mod pods;
 mod policies;
 mod quiet;
+mod refusals;
 mod rows;
 mod services;
 mod stage;
@@ -55,6 +58,9 @@ fn main() -> anyhow::Result<()> {
         cutting::trials(),
         cutting_hard::trials(),
         limits::trials(),
+        modes::trials(),
+        refusals::trials(),
+        alone::trials(),
         updates::trials(),
         policies::trials(),
         services::trials(),

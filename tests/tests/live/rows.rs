@@ -46,8 +46,24 @@ pub enum Fate {
     Passes,
     /// EPERM, at once.
     Refused,
+    /// ECONNREFUSED, at once.
+    Answered,
+    /// It is answered, but a socket that is not connected is not told of it.
+    Unheard,
     /// It never arrives.
     Lost,
+}
+
+impl Fate {
+    /// How a record says it.
+    const fn refusal(self) -> &'static str {
+        match self {
+            Fate::Passes => "",
+            Fate::Refused => "eperm",
+            Fate::Answered | Fate::Unheard => "refused",
+            Fate::Lost => "silence",
+        }
+    }
 }
 
 /// Why: which record proves it.
@@ -58,6 +74,8 @@ pub struct Proof {
     pub reason: &'static str,
     /// Policy and rule; empty for none.
     pub by: (&'static str, &'static str),
+    /// What staged policies would decide: the verdict, policy and rule.
+    pub staged: Option<(&'static str, &'static str, &'static str)>,
 }
 
 /// One line of a table, run once for each family.
@@ -131,7 +149,8 @@ impl Case<'_> {
         let as_it_must = match row.fate {
             Fate::Passes => attempt.result == "ok" && attempt.received == attempt.sent && attempt.sent > 0,
             Fate::Refused => attempt.result == "EPERM" && attempt.elapsed_ms < AT_ONCE_MS,
-            Fate::Lost => attempt.result == "ETIMEDOUT" && attempt.received == 0,
+            Fate::Answered => attempt.result == "ECONNREFUSED" && attempt.elapsed_ms < AT_ONCE_MS,
+            Fate::Unheard | Fate::Lost => attempt.result == "ETIMEDOUT" && attempt.received == 0,
         };
         ensure!(as_it_must, "{row:?} {family:?}: the client saw {attempt:?}");
         Ok(())
@@ -140,7 +159,7 @@ impl Case<'_> {
     /// The record names everything: who, what, why, which policy and which process.
     fn is_proved_by(&self, record: &Record, generation: u64, servers: &[Server]) -> bool {
         let Case { row, family, attempt, .. } = self;
-        let incoming = matches!(row.proof.hook, "ingress" | "xdp");
+        let incoming = matches!(row.proof.hook, "ingress" | "sk_lookup" | "xdp");
         let (local, remote) = if incoming { (row.to, row.from) } else { (row.from, row.to) };
         let port = if incoming { record.local.port } else { record.remote.port };
         let protocol = if row.how == How::Tcp { "TCP" } else { "UDP" };
@@ -148,6 +167,12 @@ impl Case<'_> {
         record.is(row.proof.verdict, row.proof.hook)
             && record.reason == row.proof.reason
             && (record.policy.as_str(), record.rule.as_str()) == row.proof.by
+            && record.refusal == row.fate.refusal()
+            && record.staged_verdict.as_deref() == row.proof.staged.map(|(verdict, ..)| verdict)
+            && row
+                .proof
+                .staged
+                .is_none_or(|(_, policy, rule)| (policy, rule) == (&*record.staged_policy, &*record.staged_rule))
             && record.generation == generation
             && record.protocol == protocol
             && port == row.port

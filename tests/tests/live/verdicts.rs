@@ -28,6 +28,20 @@ pub fn trials() -> Vec<Trial> {
     ]
 }
 
+/// The tables that hold whichever hook judges ingress, as far as they are about what both see.
+pub const TABLES: [(&str, fn(&mut Harness, Judge) -> Result<()>); 7] = [
+    ("egress", egress_by),
+    ("ingress", ingress_by),
+    ("order", order_by),
+    ("default_allow", default_allow_by),
+    ("blocks", blocks_by),
+    ("entities", entities_by),
+    ("audit", audit_by),
+];
+
+/// What runs a table.
+pub type Judge = fn(&mut Harness, &str, &[Row]) -> Result<()>;
+
 type By = (&'static str, &'static str);
 
 /// One row; the proof in the order of the words: verdict, hook, reason, who decided.
@@ -40,12 +54,16 @@ fn row(
     proof: (&'static str, &'static str, &'static str, By),
 ) -> Row {
     let (verdict, hook, reason, by) = proof;
-    Row { from, to, how, port, fate, proof: Proof { verdict, hook, reason, by } }
+    Row { from, to, how, port, fate, proof: Proof { verdict, hook, reason, by, staged: None } }
 }
 
 const NOBODY: By = ("", "");
 
 fn egress(harness: &mut Harness) -> Result<()> {
+    egress_by(harness, judge)
+}
+
+fn egress_by(harness: &mut Harness, judge: Judge) -> Result<()> {
     let policy = document(
         "Policy",
         "web-out",
@@ -79,6 +97,10 @@ fn egress(harness: &mut Harness) -> Result<()> {
 }
 
 fn ingress(harness: &mut Harness) -> Result<()> {
+    ingress_by(harness, judge)
+}
+
+fn ingress_by(harness: &mut Harness, judge: Judge) -> Result<()> {
     let policy = document(
         "Policy",
         "api-in",
@@ -110,6 +132,10 @@ fn ingress(harness: &mut Harness) -> Result<()> {
 }
 
 fn order(harness: &mut Harness) -> Result<()> {
+    order_by(harness, judge)
+}
+
+fn order_by(harness: &mut Harness, judge: Judge) -> Result<()> {
     let policy = |name, priority, rule: &str| {
         let select = "workloadSelector: {matchLabels: {app: api}}";
         document(
@@ -151,6 +177,10 @@ fn order(harness: &mut Harness) -> Result<()> {
 }
 
 fn default_allow(harness: &mut Harness) -> Result<()> {
+    default_allow_by(harness, judge)
+}
+
+fn default_allow_by(harness: &mut Harness, judge: Judge) -> Result<()> {
     let policy = document(
         "Policy",
         "db-in",
@@ -175,6 +205,10 @@ fn default_allow(harness: &mut Harness) -> Result<()> {
 }
 
 fn blocks(harness: &mut Harness) -> Result<()> {
+    blocks_by(harness, judge)
+}
+
+fn blocks_by(harness: &mut Harness, judge: Judge) -> Result<()> {
     let policy = document(
         "Policy",
         "web-out",
@@ -201,6 +235,10 @@ fn blocks(harness: &mut Harness) -> Result<()> {
 }
 
 fn entities(harness: &mut Harness) -> Result<()> {
+    entities_by(harness, judge)
+}
+
+fn entities_by(harness: &mut Harness, judge: Judge) -> Result<()> {
     let policy = document(
         "Policy",
         "api-in",
@@ -266,6 +304,10 @@ fn replies(harness: &mut Harness) -> Result<()> {
 }
 
 fn audit(harness: &mut Harness) -> Result<()> {
+    audit_by(harness, judge)
+}
+
+fn audit_by(harness: &mut Harness, judge: Judge) -> Result<()> {
     let policy = |name, app, types, rest: &str| {
         let select = format!("workloadSelector: {{matchLabels: {{app: {app}}}}}");
         let spec = format!("\n  {select}\n  mode: audit\n  policyTypes: [{types}]\n  defaultAction: deny\n  {rest}");

@@ -16,7 +16,7 @@ use layers::{Layers, Sources, flags};
 use weir_common::verdict::Verdict;
 
 use super::{
-    Args, Config, Fault, Log, XdpMode,
+    Args, Config, Fault, IngressHook, Log, XdpMode,
     reader::Reader,
     tree::{self, Node, Value},
 };
@@ -24,6 +24,7 @@ use super::{
 const XDP_MODES: &[(&str, XdpMode)] =
     &[("auto", XdpMode::Auto), ("native", XdpMode::Native), ("generic", XdpMode::Generic)];
 const UNKNOWN: &[(&str, Verdict)] = &[("allow", Verdict::Allow), ("deny", Verdict::Deny)];
+const INGRESS_HOOKS: &[(&str, IngressHook)] = &[("cgroup", IngressHook::Cgroup), ("sk_lookup", IngressHook::SkLookup)];
 const LEVELS: &[(&str, &str)] =
     &[("error", "error"), ("warn", "warn"), ("info", "info"), ("debug", "debug"), ("trace", "trace")];
 const FORMATS: &[(&str, bool)] = &[("text", false), ("json", true)];
@@ -70,6 +71,8 @@ fn config(reader: &mut Sources, file: Option<&Node>, flags: &Node) -> Option<Con
     let interfaces = top.read(reader, |reader, section| reader.list(section, "interfaces", "eth0"));
     let xdp_mode = top.read(reader, |reader, section| reader.choice(section, "xdpMode", XDP_MODES));
     let unknown = top.read(reader, |reader, section| reader.choice(section, "unknownWorkloads", UNKNOWN));
+    let unselected = top.read(reader, |reader, section| reader.choice(section, "unselectedWorkloads", UNKNOWN));
+    let ingress_hook = top.read(reader, |reader, section| reader.choice(section, "ingressHook", INGRESS_HOOKS));
     let state_dir = top.read(reader, |reader, section| reader.path(section, "stateDir"));
     let policy_dir = top.read(reader, |reader, section| reader.path(section, "policyDir"));
     let grpc = grpc(reader, &grpc_section);
@@ -82,6 +85,8 @@ fn config(reader: &mut Sources, file: Option<&Node>, flags: &Node) -> Option<Con
         interfaces: interfaces.unwrap_or_default(),
         xdp_mode: xdp_mode.unwrap_or(XdpMode::Auto),
         unknown: unknown.unwrap_or(Verdict::Allow),
+        unselected: unselected.unwrap_or(Verdict::Allow),
+        ingress_hook: ingress_hook.unwrap_or_default(),
         state_dir: state_dir.unwrap_or_else(|| PathBuf::from("/var/lib/weir")),
         policy_dir,
         grpc,

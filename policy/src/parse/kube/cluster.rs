@@ -117,7 +117,7 @@ fn rule(field: &Field<'_>, direction: Direction, dialect: &Dialect, faults: &mut
     if rule.peers.contains(&Peer::Unknown) {
         let text = match rule.action {
             Action::Allow => "has a peer that nothing here can find: the rule matches nothing",
-            Action::Deny | Action::Pass => "has a peer of an unknown kind: the rule denies everything",
+            Action::Deny | Action::Refuse | Action::Pass => "has a peer of an unknown kind: the rule denies everything",
         };
         faults.remark(&field.path, format!("{} {text}", field.path));
     }
@@ -139,7 +139,7 @@ fn closed(rule: Rule) -> Rule {
     }
     match rule.action {
         Action::Allow => Rule { peers: vec![Peer::Unknown], ..rule },
-        Action::Deny | Action::Pass => {
+        Action::Deny | Action::Refuse | Action::Pass => {
             let (peers, ports, named_ports) = (Vec::new(), Vec::new(), Vec::new());
             Rule { action: Action::Deny, peers, ports, named_ports, ..rule }
         }

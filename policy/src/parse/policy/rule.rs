@@ -53,7 +53,7 @@ fn rule(
 fn action(field: &Field<'_>, tier: Option<Tier>, faults: &mut Faults) -> Option<Action> {
     let action = field.word(faults, Action::WORDS)?;
     if action == Action::Pass && tier == Some(Tier::Namespace) {
-        let remedy = "write allow or deny, or make it a policy of tier admin or baseline";
+        let remedy = "write allow, deny or refuse, or make it a policy of tier admin or baseline";
         field.fault(faults, "the namespace tier has nothing to pass to: whom it isolates, it decides about", remedy);
         return None;
     }

@@ -139,7 +139,14 @@ fn by_tables(
 
 /// No end of a case is this machine.
 pub fn context() -> Context {
-    Context { generation: 1, unknown: Verdict::Deny, host_addresses: Vec::new(), tick_ns: 0, now: Timestamp(0) }
+    Context {
+        generation: 1,
+        unknown: Verdict::Deny,
+        unselected: Verdict::Allow,
+        host_addresses: Vec::new(),
+        tick_ns: 0,
+        now: Timestamp(0),
+    }
 }
 
 /// A question as people read it.
