@@ -18,14 +18,6 @@ pub trait Tables {
     fn endpoint(&self, addr: &Addr) -> Option<Endpoint>;
     /// The identity of the longest CIDR peer that holds the address.
     fn cidr(&self, addr: &Addr) -> Option<u32>;
-    /// [`Image::staged_cell`] of these tables. The kernel has a function of its own for it, which is verified once.
-    #[inline(always)]
-    fn staged(&self, query: &Query, remote_identity: u32) -> Cell
-    where
-        Self: Sized,
-    {
-        Image::open(self).map_or(Cell::ABSENT, |image| image.staged_cell(query, remote_identity))
-    }
 }
 
 /// What is asked: may this workload and that address talk, on this port, opened from this side?
@@ -218,21 +210,25 @@ impl<'a, T: Tables> Image<'a, T> {
     /// The same, with the local workload that owns the address.
     #[inline(always)]
     fn end(&self, addr: &Addr) -> Endpoint {
-        match self.tables.endpoint(addr) {
-            Some(end) if end.as_behind().is_none() => end,
-            Some(_) | None => Endpoint { identity: self.tables.cidr(addr).unwrap_or(reserved::WORLD), owner: 0 },
+        // No `Option` past this line: what it holds when it holds nothing is a register that the verifier has never seen written.
+        let end = self.tables.endpoint(addr).unwrap_or(Endpoint { identity: 0, owner: Endpoint::behind(0) });
+        if !end.is_behind() {
+            return end;
         }
+        Endpoint { identity: self.tables.cidr(addr).unwrap_or(reserved::WORLD), owner: 0 }
     }
 
-    /// What is behind the port of a service's address that a query calls, and the port it leads to.
+    /// Who is called, at which port, and whether those are behind a port of a service's address.
     #[inline(always)]
-    fn behind(&self, end: Endpoint, query: &Query) -> Option<(u32, u16)> {
-        let service = end.as_service()?;
-        if query.direction as u8 != Direction::Egress as u8 {
-            return None;
+    fn called(&self, end: Endpoint, query: &Query) -> (u32, u16, bool) {
+        if end.is_service() && query.direction as u8 == Direction::Egress as u8 {
+            let call = Addr::of_call(end.number(), query.protocol, query.port);
+            let behind = self.tables.endpoint(&call).unwrap_or(Endpoint { identity: 0, owner: 0 });
+            if behind.is_behind() {
+                return (behind.identity, behind.number() as u16, true);
+            }
         }
-        let behind = self.tables.endpoint(&Addr::of_call(service, query.protocol, query.port))?;
-        Some((behind.identity, behind.as_behind()?))
+        (end.identity, query.port, false)
     }
 
     /// Judges one opening by what the tables say of identities; which local workload asks is not known.
@@ -245,21 +241,26 @@ impl<'a, T: Tables> Image<'a, T> {
     /// policies say.
     #[inline(always)]
     pub fn decide_for(&self, workload: u32, query: &Query) -> Decision {
+        self.decide_as(query.local, workload, query)
+    }
+
+    /// The same with the local identity apart from the query, whose own is not read: the kernel has no room for a copy.
+    #[inline(always)]
+    pub fn decide_as(&self, local: u32, workload: u32, query: &Query) -> Decision {
         let end = self.end(&query.remote);
         if workload != 0 && end.owner == workload {
             return Decision::plain(Verdict::Allow, Reason::NoPolicy, end.identity);
         }
-        let behind = self.behind(end, query);
-        let (remote_identity, port) = behind.unwrap_or((end.identity, query.port));
-        if query.local == reserved::UNKNOWN {
+        let (remote_identity, port, translated) = self.called(end, query);
+        if local == reserved::UNKNOWN {
             return from_cell(Cell(self.header.word(header::UNKNOWN) as u32), remote_identity);
         }
-        let mut decision = match self.cell(Section::Sets, query, remote_identity, port) {
-            Some(cell) => Decision { translated: behind.is_some(), ..from_cell(cell, remote_identity) },
+        let mut decision = match self.cell(Section::Sets, local, query, (remote_identity, port)) {
+            Some(cell) => Decision { translated, ..from_cell(cell, remote_identity) },
             None => no_tables(remote_identity),
         };
         if self.flags() & FLAG_STAGED != 0 {
-            let staged = self.tables.staged(&Query { port, ..*query }, remote_identity);
+            let staged = self.cell(Section::StagedSets, local, query, (remote_identity, port)).unwrap_or(Cell::ABSENT);
             if staged.verdict() != Some(decision.verdict) {
                 decision.staged = staged;
             }
@@ -267,16 +268,10 @@ impl<'a, T: Tables> Image<'a, T> {
         decision
     }
 
-    /// The cell that answers `query` were staged policies enforced; absent where the set has none.
-    #[inline(always)]
-    pub fn staged_cell(&self, query: &Query, remote_identity: u32) -> Cell {
-        self.cell(Section::StagedSets, query, remote_identity, query.port).unwrap_or(Cell::ABSENT)
-    }
-
     /// The cell that answers `query` about this identity and port, the set's default included.
     #[inline(always)]
-    fn cell(&self, sets: Section, query: &Query, remote_identity: u32, port: u16) -> Option<Cell> {
-        let set = self.set_of(sets, self.identity(query.local).set, query.direction)?;
+    fn cell(&self, sets: Section, local: u32, query: &Query, (remote_identity, port): (u32, u16)) -> Option<Cell> {
+        let set = self.set_of(sets, self.identity(local).set, query.direction)?;
         if set.port_classes == 0 {
             return Some(set.default);
         }

@@ -279,18 +279,25 @@ impl Endpoint {
         BEHIND | port as u32
     }
 
-    /// The number of the service's address, if it is one.
+    /// Whether this is a service's address.
     #[inline(always)]
     #[must_use]
-    pub const fn as_service(self) -> Option<u32> {
-        if self.owner & SERVICE == 0 { None } else { Some(self.owner & !SERVICE) }
+    pub const fn is_service(self) -> bool {
+        self.owner & SERVICE != 0
     }
 
-    /// The port a service's port leads to. `None`: this is an address that packets have.
+    /// Whether this is what is behind a port of a service's address, and no address that packets have.
     #[inline(always)]
     #[must_use]
-    pub const fn as_behind(self) -> Option<u16> {
-        if self.owner & (SERVICE | BEHIND) == BEHIND { Some(self.owner as u16) } else { None }
+    pub const fn is_behind(self) -> bool {
+        self.owner & (SERVICE | BEHIND) == BEHIND
+    }
+
+    /// What follows the mark: the number of the service's address, or the port a service's port leads to.
+    #[inline(always)]
+    #[must_use]
+    pub const fn number(self) -> u32 {
+        self.owner & !(SERVICE | BEHIND)
     }
 }
 

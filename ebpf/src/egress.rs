@@ -72,13 +72,11 @@ fn try_egress(ctx: &SkBuffContext, local: impl FnOnce() -> Local) -> Outcome {
     }
     let local = local();
     let mut packet = Packet::EMPTY;
-    match bytes::headers(ctx, &mut packet) {
-        Headers::Read => judge(ctx, local, sock, &packet),
-        Headers::NotIp | Headers::Malformed => {
-            emit::malformed(local, Hook::Egress, Direction::Egress, 0, ctx.len());
-            Outcome::Denied
-        }
+    let read = matches!(bytes::headers(ctx, &mut packet), Headers::Read);
+    if !read {
+        packet.length = ctx.len();
     }
+    judge(ctx, local, sock, &packet, read)
 }
 
 #[inline(always)]
@@ -86,8 +84,9 @@ fn is_tcp(sock: &Sock) -> bool {
     sock.kind == SOCK_STREAM && sock.protocol == u32::from(Protocol::TCP.0)
 }
 
+/// One subject and one decision for whatever comes of it: the stack holds no second of either beside what `emit` needs.
 #[inline(always)]
-fn judge(ctx: &SkBuffContext, local: Local, sock: Sock, packet: &Packet) -> Outcome {
+fn judge(ctx: &SkBuffContext, local: Local, sock: Sock, packet: &Packet, read: bool) -> Outcome {
     let subject = Subject {
         hook: Hook::Egress,
         direction: Direction::Egress,
@@ -102,6 +101,9 @@ fn judge(ctx: &SkBuffContext, local: Local, sock: Sock, packet: &Packet) -> Outc
         ifindex: 0,
     };
     let workload = subject.local.workload;
+    if !read {
+        return decided(&subject, &Judged::refusal(Reason::Malformed), packet);
+    }
     let mut judged = tables::judge(workload, &emit::question(&subject));
     // Other sockets send from addresses of their namespace; a raw one writes what it likes.
     if sock.kind == SOCK_RAW && !tables::plausible(workload, packet) {
@@ -142,16 +144,18 @@ fn takes_from_anybody(sock: &Sock, packet: &Packet) -> bool {
 #[inline(always)]
 fn answer(subject: &Subject, judged: &mut Judged, packet: &Packet) {
     let Some(asked) = packet.answers() else { return };
-    let answer = replies::judge_as_answer(subject, asked);
-    if !answer.decision.verdict.passes() {
+    let passes = judged.decision.verdict.passes();
+    *judged = replies::judge_as_answer(subject, asked);
+    if judged.decision.verdict.passes() && !passes {
+        judged.decision.reason = Reason::Reply;
         return;
     }
-    if judged.decision.verdict.passes() {
+    // The first decision stands, and is asked for again: two of them at a time take more stack than there is.
+    let answers = judged.decision.verdict.passes();
+    *judged = tables::judge(subject.local.workload, &emit::question(subject));
+    if answers {
         judged.decision.staged = Cell::ABSENT;
-        return;
     }
-    *judged = answer;
-    judged.decision.reason = Reason::Reply;
 }
 
 #[inline(always)]

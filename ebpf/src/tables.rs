@@ -5,13 +5,13 @@
 
 use aya_ebpf::btf_maps::lpm_trie::Key;
 use weir_common::{
-    addr::{Addr, Protocol},
+    addr::Addr,
     decide::{Decision, Image, Query, Tables, no_tables},
     event::Endpoint,
-    image::{Cell, Page},
+    image::Page,
     packet::Packet,
     source,
-    verdict::{Direction, Reason},
+    verdict::Reason,
 };
 
 use crate::{
@@ -59,33 +59,6 @@ impl Tables for Active {
     fn cidr(&self, addr: &Addr) -> Option<u32> {
         maps::CIDRS.get(self.slot)?.get(&Key::new(128, *addr)).copied()
     }
-
-    #[inline(always)]
-    fn staged(&self, query: &Query, remote_identity: u32) -> Cell {
-        let called = u32::from(query.port) | u32::from(query.protocol.0) << 16 | (query.direction as u32) << 24;
-        Cell(weir_staged(self.slot, query.local, remote_identity, called))
-    }
-}
-
-/// What staged policies would answer, as a cell. `called`: port, protocol and direction, from the low end.
-///
-/// A global function (see `bytes::weir_parse_skb`): it takes numbers, among them the slot of this run, and is verified once.
-#[inline(never)]
-#[unsafe(no_mangle)]
-extern "C" fn weir_staged(slot: u32, local: u32, remote_identity: u32, called: u32) -> u32 {
-    let slot = slot & 1;
-    let Some(pages) = maps::TABLES.get(slot) else { return 0 };
-    let active = Active { word: u64::from(slot), slot, pages };
-    let Some(image) = Image::open(&active) else { return 0 };
-    let egress = called >> 24 == Direction::Egress as u32;
-    let query = Query {
-        local,
-        direction: if egress { Direction::Egress } else { Direction::Ingress },
-        remote: Addr::UNSPECIFIED,
-        protocol: Protocol((called >> 16) as u8),
-        port: called as u16,
-    };
-    image.staged_cell(&query, remote_identity).0
 }
 
 /// A decision, the generation that made it (0 when there was none), and who the local side was in it.
@@ -108,21 +81,35 @@ impl Judged {
 }
 
 /// Judges one opening of `workload` by the active generation; without one, denies. The query's own `local` is not read.
-///
-/// A function of its own in the object: inlined twice into one program it would need more than the 512 bytes of stack.
-#[inline(never)]
+#[inline(always)]
 pub fn judge(workload: u32, query: &Query) -> Judged {
-    let Some(active) = Active::open() else { return Judged::NO_TABLES };
     let mut judged = Judged::NO_TABLES;
-    if recent::recall(active.word, workload, query, &mut judged) {
-        return judged;
-    }
-    let Some(image) = Image::open(&active) else { return Judged::NO_TABLES };
-    let local_identity = image.local(workload);
-    let decision = image.decide_for(workload, &Query { local: local_identity, ..*query });
-    judged = Judged { decision, generation: image.generation(), local_identity };
-    recent::remember(active.word, workload, query, &judged);
+    let _ = weir_judge(workload, query, &raw mut judged);
     judged
+}
+
+/// A global function (see `bytes::weir_parse_skb`): programs judge at several places, and every path to each would be followed
+/// through all of it. Leaves `to` as it is when there are no tables. The answer means nothing: the verifier wants one.
+#[inline(never)]
+#[unsafe(no_mangle)]
+extern "C" fn weir_judge(workload: u32, query: *const Query, to: *mut Judged) -> u32 {
+    if query.is_null() || to.is_null() {
+        return 0;
+    }
+    // SAFETY: not null, and the verifier checks that every caller hands memory of this size.
+    let query = unsafe { &*query };
+    // SAFETY: as above.
+    let judged = unsafe { &mut *to };
+    let Some(active) = Active::open() else { return 0 };
+    if recent::recall(active.word, workload, query, judged) {
+        return 1;
+    }
+    let Some(image) = Image::open(&active) else { return 0 };
+    let local_identity = image.local(workload);
+    let decision = image.decide_as(local_identity, workload, query);
+    *judged = Judged { decision, generation: image.generation(), local_identity };
+    recent::remember(active.word, workload, query, judged);
+    1
 }
 
 /// Whether a packet that says it comes from one of `workload`'s addresses may do so.
