@@ -122,19 +122,19 @@ fn merge(old: &Budget, found: &Budget, reason: Option<&str>) -> (Budget, Vec<Str
 
 fn print(old: &Budget, found: &Budget) {
     println!(
-        "{:<16} {:>9} {:>9} {:>7}  {:>12} {:>13}",
+        "{:<18} {:>9} {:>9} {:>7}  {:>12} {:>13}",
         "", "recorded", "verified", "", "instructions", "machine bytes"
     );
     for (name, now) in &found.programs {
         let before = old.programs.get(name).map_or(0, |before| before.verified);
         let grown = if before == 0 { "new".to_owned() } else { percent(before, now.verified) };
         println!(
-            "{name:<16} {before:>9} {:>9} {grown:>7}  {:>12} {:>13}",
+            "{name:<18} {before:>9} {:>9} {grown:>7}  {:>12} {:>13}",
             now.verified, now.instructions, now.machine_bytes
         );
     }
     for name in old.programs.keys().filter(|name| !found.programs.contains_key(*name)) {
-        println!("{name:<16} is no more");
+        println!("{name:<18} is no more");
     }
 }
 
