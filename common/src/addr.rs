@@ -46,8 +46,10 @@ impl Addr {
         Self(zerocopy::transmute!(words))
     }
 
+    /// Four words as they lie in memory.
     #[inline(always)]
-    const fn words(&self) -> [u32; 4] {
+    #[must_use]
+    pub const fn words(&self) -> [u32; 4] {
         zerocopy::transmute!(self.0)
     }
 

@@ -176,7 +176,7 @@ pub mod reserved {
 /// The first identity number handed to workloads and CIDR peers.
 pub const FIRST_IDENTITY: u32 = 16;
 /// One more than the largest identity number.
-pub const MAX_IDENTITIES: u32 = 65_536;
+pub const MAX_IDENTITIES: u32 = 131_072;
 
 /// Bit of an entry in [`Section::Workloads`]: the workload has addresses of its own, and may send from no others.
 pub const ADDRESSED: u32 = 1 << 31;

@@ -15,6 +15,7 @@ pub mod image;
 pub mod maps;
 pub mod packet;
 mod ports;
+pub mod recent;
 pub mod source;
 pub mod verdict;
 

@@ -19,7 +19,7 @@ use weir_common::{
 use crate::{
     bytes,
     emit::{self, Caller, Subject},
-    replies,
+    recent, replies,
     tables::{self, Judged},
     who,
 };
@@ -56,38 +56,46 @@ pub fn root_connect6(ctx: SockAddrContext) -> i32 {
 fn judge(ctx: &SockAddrContext, hook: Hook, target: (Addr, Port)) -> i32 {
     let subject = subject(ctx, hook, who::attached(), target);
     let judged = tables::judge(subject.local.workload, &emit::question(&subject));
-    let caller = Caller::current();
-    if !judged.decision.verdict.passes() {
+    let passes = judged.decision.verdict.passes();
+    let foreign = is_foreign(&subject.local, crate::task::cgroup());
+    recent::vouch(if passes && !foreign { subject.cookie } else { 0 });
+    if judged.decision.quiet && passes && !foreign && subject.protocol == Protocol::TCP {
+        // Nothing would follow that an attempt could name.
+        return ALLOW;
+    }
+    // What only a record needs is asked for when there will be one: each of these is a call into the kernel.
+    let caller = if judged.decision.quiet && passes && !foreign { Caller::NONE } else { Caller::current() };
+    if !passes {
         if judged.generation == 0 {
             error!(ctx, "no generation is in force: every opening is refused");
         }
         emit::verdict(&subject, &judged, &caller);
         return DENY;
     }
-    if is_foreign(&subject.local, caller.cgroup) {
+    if foreign {
         note_foreign(&subject, &judged, &caller);
     }
     if subject.protocol == Protocol::TCP {
-        // Nothing would follow that it could name.
-        if judged.decision.quiet {
-            return ALLOW;
-        }
-        emit::note(Kind::Attempt, &subject, caller.cgroup, 0, emit::detail_of(&caller.process));
+        emit::named(Kind::Attempt, &subject, &caller);
     } else {
         emit::verdict(&subject, &judged, &caller);
     }
     ALLOW
 }
 
-/// By the calling task's workload, for sockets of every cgroup of the tree. Speaks up only when it denies what the socket's
-/// own program has let through.
+/// By the calling task's workload, for sockets of every cgroup of the tree; where that is the socket's own, its program has said
+/// all there is to say. Speaks up only when it denies what the socket's own program has let through.
 #[inline(always)]
 pub fn judge_caller(ctx: &SockAddrContext, hook: Hook, target: (Addr, Port)) -> i32 {
+    let cookie = bytes::cookie(ctx);
+    if recent::vouched(cookie) {
+        return ALLOW;
+    }
     // SAFETY: helper without arguments; non-zero when a program of a lower cgroup has denied already.
     if unsafe { bpf_get_retval() } != 0 || lives_in_root_cgroup() {
         return ALLOW;
     }
-    let subject = subject(ctx, hook, who::caller(), target);
+    let subject = subject_of(ctx, hook, who::caller(), target, cookie);
     let mut judged = tables::judge(subject.local.workload, &emit::question(&subject));
     if judged.decision.verdict.passes() || is_reply(ctx, hook, &subject) {
         return ALLOW;
@@ -136,8 +144,15 @@ fn lives_in_root_cgroup() -> bool {
     crate::task::cgroup() <= ROOT_CGROUP
 }
 
+/// What the call is about.
 #[inline(always)]
 pub fn subject(ctx: &SockAddrContext, hook: Hook, local: Local, target: (Addr, Port)) -> Subject {
+    subject_of(ctx, hook, local, target, bytes::cookie(ctx))
+}
+
+/// The same of a socket whose cookie is known.
+#[inline(always)]
+fn subject_of(ctx: &SockAddrContext, hook: Hook, local: Local, target: (Addr, Port), cookie: u64) -> Subject {
     let protocol = bytes::protocol_of(ctx);
     Subject {
         hook,
@@ -149,7 +164,7 @@ pub fn subject(ctx: &SockAddrContext, hook: Hook, local: Local, target: (Addr, P
         // A ping socket's port means nothing; what it sends is judged by its type once more at egress.
         remote_port: icmp::echo_request(protocol).map_or(target.1, Port::new),
         protocol,
-        cookie: bytes::cookie(ctx),
+        cookie,
         tcp_flags: 0,
         ifindex: 0,
     }

@@ -42,7 +42,7 @@ enum Outcome {
 
 #[cgroup_skb(egress)]
 pub fn egress(ctx: SkBuffContext) -> i32 {
-    action(try_egress(&ctx, who::attached()))
+    action(try_egress(&ctx, who::attached))
 }
 
 /// For strict nodes: linked to the root of the managed tree, judges packets of sockets whose cgroup no workload names. Sockets
@@ -52,7 +52,7 @@ pub fn root_egress(ctx: SkBuffContext) -> i32 {
     if who::packet_has_workload(&ctx) {
         return ALLOW;
     }
-    action(try_egress(&ctx, who::UNKNOWN))
+    action(try_egress(&ctx, || who::UNKNOWN))
 }
 
 #[inline(always)]
@@ -63,12 +63,14 @@ fn action(outcome: Outcome) -> i32 {
     }
 }
 
+/// Asks whose socket it is only where that matters: packets of open connections do not pay for the answer.
 #[inline(always)]
-fn try_egress(ctx: &SkBuffContext, local: Local) -> Outcome {
+fn try_egress(ctx: &SkBuffContext, local: impl FnOnce() -> Local) -> Outcome {
     let sock = bytes::socket_of(ctx);
     if is_tcp(&sock) && sock.state != SYN_SENT {
         return Outcome::Established;
     }
+    let local = local();
     let mut packet = Packet::EMPTY;
     let read = matches!(bytes::headers(ctx, &mut packet), Headers::Read);
     if !read {

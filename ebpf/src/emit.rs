@@ -24,6 +24,13 @@ use crate::{
 const WAKE_BYTES: u64 = 64 * 1024;
 /// An event that names a process wakes the reader at most this often: it looks the process up in /proc, which must still be there.
 const WAKE_EVERY_NS: u64 = 1_000_000;
+/// Entries of the table of processes the reader was woken for; the first is the time of the last wake-up.
+pub const WOKEN_ENTRIES: u32 = 1024;
+/// About a second, in powers of two of nanoseconds: for so long a process counts as known.
+const SECOND_SHIFT: u32 = 30;
+/// Which bits of the clock pick the events that look how full the ring is.
+const LOOK_SHIFT: u32 = 4;
+const LOOK_MASK: u64 = 15;
 const BPF_RB_AVAIL_DATA: u64 = 0;
 
 /// What a decision was about.
@@ -103,7 +110,7 @@ pub fn verdict(subject: &Subject, judged: &Judged, caller: &Caller) {
         reason: decision.reason as u8,
         ..event
     };
-    if !submit(event, caller.process.pid != 0) {
+    if !submit(event, caller.process.pid) {
         count(&maps::LOST, cell);
     }
 }
@@ -119,11 +126,23 @@ fn counted_only(decision: &Decision, cell: u32) -> bool {
 }
 
 /// Sends something that is not a decision (an attempt, a bind, a close); lost quietly when the ring is full, as the agent
-/// then only misses an attribution, which it reports as unknown.
+/// then only misses an attribution, which it reports as unknown. `process`: as in `submit`.
 #[inline(always)]
-pub fn note(kind: Kind, subject: &Subject, cgroup: u64, old_state: u8, detail: [u8; 32]) {
+fn note(kind: Kind, subject: &Subject, cgroup: u64, old_state: u8, detail: [u8; 32], process: u32) {
     let event = event(kind, subject, 0, cgroup, detail);
-    submit(Event { old_state, ..event }, !matches!(kind, Kind::Close));
+    submit(Event { old_state, ..event }, process);
+}
+
+/// Names the process behind what follows on this socket.
+#[inline(always)]
+pub fn named(kind: Kind, subject: &Subject, caller: &Caller) {
+    note(kind, subject, caller.cgroup, 0, detail_of(&caller.process), caller.process.pid);
+}
+
+/// Hands over what a connection came to.
+#[inline(always)]
+pub fn closed(subject: &Subject, old_state: u8, totals: [u8; 32]) {
+    note(Kind::Close, subject, 0, old_state, totals, 0);
 }
 
 /// Counts a decision about a packet together with equal ones of this epoch.
@@ -284,33 +303,47 @@ fn event(kind: Kind, subject: &Subject, generation: u64, cgroup: u64, detail: [u
 
 /// The bytes of a process as an event carries them.
 #[inline(always)]
-pub fn detail_of(process: &Process) -> [u8; 32] {
+fn detail_of(process: &Process) -> [u8; 32] {
     // SAFETY: `Process` is 32 bytes without padding (checked where it is declared), any bytes are a valid array.
     unsafe { core::mem::transmute::<Process, [u8; 32]>(*process) }
 }
 
-/// `false` when the ring was full.
+/// `false` when the ring was full. `process`: whom the reader must look up soon, 0 for nobody.
 #[inline(always)]
-fn submit(event: Event, urgent: bool) -> bool {
+fn submit(event: Event, process: u32) -> bool {
     let Some(mut entry) = maps::EVENTS.reserve(0) else { return false };
     let now = event.time_ns;
     entry.write(event);
-    // SAFETY: helper on a map of ours.
-    let unread = unsafe { bpf_ringbuf_query((&raw const maps::EVENTS).cast_mut().cast(), BPF_RB_AVAIL_DATA) };
-    let wake = unread >= WAKE_BYTES || (urgent && wake_is_due(now));
+    let wake = is_filling(now) || (process != 0 && wake_is_due(now, process));
     entry.submit(u64::from(if wake { BPF_RB_FORCE_WAKEUP } else { BPF_RB_NO_WAKEUP }));
     true
 }
 
-/// Whether the last wake-up for a process is long enough ago. Two CPUs may both find it so; that costs one wake-up more.
+/// Whether enough is unread that the reader should not wait for its timer. Asked for one event in sixteen, picked by the clock:
+/// the threshold is hundreds of events.
 #[inline(always)]
-fn wake_is_due(now: u64) -> bool {
-    let Some(last) = maps::WOKEN.get_ptr_mut(0) else { return false };
-    // SAFETY: a live map value; a torn or lost write only moves a wake-up.
+fn is_filling(now: u64) -> bool {
+    if now >> LOOK_SHIFT & LOOK_MASK != 0 {
+        return false;
+    }
+    // SAFETY: helper on a map of ours.
+    unsafe { bpf_ringbuf_query((&raw const maps::EVENTS).cast_mut().cast(), BPF_RB_AVAIL_DATA) >= WAKE_BYTES }
+}
+
+/// Whether the reader is to be woken for this process: the last wake-up is long enough ago, and was not for the same process a
+/// moment ago, which the reader knows by now. Two CPUs may both find it so; that costs one wake-up more.
+#[inline(always)]
+fn wake_is_due(now: u64, process: u32) -> bool {
+    let place = 1 + process % (WOKEN_ENTRIES - 1);
+    let (Some(last), Some(known)) = (maps::WOKEN.get_ptr_mut(0), maps::WOKEN.get_ptr_mut(place)) else { return false };
+    let seconds = now >> SECOND_SHIFT;
+    let mark = u64::from(process) << 32 | seconds & 0xffff_ffff;
+    // SAFETY: live map values; a torn or lost write only moves a wake-up.
     unsafe {
-        if now.wrapping_sub(last.read_volatile()) < WAKE_EVERY_NS {
+        if known.read_volatile() == mark || now.wrapping_sub(last.read_volatile()) < WAKE_EVERY_NS {
             return false;
         }
+        known.write_volatile(mark);
         last.write_volatile(now);
     }
     true

@@ -48,7 +48,7 @@ enum Outcome {
 
 #[cgroup_skb(ingress)]
 pub fn ingress(ctx: SkBuffContext) -> i32 {
-    action(try_ingress(&ctx, who::attached()))
+    action(try_ingress(&ctx, who::attached))
 }
 
 /// For strict nodes: linked to the root of the managed tree, judges packets of sockets whose cgroup no workload names. Sockets
@@ -58,7 +58,7 @@ pub fn root_ingress(ctx: SkBuffContext) -> i32 {
     if who::packet_has_workload(&ctx) {
         return ALLOW;
     }
-    action(try_ingress(&ctx, who::UNKNOWN))
+    action(try_ingress(&ctx, || who::UNKNOWN))
 }
 
 #[inline(always)]
@@ -69,12 +69,14 @@ fn action(outcome: Outcome) -> i32 {
     }
 }
 
+/// Asks whose socket it is only where that matters: packets of open connections do not pay for the answer.
 #[inline(always)]
-fn try_ingress(ctx: &SkBuffContext, local: Local) -> Outcome {
+fn try_ingress(ctx: &SkBuffContext, local: impl FnOnce() -> Local) -> Outcome {
     let sock = bytes::socket_of(ctx);
     if sock.kind == SOCK_STREAM && sock.protocol == u32::from(Protocol::TCP.0) && LIVING >> (sock.state & 31) & 1 == 1 {
         return Outcome::Established;
     }
+    let local = local();
     let mut packet = Packet::EMPTY;
     match bytes::headers(ctx, &mut packet) {
         Headers::Read => judge(ctx, local, sock, &mut packet),

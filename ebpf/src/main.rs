@@ -18,6 +18,7 @@ mod limiter;
 mod maps;
 mod post_bind;
 mod quotes;
+mod recent;
 mod replies;
 mod sendmsg;
 mod settings;

@@ -24,6 +24,8 @@ use weir_common::{
     },
 };
 
+use crate::{emit, recent::Entry};
+
 /// Lets inner arrays differ in length from the template (kernel 5.10): an image has as many pages as it needs.
 const BPF_F_INNER_MAP: usize = 1 << 12;
 const NO_PREALLOC: usize = BPF_F_NO_PREALLOC as usize;
@@ -53,6 +55,14 @@ pub static CIDRS: ArrayOfMaps<Cidrs, { SLOTS as usize }> = ArrayOfMaps::new();
 #[btf_map]
 pub static BLOCKED: ArrayOfMaps<Blocked, { SLOTS as usize }> = ArrayOfMaps::new();
 
+/// Decisions of late, by CPU. Written and read by the programs, through `recent`.
+#[btf_map]
+pub static RECENT: PerCpuArray<Entry, { weir_common::recent::ENTRIES as usize }> = PerCpuArray::new();
+
+/// Cookie of the socket whose own program has said all there is to say of this call. Written and read by the programs.
+#[btf_map]
+pub static VOUCHED: PerCpuArray<u64, 1> = PerCpuArray::new();
+
 /// Who the attach point's cgroup is. Written by the agent after attaching, read by every cgroup program.
 #[btf_map]
 pub static LOCAL: CgroupStorage<Local> = CgroupStorage::new();
@@ -67,9 +77,9 @@ pub static INTERFACES: HashMap<u32, Local, { MAX_INTERFACES as usize }, NO_PREAL
 /// Events. Written by the programs, read by the agent.
 #[btf_map]
 pub static EVENTS: RingBuf<Event, { RING_BYTES as usize }> = RingBuf::new();
-/// When the reader was last woken for the sake of a process. Written by the programs.
+/// When the reader was last woken for the sake of a process, and for which ones of late. Written by the programs.
 #[btf_map]
-pub static WOKEN: Array<u64, 1> = Array::new();
+pub static WOKEN: Array<u64, { emit::WOKEN_ENTRIES as usize }> = Array::new();
 /// Decisions by cell (`weir_common::counters`). Written by the programs.
 #[btf_map]
 pub static COUNTERS: PerCpuArray<u64, { counters::CELLS }> = PerCpuArray::new();

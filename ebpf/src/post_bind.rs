@@ -59,6 +59,6 @@ fn report(ctx: &SockContext, local_addr: Addr) -> i32 {
         ifindex: 0,
     };
     let caller = Caller::current();
-    emit::note(Kind::Bound, &subject, caller.cgroup, 0, emit::detail_of(&caller.process));
+    emit::named(Kind::Bound, &subject, &caller);
     ALLOW
 }

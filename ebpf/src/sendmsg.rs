@@ -18,6 +18,7 @@ use crate::{
     bytes,
     connect::{self, ALLOW, DENY},
     emit::{self, Caller, Subject},
+    recent,
     replies::{self, Asked},
     tables, who,
 };
@@ -72,7 +73,7 @@ fn judge_alone(ctx: &SockAddrContext, target: (Addr, Port)) -> i32 {
     }
     if !judged.decision.quiet && replies::first_of_socket(workload, subject.cookie) {
         let caller = Caller::current();
-        emit::note(Kind::Attempt, &subject, caller.cgroup, 0, emit::detail_of(&caller.process));
+        emit::named(Kind::Attempt, &subject, &caller);
     }
     emit::merged(&subject, &judged, 0);
     ALLOW
@@ -84,6 +85,7 @@ fn judge(ctx: &SockAddrContext, target: (Addr, Port)) -> i32 {
     let judged = tables::judge(subject.local.workload, &emit::question(&subject));
     if judged.decision.verdict.passes() || connect::is_reply(ctx, Hook::Sendmsg, &subject) {
         let caller = crate::task::cgroup();
+        recent::vouch(if connect::is_foreign(&subject.local, caller) { 0 } else { subject.cookie });
         // Once for each caller of the socket.
         if connect::is_foreign(&subject.local, caller)
             && replies::first_of_socket(subject.local.workload, subject.cookie ^ caller << 16)
@@ -93,7 +95,7 @@ fn judge(ctx: &SockAddrContext, target: (Addr, Port)) -> i32 {
         // Quiet first: a later datagram of the socket may make a record, and is then the first that needs a name.
         if !judged.decision.quiet && replies::first_of_socket(subject.local.workload, subject.cookie) {
             let caller = Caller::current();
-            emit::note(Kind::Attempt, &subject, caller.cgroup, 0, emit::detail_of(&caller.process));
+            emit::named(Kind::Attempt, &subject, &caller);
         }
         // Behind a service's address `egress` may see the datagram translated already, and the answer comes from this address.
         if judged.decision.translated {

@@ -11,7 +11,7 @@ use aya_ebpf::{bindings::bpf_sock_ops, helpers::bpf_setsockopt, macros::sock_ops
 use weir_common::{
     addr::Protocol,
     decide::Query,
-    event::{Kind, Totals},
+    event::Totals,
     image::FLAG_QUIET,
     packet::tcp,
     verdict::{Direction, Hook},
@@ -100,7 +100,7 @@ fn changed(ctx: &SockOpsContext) {
     let totals = totals(ctx.ops);
     // SAFETY: `Totals` is 32 bytes without padding (checked where it is declared), any bytes are a valid array.
     let detail = unsafe { core::mem::transmute::<Totals, [u8; 32]>(totals) };
-    emit::note(Kind::Close, &subject, 0, ctx.arg(0) as u8, detail);
+    emit::closed(&subject, ctx.arg(0) as u8, detail);
 }
 
 #[inline(always)]

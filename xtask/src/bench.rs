@@ -1,6 +1,6 @@
 //! Lives: xtask, the task `bench`.
 //! Called by: a person who wants to know what something takes.
-//! May touch: the target folder; then it becomes `weir-bench`, which measures.
+//! May touch: the target folder, `.tools`; then it becomes `weir-bench` or the benchmark in `tests`, which measure.
 //! Never: fails because something is slow: a goal that was missed is said, and people judge.
 
 use std::os::unix::process::CommandExt;
@@ -10,7 +10,7 @@ use anyhow::{Error, Result, bail};
 use clap::{Args, Subcommand};
 
 use crate::paths::Repo;
-use crate::process;
+use crate::{build, process, setup};
 
 /// Shown below `cargo xtask bench policy --help`.
 pub const HELP: &str = "\
@@ -22,12 +22,46 @@ Examples:
   cargo xtask bench policy --pods 3000 --policies 500          a few seconds
   cargo xtask bench policy --rounds 9 --json bench.json        more patience, and the figures as JSON";
 
+/// Shown below `cargo xtask bench socket --help`.
+pub const SOCKET_HELP: &str = "\
+Needs root: client and server in namespaces and cgroups of its own, which are removed at the end. CPU time of both ends, softirq
+included; everybody takes turns, every program is loaded five times. nft is brought from Debian where it is missing, and used
+inside those namespaces only.
+
+Examples:
+  cargo xtask bench socket                                     about four minutes
+  cargo xtask bench socket --rounds 5 --no-sizes               a minute, a first impression
+  cargo xtask bench socket --rounds 30 --json bench.json       more patience, and the figures as JSON";
+
 /// `cargo xtask bench`.
 #[derive(Subcommand)]
 pub enum What {
     /// The policy engine: full compiles, increments, parsing, evaluating, deciding
     #[command(after_help = HELP)]
     Policy(Policy),
+    /// The socket hooks: connect, new connections, open ones; beside empty programs, nftables and nothing
+    #[command(after_help = SOCKET_HELP)]
+    Socket(Socket),
+}
+
+/// `cargo xtask bench socket`. What is not given, the benchmark decides.
+#[derive(Args)]
+pub struct Socket {
+    /// Times everybody has a turn [default: 15]
+    #[arg(long, value_name = "N")]
+    rounds: Option<u32>,
+    /// Times all programs are loaded [default: 5]
+    #[arg(long, value_name = "N")]
+    loads: Option<u32>,
+    /// CPU time of one turn [default: 60]
+    #[arg(long, value_name = "MS")]
+    milliseconds: Option<u32>,
+    /// Leave out how cost grows with rules and identities
+    #[arg(long)]
+    no_sizes: bool,
+    /// Also write everything as JSON to FILE
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
 }
 
 /// `cargo xtask bench policy`. What is not given, `weir-bench` decides.
@@ -50,9 +84,16 @@ pub struct Policy {
     json: Option<PathBuf>,
 }
 
-/// Builds the measuring program as shipped, with progress shown, then turns into it.
+/// Measures.
 pub fn task(repo: &Repo, what: &What) -> Result<bool> {
-    let What::Policy(options) = what;
+    match what {
+        What::Policy(options) => policy(repo, options),
+        What::Socket(options) => socket(repo, options),
+    }
+}
+
+/// Builds the measuring program as shipped, with progress shown, then turns into it.
+fn policy(repo: &Repo, options: &Policy) -> Result<bool> {
     let mut cargo = process::cargo(repo);
     cargo.args(["build", "--locked", "--release", "--package", "weir-bench"]);
     if !process::shown(&mut cargo)? {
@@ -75,4 +116,26 @@ pub fn task(repo: &Repo, what: &What) -> Result<bool> {
     }
     // On success this never returns.
     Err(Error::new(bench.exec()).context(format!("starting {}", program.display())))
+}
+
+/// Builds everything as shipped, with progress shown, then lets cargo become the benchmark.
+fn socket(repo: &Repo, options: &Socket) -> Result<bool> {
+    setup::demand(repo, setup::For::Live)?;
+    let programs = build::programs(repo, true)?;
+    let mut cargo = process::cargo(repo);
+    cargo.args(["bench", "--locked", "--package", "weir-tests", "--bench", "socket", "--"]);
+    cargo.env("WEIR_BIN_DIR", programs);
+    let given = [("--rounds", options.rounds), ("--loads", options.loads), ("--milliseconds", options.milliseconds)];
+    for (option, value) in given {
+        cargo.args(value.map(|value| [option.to_owned(), value.to_string()]).into_iter().flatten());
+    }
+    if options.no_sizes {
+        cargo.arg("--no-sizes");
+    }
+    if let Some(file) = &options.json {
+        // cargo starts it in the package's folder.
+        cargo.arg("--json").arg(std::path::absolute(file)?);
+    }
+    // On success this never returns.
+    Err(Error::new(cargo.exec()).context("starting cargo"))
 }

@@ -4,6 +4,7 @@
 //! Never: changes the user's system; does work itself (one file per task).
 
 mod bench;
+mod budget;
 mod build;
 mod ci;
 mod conformance;
@@ -64,6 +65,9 @@ enum Task {
         #[command(subcommand)]
         what: bench::What,
     },
+    /// Record what the kernel programs take of the verifier's budget
+    #[command(after_help = budget::HELP)]
+    Budget(budget::Options),
     /// Feed hostile bytes to everything that reads bytes, for a bounded time
     #[command(after_help = fuzz::HELP)]
     Fuzz(fuzz::Options),
@@ -105,6 +109,7 @@ fn run(cli: Cli) -> anyhow::Result<bool> {
         Task::Demo(options) => demo::task(&repo, &options),
         Task::Conformance(options) => conformance::task(&repo, &options),
         Task::Bench { what } => bench::task(&repo, &what),
+        Task::Budget(options) => budget::task(&repo, &options),
         Task::Fuzz(options) => fuzz::task(&repo, &options),
         Task::Lint(json) => lint::task(&repo, json.file.as_deref()),
         Task::Layers(json) => layers::task(&repo, json.file.as_deref()),

@@ -106,6 +106,13 @@ impl Cgroups {
         Ok(())
     }
 
+    /// Detaches everything.
+    pub(super) fn detach(&mut self) {
+        self.root = None;
+        self.attached.clear();
+        self.forget_callers();
+    }
+
     /// Attaches what is missing and detaches what is no longer wanted. `alone`: numbers of the workloads whose openings `sk_lookup`
     /// judges alone.
     pub(super) fn reconcile(

@@ -1,5 +1,5 @@
 //! Lives: agent, user space.
-//! Called by: the in-kernel test runs.
+//! Called by: the in-kernel test runs, the benchmark of the socket hooks.
 //! May touch: one loaded program, through `BPF_PROG_TEST_RUN`: the kernel runs it on a packet that exists nowhere else.
 //! Never: sends anything; what the program counts and charges is real, though.
 
@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use aya::programs::{Program, ProgramError, TestRun as _, TestRunOptions};
 use weir_policy::{Compiled, ResourceId};
 
-use super::{Kernel, attach, error::KernelError, slot::ReadBack};
+use super::{Kernel, attach, error::KernelError, lookups::Lookups, slot::ReadBack};
 
 /// A program that the kernel can run on a packet of ours.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,6 +20,22 @@ pub enum PacketHook {
     /// On an Ethernet frame whose IP packet leaves a socket of no cgroup; answers 0 (drop) or 1.
     Egress,
 }
+
+/// What a loaded program takes; a number the kernel does not tell is 0.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ProgramSize {
+    /// The program.
+    pub name: &'static str,
+    /// Instructions the verifier looked at, which it limits to a million (told since kernel 5.16).
+    pub verified: u32,
+    /// Instructions of the program itself, after the verifier's rewriting.
+    pub instructions: u32,
+    /// Bytes of machine code.
+    pub machine_bytes: u32,
+}
+
+/// `sizeof(struct bpf_insn)`.
+const INSTRUCTION_BYTES: u32 = 8;
 
 impl Kernel {
     /// [`Kernel::install`], with `workload` under the number 0: packets of test runs arrive at no cgroup's socket, whose number is 0,
@@ -66,17 +82,29 @@ impl Kernel {
         run.map(|result| result.return_value).map_err(refused)
     }
 
-    /// Instructions the verifier looked at for each program, which it limits to a million (kernel 5.16; nothing before).
+    /// Detaches everything from cgroups and namespaces; the next [`Kernel::reconcile`] attaches it again. For benchmarks, which
+    /// take turns.
+    pub fn detach_sockets(&mut self) {
+        self.cgroups.detach();
+        self.lookups = Lookups::default();
+    }
+
+    /// What each program takes.
     ///
     /// # Errors
     /// When the kernel does not tell of a program.
-    pub fn verified(&self) -> Result<Vec<(&'static str, u32)>, KernelError> {
-        let verified = |name| {
+    pub fn sizes(&self) -> Result<Vec<ProgramSize>, KernelError> {
+        let size = |name| {
             let program = self.ebpf.program(name).ok_or(KernelError::NoProgram(name))?;
             let refused = |source| KernelError::Program { program: name, source, verifier: String::new() };
             let info = program.info().map_err(refused)?;
-            Ok(info.verified_instruction_count().map(|count| (name, count)))
+            Ok(ProgramSize {
+                name,
+                verified: info.verified_instruction_count().unwrap_or(0),
+                instructions: info.size_translated().unwrap_or(0) / INSTRUCTION_BYTES,
+                machine_bytes: info.size_jitted(),
+            })
         };
-        attach::programs().filter_map(|name| verified(name).transpose()).collect()
+        attach::programs().map(size).collect()
     }
 }

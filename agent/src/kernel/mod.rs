@@ -29,7 +29,7 @@ use std::{
 use aya::Ebpf;
 pub use cgroups::{AttachState, WorkloadState};
 pub use counters::{CounterCell, InterfaceSeen};
-pub use dry_run::PacketHook;
+pub use dry_run::{PacketHook, ProgramSize};
 pub use error::KernelError;
 pub use events::{Events, Merged};
 pub use interfaces::{InterfaceState, XdpMode};

@@ -17,6 +17,8 @@ pub struct Options {
     pub unknown: &'static str,
     /// Verdict for workloads that no policy selects: allow or deny.
     pub unselected: &'static str,
+    /// What the agent logs: debug or info.
+    pub log: &'static str,
     /// What judges ingress: cgroup or sk_lookup.
     pub ingress_hook: &'static str,
     /// Interfaces for XDP; by default every port of the bridge.
@@ -45,6 +47,7 @@ impl Default for Options {
         Options {
             unknown: "allow",
             unselected: "allow",
+            log: "debug",
             ingress_hook: "cgroup",
             interfaces: vec!["v-*".to_owned()],
             xdp_mode: "auto",
@@ -76,7 +79,7 @@ pub fn agent(world: &World, options: &Options) -> String {
         "stateDir": world.folder().join("state"),
         "grpc": {"socket": {"path": agent_socket(world), "allowedUids": [0]}},
         "collector": {"address": format!("unix:{}", collector_socket(world).display())},
-        "log": {"level": "debug", "format": "text"},
+        "log": {"level": options.log, "format": "text"},
     });
     if let (Some(tls), Some(grpc)) = (&options.tls, file.get_mut("grpc").and_then(Value::as_object_mut)) {
         let files = json!({"certificate": tls.certificate, "key": tls.key, "clientCa": tls.client_ca});

@@ -106,7 +106,7 @@ impl Harness {
         stop(self.collector.take())
     }
 
-    /// The agent's process.
+    /// The agent's process, while it runs.
     #[must_use]
     pub fn agent_pid(&self) -> Option<u32> {
         self.agent.as_ref().map(Running::pid)

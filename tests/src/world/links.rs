@@ -77,6 +77,34 @@ pub fn cut(namespace: &Path, name: &str) -> Result<(), WorldError> {
     })
 }
 
+/// A wire from `one` to `other`, called [`INSIDE`] in both, without a bridge between them.
+///
+/// # Errors
+/// What the kernel says.
+pub fn pair(one: &Path, other: &Path, addresses: [IpAddr; 2]) -> Result<(), WorldError> {
+    const FAR: &str = "far";
+    let [here, there] = addresses;
+    let target = File::open(other).map_err(file("opening", other))?;
+    in_namespace(one, async |handle| {
+        up(&handle, "lo").await?;
+        let veth = LinkVeth::new(INSIDE, FAR).up().build();
+        handle.link().add(veth).execute().await.map_err(netlink("adding", INSIDE))?;
+        let away = LinkUnspec::new_with_name(FAR).setns_by_fd(target.as_raw_fd()).build();
+        handle.link().set(away).execute().await.map_err(netlink("moving", FAR))?;
+        address(&handle, INSIDE, &[(here, 24)]).await?;
+        route(&handle, INSIDE).await
+    })?;
+    in_namespace(other, async |handle| {
+        up(&handle, "lo").await?;
+        let index = index(&handle, FAR).await?;
+        let named = LinkUnspec::new_with_index(index).name(INSIDE.to_owned()).up().build();
+        handle.link().set(named).execute().await.map_err(netlink("raising", FAR))?;
+        address(&handle, INSIDE, &[(there, 24)]).await?;
+        route(&handle, INSIDE).await
+    })?;
+    [one, other].into_iter().try_for_each(|namespace| wait_in_service(namespace, INSIDE))
+}
+
 /// Waits until the link carries packets: a packet sent before that is lost without a word.
 ///
 /// # Errors

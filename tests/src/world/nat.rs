@@ -1,5 +1,5 @@
 //! Lives: weir-tests, translation of addresses in a world, as a proxy for Services does it.
-//! Called by: live tests about Services; fabric, for conformance cases about them.
+//! Called by: live tests about Services; fabric, for conformance cases about them; the benchmark of the socket hooks, for comparison.
 //! May touch: the nftables rules of namespaces that the world made, by the program `nft`.
 //! Never: rules of the host's: `nft` is started inside the namespace.
 
@@ -30,7 +30,7 @@ pub struct Translation<'t> {
 /// # Errors
 /// When `nft` is not there or refuses.
 pub fn translate(namespace: &Path, translations: &[Translation<'_>]) -> Result<(), WorldError> {
-    load_in(namespace, &ruleset("output", translations, ""))
+    rules_in(namespace, &ruleset("output", translations, ""))
 }
 
 /// Whether there is a program to translate with.
@@ -56,7 +56,7 @@ impl World {
     pub fn translate_for_others(&self, who: Who, translations: &[Translation<'_>]) -> Result<(), WorldError> {
         self.forward(who)?;
         let back = " chain back {\n  type nat hook postrouting priority 100;\n  ct status dnat masquerade\n }\n";
-        load_in(&self.netns(who), &ruleset("prerouting", translations, back))
+        rules_in(&self.netns(who), &ruleset("prerouting", translations, back))
     }
 
     /// Lets `who` forward what is not for itself.
@@ -77,7 +77,11 @@ impl World {
     }
 }
 
-fn load_in(namespace: &Path, rules: &str) -> Result<(), WorldError> {
+/// Gives a namespace of a world rules in nftables' own words.
+///
+/// # Errors
+/// When `nft` is not there or refuses.
+pub fn rules_in(namespace: &Path, rules: &str) -> Result<(), WorldError> {
     netns::inside(namespace, || load(rules))
 }
 
