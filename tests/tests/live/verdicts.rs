@@ -29,7 +29,7 @@ pub fn trials() -> Vec<Trial> {
 }
 
 /// The tables that hold whichever hook judges ingress, as far as they are about what both see.
-pub const TABLES: [(&str, fn(&mut Harness, Judge) -> Result<()>); 7] = [
+pub const TABLES: [(&str, Table); 7] = [
     ("egress", egress_by),
     ("ingress", ingress_by),
     ("order", order_by),
@@ -38,6 +38,9 @@ pub const TABLES: [(&str, fn(&mut Harness, Judge) -> Result<()>); 7] = [
     ("entities", entities_by),
     ("audit", audit_by),
 ];
+
+/// A table, given what runs it.
+pub type Table = fn(&mut Harness, Judge) -> Result<()>;
 
 /// What runs a table.
 pub type Judge = fn(&mut Harness, &str, &[Row]) -> Result<()>;
