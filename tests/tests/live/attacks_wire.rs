@@ -2,6 +2,10 @@
 //! Called by: main.
 //! May touch: the stage.
 //! Never: believes a verdict alone: another namespace on the same bridge must have seen the frame, or not.
+#![expect(
+    clippy::unwrap_used,
+    reason = "a packet that cannot be made is a mistake in a test, which must fail there and then"
+)]
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
