@@ -242,8 +242,8 @@ fn nested(harness: &mut Harness) -> Result<()> {
 
 /// Api hears this host only; web calls itself what it likes.
 fn reserved(harness: &mut Harness) -> Result<()> {
-    let claims = "labels: {app: web, entity: host, \"weir.dev/entity\": host, \"weir.dev/identity\": \"2\", reserved: host}, \
-                  annotations: {\"weir.dev/interface\": v-web, \"weir.dev/mode\": audit}";
+    let claims =
+        "labels: {app: web, entity: host, \"weir.dev/entity\": host, \"weir.dev/identity\": \"2\", reserved: host}";
     let services = workloads().replace("labels: {app: web}", claims);
     ensure!(services.contains("weir.dev/entity"), "{services}");
     let select = "workloadSelector: {matchLabels: {app: api}}";
@@ -257,8 +257,6 @@ fn reserved(harness: &mut Harness) -> Result<()> {
     let (host, web) = (world.attempt(Who::Node, &line)?, world.attempt(Web, &line)?);
     ensure!((host.result.as_str(), web.result.as_str()) == ("ok", "ETIMEDOUT"), "{host:?} {web:?}");
     ensure!(server.served()?.accepted == 1, "somebody else arrived");
-    let hooks = harness.status()?.agent.workloads.into_iter().flat_map(|workload| workload.hooks).collect::<Vec<_>>();
-    ensure!(!hooks.contains(&"from_workload".to_owned()), "an annotation is no interface: {hooks:?}");
     Ok(())
 }
 

@@ -2,6 +2,10 @@
 //! Called by: main.
 //! May touch: the stage.
 //! Never: believes a verdict alone: another namespace on the same bridge must have seen the frame, or not.
+#![expect(
+    clippy::unwrap_used,
+    reason = "a packet that cannot be made is a mistake in a test, which must fail there and then"
+)]
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
@@ -394,7 +398,9 @@ fn made_again(harness: &mut Harness) -> Result<()> {
     harness.wait("the new interface to be judged", |harness| {
         harness.world().attempt(Web, &line).is_ok() && refused(harness).is_ok_and(|now| now > before)
     })?;
-    try_frame(harness, (Web, Polite), "the same again", 0x0800, &packet, Fate::Refused("default"))
+    // Another port: equal refusals are counted together, in a record as old as the first of them.
+    let packet = udp(Web.v4(), Db.v4(), 4000, 5354, b"after");
+    try_frame(harness, (Web, Polite), "another one", 0x0800, &packet, Fate::Refused("default"))
 }
 
 fn status(harness: &mut Harness) -> Result<()> {

@@ -2,6 +2,12 @@
 //! Called by: the live attacks.
 //! May touch: nothing.
 //! Never: sends; weir-probe does.
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a packet that cannot be made is a mistake in a test, which must fail there and then"
+)]
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
