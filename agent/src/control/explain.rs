@@ -3,7 +3,7 @@
 //! May touch: the compiled generation in force, through the kernel's own decision function; the reference evaluator.
 //! Never: answers from anything but what is in force; hides that the two disagree.
 
-use std::net::IpAddr;
+use std::{net::IpAddr, sync::Arc};
 
 use weir_common::{
     addr::{Addr, Protocol},
@@ -100,8 +100,7 @@ impl<D: Datapath> Control<D> {
         let compiled = &*self.force.compiled;
         let (mut from, mut to) = (find(compiled, &ask.from)?, find(compiled, &ask.to)?);
         for end in [&mut from, &mut to] {
-            let resource = end.workload.and_then(|workload| self.force.resources.get(&workload.id));
-            end.unplaced = resource.and_then(|resource| self.pods.unplaced(resource));
+            end.unplaced = end.workload.and_then(|workload| self.unplaced(workload));
         }
         let protocol = Protocol(ask.protocol);
         let question = Question { from: from.end.clone(), to: to.end.clone(), protocol, port: ask.port };
@@ -109,8 +108,9 @@ impl<D: Datapath> Control<D> {
         let (out, into) = answers.map_or((None, None), |answers| (answers.egress, answers.ingress));
         let egress = side(compiled, &from, &to, Direction::Egress, &question, out.as_ref())?;
         // Behind a service's address others are called, at ports of their own.
-        let behind =
-            into.as_ref().and_then(|answer| compiled.workloads.get(&answer.workload)).map(|workload| found(workload));
+        let others = |workload: &&Arc<CompiledWorkload>| to.workload.is_none_or(|called| called.id != workload.id);
+        let behind = into.as_ref().and_then(|answer| compiled.workloads.get(&answer.workload)).filter(others);
+        let behind = behind.map(|workload| Found { unplaced: self.unplaced(workload), ..found(workload) });
         let called = behind.as_ref().unwrap_or(&to);
         let question = Question { port: into.as_ref().map_or(ask.port, |answer| answer.port), ..question };
         let mut ingress = side(compiled, called, &from, Direction::Ingress, &question, into.as_ref())?;
@@ -130,6 +130,11 @@ impl<D: Datapath> Control<D> {
 }
 
 impl<D> Control<D> {
+    /// Of a pod of this node that is not policed: why not.
+    fn unplaced(&self, workload: &CompiledWorkload) -> Option<String> {
+        self.force.resources.get(&workload.id).and_then(|resource| self.pods.unplaced(resource))
+    }
+
     /// Says how a denial at the called side reaches the caller, which depends on the hook that denies it.
     fn answered(&self, called: &ResourceId, protocol: Protocol, refuses: bool, side: &mut Side) {
         let Some(refusal) = &mut side.refusal else { return };
@@ -251,8 +256,9 @@ impl Tables for Own<'_> {
     }
 
     fn endpoint(&self, addr: &Addr) -> Option<Endpoint> {
-        let owner = if self.is_own(addr) { ASKED } else { 0 };
-        self.compiled.endpoint(addr).map(|end| Endpoint { owner, ..end })
+        let end = self.compiled.endpoint(addr)?;
+        // What is called by a service's address is what is behind it, even if a pod claims the address too.
+        Some(if self.is_own(addr) && !end.is_service() { Endpoint { owner: ASKED, ..end } } else { end })
     }
 
     fn cidr(&self, addr: &Addr) -> Option<u32> {

@@ -73,7 +73,7 @@ impl Side {
         let (kind, end) = if direction == "egress" { ("Egress", "to") } else { ("Ingress", "from") };
         let ports = |port: u16| format!("ports: [{{port: {port}}}, {{port: {port}, protocol: UDP}}]");
         let last = others + 9;
-        let mut rules = vec![
+        let mut rules = [
             format!("{{name: only, {}}}", ports(own + self.only)),
             format!("{{name: both, {}}}", ports(own + BOTH)),
             format!(
@@ -225,6 +225,11 @@ fn check_clients(seen: &[(Who, Fate, Stormed)]) -> Result<u64> {
                 let total: u64 = results.values().sum();
                 let only = |word: &str| results.keys().all(|result| result == word);
                 let as_it_must = match fate {
+                    // A datagram may be lost on a busy machine without anybody's verdict; a few at most, and never with an error.
+                    Fate::Always if protocol == "udp" => {
+                        let lost = results.get("ETIMEDOUT").copied().unwrap_or(0);
+                        results.keys().all(|result| result == "ok" || result == "ETIMEDOUT") && lost * 20 <= total
+                    }
                     Fate::Always => only("ok"),
                     Fate::Refused => only("EPERM"),
                     Fate::Lost => only("ETIMEDOUT"),
@@ -319,6 +324,8 @@ fn check_records(records: &[Record], documents: &[String; 2], sides: &BTreeMap<u
         checked += 1;
     }
     ensure!(checked > 1000, "only {checked} records");
+    // The collector of a world keeps so many; what it has dropped nobody has checked.
+    ensure!(records.len() < 200_000, "{} records: more than are kept, so rest longer between tries", records.len());
     Ok(checked)
 }
 
