@@ -29,6 +29,8 @@ use crate::site::{PORT, SERVER};
 pub enum Job {
     /// `connect()` of a UDP socket: the hook, and nothing else that Weir has a part in.
     Verdict,
+    /// The same, to thousands of peers in turn: each is asked about as if for the first time.
+    Fresh,
     /// `connect()` of a TCP socket: the whole handshake, seen by the caller.
     Connect,
     /// A connection from `socket()` to both ends' `close()`.
@@ -44,7 +46,7 @@ pub struct Task {
     pub job: Job,
     /// For how much CPU time.
     pub milliseconds: u64,
-    /// For [`Job::Verdict`]: whom to call, in turn.
+    /// For [`Job::Verdict`] and [`Job::Fresh`]: whom to call, in turn.
     pub to: Vec<Ipv4Addr>,
 }
 
@@ -162,7 +164,7 @@ pub fn serve(place: &Place) -> Result<()> {
         let task: Task = serde_json::from_str(&line?)?;
         let spent = Duration::from_millis(task.milliseconds);
         let nanoseconds = match task.job {
-            Job::Verdict => verdicts(spent, &task.to),
+            Job::Verdict | Job::Fresh => verdicts(spent, &task.to),
             Job::Connect => connects(spent, &listener),
             Job::Connection => connections(spent, &listener),
             Job::RoundTrip => round_trips(spent, &listener),

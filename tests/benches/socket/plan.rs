@@ -100,6 +100,7 @@ fn usual(field: &mut Field, patience: Patience, nft: bool, report: &mut Report) 
     };
     let all = [Nothing, Empty(Hooks::Connect), Empty(Hooks::All), Weir(QUIET), Weir(USUAL)];
     let verdict = compete(Job::Verdict, &all, report)?;
+    let fresh = compete(Job::Fresh, &[Nothing, Empty(Hooks::Connect), Weir(QUIET)], report)?;
     let connect = compete(Job::Connect, &all, report)?;
     let whole = [Nothing, Empty(Hooks::All), Weir(QUIET), Weir(USUAL), Alone(USUAL)];
     let connection = compete(Job::Connection, &whole, report)?;
@@ -111,6 +112,8 @@ fn usual(field: &mut Field, patience: Patience, nft: bool, report: &mut Report) 
     let one = "an empty connect4, added";
     report.row("connect verdict, 10,000 identities, added", one, Some(1.35), over(added(QUIET), hook));
     report.row("the same with its event, added", one, Some(2.5), over(added(USUAL), hook));
+    let first = over(fresh.adds(Weir(QUIET), Nothing), fresh.adds(Empty(Hooks::Connect), Nothing));
+    report.row("connect verdict about a new peer, added", one, None, first);
     let tracked = connect.adds(Conntrack, Nothing);
     report.row("connect verdict, added", "nftables conntrack, added", Some(1.0 / 15.0), over(added(QUIET), tracked));
     let whole = connect.adds(Weir(USUAL), Nothing);
@@ -141,14 +144,23 @@ fn sizes(field: &mut Field, patience: Patience, report: &mut Report) -> Result<(
             Err(error) => report.notes.push(format!("{size} were not measured: {error:#}")),
         }
     }
-    let everybody: Vec<Contestant> = fit.iter().map(|(contestant, _)| *contestant).collect();
+    let nothing = Contestant::Nothing;
+    let everybody: Vec<Contestant> = fit.iter().map(|(contestant, _)| *contestant).chain([nothing]).collect();
     let samples = field.compete(Job::Verdict, &everybody, patience)?;
     report.times(Job::Verdict, &samples, name);
     let of = |size| fit.iter().find(|(_, name)| *name == size).map(|(contestant, _)| *contestant);
+    let grown = |samples: &Samples, large, small| {
+        let (large, small) = of(large).zip(of(small))?;
+        over(samples.adds(large, nothing), samples.adds(small, nothing))
+    };
     for (large, small) in [("100,000 rules", "10 rules"), ("100,000 identities", "10 identities")] {
-        let measured = of(large).zip(of(small)).and_then(|(large, small)| samples.ratio(large, small));
-        report.row(&format!("connect verdict, {large}"), small, Some(1.05), measured);
+        report.row(&format!("connect verdict, {large}, added"), small, Some(1.05), grown(&samples, large, small));
     }
+    let (large, small) = ("100,000 identities", "10,000 identities");
+    let everybody: Vec<Contestant> = of(large).into_iter().chain(of(small)).chain([nothing]).collect();
+    let samples = field.compete(Job::Fresh, &everybody, patience)?;
+    report.times(Job::Fresh, &samples, name);
+    report.row("connect verdict about a new peer, 100,000, added", small, None, grown(&samples, large, small));
     Ok(())
 }
 

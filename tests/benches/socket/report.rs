@@ -104,6 +104,7 @@ fn ratio(value: f64) -> String {
 const fn describe(job: Job) -> &'static str {
     match job {
         Job::Verdict => "connect() of a UDP socket: the hook alone",
+        Job::Fresh => "the same, to 8,192 peers in turn: no decision is remembered",
         Job::Connect => "connect() of a TCP socket: the handshake, both ends",
         Job::Connection => "a TCP connection, from socket() to both ends' close()",
         Job::RoundTrip => "64 bytes there and back over an open TCP connection",

@@ -30,11 +30,18 @@ const NAMED: u32 = 100;
 const BLOCK: u32 = 1000;
 /// Called at the same time in turn.
 const CALLED: u32 = 10;
+/// Four for each decision that a CPU remembers.
+const STRANGERS: u32 = 4 * weir_common::recent::ENTRIES;
 
 impl Shape {
     /// Peers spread over all there are.
     pub fn called(&self) -> Vec<Ipv4Addr> {
         (0..CALLED.min(self.identities)).map(|n| peer(n * (self.identities / CALLED).max(1))).collect()
+    }
+
+    /// More peers than any CPU remembers decisions about, the same for all shapes that have as many.
+    pub fn strangers() -> Vec<Ipv4Addr> {
+        (0..STRANGERS).map(peer).collect()
     }
 
     /// The tables; `generation` names them.
