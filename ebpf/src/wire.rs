@@ -170,7 +170,8 @@ fn is_answered_inside(subject: &Subject, denied: &Judged, packet: &Packet, error
 /// Whether an answer must be to a question that was seen: nothing names the peer, so everybody could be sent "answers".
 #[inline(always)]
 fn needs_question(subject: &Subject, judged: &Judged) -> bool {
-    let by_rule = judged.decision.reason as u8 == Reason::Rule as u8;
+    // As at the socket (`replies::judge_as_answer`): a rule that lets a peer ask does not let the workload begin.
+    let by_rule = subject.protocol != Protocol::UDP && judged.decision.reason as u8 == Reason::Rule as u8;
     matches!(subject.direction, Direction::Egress) && subject.protocol != Protocol::TCP && !by_rule
 }
 
@@ -180,7 +181,7 @@ fn asked(subject: &Subject, packet: &Packet, judged: &Judged) {
     if packet.first_fragment == 1 {
         expect_fragments(subject, packet);
     }
-    let by_rule = judged.decision.reason as u8 == Reason::Rule as u8;
+    let by_rule = packet.protocol != Protocol::UDP && judged.decision.reason as u8 == Reason::Rule as u8;
     if matches!(subject.direction, Direction::Ingress) && packet.protocol != Protocol::TCP && !by_rule {
         let (talk, port) = talk(subject, packet);
         replies::expect(Asked::OnWire, subject.local.workload, talk, &subject.remote_addr, port);
