@@ -76,6 +76,12 @@ pub fn run(options: &Options) -> Result<Report> {
         report.notes.push(format!("the real agent was not measured: {error:#}"));
     }
     say(start, "the real agent measured");
+    if let (turns, others @ 1..) = field.bare_turns() {
+        report.notes.push(format!(
+            "somebody else's programs were attached to cgroups in {others} of {turns} turns without any: \"no BPF\" takes \
+             more than it should, and what is added to it is not to be trusted; stop other agents and measure again"
+        ));
+    }
     let (events, lost) = field.events()?;
     report.notes.push(format!("{events} events were read meanwhile, {lost} found the ring full"));
     Ok(report)

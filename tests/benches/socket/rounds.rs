@@ -13,6 +13,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, ensure};
+use aya::programs::links::LinkType;
 use weir_agent::kernel::IngressHook;
 use weir_policy::Compiled;
 
@@ -66,6 +67,8 @@ pub struct Field {
     site: Site,
     loads: Vec<Load>,
     tables: BTreeMap<Shape, Compiled>,
+    /// Turns with nothing attached, and those of them in which somebody else had programs at cgroups.
+    bare: (u32, u32),
 }
 
 impl Field {
@@ -87,7 +90,7 @@ impl Field {
             })
         };
         let loads = (0..loads).map(load).collect::<Result<_>>()?;
-        Ok(Field { site, loads, tables: BTreeMap::new() })
+        Ok(Field { site, loads, tables: BTreeMap::new(), bare: (0, 0) })
     }
 
     /// Adds the tables of a shape.
@@ -122,7 +125,10 @@ impl Field {
         // Whom those call who have no tables: as many as the others.
         let mut to = self.tables.keys().next().map(Shape::called).unwrap_or_default();
         let ends = match contestant {
-            Contestant::Nothing => plain,
+            Contestant::Nothing => {
+                self.bare = (self.bare.0 + 1, self.bare.1 + u32::from(others_attached()));
+                plain
+            }
             Contestant::Empty(hooks) => {
                 empty.attach(&tree, hooks)?;
                 plain
@@ -157,6 +163,12 @@ impl Field {
         Ok((all().map(Weir::events).sum(), lost.iter().sum()))
     }
 
+    /// Turns that were to be without any program, and those of them in which somebody else's were attached to cgroups: the kernel
+    /// has one switch for a kind of hook, so what is attached anywhere costs everybody.
+    pub const fn bare_turns(&self) -> (u32, u32) {
+        self.bare
+    }
+
     /// Where client and server are when nothing lies between them.
     pub fn plain(&self) -> [PathBuf; 2] {
         self.site.namespaces(Wire::Plain)
@@ -166,4 +178,9 @@ impl Field {
     pub fn bare(&mut self) -> Result<&mut Ends> {
         Ok(&mut self.loads.first_mut().context("no load")?.plain)
     }
+}
+
+/// Whether any program is linked to any cgroup of this machine.
+fn others_attached() -> bool {
+    aya::programs::loaded_links().flatten().any(|link| link.link_type().is_ok_and(|kind| kind == LinkType::Cgroup))
 }
