@@ -38,6 +38,8 @@ pub enum Asked {
 /// Bits of a tag that say which kind it is.
 const KIND_BITS: u32 = 3;
 
+const KIND_MASK: u64 = (1 << KIND_BITS) - 1;
+
 /// Remembers that a datagram went between `cookie`'s socket and this peer, so that the answer may pass.
 #[inline(always)]
 pub fn expect(asked: Asked, workload: u32, cookie: u64, peer: &Addr, port: Port) {
@@ -76,14 +78,11 @@ fn has_asked(subject: &Subject, socket: u64) -> bool {
     expected(Asked::ByPeer, subject.local.workload, socket, &subject.remote_addr, subject.remote_port)
 }
 
-/// Remembers a peer that was let in, if its answer would not get out by an egress rule.
+/// Remembers a peer that was let in. Always: whether its answer could leave by an egress rule as well may be another question by the
+/// time it leaves, when a new generation is in force.
 #[inline(always)]
 pub fn note_asked(subject: &Subject, socket: u64) {
-    let answer = Query { direction: Direction::Egress, port: subject.remote_port.number(), ..emit::question(subject) };
-    let judged = tables::judge(subject.local.workload, &answer);
-    if !judged.decision.verdict.passes() || judged.decision.staged_denies() {
-        expect(Asked::ByPeer, subject.local.workload, socket, &subject.remote_addr, subject.remote_port);
-    }
+    expect(Asked::ByPeer, subject.local.workload, socket, &subject.remote_addr, subject.remote_port);
 }
 
 /// Whether this is the first datagram of a socket (within the TTL): its task is then reported once.
@@ -131,7 +130,13 @@ extern "C" fn weir_recall(workload: u32, tag: u64) -> u32 {
         // SAFETY: a bucket is four entries; a torn read of another CPU's write can only miss or expire, not match.
         let entry = unsafe { entries.add(way).read() };
         if entry.tag == tag {
-            return u32::from(now.wrapping_sub(entry.sent_ns) < REPLY_TTL_NS);
+            let fresh = now.wrapping_sub(entry.sent_ns) < REPLY_TTL_NS;
+            if fresh && tag & KIND_MASK == Asked::ByPeer as u64 {
+                // Answered: more may follow, but room is taken from here before it is taken from who still waits.
+                // SAFETY: as above; an aligned store.
+                unsafe { (&raw mut (*entries.add(way)).sent_ns).write_volatile(now.wrapping_sub(REPLY_TTL_NS / 2)) };
+            }
+            return u32::from(fresh);
         }
         way += 1;
     }

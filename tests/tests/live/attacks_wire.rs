@@ -167,7 +167,11 @@ fn from_packet_socket(harness: &mut Harness) -> Result<()> {
             ("UDP to db", udp(web, db, 4000, 5353, b"to db"), Refused("default")),
             ("UDP to api as db", udp(db, api, 4000, 5353, b"as db"), Refused("spoofed")),
             ("UDP to api as the client", udp(client, api, 4000, 5353, b"as client"), Refused("spoofed")),
-            ("an answer of the server", udp(web, client, 53, 4000, b"answer"), Passes),
+            (
+                "an answer of the server that nobody has asked",
+                udp(web, client, 53, 4000, b"answer"),
+                Refused("default"),
+            ),
             ("an answer of no server", udp(web, client, 54, 4000, b"no answer"), Refused("default")),
             ("a SYN to api", tcp(web, api, 4000, 8080, SYN), Passes),
             ("a SYN to db", tcp(web, db, 4000, 8080, SYN), Refused("default")),
