@@ -36,7 +36,7 @@ const EXPIRY: &str = "write one such as 2026-12-24T18:00:00Z or 2026-12-24T19:00
 const ICMPV6: &str = "known here: destination-unreachable, packet-too-big, time-exceeded, parameter-problem, echo-request, \
                       echo-reply, listener-query, listener-report, listener-done, router-solicitation, router-advertisement, \
                       neighbor-solicitation, neighbor-advertisement, redirect";
-const INTERFACE: &str = "write the name of the node's end of the workload's interface";
+const INTERFACE: &str = "write the name of the node's end of the workload's interface, such as veth1a2b3c";
 const CGROUP: &str = "write a directory below the agent's cgroupRoot, such as shop/web";
 
 /// Specs of a Policy.
@@ -324,7 +324,10 @@ const OTHERS: &[(&str, Row)] = &[
         (
             "an interface without addresses",
             "{cgroup: a, interface: veth0}",
-            &[("spec.interface", "list the workload's addresses")],
+            &[(
+                "spec.interface",
+                "list the workload's addresses: what comes from its interface is checked against them",
+            )],
         ),
     ),
     (

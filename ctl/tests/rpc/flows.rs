@@ -101,7 +101,7 @@ async fn status_shows_everything_and_whether_the_numbers_agree() {
         "last sweep         30 sockets in 4 namespaces, 2.5 ms",
         "not cut yet        shop/web TCP 10.0.0.2:40000 -> 10.0.0.4:5432 by Policy/shop/web default egress: its process holds \
          the socket's lock for 1500 ms",
-        "shop/web       256  attached  web     10.0.0.2,fd00::2  connect,ingress",
+        "shop/web       256  attached  web     -          -            10.0.0.2,fd00::2  connect,ingress",
         "eth0       native    10       9        1",
         "connect  deny     default       10         8     2",
         "agree: 100 decided = 98 recorded + 2 lost",

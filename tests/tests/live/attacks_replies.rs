@@ -204,8 +204,9 @@ fn flips(harness: &mut Harness) -> Result<()> {
   workloadSelector: {matchLabels: {app: web}}
   policyTypes: [Egress]
   defaultAction: deny";
+        let mark = Mark::now();
         harness.apply(&format!("{}{}", workloads(), document("Policy", "web", closed)))?;
-        let (mark, in_force) = (Mark::now(), listening.elapsed() + ON_ITS_WAY);
+        let in_force = listening.elapsed() + ON_ITS_WAY;
         let sent = stream.sent()?;
         let served = server.served()?.from(if to.is_ipv4() { Web.v4() } else { Web.v6() });
         ensure!(sent.ok > 0 && sent.refused.values().sum::<u64>() > 100, "{to}: {sent:?}");
@@ -213,7 +214,8 @@ fn flips(harness: &mut Harness) -> Result<()> {
             served.packets > 0 && served.last_ms < in_force.as_secs_f64() * 1000.0,
             "{to}: {in_force:?} {served:?}"
         );
-        harness.record(mark, "the refused datagrams", |record| {
+        // The socket is cut, or its next datagram refused, whichever comes first.
+        harness.record(mark, "the end of it", |record| {
             record.verdict == "deny" && record.local.workload == "shop/web" && record.remote.address == Some(to)
         })?;
     }
