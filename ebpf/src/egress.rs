@@ -148,6 +148,7 @@ fn answer(subject: &Subject, judged: &mut Judged, packet: &Packet) {
     *judged = replies::judge_as_answer(subject, asked);
     if judged.decision.verdict.passes() && !passes {
         judged.decision.reason = Reason::Reply;
+        replies::note_answered(subject, asked);
         return;
     }
     // The first decision stands, and is asked for again: two of them at a time take more stack than there is.

@@ -38,12 +38,10 @@ pub enum Asked {
 /// Bits of a tag that say which kind it is.
 const KIND_BITS: u32 = 3;
 
-const KIND_MASK: u64 = (1 << KIND_BITS) - 1;
-
 /// Remembers that a datagram went between `cookie`'s socket and this peer, so that the answer may pass.
 #[inline(always)]
 pub fn expect(asked: Asked, workload: u32, cookie: u64, peer: &Addr, port: Port) {
-    weir_remember(workload, tag(asked, cookie, peer, port));
+    weir_remember(workload, tag(asked, cookie, peer, port), 0);
 }
 
 /// Whether there was one within [`REPLY_TTL_NS`].
@@ -85,13 +83,25 @@ pub fn note_asked(subject: &Subject, socket: u64) {
     expect(Asked::ByPeer, subject.local.workload, socket, &subject.remote_addr, subject.remote_port);
 }
 
+/// An answer has left. More may follow, but room is taken from here before it is taken from who still waits. Not before it leaves: the
+/// next question would take the room of an answer that is on its way from `sendmsg` to `egress`.
+#[inline(always)]
+pub fn note_answered(subject: &Subject, local_port: Port) {
+    for socket in [subject.cookie, by_port(local_port)] {
+        let tag = tag(Asked::ByPeer, socket, &subject.remote_addr, subject.remote_port);
+        if weir_recall(subject.local.workload, tag) != 0 {
+            weir_remember(subject.local.workload, tag, REPLY_TTL_NS / 2);
+        }
+    }
+}
+
 /// Whether this is the first datagram of a socket (within the TTL): its task is then reported once.
 #[inline(always)]
 pub fn first_of_socket(workload: u32, cookie: u64) -> bool {
     let tag = tag(Asked::ByUs, cookie, &Addr::UNSPECIFIED, Port([0; 2]));
     let known = weir_recall(workload, tag) != 0;
     if !known {
-        weir_remember(workload, tag);
+        weir_remember(workload, tag, 0);
     }
     !known
 }
@@ -130,25 +140,19 @@ extern "C" fn weir_recall(workload: u32, tag: u64) -> u32 {
         // SAFETY: a bucket is four entries; a torn read of another CPU's write can only miss or expire, not match.
         let entry = unsafe { entries.add(way).read() };
         if entry.tag == tag {
-            let fresh = now.wrapping_sub(entry.sent_ns) < REPLY_TTL_NS;
-            if fresh && tag & KIND_MASK == Asked::ByPeer as u64 {
-                // Answered: more may follow, but room is taken from here before it is taken from who still waits.
-                // SAFETY: as above; an aligned store.
-                unsafe { (&raw mut (*entries.add(way)).sent_ns).write_volatile(now.wrapping_sub(REPLY_TTL_NS / 2)) };
-            }
-            return u32::from(fresh);
+            return u32::from(now.wrapping_sub(entry.sent_ns) < REPLY_TTL_NS);
         }
         way += 1;
     }
     0
 }
 
-/// Makes an entry, or a fresh one of an old. The answer means nothing: the verifier wants one.
+/// Makes an entry that is `age_ns` old already, or makes an old one so. The answer means nothing: the verifier wants one.
 #[inline(never)]
 #[unsafe(no_mangle)]
-extern "C" fn weir_remember(workload: u32, tag: u64) -> u32 {
+extern "C" fn weir_remember(workload: u32, tag: u64, age_ns: u64) -> u32 {
     let Some(entries) = bucket(workload, tag) else { return 0 };
-    let now = emit::now();
+    let now = emit::now().wrapping_sub(age_ns);
     let (mut way, mut place, mut oldest) = (0, 0, u64::MAX);
     while way < 4 {
         // SAFETY: as in `weir_recall`.

@@ -70,6 +70,7 @@ fn judge_alone(ctx: &SockAddrContext, target: (Addr, Port)) -> i32 {
         }
         judged = answer;
         judged.decision.reason = Reason::Reply;
+        replies::note_answered(&subject, local_port);
     }
     if !judged.decision.quiet && replies::first_of_socket(workload, subject.cookie) {
         let caller = Caller::current();
