@@ -26,7 +26,7 @@ pub fn from_workload(ctx: TcContext) -> i32 {
 #[inline(always)]
 fn try_from(ctx: &TcContext) -> Outcome {
     let local = wire::workload_of(ctx);
-    wire::gather(ctx);
+    bytes::gather(ctx.skb.skb);
     let ifindex = wire::interface(ctx);
     let mut packet = Packet::EMPTY;
     match bytes::tc_headers(ctx, &mut packet) {

@@ -20,7 +20,6 @@ use weir_common::{
 };
 
 use crate::{
-    bytes,
     emit::{self, Subject},
     maps, quotes,
     replies::{self, Asked},
@@ -243,10 +242,4 @@ fn decided(subject: &Subject, judged: &Judged, packet: &Packet) -> Outcome {
         emit::merged(subject, judged, packet.length);
     }
     if passes { Outcome::Passes } else { Outcome::Denied }
-}
-
-/// Brings a frame's headers into its linear part, where they can be read; what cannot be brought counts as cut off.
-#[inline(always)]
-pub fn gather(ctx: &TcContext) {
-    bytes::gather(ctx.skb.skb);
 }

@@ -95,14 +95,23 @@ type Result = (usize, Arc<Group>, io::Result<Cut>);
 impl Hands {
     /// Connections that could not be cut yet.
     pub fn stuck(&mut self) -> &[Stuck] {
-        self.stuck.retain(|stuck| !stuck.free.load(Ordering::Acquire));
+        self.forget_freed();
         &self.stuck
+    }
+
+    fn forget_freed(&mut self) {
+        self.stuck.retain(|stuck| !stuck.free.load(Ordering::Acquire));
+    }
+
+    /// Whether a hand still waits for this socket.
+    pub fn holds(&self, target: &Target) -> bool {
+        self.stuck.iter().any(|stuck| stuck.target.is(target))
     }
 
     /// Cuts `targets`, those of different workloads at the same time. `tool` makes what a hand cuts with.
     pub fn cut(&mut self, targets: Vec<Target>, tool: &(dyn Fn() -> Tool + Sync)) -> Done {
-        let held: Vec<u64> = self.stuck().iter().map(|stuck| stuck.target.living.cookie()).collect();
-        let mut waiting = groups(targets.into_iter().filter(|target| !held.contains(&target.living.cookie())));
+        self.forget_freed();
+        let mut waiting = groups(targets.into_iter().filter(|target| !self.holds(target)));
         let (report, reports) = channel();
         let (mut done, mut working) = (Done::default(), Vec::<Hand>::new());
         loop {
@@ -246,11 +255,12 @@ mod tests {
         revoke::view::Connection,
     };
 
+    /// As events tell of accepted connections: the socket's cookie is not known.
     fn target(workload: u32, port: u16) -> Target {
         let root = tempfile::tempdir().unwrap();
         let namespace = Arc::clone(&Namespaces::default().find(root.path(), &[]).unwrap().namespaces[0].namespace);
         let (local, remote) = ((Addr::v4([10, 0, 0, 1]), port), (Addr::v4([10, 0, 0, 2]), 80));
-        let living = Living::known(Protocol::TCP, local, remote, Some(u64::from(port)));
+        let living = Living::known(Protocol::TCP, local, remote, None);
         let connection = Connection { workload, protocol: Protocol::TCP, direction: None, local, remote };
         Target { connection, living, namespace, direction: Direction::Egress, decision: no_tables(0) }
     }

@@ -193,8 +193,13 @@ impl Work {
         let mut targets = Vec::new();
         for (connection, cookie) in late {
             // A policy that allows it by now does no harm: the call was refused.
-            let decision = weir_common::decide::no_tables(0);
-            targets.extend(self::targets(&found, connection, Some(*cookie), Direction::Egress, decision));
+            let (Fate::Cut(direction, decision)
+            | Fate::Drains(direction, decision)
+            | Fate::Stays(Some((direction, decision)))) = view.judge(connection)
+            else {
+                continue;
+            };
+            targets.extend(self::targets(&found, connection, Some(*cookie), direction, decision));
         }
         let done = self.hands.cut(targets, &tool);
         tracing::debug!(refused = done.cut.len(), "calls denied at the last moment were ended");
@@ -239,13 +244,14 @@ impl Work {
                 }
             };
             let held = self.hands.stuck().len();
-            let clean = swept.forbidden.len() <= held && swept.failed == 0;
-            if swept.failed == 0 {
-                let lives = |known: &Connection| swept.living.contains(&Connection { direction: None, ..*known });
+            let Swept { mut forbidden, draining, strangers, living, sockets, namespaces, failed } = swept;
+            forbidden.retain(|target| !self.hands.holds(target));
+            let clean = forbidden.is_empty() && failed == 0;
+            if failed == 0 {
+                let lives = |known: &Connection| living.contains(&Connection { direction: None, ..*known });
                 self.revoker.known.end_sweep(number, &lives);
             }
             let took = started.elapsed();
-            let Swept { forbidden, draining, strangers, sockets, namespaces, .. } = swept;
             self.reporter.draining(&draining);
             if clean {
                 self.adopt(view, strangers);

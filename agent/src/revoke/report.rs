@@ -178,14 +178,13 @@ pub fn shown(connection: &Connection) -> String {
 fn record(kind: RecordKind, view: &View, target: &Target, names: &Snapshot) -> Record {
     let Target { connection, living, direction, decision, .. } = target;
     let generation = view.compiled.generation;
-    let cut = kind == RecordKind::Cut;
     let local_workload = names.by_number(generation, connection.workload);
     let identity = view.locals.get(&connection.workload).map_or(0, |local| local.workload.identity);
     Record {
         kind,
         time_ns: clock::wall_now(),
-        verdict: Some(if cut { decision.verdict } else { weir_common::verdict::Verdict::Allow }),
-        reason: cut.then_some(decision.reason),
+        verdict: Some(decision.verdict),
+        reason: Some(decision.reason),
         direction: Some(*direction),
         rule: names.rule(generation, decision.rule),
         generation,

@@ -27,7 +27,7 @@ const TCP_STATES: u32 = 1 << 1 | 1 << 2 | 1 << 3 | 1 << 4 | 1 << 5 | 1 << 8 | 1 
 /// UDP sockets that called `connect()`; the others' next datagram is judged.
 const UDP_STATES: u32 = 1 << state::ESTABLISHED;
 
-/// A connection that the policy forbids.
+/// A connection that was found and judged.
 #[derive(Clone, Debug)]
 pub struct Target {
     /// As it was judged.
@@ -36,10 +36,22 @@ pub struct Target {
     pub living: Living,
     /// Where it is.
     pub namespace: Arc<Namespace>,
-    /// The direction in which it is forbidden.
+    /// The direction in which it was judged.
     pub direction: Direction,
-    /// What forbids it.
+    /// What forbids or allows it.
     pub decision: Decision,
+}
+
+impl Target {
+    /// Whether both are one socket. By its ends and where it is: not always is its cookie known.
+    #[must_use]
+    pub fn is(&self, other: &Self) -> bool {
+        let ends = |target: &Self| {
+            let Connection { protocol, local, remote, .. } = target.connection;
+            (target.namespace.id, protocol, local, remote)
+        };
+        ends(self) == ends(other)
+    }
 }
 
 /// What one sweep has found.
@@ -180,12 +192,10 @@ impl Swept {
         match view.judge(&connection) {
             Fate::Cut(direction, decision) => self.forbidden.push(target(direction, decision)),
             Fate::Drains(direction, decision) => self.draining.push(target(direction, decision)),
-            Fate::Stays => {
+            Fate::Stays(allowed) => {
                 let open = protocol == Protocol::TCP && living.state == state::ESTABLISHED && place.workload != 0;
-                if let (true, None) = (open, flow) {
-                    let direction = connection.direction.unwrap_or(Direction::Egress);
-                    self.strangers.push(target(direction, weir_common::decide::no_tables(0)));
-                }
+                let stranger = allowed.filter(|_| open && flow.is_none());
+                self.strangers.extend(stranger.map(|(direction, decision)| target(direction, decision)));
             }
         }
     }

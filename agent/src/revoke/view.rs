@@ -53,8 +53,8 @@ pub struct Connection {
 /// What becomes of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fate {
-    /// It is allowed.
-    Stays,
+    /// It may go on: what allows it, where anything judges it.
+    Stays(Option<(Direction, Decision)>),
     /// It is forbidden by a policy that lets living connections go on.
     Drains(Direction, Decision),
     /// It is forbidden, in this direction.
@@ -70,10 +70,10 @@ impl View {
         let local = self.locals.get(&connection.workload);
         if local.is_none() && connection.workload != 0 {
             // Detached meanwhile: nobody judges it any more.
-            return Fate::Stays;
+            return Fate::Stays(None);
         }
         if local.is_some_and(|local| local.workload.addresses.contains(&connection.remote.0)) {
-            return Fate::Stays;
+            return Fate::Stays(None);
         }
         let identity = local.map_or(reserved::UNKNOWN, |local| local.workload.identity);
         let directions: &[Direction] = match connection.direction {
@@ -83,16 +83,16 @@ impl View {
         };
         let mut denied = None;
         for direction in directions {
-            let Some(decision) = self.decide(identity, *direction, connection) else { return Fate::Stays };
+            let Some(decision) = self.decide(identity, *direction, connection) else { return Fate::Stays(None) };
             if decision.verdict.passes() {
-                return Fate::Stays;
+                return Fate::Stays(Some((*direction, decision)));
             }
             denied = Some((*direction, decision));
         }
         match denied {
             Some((direction, decision)) if self.drains(&decision) => Fate::Drains(direction, decision),
             Some((direction, decision)) => Fate::Cut(direction, decision),
-            None => Fate::Stays,
+            None => Fate::Stays(None),
         }
     }
 
@@ -210,7 +210,7 @@ spec:
         ];
         for (name, connection, stays) in rows {
             let fate = view.judge(&connection);
-            assert_eq!(fate == Fate::Stays, stays, "{name}: {fate:?}");
+            assert_eq!(matches!(fate, Fate::Stays(_)), stays, "{name}: {fate:?}");
             assert_eq!(matches!(fate, Fate::Cut(..)), !stays, "{name}: {fate:?}");
         }
     }

@@ -165,6 +165,7 @@ impl Agent {
             work.run(&stop);
             Ok(())
         })?;
+
         let settings = Settings {
             node: config.node.clone(),
             cgroup_root: config.cgroup_root.clone(),
@@ -176,19 +177,7 @@ impl Agent {
             revoker: Arc::clone(&revoker),
             clock: Arc::new(|| Timestamp(clock::wall_now())),
         };
-        let mut control = Control::start(datapath, settings)?;
-        let restored = control.restore()?;
-        if let Some(dir) = &config.policy_dir {
-            control.apply_dir(dir, restored)?;
-        }
-        let (handle, mailbox) = actor::channel();
-        let control = Subsystem::thread("control", exits, move |stop| {
-            actor::run(control, &mailbox, &stop, || {
-                tracing::info!("enforcing");
-                notify::ready();
-            });
-            Ok(())
-        })?;
+        let (control, handle) = control(config, datapath, settings, exits)?;
 
         let info = rpc::Info {
             node: config.node.clone(),
@@ -223,6 +212,29 @@ impl Agent {
         }
         tracing::info!("stopped");
     }
+}
+
+/// The control thread, which begins with what was in force before and the policy directory; and what sends it commands.
+fn control<D: Datapath>(
+    config: &Config,
+    datapath: D,
+    settings: Settings,
+    exits: &Exits,
+) -> Result<(Subsystem, actor::Handle), RunError> {
+    let mut control = Control::start(datapath, settings)?;
+    let restored = control.restore()?;
+    if let Some(dir) = &config.policy_dir {
+        control.apply_dir(dir, restored)?;
+    }
+    let (handle, mailbox) = actor::channel();
+    let thread = Subsystem::thread("control", exits, move |stop| {
+        actor::run(control, &mailbox, &stop, || {
+            tracing::info!("enforcing");
+            notify::ready();
+        });
+        Ok(())
+    })?;
+    Ok((thread, handle))
 }
 
 /// The exporter's thread, with a runtime of its own so that a heavy request never delays a record.

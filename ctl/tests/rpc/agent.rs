@@ -200,23 +200,28 @@ impl PolicyService for FakeAgent {
             }),
             resources: [("Policy".to_owned(), 2), ("Workload".to_owned(), 1)].into(),
             cgroup_root: "/sys/fs/cgroup/weir".to_owned(),
-            connections: Some(ConnectionStatus {
-                known: 12,
-                cut: 3,
-                adopted: 2,
-                draining: 1,
-                blocked: vec![BlockedConnection {
-                    workload: "shop/web".to_owned(),
-                    connection: "TCP 10.0.0.2:40000 -> 10.0.0.4:5432".to_owned(),
-                    rule: "Policy/shop/web default egress".to_owned(),
-                    waited_ns: 1_500_000_000,
-                }],
-                clean_generation: 0,
-                swept_ns: 1_795_302_245_000_000_000,
-                sweep_ns: 2_500_000,
-                sockets: 30,
-                namespaces: 4,
-            }),
+            connections: Some(connections()),
         }))
+    }
+}
+
+/// Something of everything.
+fn connections() -> ConnectionStatus {
+    ConnectionStatus {
+        known: 12,
+        cut: 3,
+        adopted: 2,
+        draining: 1,
+        blocked: vec![BlockedConnection {
+            workload: "shop/web".to_owned(),
+            connection: "TCP 10.0.0.2:40000 -> 10.0.0.4:5432".to_owned(),
+            rule: "Policy/shop/web default egress".to_owned(),
+            waited_ns: 1_500_000_000,
+        }],
+        clean_generation: 0,
+        swept_ns: 1_795_302_245_000_000_000,
+        sweep_ns: 2_500_000,
+        sockets: 30,
+        namespaces: 4,
     }
 }

@@ -16,7 +16,7 @@ use crate::refusals::hooks;
 use crate::rows::{Fate, How, Proof, Row, judge};
 use crate::stage::agrees;
 use crate::test;
-use crate::verdicts::TABLES;
+use crate::verdicts::{TABLES, answers};
 
 pub fn trials() -> Vec<Trial> {
     vec![
@@ -76,36 +76,8 @@ fn translate(row: &Row) -> Row {
 }
 
 fn replies() -> Result<()> {
-    let (harness, _anchors) = start("alone-replies")?;
-    let policy = document(
-        "Policy",
-        "web",
-        "
-  workloadSelector: {matchLabels: {app: web}}
-  policyTypes: [Ingress, Egress]
-  egress: [{to: [{entity: world}], ports: [{protocol: UDP, port: 53}, {protocol: UDP, port: 54}]}]",
-    );
-    harness.apply(&format!("{}{policy}", workloads()))?;
-    let world = harness.world();
-    let _true_server = world.serve(Client, "udp-serve --listen [::]:53")?;
-    let _odd_server = world.serve(Client, "udp-serve --listen [::]:54 --reply-from 55")?;
-    let mark = Mark::now();
-    for to in [Client.v4().to_string(), format!("[{}]", Client.v6()), format!("[{}]", Client.mapped())] {
-        for how in ["", "--connected"] {
-            let answered = world.attempt(Web, &format!("udp-exchange --to {to}:53 {how}"))?;
-            ensure!(answered.result == "ok", "{to} {how}: the answer did not come: {answered:?}");
-        }
-        let odd = world.attempt(Web, &format!("udp-exchange --to {to}:54 --timeout-ms 300"))?;
-        ensure!(odd.result == "ETIMEDOUT", "{to}: an answer from another port came through: {odd:?}");
-    }
-    for (local, remote) in [(Web.v4(), Client.v4()), (Web.v6(), Client.v6())] {
-        harness.record(mark, "the stray answer", |record| {
-            record.is("deny", "sk_lookup") && record.between(local, remote) && record.remote.port == 55
-        })?;
-        harness.record(mark, "the true answer", |record| {
-            record.is("allow", "sk_lookup") && record.reason == "reply" && record.between(local, remote)
-        })?;
-    }
+    let (mut harness, _anchors) = start("alone-replies")?;
+    answers(&mut harness, "sk_lookup")?;
     agrees(&harness)
 }
 

@@ -11,14 +11,15 @@ use weir_tests::documents::{document, workload};
 use weir_tests::harness::ctl::Mark;
 use weir_tests::harness::{Harness, Options};
 use weir_tests::process::SOON;
-use weir_tests::world::Who::{self, Api, Client, Db, Web};
+use weir_tests::world::Who::{Api, Client, Db, Web};
 use weir_tests::world::World;
 
-use crate::rows::Fate::{self, Lost, Passes, Refused};
-use crate::rows::How::{self, Tcp, UdpConnected, UdpUnconnected};
+use crate::rows::Fate::{Lost, Passes, Refused};
+use crate::rows::How::{Tcp, UdpConnected, UdpUnconnected};
 use crate::rows::{Proof, Row, judge};
 use crate::stage::{agrees, on_stage};
 use crate::test;
+use crate::verdicts::row;
 
 pub fn trials() -> Vec<Trial> {
     vec![
@@ -36,17 +37,6 @@ type By = (&'static str, &'static str);
 type Staged = Option<(&'static str, &'static str, &'static str)>;
 
 const NOBODY: By = ("", "");
-
-fn row(
-    ends: (Who, Who),
-    how: How,
-    port: u16,
-    fate: Fate,
-    proof: (&'static str, &'static str, &'static str, By),
-) -> Row {
-    let (verdict, hook, reason, by) = proof;
-    Row { from: ends.0, to: ends.1, how, port, fate, proof: Proof { verdict, hook, reason, by, staged: None } }
-}
 
 const fn staging(row: Row, staged: Staged) -> Row {
     Row { proof: Proof { staged, ..row.proof }, ..row }
@@ -82,16 +72,16 @@ fn staged(harness: &mut Harness) -> Result<()> {
     let passes = ("allow", "ingress", "rule", web);
     let denied = ("deny", "ingress", "default", default);
     let rows = [
-        row((Web, Api), Tcp, 80, Passes, passes),
-        staging(row((Web, Api), Tcp, 81, Passes, passes), stop),
-        staging(row((Web, Api), UdpUnconnected, 53, Passes, passes), stop),
-        staging(row((Client, Api), Tcp, 80, Lost, denied), client),
-        row((Client, Api), Tcp, 82, Lost, denied),
-        row((Client, Api), UdpConnected, 53, Lost, denied),
-        row((Web, Api), UdpConnected, 54, Passes, passes),
-        staging(row((Web, Db), Tcp, 80, Passes, ("allow", "sock_ops", "no_policy", NOBODY)), closed),
-        staging(row((Web, Db), UdpUnconnected, 53, Passes, ("allow", "egress", "no_policy", NOBODY)), closed),
-        staging(row((Web, Db), UdpConnected, 54, Passes, ("allow", "connect", "no_policy", NOBODY)), closed),
+        row(Web, Api, Tcp, 80, Passes, passes),
+        staging(row(Web, Api, Tcp, 81, Passes, passes), stop),
+        staging(row(Web, Api, UdpUnconnected, 53, Passes, passes), stop),
+        staging(row(Client, Api, Tcp, 80, Lost, denied), client),
+        row(Client, Api, Tcp, 82, Lost, denied),
+        row(Client, Api, UdpConnected, 53, Lost, denied),
+        row(Web, Api, UdpConnected, 54, Passes, passes),
+        staging(row(Web, Db, Tcp, 80, Passes, ("allow", "sock_ops", "no_policy", NOBODY)), closed),
+        staging(row(Web, Db, UdpUnconnected, 53, Passes, ("allow", "egress", "no_policy", NOBODY)), closed),
+        staging(row(Web, Db, UdpConnected, 54, Passes, ("allow", "connect", "no_policy", NOBODY)), closed),
     ];
     judge(harness, &policies, &rows)?;
     // Answers would pass as answers, so nothing would change for them.
@@ -116,13 +106,13 @@ fn unselected() -> Result<()> {
     let all = ("Policy/shop/api-in", "ingress[0] all");
     let nobody = |verdict, hook| (verdict, hook, "no_policy", NOBODY);
     let rows = [
-        row((Web, Api), Tcp, 80, Refused, nobody("deny", "connect")),
-        row((Web, Api), UdpUnconnected, 53, Refused, nobody("deny", "sendmsg")),
-        row((Client, Web), Tcp, 80, Lost, nobody("deny", "ingress")),
-        row((Client, Db), UdpConnected, 53, Lost, nobody("deny", "ingress")),
-        row((Client, Api), Tcp, 80, Passes, ("allow", "ingress", "rule", all)),
-        row((Api, Client), Tcp, 80, Passes, nobody("allow", "sock_ops")),
-        row((Api, Db), Tcp, 80, Lost, nobody("deny", "ingress")),
+        row(Web, Api, Tcp, 80, Refused, nobody("deny", "connect")),
+        row(Web, Api, UdpUnconnected, 53, Refused, nobody("deny", "sendmsg")),
+        row(Client, Web, Tcp, 80, Lost, nobody("deny", "ingress")),
+        row(Client, Db, UdpConnected, 53, Lost, nobody("deny", "ingress")),
+        row(Client, Api, Tcp, 80, Passes, ("allow", "ingress", "rule", all)),
+        row(Api, Client, Tcp, 80, Passes, nobody("allow", "sock_ops")),
+        row(Api, Db, Tcp, 80, Lost, nobody("deny", "ingress")),
     ];
     judge(&mut harness, &policies, &rows)?;
     agrees(&harness)

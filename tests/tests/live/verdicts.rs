@@ -48,7 +48,7 @@ pub type Judge = fn(&mut Harness, &str, &[Row]) -> Result<()>;
 type By = (&'static str, &'static str);
 
 /// One row; the proof in the order of the words: verdict, hook, reason, who decided.
-fn row(
+pub fn row(
     from: Who,
     to: Who,
     how: How,
@@ -269,8 +269,12 @@ fn entities_by(harness: &mut Harness, judge: Judge) -> Result<()> {
     )
 }
 
-/// A client whose ingress is closed altogether asks a server outside.
 fn replies(harness: &mut Harness) -> Result<()> {
+    answers(harness, "ingress")
+}
+
+/// A client whose ingress is closed altogether asks a server outside; `hook` is the one that judges what comes back.
+pub fn answers(harness: &mut Harness, hook: &str) -> Result<()> {
     let policy = document(
         "Policy",
         "web",
@@ -297,10 +301,10 @@ fn replies(harness: &mut Harness) -> Result<()> {
     }
     for (local, remote) in [(Web.v4(), Client.v4()), (Web.v6(), Client.v6())] {
         harness.record(mark, "the stray answer", |record| {
-            record.is("deny", "ingress") && record.between(local, remote) && record.remote.port == 55
+            record.is("deny", hook) && record.between(local, remote) && record.remote.port == 55
         })?;
         harness.record(mark, "the true answer", |record| {
-            record.is("allow", "ingress") && record.reason == "reply" && record.between(local, remote)
+            record.is("allow", hook) && record.reason == "reply" && record.between(local, remote)
         })?;
     }
     Ok(())
