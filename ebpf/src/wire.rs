@@ -166,7 +166,8 @@ fn is_answered_inside(subject: &Subject, denied: &Judged, packet: &Packet, error
     denied.decision.refuse && answerable && (error || matches!(subject.direction, Direction::Ingress))
 }
 
-/// Whether an answer must be to a question that was seen: nothing names the peer, so everybody could be sent "answers".
+/// Whether an answer must be to a question that was seen. What no rule names could be sent to everybody as "answers"; of datagrams that holds
+/// for what rules name as well.
 #[inline(always)]
 fn needs_question(subject: &Subject, judged: &Judged) -> bool {
     // As at the socket (`replies::judge_as_answer`): a rule that lets a peer ask does not let the workload begin.
@@ -174,7 +175,7 @@ fn needs_question(subject: &Subject, judged: &Judged) -> bool {
     matches!(subject.direction, Direction::Egress) && subject.protocol != Protocol::TCP && !by_rule
 }
 
-/// Remembers what passes for what follows: further fragments, and the answer to a question that no rule names.
+/// Remembers what passes for what follows: further fragments, and answers that need a question.
 #[inline(always)]
 fn asked(subject: &Subject, packet: &Packet, judged: &Judged) {
     if packet.first_fragment == 1 {
