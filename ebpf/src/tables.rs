@@ -31,9 +31,20 @@ impl Active {
     /// The active generation, or `None` when none was ever written (fails closed).
     #[inline(always)]
     pub fn open() -> Option<Self> {
-        let word = *maps::ACTIVE.get(0)?;
+        Self::of(word())
+    }
+
+    /// The generation of an active word that was read before; `None` as above.
+    #[inline(always)]
+    pub fn of(word: u64) -> Option<Self> {
         let slot = (word & 1) as u32;
         Some(Self { word, slot, pages: maps::TABLES.get(slot)? })
+    }
+
+    /// The word it was opened by.
+    #[inline(always)]
+    pub const fn word(&self) -> u64 {
+        self.word
     }
 
     /// The rule that blocks `addr`, if one does.
@@ -70,7 +81,7 @@ pub struct Judged {
 
 impl Judged {
     /// Fails closed: there is nothing to judge by.
-    const NO_TABLES: Self = Self { decision: no_tables(0), generation: 0, local_identity: 0 };
+    pub const NO_TABLES: Self = Self { decision: no_tables(0), generation: 0, local_identity: 0 };
 
     /// A refusal that no policy speaks.
     #[inline(always)]
@@ -84,8 +95,14 @@ impl Judged {
 #[inline(always)]
 pub fn judge(workload: u32, query: &Query) -> Judged {
     let mut judged = Judged::NO_TABLES;
-    let _ = weir_judge(workload, query, &raw mut judged);
+    judge_into(workload, query, &mut judged);
     judged
+}
+
+/// The same in place of what `judged` was, which stays where there are no tables.
+#[inline(always)]
+pub fn judge_into(workload: u32, query: &Query, judged: &mut Judged) {
+    let _ = weir_judge(workload, query, &raw mut *judged);
 }
 
 /// A global function (see `bytes::weir_parse_skb`): programs judge at several places, and every path to each would be followed
@@ -124,6 +141,20 @@ pub fn plausible(workload: u32, packet: &Packet) -> bool {
 #[inline(always)]
 pub fn owner(addr: &Addr) -> u32 {
     Active::open().and_then(|active| active.endpoint(addr)).map_or(0, |end| end.owner)
+}
+
+/// The active word: which generation is in force, and what it asks of every packet (`image::ACTIVE_LIMITS` and so on). 0 before the
+/// first.
+#[inline(always)]
+pub fn word() -> u64 {
+    maps::ACTIVE.get(0).copied().unwrap_or(0)
+}
+
+/// Whether packets of a workload's open connections are charged, in the generation of this active word.
+#[inline(always)]
+pub fn metered(word: u64, workload: u32) -> bool {
+    let Some(active) = Active::of(word) else { return false };
+    Image::open(&active).is_some_and(|image| image.metered(workload))
 }
 
 /// Flags of the active generation; none when there is none.

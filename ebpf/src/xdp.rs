@@ -11,17 +11,17 @@ use aya_ebpf::{
     programs::XdpContext,
 };
 use weir_common::{
-    decide::{Decision, Image},
-    image::{FLAG_BLOCKED, FLAG_LIMITS},
+    decide::Image,
+    image::FLAG_BLOCKED,
     packet::Packet,
-    verdict::{Direction, Hook, Reason, Verdict},
+    verdict::{Direction, Hook, Reason},
 };
 
 use crate::{
     atomic,
     bytes::{self, Headers},
     emit::{self, Subject},
-    limiter::{self, AUDIT},
+    limiter::{self, AT_XDP, Place},
     maps,
     tables::{Active, Judged},
     who,
@@ -75,37 +75,11 @@ fn try_xdp(ctx: &XdpContext, ifindex: u32) -> Outcome {
     {
         return decided(&image, Reason::Blocklist as u64 | u64::from(rule) << 32, &packet, ifindex);
     }
-    if image.flags() & FLAG_LIMITS == 0 {
-        return Outcome::Unjudged;
-    }
-    match limited(&image, &packet) {
+    let place = Place { workload: AT_XDP, ifindex, packets: 1 };
+    match limiter::exceeded(active.word(), &packet, place) {
         0 => Outcome::Unjudged,
         answer => decided(&image, answer, &packet, ifindex),
     }
-}
-
-/// Charges every limit on the packet's service; the first exhausted decides. 0 if none is.
-///
-/// A function of its own in the object, with a number for an answer, for the sake of the stack.
-#[inline(never)]
-fn limited(image: &Image<'_, Active>, packet: &Packet) -> u64 {
-    let service = image.identity(image.identify(&packet.dst)).service_class;
-    let Some(atom) = image.atom(packet.protocol, packet.dst_port.number()) else { return 0 };
-    let mut numbers = image.limits_of(service, image.atoms(), atom);
-    let mut audited = 0;
-    while numbers != 0 {
-        let number = numbers as u16;
-        numbers >>= 16;
-        let answer = limiter::exceeded(image, number, packet);
-        if answer == 0 {
-            continue;
-        }
-        if answer & AUDIT == 0 {
-            return answer;
-        }
-        audited = answer;
-    }
-    audited
 }
 
 /// Reports a refused (or audited) packet. `answer` is laid out as `limiter::exceeded` gives it.
@@ -113,13 +87,10 @@ fn limited(image: &Image<'_, Active>, packet: &Packet) -> u64 {
 /// A function of its own in the object, for the sake of the stack.
 #[inline(never)]
 fn decided(image: &Image<'_, Active>, answer: u64, packet: &Packet, ifindex: u32) -> Outcome {
-    let verdict = if answer & AUDIT == 0 { Verdict::Deny } else { Verdict::Audit };
-    let reason = Reason::from_u8(answer as u8).unwrap_or(Reason::NoTables);
-    let decision =
-        Decision { rule: (answer >> 32) as u32, ..Decision::plain(verdict, reason, image.identify(&packet.src)) };
+    let decision = limiter::decision(answer, image.identify(&packet.src));
     let judged = Judged { decision, generation: image.generation(), local_identity: image.identify(&packet.dst) };
     emit::merged(&subject(packet, ifindex), &judged, packet.length);
-    if verdict.passes() { Outcome::Audited } else { Outcome::Denied }
+    if decision.verdict.passes() { Outcome::Audited } else { Outcome::Denied }
 }
 
 #[inline(always)]

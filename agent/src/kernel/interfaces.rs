@@ -135,6 +135,11 @@ impl Interfaces {
         Ok(state)
     }
 
+    /// The interfaces that programs are attached to, by index.
+    pub(super) fn names(&self) -> BTreeMap<u32, String> {
+        self.attached.iter().map(|(index, attached)| (*index, attached.state.name.clone())).collect()
+    }
+
     /// Packets seen and passed, by interface.
     pub(super) fn seen(&self) -> Result<Vec<InterfaceSeen>, KernelError> {
         let mut all = Vec::new();
@@ -173,6 +178,7 @@ fn present() -> BTreeMap<u32, String> {
         .collect()
 }
 
-fn matches(pattern: &str, name: &str) -> bool {
+/// Whether a name or pattern is an interface's.
+pub(super) fn matches(pattern: &str, name: &str) -> bool {
     glob::Pattern::new(pattern).map_or(pattern == name, |pattern| pattern.matches(name))
 }

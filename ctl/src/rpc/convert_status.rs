@@ -6,7 +6,7 @@
 use weir_proto::v1;
 
 use super::convert::time;
-use crate::view::{Agent, Blocked, Collector, Connections, Counter, Exporter, Interface, Limit, Node, Workload};
+use crate::view::{Agent, Blocked, Collector, Connections, Counter, Exporter, Interface, Limit, LimitTable, Node, Workload};
 
 pub fn agent(wire: v1::StatusResponse) -> Agent {
     Agent {
@@ -25,6 +25,11 @@ pub fn agent(wire: v1::StatusResponse) -> Agent {
         interfaces: wire.interfaces.into_iter().map(interface).collect(),
         counters: wire.counters.into_iter().map(counter).collect(),
         limits: wire.limits.into_iter().map(limit).collect(),
+        limit_table: wire.limit_table.map(|table| LimitTable {
+            slots: table.slots,
+            busy_permille: table.busy_permille,
+            crowded_permille: table.crowded_permille,
+        }),
         exporter: wire.exporter.map(exporter),
         connections: wire.connections.map(connections),
     }

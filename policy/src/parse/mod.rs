@@ -6,6 +6,7 @@
 mod faults;
 mod fields;
 mod keys;
+mod limit;
 mod kube;
 mod nulls;
 mod offline;
@@ -142,7 +143,7 @@ fn spec(kind: Kind, namespace: &str, top: &fields::Fields<'_>, faults: &mut Faul
     match kind {
         Kind::Workload => small::workload(&field, faults).map(Spec::Workload),
         Kind::Policy => policy::policy(&field, namespace, faults).map(Spec::Policy),
-        Kind::RateLimit => small::rate_limit(&field, faults).map(Spec::RateLimit),
+        Kind::RateLimit => limit::rate_limit(&field, faults).map(Spec::RateLimit),
         Kind::AddressSet => small::address_set(&field, faults).map(Spec::AddressSet),
         // Of other API versions, which `kube` reads.
         Kind::NetworkPolicy
