@@ -10,7 +10,9 @@ use std::{io, time::Duration};
 use weir_common::event::{Event, LimitStats};
 use weir_policy::{Compiled, CompiledWorkload};
 
-pub use crate::kernel::{AttachState, CounterCell, InterfaceSeen, InterfaceState, LimitTable, Merged, Observed, WorkloadState};
+pub use crate::kernel::{
+    AttachState, CounterCell, InterfaceSeen, InterfaceState, LimitTable, Merged, Observed, WorkloadState,
+};
 
 /// What a datapath reports when it cannot do what it was asked; the cause is underneath.
 pub type DatapathError = Box<dyn std::error::Error + Send + Sync>;

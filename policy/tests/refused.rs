@@ -381,7 +381,11 @@ const OTHERS: &[(&str, Row)] = &[
     ),
     (
         "RateLimit",
-        ("a limit that limits nothing", "{ports: []}", &[("spec", "add packets, bytes or connections with perSecond, for each client or under aggregate")]),
+        (
+            "a limit that limits nothing",
+            "{ports: []}",
+            &[("spec", "add packets, bytes or connections with perSecond, for each client or under aggregate")],
+        ),
     ),
     (
         "RateLimit",
@@ -438,7 +442,10 @@ const OTHERS: &[(&str, Row)] = &[
             &[
                 ("spec.interfaces", "name interfaces that the agent manages, or remove the line"),
                 ("spec.addresses", "list addresses or prefixes, or remove the line"),
-                ("spec.client.workloadLabels", "list the labels whose values together name a client, such as [app], or remove the line"),
+                (
+                    "spec.client.workloadLabels",
+                    "list the labels whose values together name a client, such as [app], or remove the line",
+                ),
             ],
         ),
     ),
@@ -448,7 +455,10 @@ const OTHERS: &[(&str, Row)] = &[
             "interfaces, addresses and labels that are none",
             "{packets: {perSecond: 1}, interfaces: [a/b, eth0, eth0], addresses: [10.0.0.1/8, api], client: {workloadLabels: [-a]}}",
             &[
-                ("spec.interfaces[0]", "write the name of an interface that the agent manages, such as eth0, or a pattern, such as bond*"),
+                (
+                    "spec.interfaces[0]",
+                    "write the name of an interface that the agent manages, such as eth0, or a pattern, such as bond*",
+                ),
                 ("spec.interfaces[2]", "remove one of the two"),
                 ("spec.addresses[0]", "write 10.0.0.0/8, or 10.0.0.1/32 for this one address"),
                 ("spec.addresses[1]", "write a prefix such as 10.0.0.0/8 or \"fd00::/8\""),

@@ -19,12 +19,12 @@ use weir_common::{
     addr::Addr,
     decide::{Image, Query},
     image::{
-        FIRST_IDENTITY, FLAG_BLOCKED, FLAG_LIMITS, FLAG_REFUSE, FLAG_STAGED, LIMIT_AUDITS, LIMIT_COARSE_CLOCK, LimitEntry, SOCKET_MPTCP, SOCKET_RAW,
-        SOCKET_SCTP, Section, header, reserved,
+        FIRST_IDENTITY, FLAG_BLOCKED, FLAG_LIMITS, FLAG_REFUSE, FLAG_STAGED, LIMIT_AUDITS, LIMIT_COARSE_CLOCK,
+        LimitEntry, SOCKET_MPTCP, SOCKET_RAW, SOCKET_SCTP, Section, header, reserved,
     },
     verdict::{Direction, Reason, Verdict},
 };
-use weir_policy::{Compiled, Context, Resources, cases::WORLD, compile};
+use weir_policy::{Compiled, Compiler, Context, Edit, Kind, ResourceId, Resources, cases::WORLD, compile};
 
 /// Names of the limits that a packet to `to` is charged against.
 fn limits_on(compiled: &Compiled, to: &str, word: &str, port: u16) -> Vec<String> {
@@ -110,6 +110,30 @@ fn a_limit_keeps_its_numbers_and_defaults() {
         limit_named(&tables(&resources(&[&limit("aaa", "{packets: {perSecond: 9}}"), &edited])), "RateLimit/shop/all");
     assert_eq!(edited.state, entry.state, "an edit and a new neighbour keep the clients' state");
     assert_eq!((edited.prefix_v4, edited.prefix_v6, edited.flags & LIMIT_AUDITS), (24, 48, 0));
+}
+
+#[test]
+fn a_limit_keeps_the_number_it_is_counted_under_whatever_comes_and_goes() {
+    let put = |name: &str, rate: u32| {
+        let text = limit(name, &format!("{{packets: {{perSecond: {rate}}}}}"));
+        Edit::Put(resources(&[&text]).iter().next().unwrap().clone())
+    };
+    let gone = |name: &str| Edit::Remove(ResourceId::new(Kind::RateLimit, "shop", name));
+    let mut compiler = Compiler::new(context());
+    let number = |compiler: &Compiler, name: &str| {
+        let wanted = format!("RateLimit/shop/{name}");
+        compiler.compiled().limits.iter().position(|limit| limit.policy == wanted)
+    };
+    let _ = compiler.apply([put("m", 1)]).unwrap();
+    let first = number(&compiler, "m");
+    let _ = compiler.apply([put("a", 1), put("z", 1)]).unwrap();
+    let _ = compiler.apply([put("m", 9), gone("a")]).unwrap();
+    assert_eq!((first, number(&compiler, "m"), number(&compiler, "a")), (Some(1), Some(1), None));
+    let _ = compiler.apply([put("b", 1)]).unwrap();
+    assert_eq!(number(&compiler, "b"), Some(4), "a number that was given back rests");
+    let crowd: Vec<Edit> = ["c", "d", "e"].map(|name| put(name, 1)).into();
+    assert!(compiler.apply(crowd).is_err(), "more than four on one packet");
+    assert_eq!((number(&compiler, "m"), number(&compiler, "b")), (Some(1), Some(4)), "a refused change moves none");
 }
 
 #[test]

@@ -44,6 +44,7 @@ impl Kernel {
     /// # Errors
     /// As there.
     pub fn install_for_dry_runs(&mut self, compiled: &Compiled, workload: &ResourceId) -> Result<(), KernelError> {
+        self.renumber(&compiled.limits)?;
         self.tables.install(compiled, &BTreeMap::from([(workload.clone(), 0)]), &BTreeMap::new()).map(drop)
     }
 

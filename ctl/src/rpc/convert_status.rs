@@ -6,7 +6,9 @@
 use weir_proto::v1;
 
 use super::convert::time;
-use crate::view::{Agent, Blocked, Collector, Connections, Counter, Exporter, Interface, Limit, LimitTable, Node, Workload};
+use crate::view::{
+    Agent, Blocked, Collector, Connections, Counter, Exporter, Interface, Limit, LimitTable, Node, Workload,
+};
 
 pub fn agent(wire: v1::StatusResponse) -> Agent {
     Agent {

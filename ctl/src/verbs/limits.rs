@@ -118,7 +118,10 @@ impl Shown {
         if let Some(LimitTable { slots, busy_permille, crowded_permille }) = &self.table {
             let percent = |permille: &u32| f64::from(*permille) / 10.0;
             let (busy, crowded) = (percent(busy_permille), percent(crowded_permille));
-            writeln!(out, "\nclients: {slots} places, {busy:.1}% busy; {crowded:.1}% of clients may look busier than they are")?;
+            writeln!(
+                out,
+                "\nclients: {slots} places, {busy:.1}% busy; {crowded:.1}% of clients may look busier than they are"
+            )?;
         }
         Ok(())
     }
@@ -151,9 +154,16 @@ mod tests {
     fn a_limit_is_shown_with_its_rates_and_what_it_counted() {
         let yaml = "apiVersion: weir.dev/v1alpha1\nkind: RateLimit\nmetadata: {name: api, namespace: shop}\nspec: {packets: \
                     {perSecond: 1000}, aggregate: {connections: {perSecond: 5, burst: 2}}, mode: audit}\n";
-        let item = Item { kind: "RateLimit".into(), namespace: "shop".into(), name: "api".into(), yaml: yaml.into(), generation: 3 };
+        let item = Item {
+            kind: "RateLimit".into(),
+            namespace: "shop".into(),
+            name: "api".into(),
+            yaml: yaml.into(),
+            generation: 3,
+        };
         let listing = Listing { generation: 7, items: vec![item] };
-        let limit = Limit { limit: "RateLimit/shop/api".into(), passed_packets: 5, exceeded_packets: 2, ..Limit::default() };
+        let limit =
+            Limit { limit: "RateLimit/shop/api".into(), passed_packets: 5, exceeded_packets: 2, ..Limit::default() };
         let table = LimitTable { slots: 1024, busy_permille: 500, crowded_permille: 250 };
         let agent = Agent { generation: 7, limits: vec![limit], limit_table: Some(table), ..Agent::default() };
         let mut out = Vec::new();

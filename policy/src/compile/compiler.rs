@@ -133,11 +133,7 @@ impl Compiler {
     }
 
     /// The same where limits have numbers already.
-    fn with(
-        resources: &Resources,
-        context: Context,
-        numbers: BTreeMap<ResourceId, u16>,
-    ) -> Result<Self, Vec<Fault>> {
+    fn with(resources: &Resources, context: Context, numbers: BTreeMap<ResourceId, u16>) -> Result<Self, Vec<Fault>> {
         let mut compiler = Self { resources: resources.clone(), ..Self::blank(context) };
         compiler.limits.numbers = numbers;
         let all = resources.shared().map(|new| (new.id().clone(), Changed { old: None, new: Some(Arc::clone(new)) }));

@@ -102,7 +102,8 @@ impl Limits {
         let interfaces = lists(self.each().map(|(_, limit)| &limit.interfaces));
         for (what, lists) in [("interfaces", interfaces.len()), ("client.workloadLabels", self.keys.len())] {
             if lists > LISTS {
-                let problem = format!("rate limits have {lists} different lists of {what}; the tables have room for {LISTS}");
+                let problem =
+                    format!("rate limits have {lists} different lists of {what}; the tables have room for {LISTS}");
                 problems.of_all(problem, "use the same list in several of them");
             }
         }
@@ -115,8 +116,10 @@ impl Limits {
             let named = if limit.aggregate.is_some() { both.as_slice() } else { &both[..1] };
             let rule = rules.put_several(resource.id(), named);
             let key = place(&self.keys, &limit.client.labels).map_or(0, |place| place + 1);
-            let lists = place(&interfaces, &limit.interfaces).map_or(0, |place| 1u32.checked_shl(place.into()).unwrap_or(0));
-            let entry = LimitEntry { rule, client_key: key, interfaces: lists, ..entry(resource.id(), limit, context.tick_ns) };
+            let lists =
+                place(&interfaces, &limit.interfaces).map_or(0, |place| 1u32.checked_shl(place.into()).unwrap_or(0));
+            let entry =
+                LimitEntry { rule, client_key: key, interfaces: lists, ..entry(resource.id(), limit, context.tick_ns) };
             self.entries.set_wide((*number).into(), entry.to_words());
             if let Some(info) = infos.get_mut(usize::from(*number)) {
                 *info = LimitInfo { policy: resource.id().to_string(), rule };
@@ -320,11 +323,7 @@ fn entry(id: &ResourceId, limit: &RateLimit, tick_ns: u64) -> LimitEntry {
 
 fn kernel(rates: &Rates) -> LimitRates {
     let kernel = |rate: Option<Rate>| rate.map(|rate| Limit::new(rate.per_second, rate.burst));
-    LimitRates {
-        packets: kernel(rates.packets),
-        bytes: kernel(rates.bytes),
-        connections: kernel(rates.connections),
-    }
+    LimitRates { packets: kernel(rates.packets), bytes: kernel(rates.bytes), connections: kernel(rates.connections) }
 }
 
 /// Whether honest clients lose nothing when time moves in ticks: the burst must bridge the two ticks that jiffies may lag.

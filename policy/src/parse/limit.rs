@@ -63,7 +63,8 @@ fn interfaces(fields: &Fields<'_>, faults: &mut Faults) -> BTreeSet<String> {
         let Some(text) = item.text(faults) else { continue };
         let odd = |c: char| !c.is_ascii_graphic() || matches!(c, '/' | ':' | '[' | ']');
         if text.is_empty() || text.len() > INTERFACE_NAME || text.contains(odd) {
-            let remedy = "write the name of an interface that the agent manages, such as eth0, or a pattern, such as bond*";
+            let remedy =
+                "write the name of an interface that the agent manages, such as eth0, or a pattern, such as bond*";
             item.fault(faults, "not the name of an interface, nor a pattern with * and ?", remedy);
         } else if !interfaces.insert(text.to_owned()) {
             item.fault(faults, "listed twice", "remove one of the two");
@@ -148,7 +149,11 @@ fn rate(fields: &Fields<'_>, name: &str, least: u64, faults: &mut Faults) -> Opt
     if per_second == 0 {
         let burst = fields.get("burst").and_then(|field| Some((field.integer(faults, 0, MOST)?, field)));
         if let Some((_, field)) = burst.filter(|(burst, _)| *burst != 0) {
-            field.fault(faults, "a burst of a rate of 0", "remove burst: perSecond 0 lets nothing pass, or raise perSecond");
+            field.fault(
+                faults,
+                "a burst of a rate of 0",
+                "remove burst: perSecond 0 lets nothing pass, or raise perSecond",
+            );
         }
         return Some(Rate { per_second, burst: 0 });
     }

@@ -6,8 +6,8 @@
 mod faults;
 mod fields;
 mod keys;
-mod limit;
 mod kube;
+mod limit;
 mod nulls;
 mod offline;
 mod policy;

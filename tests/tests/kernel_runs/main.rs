@@ -16,6 +16,7 @@ mod bench;
 mod budget;
 mod edge;
 mod frames;
+mod limits;
 mod own;
 mod slots;
 mod sockets;

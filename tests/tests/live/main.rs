@@ -24,6 +24,7 @@ mod icmp;
 mod kinds;
 mod lifecycle;
 mod limits;
+mod limits_socket;
 mod modes;
 mod pods;
 mod policies;
@@ -68,6 +69,7 @@ fn main() -> anyhow::Result<()> {
         cutting::trials(),
         cutting_hard::trials(),
         limits::trials(),
+        limits_socket::trials(),
         modes::trials(),
         refusals::trials(),
         alone::trials(),
