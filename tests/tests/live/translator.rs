@@ -91,9 +91,10 @@ fn words(address: IpAddr) -> [u32; 4] {
     match address {
         IpAddr::V4(v4) => [u32::from_ne_bytes(v4.octets()), 0, 0, 0],
         IpAddr::V6(v6) => {
-            let bytes = v6.octets();
-            let word = |n: usize| u32::from_ne_bytes([bytes[n], bytes[n + 1], bytes[n + 2], bytes[n + 3]]);
-            [word(0), word(4), word(8), word(12)]
+            let (bytes, mut words) = (v6.octets(), [0; 4]);
+            let (chunks, _) = bytes.as_chunks::<4>();
+            words.iter_mut().zip(chunks).for_each(|(word, chunk)| *word = u32::from_ne_bytes(*chunk));
+            words
         }
     }
 }
