@@ -5,7 +5,7 @@
 
 use crate::{
     addr::{Addr, Protocol},
-    event::{Endpoint, NATIVE, SHARED},
+    event::{Endpoint, ITSELF, NATIVE, SHARED},
     image::{self, Cell, FLAG_STAGED, Identity, LimitEntry, Page, Section, SetEntry, header, reserved},
     verdict::{Direction, Reason, Verdict},
 };
@@ -218,17 +218,24 @@ impl<'a, T: Tables> Image<'a, T> {
         Endpoint { identity: self.tables.cidr(addr).unwrap_or(reserved::WORLD), owner: 0 }
     }
 
-    /// Who is called, at which port, and whether those are behind a port of a service's address.
+    /// What is behind the called port of a service's address; [`NOTHING`] where no service is called.
     #[inline(always)]
-    fn called(&self, end: Endpoint, query: &Query) -> (u32, u16, bool) {
-        if end.is_service() && query.direction as u8 == Direction::Egress as u8 {
-            let call = Addr::of_call(end.number(), query.protocol, query.port);
-            let behind = self.tables.endpoint(&call).unwrap_or(Endpoint { identity: 0, owner: 0 });
-            if behind.is_behind() {
-                return (behind.identity, behind.number() as u16, true);
-            }
+    fn behind(&self, end: Endpoint, query: &Query) -> Endpoint {
+        if !end.is_service() || query.direction as u8 != Direction::Egress as u8 {
+            return NOTHING;
         }
-        (end.identity, query.port, false)
+        let call = Addr::of_call(end.number(), query.protocol, query.port);
+        self.tables.endpoint(&call).unwrap_or(NOTHING)
+    }
+
+    /// What a workload is answered that calls itself by a service; [`NOTHING`] where it is answered as anybody like it.
+    #[inline(always)]
+    fn itself(&self, workload: u32, end: Endpoint, behind: Endpoint, query: &Query) -> Endpoint {
+        if workload == 0 || !behind.is_behind() || behind.owner & ITSELF == 0 {
+            return NOTHING;
+        }
+        let call = Addr::of_call(end.number(), query.protocol, query.port).called_by(workload);
+        self.tables.endpoint(&call).unwrap_or(NOTHING)
     }
 
     /// Judges one opening by what the tables say of identities; which local workload asks is not known.
@@ -251,9 +258,21 @@ impl<'a, T: Tables> Image<'a, T> {
         if workload != 0 && end.owner == workload {
             return Decision::plain(Verdict::Allow, Reason::NoPolicy, end.identity);
         }
-        let (remote_identity, port, translated) = self.called(end, query);
+        let behind = self.behind(end, query);
+        let translated = behind.is_behind();
+        let (remote_identity, port) =
+            if translated { (behind.identity, behind.number() as u16) } else { (end.identity, query.port) };
         if local == reserved::UNKNOWN {
             return from_cell(Cell(self.header.word(header::UNKNOWN) as u32), remote_identity);
+        }
+        let itself = self.itself(workload, end, behind, query);
+        if itself.is_behind() {
+            let (cell, staged) = itself.cells();
+            let mut decision = Decision { translated, ..from_cell(cell, remote_identity) };
+            if staged.verdict() != Some(decision.verdict) {
+                decision.staged = staged;
+            }
+            return decision;
         }
         let mut decision = match self.cell(Section::Sets, local, query, (remote_identity, port)) {
             Some(cell) => Decision { translated, ..from_cell(cell, remote_identity) },
@@ -283,6 +302,9 @@ impl<'a, T: Tables> Image<'a, T> {
         Some(if cell == 0 { set.default } else { Cell(cell) })
     }
 }
+
+/// No entry. Not an `Option`: what that holds when it holds nothing is a register that the verifier has never seen written.
+const NOTHING: Endpoint = Endpoint { identity: 0, owner: 0 };
 
 /// A decision from a cell; one that names no verdict is a table we do not understand.
 #[inline(always)]

@@ -5,7 +5,10 @@
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
-use crate::addr::{Addr, Port};
+use crate::{
+    addr::{Addr, Port},
+    image::Cell,
+};
 
 /// What an [`Event`] reports.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -255,15 +258,17 @@ pub struct Endpoint {
     /// Who has it, as the remote side.
     pub identity: u32,
     /// Number of the local workload whose own address it is; 0 for none. With [`NATIVE`], that workload's policies judge what it
-    /// sends to itself; without, it reaches the address whatever they say. Or one of two marks, see [`Self::service`] and
-    /// [`Self::behind`].
+    /// sends to itself; without, it reaches the address whatever they say. Or one of three marks, see [`Self::service`],
+    /// [`Self::behind`] and [`Self::itself`].
     pub owner: u32,
 }
 
 /// Mark of an address that a service has; the number of that address follows.
 const SERVICE: u32 = 1 << 31;
-/// Mark of what is behind a port of such an address; the port it leads to follows.
+/// Mark of what is behind a port of such an address; the port it leads to follows, and [`ITSELF`].
 const BEHIND: u32 = 1 << 30;
+/// Bit beside the port: some local workload is behind it, and has an entry of its own under [`Addr::called_by`].
+pub const ITSELF: u32 = 1 << 16;
 
 impl Endpoint {
     /// The owner's word of a service's address. Who calls it is judged by what stands under [`Addr::of_call`], if anything does,
@@ -291,6 +296,20 @@ impl Endpoint {
     #[must_use]
     pub const fn is_behind(self) -> bool {
         self.owner & (SERVICE | BEHIND) == BEHIND
+    }
+
+    /// What is answered to a workload that calls itself by a service: the cell, and the one of staged policies. Such a cell never
+    /// speaks of more than rules, defaults and no policy, so its upper bits are free for the mark.
+    #[must_use]
+    pub const fn itself(cell: Cell, staged: Cell) -> Self {
+        Self { identity: staged.0, owner: BEHIND | cell.0 }
+    }
+
+    /// The cells of [`Self::itself`].
+    #[inline(always)]
+    #[must_use]
+    pub const fn cells(self) -> (Cell, Cell) {
+        (Cell(self.owner & !BEHIND), Cell(self.identity))
     }
 
     /// What follows the mark: the number of the service's address, or the port a service's port leads to.

@@ -75,7 +75,6 @@ impl View {
         if local.is_some_and(|local| local.workload.addresses.contains(&connection.remote.0)) {
             return Fate::Stays(None);
         }
-        let identity = local.map_or(reserved::UNKNOWN, |local| local.workload.identity);
         let directions: &[Direction] = match connection.direction {
             Some(Direction::Ingress) => &[Direction::Ingress],
             Some(Direction::Egress) => &[Direction::Egress],
@@ -83,7 +82,7 @@ impl View {
         };
         let mut denied = None;
         for direction in directions {
-            let Some(decision) = self.decide(identity, *direction, connection) else { return Fate::Stays(None) };
+            let Some(decision) = self.decide(local, *direction, connection) else { return Fate::Stays(None) };
             if decision.verdict.passes() {
                 return Fate::Stays(Some((*direction, decision)));
             }
@@ -97,14 +96,19 @@ impl View {
     }
 
     /// `None` when the tables are unreadable, which is for the kernel to fail closed on, not for us to cut by.
-    fn decide(&self, identity: u32, direction: Direction, connection: &Connection) -> Option<Decision> {
+    fn decide(&self, local: Option<&Local>, direction: Direction, connection: &Connection) -> Option<Decision> {
         let port = match direction {
             Direction::Ingress => connection.local.1,
             Direction::Egress => connection.remote.1,
         };
         let (remote, protocol) = (connection.remote.0, connection.protocol);
-        let image = Image::open(&*self.compiled)?;
-        Some(image.decide(&Query { local: identity, direction, remote, protocol, port }))
+        match local {
+            Some(local) => self.compiled.seen_by(&local.workload).decide(direction, remote, protocol, port),
+            None => {
+                let query = Query { local: reserved::UNKNOWN, direction, remote, protocol, port };
+                Some(Image::open(&*self.compiled)?.decide(&query))
+            }
+        }
     }
 
     /// Whether the policy that denies lets living connections go on.
