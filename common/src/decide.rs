@@ -5,7 +5,7 @@
 
 use crate::{
     addr::{Addr, Protocol},
-    event::{Endpoint, ITSELF, NATIVE, SHARED},
+    event::{Endpoint, NATIVE, SHARED},
     image::{self, Cell, FLAG_STAGED, Identity, LimitEntry, Page, Section, SetEntry, header, reserved},
     verdict::{Direction, Reason, Verdict},
 };
@@ -218,24 +218,19 @@ impl<'a, T: Tables> Image<'a, T> {
         Endpoint { identity: self.tables.cidr(addr).unwrap_or(reserved::WORLD), owner: 0 }
     }
 
-    /// What is behind the called port of a service's address; [`NOTHING`] where no service is called.
+    /// What is behind the called port of a service's address, and what a workload is answered there that calls itself; each is
+    /// [`NOTHING`] where there is no such thing.
     #[inline(always)]
-    fn behind(&self, end: Endpoint, query: &Query) -> Endpoint {
+    fn behind(&self, workload: u32, end: Endpoint, query: &Query) -> (Endpoint, Endpoint) {
         if !end.is_service() || query.direction as u8 != Direction::Egress as u8 {
-            return NOTHING;
+            return (NOTHING, NOTHING);
         }
         let call = Addr::of_call(end.number(), query.protocol, query.port);
-        self.tables.endpoint(&call).unwrap_or(NOTHING)
-    }
-
-    /// What a workload is answered that calls itself by a service; [`NOTHING`] where it is answered as anybody like it.
-    #[inline(always)]
-    fn itself(&self, workload: u32, end: Endpoint, behind: Endpoint, query: &Query) -> Endpoint {
-        if workload == 0 || !behind.is_behind() || behind.owner & ITSELF == 0 {
-            return NOTHING;
+        let behind = self.tables.endpoint(&call).unwrap_or(NOTHING);
+        if !behind.has_itself() {
+            return (behind, NOTHING);
         }
-        let call = Addr::of_call(end.number(), query.protocol, query.port).called_by(workload);
-        self.tables.endpoint(&call).unwrap_or(NOTHING)
+        (behind, self.tables.endpoint(&call.called_by(workload)).unwrap_or(NOTHING))
     }
 
     /// Judges one opening by what the tables say of identities; which local workload asks is not known.
@@ -258,38 +253,38 @@ impl<'a, T: Tables> Image<'a, T> {
         if workload != 0 && end.owner == workload {
             return Decision::plain(Verdict::Allow, Reason::NoPolicy, end.identity);
         }
-        let behind = self.behind(end, query);
+        let (behind, itself) = self.behind(workload, end, query);
         let translated = behind.is_behind();
         let (remote_identity, port) =
             if translated { (behind.identity, behind.number() as u16) } else { (end.identity, query.port) };
         if local == reserved::UNKNOWN {
             return from_cell(Cell(self.header.word(header::UNKNOWN) as u32), remote_identity);
         }
-        let itself = self.itself(workload, end, behind, query);
-        if itself.is_behind() {
-            let (cell, staged) = itself.cells();
-            let mut decision = Decision { translated, ..from_cell(cell, remote_identity) };
-            if staged.verdict() != Some(decision.verdict) {
-                decision.staged = staged;
-            }
-            return decision;
-        }
-        let mut decision = match self.cell(Section::Sets, local, query, (remote_identity, port)) {
-            Some(cell) => Decision { translated, ..from_cell(cell, remote_identity) },
-            None => no_tables(remote_identity),
+        // One path from here on, whichever cell it is: the verifier follows every other.
+        let (cell, staged) = if itself.is_behind() {
+            itself.cells()
+        } else {
+            let asked = (remote_identity, port);
+            let waiting = self.flags() & FLAG_STAGED != 0;
+            let staged = if waiting { self.cell(Section::StagedSets, local, query, asked) } else { Cell::ABSENT };
+            (self.cell(Section::Sets, local, query, asked), staged)
         };
-        if self.flags() & FLAG_STAGED != 0 {
-            let staged = self.cell(Section::StagedSets, local, query, (remote_identity, port)).unwrap_or(Cell::ABSENT);
-            if staged.verdict() != Some(decision.verdict) {
-                decision.staged = staged;
-            }
+        let mut decision = Decision { translated, ..from_cell(cell, remote_identity) };
+        if staged.verdict() != Some(decision.verdict) {
+            decision.staged = staged;
         }
         decision
     }
 
-    /// The cell that answers `query` about this identity and port, the set's default included.
+    /// The cell that answers `query` about this identity and port, the set's default included; absent where the tables cannot be
+    /// read.
     #[inline(always)]
-    fn cell(&self, sets: Section, local: u32, query: &Query, (remote_identity, port): (u32, u16)) -> Option<Cell> {
+    fn cell(&self, sets: Section, local: u32, query: &Query, asked: (u32, u16)) -> Cell {
+        self.find_cell(sets, local, query, asked).unwrap_or(Cell::ABSENT)
+    }
+
+    #[inline(always)]
+    fn find_cell(&self, sets: Section, local: u32, query: &Query, (remote_identity, port): (u32, u16)) -> Option<Cell> {
         let set = self.set_of(sets, self.identity(local).set, query.direction)?;
         if set.port_classes == 0 {
             return Some(set.default);

@@ -312,6 +312,13 @@ impl Endpoint {
         (Cell(self.owner & !BEHIND), Cell(self.identity))
     }
 
+    /// Whether this is what is behind a port, and some local workload has an entry of its own there.
+    #[inline(always)]
+    #[must_use]
+    pub const fn has_itself(self) -> bool {
+        self.owner & (SERVICE | BEHIND | ITSELF) == BEHIND | ITSELF
+    }
+
     /// What follows the mark: the number of the service's address, or the port a service's port leads to.
     #[inline(always)]
     #[must_use]
@@ -333,4 +340,39 @@ pub struct PrefixKey {
     pub bits: u32,
     /// The address.
     pub addr: Addr,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        addr::Protocol,
+        verdict::{Reason, Verdict},
+    };
+
+    #[test]
+    fn an_answer_of_ones_own_is_read_as_it_was_given_and_is_nobodys_address() {
+        for reason in [Reason::Rule, Reason::Default, Reason::NoPolicy] {
+            for verdict in [Verdict::Allow, Verdict::Deny, Verdict::Audit] {
+                let cell = Cell::new(verdict, reason, crate::image::MAX_RULES - 1).quietly();
+                let entry = Endpoint::itself(cell, Cell(0x1234_5678));
+                assert_eq!(entry.cells(), (cell, Cell(0x1234_5678)), "{verdict:?} {reason:?}");
+                // Packets may name its key as an address: then it is one that nobody has.
+                assert!(entry.is_behind() && !entry.is_service(), "{verdict:?} {reason:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn only_a_marked_port_has_own_answers_and_their_keys_are_their_own() {
+        let marked = |owner| Endpoint { identity: 1, owner }.has_itself();
+        let rows = [Endpoint::behind(u16::MAX), Endpoint::service(0), Endpoint::service(ITSELF), SHARED, NATIVE | 7, 0];
+        assert_eq!(rows.map(marked), [false; 6]);
+        assert!(marked(Endpoint::behind(80) | ITSELF));
+        assert_eq!(Endpoint { identity: 1, owner: Endpoint::behind(80) | ITSELF }.number() as u16, 80);
+        let all = Addr::of_call(3, Protocol::TCP, 80);
+        for number in [0, 1, 1023] {
+            assert!(all.called_by(number) != all && all.called_by(number).called_by_all() == all, "{number}");
+        }
+    }
 }

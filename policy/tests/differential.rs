@@ -99,7 +99,7 @@ fn tables_and_evaluator_never_differ_and_order_never_matters() {
     let reached = |how: &str| seen.iter().filter(|said| said.ends_with(how)).count();
     let staged = seen.iter().filter(|seen| seen.contains("staged")).count();
     assert!(seen.len() - staged >= 13 && reached(" through a service") >= 6, "the generator reached only {seen:?}");
-    assert!(reached(" through a service, to itself") >= 4, "the generator reached only {seen:?}");
+    assert!(reached(" through a service, to itself") >= 2, "the generator reached only {seen:?}");
     assert!(staged >= 2, "the generator reached only {seen:?}");
 }
 

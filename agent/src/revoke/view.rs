@@ -137,7 +137,7 @@ impl View {
 #[cfg(test)]
 mod tests {
     use weir_common::verdict::Verdict;
-    use weir_policy::{Context, Timestamp};
+    use weir_policy::{Context, Resource, Timestamp};
 
     use super::*;
 
@@ -166,10 +166,11 @@ spec:
 ";
 
     fn view(on_change: &str) -> View {
-        let mut resources = Resources::default();
-        for resource in weir_policy::parse("t", &WORLD.replace("ON_CHANGE", on_change)).unwrap() {
-            resources.insert(resource);
-        }
+        view_of(&WORLD.replace("ON_CHANGE", on_change), |resource| resource)
+    }
+
+    fn view_of(text: &str, placed: fn(Resource) -> Resource) -> View {
+        let resources: Resources = weir_policy::parse("t", text).unwrap().into_iter().map(placed).collect();
         let context = Context {
             generation: 7,
             unknown: Verdict::Deny,
@@ -216,6 +217,30 @@ spec:
             let fate = view.judge(&connection);
             assert_eq!(matches!(fate, Fate::Stays(_)), stays, "{name}: {fate:?}");
             assert_eq!(matches!(fate, Fate::Cut(..)), !stays, "{name}: {fate:?}");
+        }
+    }
+
+    #[test]
+    fn a_pod_that_calls_itself_by_a_service_keeps_its_connection_and_loses_others() {
+        const PODS: &str = r#"
+{apiVersion: v1, kind: Pod, metadata: {name: a, namespace: shop, labels: {only: a}}, spec: {}, status: {podIP: 10.0.0.1}}
+---
+{apiVersion: v1, kind: Service, metadata: {name: own, namespace: shop}, spec: {clusterIP: 10.0.0.8, selector: {only: a}, ports: [{port: 80}]}}
+---
+{apiVersion: v1, kind: Service, metadata: {name: other, namespace: shop}, spec: {clusterIP: 10.0.0.9, selector: {only: b}, ports: [{port: 80}]}}
+---
+{apiVersion: v1, kind: Pod, metadata: {name: b, namespace: shop, labels: {only: b}}, spec: {}, status: {podIP: 10.0.0.2}}
+---
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: closed, namespace: shop}
+spec: {podSelector: {}, policyTypes: [Ingress, Egress]}
+"#;
+        let view =
+            view_of(PODS, |resource| if resource.id().name == "a" { resource.running_in("a") } else { resource });
+        for (to, stays) in [(8, true), (9, false), (1, true), (2, false)] {
+            let fate = view.judge(&connection(3, Some(Direction::Egress), to, (40000, 80)));
+            assert_eq!(matches!(fate, Fate::Stays(_)), stays, "10.0.0.{to}: {fate:?}");
         }
     }
 

@@ -65,7 +65,7 @@ impl Tables for OwnTables<'_> {
         let end = match self.compiled.endpoint(addr) {
             Some(end) => end,
             None if *addr == addr.called_by(ASKED) => {
-                return self.compiled.themselves.get(&self.workload.id)?.get(&addr.called_by(0)).copied();
+                return self.compiled.themselves.get(&self.workload.id)?.get(&addr.called_by_all()).copied();
             }
             None => return None,
         };
