@@ -65,6 +65,23 @@ impl Addr {
         Self::from_words([0xff00_0000_u32.to_be(), 0, service, called])
     }
 
+    /// The same key for one local workload, by its number, that is behind the port and calls itself by it; never equal to that of
+    /// everybody.
+    #[inline(always)]
+    #[must_use]
+    pub const fn called_by(&self, workload: u32) -> Self {
+        let [mark, _, service, called] = self.words();
+        Self::from_words([mark, !workload, service, called])
+    }
+
+    /// The key of everybody, of such a key.
+    #[inline(always)]
+    #[must_use]
+    pub const fn called_by_all(&self) -> Self {
+        let [mark, _, service, called] = self.words();
+        Self::from_words([mark, 0, service, called])
+    }
+
     /// An IPv6 address from its network-order bytes. A v4-mapped one is an IPv4 address, as the kernel treats it.
     #[inline(always)]
     #[must_use]

@@ -33,6 +33,7 @@ mod refusals;
 mod rows;
 mod services;
 mod stage;
+mod themselves;
 mod tls;
 mod translated;
 mod translator;
@@ -56,6 +57,7 @@ fn main() -> anyhow::Result<()> {
         verdicts::trials(),
         cases::trials(),
         pods::trials(),
+        themselves::trials(),
         conformance::trials(),
         kinds::trials(),
         icmp::trials(),
