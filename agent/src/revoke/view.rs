@@ -21,20 +21,20 @@ pub struct View {
     pub compiled: Arc<Compiled>,
     /// The documents they were made from: a policy says what becomes of connections it forbids.
     pub resources: Resources,
-    /// Workloads attached here, by their numbers.
+    /// Workloads that are judged here, by their numbers.
     pub locals: BTreeMap<u32, Local>,
     /// The agent's own cgroup, if it is in the managed tree: nobody judges it.
     pub own: Option<PathBuf>,
 }
 
-/// A workload that is attached here.
+/// A workload that is attached here, or whose deleted cgroup still has sockets.
 #[derive(Clone, Debug)]
 pub struct Local {
     /// As this view's generation knows it.
     pub workload: Arc<CompiledWorkload>,
     /// Its cgroup's directory.
     pub path: PathBuf,
-    /// Id of the cgroup it is attached to: one that was deleted and made anew is another.
+    /// Id of the cgroup it is attached to, 0 for none: one that was deleted and made anew is another.
     pub cgroup_id: u64,
 }
 

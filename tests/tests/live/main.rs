@@ -11,6 +11,7 @@ mod attacks_churn;
 mod attacks_kernel;
 mod attacks_places;
 mod attacks_replies;
+mod attacks_sources;
 mod attacks_ways;
 mod attacks_wire;
 mod cases;
@@ -64,6 +65,7 @@ fn main() -> anyhow::Result<()> {
         attacks_ways::trials(),
         attacks_places::trials(),
         attacks_wire::trials(),
+        attacks_sources::trials(),
         attacks_kernel::trials(),
         attacks_churn::trials(),
         attacks_replies::trials(),
