@@ -15,6 +15,7 @@ mod interfaces;
 mod load;
 mod lookups;
 pub mod namespaces;
+mod places;
 mod slot;
 pub mod sockets;
 mod wires;
