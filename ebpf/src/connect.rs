@@ -13,6 +13,7 @@ use weir_common::{
     decide::Decision,
     event::{Kind, Local},
     icmp,
+    maps::AGENT,
     verdict::{Direction, Hook, Reason, Verdict},
 };
 
@@ -105,7 +106,11 @@ pub fn judge_caller(ctx: &SockAddrContext, hook: Hook, target: (Addr, Port)) -> 
     if unsafe { bpf_get_retval() } != 0 || lives_in_root_cgroup() {
         return ALLOW;
     }
-    let subject = subject(ctx, hook, who::caller(), target);
+    let caller = who::caller();
+    if caller.workload == AGENT {
+        return ALLOW;
+    }
+    let subject = subject(ctx, hook, caller, target);
     let mut judged = tables::judge(subject.local.workload, &emit::question(&subject));
     if judged.decision.verdict.passes() || is_reply(ctx, hook, &subject) {
         return ALLOW;

@@ -11,6 +11,7 @@ use weir_common::{
     decide::{Decision, Image},
     event::Local,
     image::{SOCKET_MPTCP, SOCKET_RAW, SOCKET_SCTP},
+    maps::AGENT,
     verdict::{Direction, Hook, Reason, Verdict},
 };
 
@@ -36,8 +37,12 @@ pub fn sock_create(ctx: SockContext) -> i32 {
 
 #[cgroup_sock(sock_create)]
 pub fn root_sock_create(ctx: SockContext) -> i32 {
-    // SAFETY: helper without arguments; non-zero when a program of a lower cgroup has denied already.
-    judge(&ctx, || (unsafe { bpf_get_retval() } == 0).then(who::caller), false)
+    let strange = || {
+        // SAFETY: helper without arguments; non-zero when a program of a lower cgroup has denied already.
+        let caller = (unsafe { bpf_get_retval() } == 0).then(who::caller)?;
+        if caller.workload == AGENT { None } else { Some(caller) }
+    };
+    judge(&ctx, strange, false)
 }
 
 /// Where no program judges packets: whatever neither `connect`, `sendmsg` nor `sk_lookup` sees needs a permission in both directions.

@@ -16,6 +16,7 @@ mod bench;
 mod budget;
 mod edge;
 mod frames;
+mod grace;
 mod own;
 mod slots;
 mod sockets;
