@@ -419,7 +419,7 @@ mod tests {
     #[test]
     fn a_quiet_or_refusing_cell_differs_in_nothing_but_that() {
         for verdict in Verdict::ALL {
-            for reason in Reason::ALL {
+            for reason in Reason::ALL.iter().filter(|reason| **reason <= Reason::LAST_OF_CELLS) {
                 let loud = Cell::new(*verdict, *reason, MAX_RULES - 1);
                 let quiet = loud.quietly();
                 assert_eq!((loud.is_quiet(), quiet.is_quiet()), (false, true));
