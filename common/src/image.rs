@@ -74,6 +74,8 @@ pub mod header {
 
 /// Header flag: some rate limit exists, so XDP must look for it.
 pub const FLAG_LIMITS: u64 = 1;
+/// Header flag: some rate limit holds for every destination, whether or not one selects it.
+pub const FLAG_LIMITS_ALL: u64 = 1 << 8;
 /// Header flag: some address is blocked, so XDP must look for it.
 pub const FLAG_BLOCKED: u64 = 2;
 /// Header flag: some cell may be quiet, so an accepted connection's is looked up once more: its close makes no record either.

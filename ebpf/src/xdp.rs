@@ -13,7 +13,7 @@ use aya_ebpf::{
 use weir_common::{
     decide::{Decision, Image},
     edge::{self, Edge},
-    image::{FLAG_BLOCKED, FLAG_LIMITS},
+    image::{FLAG_BLOCKED, FLAG_LIMITS, FLAG_LIMITS_ALL},
     packet::Packet,
     verdict::{Direction, Hook, Reason, Verdict},
 };
@@ -97,8 +97,11 @@ fn try_xdp(ctx: &XdpContext, ifindex: u32, edge: Edge) -> Outcome {
 #[inline(never)]
 fn limited(image: &Image<'_, Active>, packet: &mut Packet, sender: u32) -> u64 {
     let service = image.identity(image.identify(&packet.dst)).service_class;
+    if service == 0 && image.flags() & FLAG_LIMITS_ALL == 0 {
+        return 0;
+    }
     // What a workload sends in another's name its interface's own program refuses; that other is not charged for it.
-    if service == 0 || (sender != 0 && !image.owns(sender, &packet.src)) {
+    if sender != 0 && !image.owns(sender, &packet.src) {
         return 0;
     }
     match fragments::place(packet) {

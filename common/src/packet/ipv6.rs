@@ -61,7 +61,10 @@ pub fn read<B: Bytes, const ALL: bool>(bytes: &B, offset: u32, packet: &mut Pack
             }
             next::AUTHENTICATION => {
                 let [following, units] = bytes.load::<2>(at).ok_or(transport::short(packet))?;
-                // In 4-octet units, minus 2.
+                // In 4-octet units, minus 2; three of them are in all there are (RFC 4302 section 2).
+                if units == 0 {
+                    return Err(MALFORMED);
+                }
                 (following, 8 + units as u32 * 4)
             }
             next::FRAGMENT => {
