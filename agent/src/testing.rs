@@ -103,7 +103,12 @@ impl Datapath for FakeDatapath {
             uncovered: vec!["icmp_echo"],
         };
         let interfaces = vec![InterfaceState { name: "eth0".into(), index: 7, mode: "native", detail: String::new() }];
-        Observed { workloads: workloads.iter().enumerate().map(state).collect(), interfaces, enforcing: true }
+        Observed {
+            workloads: workloads.iter().enumerate().map(state).collect(),
+            interfaces,
+            enforcing: true,
+            own: None,
+        }
     }
 
     fn counters(&self) -> Result<Vec<CounterCell>, DatapathError> {

@@ -33,7 +33,10 @@ impl Addr {
     #[inline(always)]
     #[must_use]
     pub const fn v4(bytes: [u8; 4]) -> Self {
-        Self::from_words([0, 0, MAPPED, u32::from_ne_bytes(bytes)])
+        let (mapped, host) = (MAPPED as u64, u32::from_ne_bytes(bytes) as u64);
+        // As it is read later: what was stored in two parts and is loaded in one piece waits until both have left the processor.
+        let half = if cfg!(target_endian = "little") { host << 32 | mapped } else { mapped << 32 | host };
+        Self(zerocopy::transmute!([0, half]))
     }
 
     /// From four words as they lie in memory, network order within.

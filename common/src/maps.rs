@@ -19,6 +19,9 @@ pub const MAX_MERGED: u32 = 16_384;
 pub const LIMIT_SLOTS: u32 = 1 << 20;
 /// Workloads a node can host: the size of the reply table's per-workload shares.
 pub const MAX_WORKLOADS: u32 = 1024;
+/// Stands for the agent itself in the table of callers: the programs at the root of the managed tree let it pass, whatever they make of
+/// processes that no workload names. It must reach its collector also where it runs inside the tree.
+pub const AGENT: u32 = u32::MAX;
 /// Buckets of four reply entries each that one workload owns.
 pub const REPLY_BUCKETS: u32 = 128;
 /// Rate limits whose passed and dropped packets are counted.
@@ -54,11 +57,11 @@ pub const CALLERS: &str = "CALLERS";
 pub const INTERFACES: &str = "INTERFACES";
 /// Ring buffer of events.
 pub const EVENTS: &str = "EVENTS";
-/// Decisions by hook, verdict and reason, per CPU.
+/// Decisions of which records are made, by hook, verdict and reason, per CPU.
 pub const COUNTERS: &str = "COUNTERS";
 /// Events that found the ring full, by the same cells, per CPU.
 pub const LOST: &str = "LOST";
-/// Decisions by a quiet cell, which make no record, by the same cells, per CPU.
+/// Decisions by a quiet cell, which make no record, by the same cells, per CPU; not among those of [`COUNTERS`].
 pub const QUIET: &str = "QUIET";
 /// Merged decisions that found the merge table full, by the same cells, per CPU; cumulative.
 pub const OVERFLOW: &str = "OVERFLOW";

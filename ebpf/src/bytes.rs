@@ -394,6 +394,14 @@ unsafe fn read_sock(sk: *const bpf_sock) -> Sock {
     }
 }
 
+/// What a `connect` or `sendmsg` is known by while it lasts: the addresses of its context and of its socket.
+#[inline(always)]
+pub fn call(ctx: &SockAddrContext) -> [u64; 2] {
+    // SAFETY: a load of a pointer field of the context. Volatile: two equal loads would become one kept in memory of ours.
+    let sk = unsafe { (&raw const (*ctx.sock_addr).__bindgen_anon_1.sk).read_volatile() };
+    [ctx.sock_addr as u64, sk as u64]
+}
+
 /// Cookie of the socket behind any context that has one.
 #[inline(always)]
 pub fn cookie(ctx: &impl aya_ebpf::EbpfContext) -> u64 {

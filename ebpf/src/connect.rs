@@ -13,6 +13,7 @@ use weir_common::{
     decide::Decision,
     event::{Kind, Local},
     icmp,
+    maps::AGENT,
     verdict::{Direction, Hook, Reason, Verdict},
 };
 
@@ -54,17 +55,25 @@ pub fn root_connect6(ctx: SockAddrContext) -> i32 {
 /// By the socket's workload.
 #[inline(always)]
 fn judge(ctx: &SockAddrContext, hook: Hook, target: (Addr, Port)) -> i32 {
-    let subject = subject(ctx, hook, who::attached(), target);
-    let judged = tables::judge(subject.local.workload, &emit::question(&subject));
+    // What only a record needs is asked for when there will be one: each of these is a call into the kernel.
+    let mut subject = subject_of(ctx, hook, who::attached(), target, 0);
+    let judged = tables::judge_at_once(subject.local.workload, &emit::question(&subject));
     let passes = judged.decision.verdict.passes();
     let foreign = is_foreign(&subject.local, crate::task::cgroup());
-    recent::vouch(if passes && !foreign { subject.cookie } else { 0 });
-    if judged.decision.quiet && passes && !foreign && subject.protocol == Protocol::TCP {
-        // Nothing would follow that an attempt could name.
-        return ALLOW;
+    if passes && !foreign {
+        recent::vouch(ctx);
+        if judged.decision.quiet {
+            // TCP is counted when the SYN leaves, and nothing would follow that an attempt could name.
+            if subject.protocol != Protocol::TCP {
+                emit::counted_only(&subject, &judged.decision);
+            }
+            return ALLOW;
+        }
+    } else {
+        recent::vouch_not();
     }
-    // What only a record needs is asked for when there will be one: each of these is a call into the kernel.
-    let caller = if judged.decision.quiet && passes && !foreign { Caller::NONE } else { Caller::current() };
+    subject.cookie = bytes::cookie(ctx);
+    let caller = Caller::current();
     if !passes {
         if judged.generation == 0 {
             error!(ctx, "no generation is in force: every opening is refused");
@@ -87,15 +96,18 @@ fn judge(ctx: &SockAddrContext, hook: Hook, target: (Addr, Port)) -> i32 {
 /// all there is to say. Speaks up only when it denies what the socket's own program has let through.
 #[inline(always)]
 pub fn judge_caller(ctx: &SockAddrContext, hook: Hook, target: (Addr, Port)) -> i32 {
-    let cookie = bytes::cookie(ctx);
-    if recent::vouched(cookie) {
+    if recent::vouched(ctx) {
         return ALLOW;
     }
     // SAFETY: helper without arguments; non-zero when a program of a lower cgroup has denied already.
     if unsafe { bpf_get_retval() } != 0 || lives_in_root_cgroup() {
         return ALLOW;
     }
-    let subject = subject_of(ctx, hook, who::caller(), target, cookie);
+    let caller = who::caller();
+    if caller.workload == AGENT {
+        return ALLOW;
+    }
+    let subject = subject(ctx, hook, caller, target);
     let mut judged = tables::judge(subject.local.workload, &emit::question(&subject));
     if judged.decision.verdict.passes() || is_reply(ctx, hook, &subject) {
         return ALLOW;

@@ -92,8 +92,7 @@ impl Caller {
 /// Counts a decision and sends it as one event.
 #[inline(never)]
 pub fn verdict(subject: &Subject, judged: &Judged, caller: &Caller) {
-    let cell = cell_of(subject, &judged.decision);
-    if counted_only(&judged.decision, cell) {
+    if counted_only(subject, &judged.decision) {
         return;
     }
     let decision = &judged.decision;
@@ -108,16 +107,19 @@ pub fn verdict(subject: &Subject, judged: &Judged, caller: &Caller) {
         ..event
     };
     if !submit(event, caller.process.pid) {
-        count(&maps::LOST, cell);
+        count(&maps::LOST, cell_of(subject, decision));
     }
 }
 
 /// Counts a decision; whether that is all, because the rule wants no record (`log: false`).
 #[inline(always)]
-fn counted_only(decision: &Decision, cell: u32) -> bool {
-    count(&maps::COUNTERS, cell);
+pub fn counted_only(subject: &Subject, decision: &Decision) -> bool {
+    let cell = cell_of(subject, decision);
+    // One cell or the other, and the agent adds them: each of these takes as long as a call.
     if decision.quiet {
         count(&maps::QUIET, cell);
+    } else {
+        count(&maps::COUNTERS, cell);
     }
     decision.quiet
 }
@@ -145,8 +147,7 @@ pub fn closed(subject: &Subject, old_state: u8, totals: [u8; 32]) {
 /// Counts a decision about a packet together with equal ones of this epoch.
 #[inline(never)]
 pub fn merged(subject: &Subject, judged: &Judged, bytes: u32) {
-    let cell = cell_of(subject, &judged.decision);
-    if counted_only(&judged.decision, cell) {
+    if counted_only(subject, &judged.decision) {
         return;
     }
     let key = MergeKey {
@@ -176,7 +177,7 @@ pub fn merged(subject: &Subject, judged: &Judged, bytes: u32) {
         merge_into(&maps::MERGED_1, &key, subject, bytes)
     };
     if !done {
-        count(&maps::OVERFLOW, cell);
+        count(&maps::OVERFLOW, cell_of(subject, &judged.decision));
     }
 }
 

@@ -153,6 +153,8 @@ fn answer(ctx: &SkBuffContext, subject: &Subject, denied: &Judged, packet: &mut 
         return decided(subject, denied, packet);
     }
     judged.decision.reason = Reason::Reply;
+    let thread = replies::thread_of(packet, subject.remote_port);
+    replies::settle(Asked::ByUs, subject.local.workload, subject.cookie, &subject.remote_addr, thread);
     decided(subject, &judged, packet)
 }
 

@@ -60,9 +60,9 @@ pub static BLOCKED: ArrayOfMaps<Blocked, { SLOTS as usize }> = ArrayOfMaps::new(
 #[btf_map]
 pub static RECENT: PerCpuArray<Entry, { weir_common::recent::ENTRIES as usize }> = PerCpuArray::new();
 
-/// Cookie of the socket whose own program has said all there is to say of this call. Written and read by the programs.
+/// The call of which the socket's own program has said all there is to say. Written and read by the programs.
 #[btf_map]
-pub static VOUCHED: PerCpuArray<u64, 1> = PerCpuArray::new();
+pub static VOUCHED: PerCpuArray<[u64; 2], 1> = PerCpuArray::new();
 
 /// Who the attach point's cgroup is. Written by the agent after attaching, read by every cgroup program.
 #[btf_map]
@@ -81,13 +81,13 @@ pub static EVENTS: RingBuf<Event, { RING_BYTES as usize }> = RingBuf::new();
 /// When the reader was last woken for the sake of a process, and for which ones of late. Written by the programs.
 #[btf_map]
 pub static WOKEN: Array<u64, { emit::WOKEN_ENTRIES as usize }> = Array::new();
-/// Decisions by cell (`weir_common::counters`). Written by the programs.
+/// Decisions of which records are made, by cell (`weir_common::counters`). Written by the programs.
 #[btf_map]
 pub static COUNTERS: PerCpuArray<u64, { counters::CELLS }> = PerCpuArray::new();
 /// Decisions whose event found the ring full, by cell. Written by the programs.
 #[btf_map]
 pub static LOST: PerCpuArray<u64, { counters::CELLS }> = PerCpuArray::new();
-/// Decisions that are counted but not recorded, by cell. Written by the programs.
+/// Decisions that are counted but not recorded, by cell; these are not among the others. Written by the programs.
 #[btf_map]
 pub static QUIET: PerCpuArray<u64, { counters::CELLS }> = PerCpuArray::new();
 /// The merge epoch's low bit picks the table that programs write. Written by the agent.

@@ -86,7 +86,11 @@ fn judge(ctx: &SockAddrContext, target: (Addr, Port)) -> i32 {
     let judged = tables::judge(subject.local.workload, &emit::question(&subject));
     if judged.decision.verdict.passes() || connect::is_reply(ctx, Hook::Sendmsg, &subject) {
         let caller = crate::task::cgroup();
-        recent::vouch(if connect::is_foreign(&subject.local, caller) { 0 } else { subject.cookie });
+        if connect::is_foreign(&subject.local, caller) {
+            recent::vouch_not();
+        } else {
+            recent::vouch(ctx);
+        }
         // Once for each caller of the socket.
         if connect::is_foreign(&subject.local, caller)
             && replies::first_of_socket(subject.local.workload, subject.cookie ^ caller << 16)

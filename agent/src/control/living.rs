@@ -36,7 +36,7 @@ impl<D: Datapath> Control<D> {
             Some((number, Local { workload, path, cgroup_id }))
         };
         let locals = compiled.local().into_iter().filter_map(local).collect();
-        View { compiled: Arc::clone(compiled), resources: resources.clone(), locals }
+        View { compiled: Arc::clone(compiled), resources: resources.clone(), locals, own: self.observed.own.clone() }
     }
 
     /// The same for a generation that is not in force: what it would attach has a number of its own too.

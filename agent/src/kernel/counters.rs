@@ -49,11 +49,11 @@ pub(super) fn read(ebpf: &Ebpf) -> Result<Vec<CounterCell>, KernelError> {
     let mut cells = Vec::new();
     for cell in 0..CELLS as u32 {
         let Some((hook, verdict, reason)) = describe(cell) else { continue };
-        let decided = sum(&decided, cell).map_err(error::map(maps::COUNTERS))?;
-        // The others are parts of it.
+        let quiet = sum(&quiet, cell).map_err(error::map(maps::QUIET))?;
+        let decided = sum(&decided, cell).map_err(error::map(maps::COUNTERS))? + quiet;
+        // What was lost is part of it.
         if decided != 0 {
             let lost = sum(&lost, cell).map_err(error::map(maps::LOST))?;
-            let quiet = sum(&quiet, cell).map_err(error::map(maps::QUIET))?;
             cells.push(CounterCell { hook, verdict, reason, decided, lost, quiet });
         }
     }

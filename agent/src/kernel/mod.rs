@@ -15,6 +15,7 @@ mod interfaces;
 mod load;
 mod lookups;
 pub mod namespaces;
+mod own;
 mod slot;
 pub mod sockets;
 mod wires;
@@ -92,6 +93,8 @@ pub struct Observed {
     /// True when the root programs, every workload whose cgroup exists and every interface that exists are attached, by a
     /// generation in force.
     pub enforcing: bool,
+    /// The agent's own cgroup, if it is in the managed tree: nobody judges it.
+    pub own: Option<PathBuf>,
 }
 
 impl Kernel {
@@ -132,6 +135,10 @@ impl Kernel {
     /// Brings attachments in line with `workloads` and with the interfaces that exist now. Call after `install` and
     /// regularly: cgroups and interfaces come and go.
     pub fn reconcile(&mut self, workloads: &[Arc<CompiledWorkload>]) -> Observed {
+        let own = self.cgroups.exempt_agent(&self.options.cgroup_root).unwrap_or_else(|error| {
+            tracing::error!(error = %error, "the agent's own cgroup could not be made known to the kernel programs");
+            None
+        });
         let root = self.cgroups.reconcile_root(&mut self.ebpf, &self.options.cgroup_root, self.options.strict);
         if let Err(error) = &root {
             tracing::error!(error = %error, "the programs at the root of the managed tree are not attached");
@@ -144,7 +151,7 @@ impl Kernel {
         let failed = workloads.iter().any(|workload| workload.state == AttachState::Failed)
             || interfaces.iter().any(|interface| interface.mode == interfaces::FAILED);
         let enforcing = root.is_ok() && !failed && self.tables.generation() > 0;
-        Observed { workloads, interfaces, enforcing }
+        Observed { workloads, interfaces, enforcing, own }
     }
 
     /// Programs at namespaces first, then those at cgroups that they stand in for. Also the numbers of the workloads whose namespaces

@@ -9,6 +9,7 @@ use weir_common::{
     addr::{Addr, Protocol},
     decide::{Decision, Image, Query},
     image::reserved,
+    maps::AGENT,
     verdict::Direction,
 };
 use weir_policy::{Compiled, CompiledWorkload, OnChange, Resources, Spec};
@@ -22,6 +23,8 @@ pub struct View {
     pub resources: Resources,
     /// Workloads attached here, by their numbers.
     pub locals: BTreeMap<u32, Local>,
+    /// The agent's own cgroup, if it is in the managed tree: nobody judges it.
+    pub own: Option<PathBuf>,
 }
 
 /// A workload that is attached here.
@@ -126,7 +129,8 @@ impl View {
     /// The workloads as `Namespaces::find` wants them.
     #[must_use]
     pub fn cgroups(&self) -> Vec<(u32, PathBuf)> {
-        self.locals.iter().map(|(number, local)| (*number, local.path.clone())).collect()
+        let own = self.own.iter().map(|path| (AGENT, path.clone()));
+        self.locals.iter().map(|(number, local)| (*number, local.path.clone())).chain(own).collect()
     }
 }
 
@@ -177,7 +181,7 @@ spec:
         let compiled = Arc::new(weir_policy::compile(&resources, &context).unwrap());
         let local =
             compiled.local().into_iter().map(|workload| Local { path: PathBuf::from("/none"), cgroup_id: 5, workload });
-        View { resources, locals: (3..).zip(local).collect(), compiled }
+        View { resources, locals: (3..).zip(local).collect(), compiled, own: None }
     }
 
     fn connection(workload: u32, direction: Option<Direction>, remote: u8, ports: (u16, u16)) -> Connection {

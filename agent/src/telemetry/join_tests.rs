@@ -85,6 +85,7 @@ fn names() -> (Names, u32) {
         }],
         interfaces: vec![InterfaceState { name: "eth0".into(), index: 7, mode: "native", detail: String::new() }],
         enforcing: true,
+        own: None,
     });
     (names, rule)
 }

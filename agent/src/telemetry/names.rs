@@ -196,7 +196,7 @@ mod tests {
             hooks: vec![],
             uncovered: vec![],
         };
-        names.attach(&Observed { workloads: vec![state], interfaces: vec![], enforcing: true });
+        names.attach(&Observed { workloads: vec![state], interfaces: vec![], enforcing: true, own: None });
     }
 
     /// Merged decisions are read up to a second after they were made.

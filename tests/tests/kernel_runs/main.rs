@@ -22,6 +22,7 @@ mod differential;
 mod edge;
 mod frames;
 mod generate;
+mod grace;
 mod own;
 mod reference;
 mod slots;

@@ -34,6 +34,8 @@ mod rows;
 mod services;
 mod stage;
 mod tls;
+mod translated;
+mod translator;
 mod updates;
 mod verdicts;
 mod worlds;
@@ -76,6 +78,7 @@ fn main() -> anyhow::Result<()> {
         random::trials(),
         policies::trials(),
         services::trials(),
+        translated::trials(),
         lifecycle::trials(),
         tls::trials(),
     ];

@@ -33,6 +33,9 @@ pub struct Serve {
     /// Answer from this port instead of the one asked
     #[arg(long, value_name = "PORT")]
     reply_from: Option<u16>,
+    /// Answer this much later
+    #[arg(long, default_value_t = 0)]
+    delay_ms: u64,
     /// Join this group
     #[arg(long, value_name = "ADDRESS")]
     join: Option<IpAddr>,
@@ -95,6 +98,7 @@ impl Serve {
             let datagram = buffer.get(..length).unwrap_or_default();
             count.lock().unwrap_or_else(PoisonError::into_inner).note(peer, datagram, end.now_ms());
             if !self.silent {
+                thread::sleep(Duration::from_millis(self.delay_ms));
                 // Whether it arrives is what the client reports.
                 drop(answer.unwrap_or(socket).send_to(datagram, peer));
             }
