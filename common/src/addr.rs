@@ -123,6 +123,18 @@ impl Addr {
         high == 0 && (low == 1 || low >> 24 == 0x00ff_ff7f)
     }
 
+    /// Whether no packet on a wire may come from it: the host itself, "this network" (0.0.0.0/8), groups, everybody (RFC 6890).
+    #[inline(always)]
+    #[must_use]
+    pub const fn never_sends(&self) -> bool {
+        let (high, low) = self.halves();
+        if self.as_v4().is_none() {
+            return high >> 56 == 0xff || self.is_loopback() || high | low == 0;
+        }
+        let first = low as u32 >> 24;
+        first == 0 || first == 127 || first >> 4 == 14 || low as u32 == u32::MAX
+    }
+
     /// Whether it is an IPv6 address of the link only (`fe80::/10`).
     #[inline(always)]
     #[must_use]
@@ -230,6 +242,8 @@ pub struct Protocol(pub u8);
 impl Protocol {
     /// ICMP for IPv4.
     pub const ICMP: Self = Self(1);
+    /// IGMP.
+    pub const IGMP: Self = Self(2);
     /// TCP.
     pub const TCP: Self = Self(6);
     /// UDP.

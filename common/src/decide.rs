@@ -157,6 +157,14 @@ impl<'a, T: Tables> Image<'a, T> {
         if owner == SHARED { identity == self.local(workload) } else { owner & !NATIVE == workload }
     }
 
+    /// Whether `addr` is this node's own or a workload's on it: nobody else may send from it.
+    #[inline(always)]
+    pub fn is_of_this_node(&self, addr: &Addr) -> bool {
+        let Some(end) = self.tables.endpoint(addr) else { return false };
+        let owned = end.owner != 0 && !end.is_service() && !end.is_behind();
+        owned || end.identity == reserved::HOST
+    }
+
     /// One direction of a policy set.
     #[inline(always)]
     pub fn set(&self, set: u16, direction: Direction) -> Option<SetEntry> {

@@ -117,6 +117,16 @@ impl Wires {
         Ok(())
     }
 
+    /// Numbers of the workloads whose interfaces are attached, by index.
+    pub(super) fn owners(&self) -> BTreeMap<u32, u32> {
+        self.attached.values().map(|attached| (attached.index, attached.number)).collect()
+    }
+
+    /// For dry runs, which come in by the loopback interface.
+    pub(super) fn own_for_dry_runs(&mut self, index: u32, number: u32) -> Result<(), KernelError> {
+        self.owners.insert(index, [number, 0], 0).map_err(error::map(maps::INTERFACES))
+    }
+
     /// Removes interfaces that are nobody's any more, after their programs.
     fn forget_owners(&mut self) {
         let living: BTreeSet<u32> = self.attached.values().map(|attached| attached.index).collect();
