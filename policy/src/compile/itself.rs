@@ -49,6 +49,9 @@ pub struct Themselves {
     pub size: usize,
 }
 
+/// What replicas have in common: their set, the ends behind a port, and which of those they are themselves.
+type Alike = (u32, Vec<(Behind, bool)>);
+
 /// What is known of one of them.
 #[derive(Clone, Debug, Default)]
 struct Known {
@@ -123,7 +126,7 @@ impl Compiler {
         own: BTreeMap<(&'i ResourceId, u32), Ends>,
         source: &Source<'_>,
     ) -> Vec<(&'i ResourceId, Endpoint)> {
-        let mut alike: BTreeMap<(u32, Vec<(Behind, bool)>), Option<Endpoint>> = BTreeMap::new();
+        let mut alike: BTreeMap<Alike, Option<Endpoint>> = BTreeMap::new();
         let mut answers = Vec::new();
         for ((id, set), own) in own {
             let others = all.iter().filter(|(behind, number)| own.get(behind).is_none_or(|own| own < *number));
