@@ -86,26 +86,21 @@ fn try_ingress(ctx: &SkBuffContext, local: impl FnOnce() -> Local) -> Outcome {
         return Outcome::Established;
     }
     let mut packet = Packet::EMPTY;
-    match bytes::headers(ctx, &mut packet) {
-        Headers::Read => {
-            let said = if open { charge(ctx, local.workload, &packet) } else { 0 };
-            if open && said == 0 {
-                return Outcome::Established;
-            }
-            judge(ctx, local, said, sock, &mut packet)
-        }
-        // It was judged when it opened, and the stack has taken it for the connection's.
-        Headers::NotIp | Headers::Malformed if open => Outcome::Established,
-        Headers::NotIp | Headers::Malformed => {
-            emit::malformed(local, Hook::Ingress, Direction::Ingress, 0, ctx.len());
-            Outcome::Denied
+    let read = bytes::headers(ctx, &mut packet);
+    let mut said = 0;
+    if open {
+        // What cannot be read was judged when it opened, and the stack has taken it for the connection's.
+        said = if read.refuses().is_some() { 0 } else { charge(ctx, local.workload, &packet) };
+        if said == 0 {
+            return Outcome::Established;
         }
     }
+    judge(ctx, local, said, sock, &mut packet, read)
 }
 
 /// `open`: what limits said of a packet of an open connection; 0 for others.
 #[inline(always)]
-fn judge(ctx: &SkBuffContext, local: Local, open: u64, sock: Sock, packet: &mut Packet) -> Outcome {
+fn judge(ctx: &SkBuffContext, local: Local, open: u64, sock: Sock, packet: &mut Packet, read: Headers) -> Outcome {
     let subject = Subject {
         hook: Hook::Ingress,
         direction: Direction::Ingress,
@@ -119,6 +114,9 @@ fn judge(ctx: &SkBuffContext, local: Local, open: u64, sock: Sock, packet: &mut 
         tcp_flags: packet.tcp_flags,
         ifindex: 0,
     };
+    if let Some(reason) = read.refuses() {
+        return decided(&subject, &Judged::refusal(reason), packet);
+    }
     let mut judged = tables::judge(subject.local.workload, &emit::question(&subject));
     // Whom the policy denies takes nothing from what all clients have together.
     let said = if open == 0 && judged.decision.verdict.passes() { charge(ctx, subject.local.workload, packet) } else { open };

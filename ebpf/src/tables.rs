@@ -105,6 +105,15 @@ pub fn judge_into(workload: u32, query: &Query, judged: &mut Judged) {
     let _ = weir_judge(workload, query, &raw mut *judged);
 }
 
+/// The same for programs that judge at one place only and have room on their stack: without a call when it is remembered. Fills in
+/// what is [`Judged::NO_TABLES`] before: a copy would wait for each of its parts to be stored.
+#[inline(always)]
+pub fn judge_at_once(workload: u32, query: &Query, judged: &mut Judged) {
+    if !recent::look(word(), workload, query, judged) {
+        let _ = weir_decide(workload, query, judged);
+    }
+}
+
 /// A global function (see `bytes::weir_parse_skb`): programs judge at several places, and every path to each would be followed
 /// through all of it. Leaves `to` as it is when there are no tables. The answer means nothing: the verifier wants one.
 #[inline(never)]
@@ -117,10 +126,25 @@ extern "C" fn weir_judge(workload: u32, query: *const Query, to: *mut Judged) ->
     let query = unsafe { &*query };
     // SAFETY: as above.
     let judged = unsafe { &mut *to };
-    let Some(active) = Active::open() else { return 0 };
-    if recent::recall(active.word, workload, query, judged) {
+    if recent::recall(word(), workload, query, judged) {
         return 1;
     }
+    weir_decide(workload, query, to)
+}
+
+/// The same by the tables, which it then remembers. What is in force may have changed since somebody looked for what is remembered:
+/// then nothing of that counts.
+#[inline(never)]
+#[unsafe(no_mangle)]
+extern "C" fn weir_decide(workload: u32, query: *const Query, to: *mut Judged) -> u32 {
+    if query.is_null() || to.is_null() {
+        return 0;
+    }
+    // SAFETY: not null, and the verifier checks that every caller hands memory of this size.
+    let query = unsafe { &*query };
+    // SAFETY: as above.
+    let judged = unsafe { &mut *to };
+    let Some(active) = Active::open() else { return 0 };
     let Some(image) = Image::open(&active) else { return 0 };
     let local_identity = image.local(workload);
     let decision = image.decide_as(local_identity, workload, query);
@@ -144,7 +168,7 @@ pub fn owner(addr: &Addr) -> u32 {
 }
 
 /// The active word: which generation is in force, and what it asks of every packet (`image::ACTIVE_LIMITS` and so on). 0 before the
-/// first.
+/// first, under which nothing is remembered.
 #[inline(always)]
 pub fn word() -> u64 {
     maps::ACTIVE.get(0).copied().unwrap_or(0)

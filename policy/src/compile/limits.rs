@@ -134,6 +134,11 @@ impl Limits {
         self.list.is_empty()
     }
 
+    /// Whether some hold for every destination.
+    pub fn hold_for_all(&self) -> bool {
+        self.each().any(|(_, limit)| !selects_some(limit))
+    }
+
     /// How many lists of labels clients are counted by.
     pub fn client_keys(&self) -> usize {
         self.keys.len()
