@@ -247,12 +247,13 @@ fn client_of(image: &Image<'_, Active>, entry: &LimitEntry, packet: &Packet) -> 
     packet.src.masked(if v4 { 96 + u32::from(entry.prefix_v4) } else { u32::from(entry.prefix_v6) }).halves()
 }
 
-/// Jiffies where the compiler found them exact enough for the limit's burst, else nanoseconds.
+/// Jiffies where the compiler found them exact enough for the limit's burst, else nanoseconds. Both count from boot: an edit may take a
+/// limit from one to the other, and its clients' times must mean the same.
 #[inline(always)]
 fn clock(entry: &LimitEntry) -> u64 {
     if entry.flags & LIMIT_COARSE_CLOCK != 0 {
         // SAFETY: helper without arguments.
-        unsafe { bpf_jiffies64() }.wrapping_mul(settings::tick_ns())
+        unsafe { bpf_jiffies64() }.wrapping_sub(settings::first_jiffy()).wrapping_mul(settings::tick_ns())
     } else {
         emit::now()
     }
