@@ -95,7 +95,7 @@ impl Judged {
 #[inline(always)]
 pub fn judge(workload: u32, query: &Query) -> Judged {
     let mut judged = Judged::NO_TABLES;
-    judge_into(workload, query, &mut judged);
+    let _ = weir_judge(workload, query, &raw mut judged);
     judged
 }
 
