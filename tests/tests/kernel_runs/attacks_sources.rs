@@ -218,7 +218,10 @@ fn forge(bench: &Bench, length: Duration) -> u64 {
         }
         // What those would answer who were sent to: none was reached. And api, from another port than web may ask.
         assert!(!bench.passes(ToWorkload, &udp([192, 0, 2, 1], WEB, 40_000, 8)), "a way back after {rounds} rounds");
-        assert!(!bench.passes(ToWorkload, &udp(API, WEB, 9000, 8)), "from a port that may not be asked, after {rounds} rounds");
+        assert!(
+            !bench.passes(ToWorkload, &udp(API, WEB, 9000, 8)),
+            "from a port that may not be asked, after {rounds} rounds"
+        );
         let segment = v6("fd00::9", "fd00::3", &[], 6, &segment(4000, 40_000, 16));
         assert!(!bench.passes(ToWorkload, &segment), "a segment of no connection after {rounds} rounds");
         rounds += 1;
