@@ -33,8 +33,15 @@ impl Addr {
     #[inline(always)]
     #[must_use]
     pub const fn v4(bytes: [u8; 4]) -> Self {
+        Self::from_words([0, 0, MAPPED, u32::from_ne_bytes(bytes)])
+    }
+
+    /// The same, in two pieces instead of four: what was stored in four parts and is loaded in two waits until all have left the
+    /// processor. For where that matters; the verifier walks more paths through a packet's headers for it.
+    #[inline(always)]
+    #[must_use]
+    pub const fn v4_at_once(bytes: [u8; 4]) -> Self {
         let (mapped, host) = (MAPPED as u64, u32::from_ne_bytes(bytes) as u64);
-        // As it is read later: what was stored in two parts and is loaded in one piece waits until both have left the processor.
         let half = if cfg!(target_endian = "little") { host << 32 | mapped } else { mapped << 32 | host };
         Self(zerocopy::transmute!([0, half]))
     }
@@ -63,6 +70,23 @@ impl Addr {
     pub const fn of_call(service: u32, protocol: Protocol, port: u16) -> Self {
         let called = (protocol.0 as u32) << 16 | port as u32;
         Self::from_words([0xff00_0000_u32.to_be(), 0, service, called])
+    }
+
+    /// The same key for one local workload, by its number, that is behind the port and calls itself by it; never equal to that of
+    /// everybody.
+    #[inline(always)]
+    #[must_use]
+    pub const fn called_by(&self, workload: u32) -> Self {
+        let [mark, _, service, called] = self.words();
+        Self::from_words([mark, !workload, service, called])
+    }
+
+    /// The key of everybody, of such a key.
+    #[inline(always)]
+    #[must_use]
+    pub const fn called_by_all(&self) -> Self {
+        let [mark, _, service, called] = self.words();
+        Self::from_words([mark, 0, service, called])
     }
 
     /// An IPv6 address from its network-order bytes. A v4-mapped one is an IPv4 address, as the kernel treats it.

@@ -15,6 +15,7 @@ pub mod icmp;
 pub mod image;
 pub mod maps;
 pub mod packet;
+pub mod places;
 mod ports;
 pub mod recent;
 pub mod source;

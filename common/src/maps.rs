@@ -57,12 +57,10 @@ pub const CALLERS: &str = "CALLERS";
 pub const INTERFACES: &str = "INTERFACES";
 /// Ring buffer of events.
 pub const EVENTS: &str = "EVENTS";
-/// Decisions of which records are made, by hook, verdict and reason, per CPU.
+/// Decisions by hook, verdict and reason, per CPU: first those of which records are made, then those by a quiet cell, of which none is.
 pub const COUNTERS: &str = "COUNTERS";
 /// Events that found the ring full, by the same cells, per CPU.
 pub const LOST: &str = "LOST";
-/// Decisions by a quiet cell, which make no record, by the same cells, per CPU; not among those of [`COUNTERS`].
-pub const QUIET: &str = "QUIET";
 /// Merged decisions that found the merge table full, by the same cells, per CPU; cumulative.
 pub const OVERFLOW: &str = "OVERFLOW";
 /// Merge epoch (0 or 1) that the kernel writes; the agent flips it, waits, and reads the other.

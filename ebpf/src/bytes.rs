@@ -415,7 +415,7 @@ pub fn target_v4(ctx: &SockAddrContext) -> (Addr, Port) {
     // SAFETY: 4-byte loads of context fields.
     unsafe {
         let ip = (&raw const (*ctx.sock_addr).user_ip4).read_volatile();
-        (Addr::v4(ip.to_ne_bytes()), target_port(ctx))
+        (Addr::v4_at_once(ip.to_ne_bytes()), target_port(ctx))
     }
 }
 

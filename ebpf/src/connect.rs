@@ -22,6 +22,7 @@ use crate::{
     emit::{self, Caller, Subject},
     recent, replies,
     tables::{self, Judged},
+    task::{self, Task},
     who,
 };
 
@@ -57,23 +58,25 @@ pub fn root_connect6(ctx: SockAddrContext) -> i32 {
 fn judge(ctx: &SockAddrContext, hook: Hook, target: (Addr, Port)) -> i32 {
     // What only a record needs is asked for when there will be one: each of these is a call into the kernel.
     let mut subject = subject_of(ctx, hook, who::attached(), target, 0);
-    let judged = tables::judge_at_once(subject.local.workload, &emit::question(&subject));
+    let mut judged = Judged::NO_TABLES;
+    tables::judge_at_once(subject.local.workload, &emit::question(&subject), &mut judged);
     let passes = judged.decision.verdict.passes();
-    let foreign = is_foreign(&subject.local, crate::task::cgroup());
+    let task = Task::current();
+    let foreign = is_foreign(&subject.local, task.cgroup());
+    recent::vouch(ctx, passes && !foreign);
     if passes && !foreign {
-        recent::vouch(ctx);
-        if judged.decision.quiet {
-            // TCP is counted when the SYN leaves, and nothing would follow that an attempt could name.
-            if subject.protocol != Protocol::TCP {
-                emit::counted_only(&subject, &judged.decision);
-            }
+        let tcp = subject.protocol == Protocol::TCP;
+        // TCP is counted when the SYN leaves, and recorded then; nothing follows a quiet decision that an attempt could name.
+        if tcp && (judged.decision.quiet || task::known()) {
             return ALLOW;
         }
-    } else {
-        recent::vouch_not();
+        if judged.decision.quiet {
+            emit::counted_only(&subject, &judged.decision);
+            return ALLOW;
+        }
     }
     subject.cookie = bytes::cookie(ctx);
-    let caller = Caller::current();
+    let caller = Caller::of(task);
     if !passes {
         if judged.generation == 0 {
             error!(ctx, "no generation is in force: every opening is refused");
@@ -84,10 +87,10 @@ fn judge(ctx: &SockAddrContext, hook: Hook, target: (Addr, Port)) -> i32 {
     if foreign {
         note_foreign(&subject, &judged, &caller);
     }
-    if subject.protocol == Protocol::TCP {
-        emit::named(Kind::Attempt, &subject, &caller);
-    } else {
+    if subject.protocol != Protocol::TCP {
         emit::verdict(&subject, &judged, &caller);
+    } else if !task::known() {
+        emit::named(Kind::Attempt, &subject, &caller);
     }
     ALLOW
 }
@@ -116,7 +119,7 @@ pub fn judge_caller(ctx: &SockAddrContext, hook: Hook, target: (Addr, Port)) -> 
     if subject.local.workload != who::UNKNOWN.workload {
         judged.decision.reason = Reason::CallerMismatch;
     }
-    emit::verdict(&subject, &judged, &Caller::current());
+    emit::refused(&subject, &judged);
     DENY
 }
 
@@ -153,7 +156,7 @@ pub fn is_reply(ctx: &SockAddrContext, hook: Hook, subject: &Subject) -> bool {
 /// workload; both are judged by the socket's program alone.
 #[inline(always)]
 fn lives_in_root_cgroup() -> bool {
-    crate::task::cgroup() <= ROOT_CGROUP
+    Task::current().cgroup() <= ROOT_CGROUP
 }
 
 /// What the call is about.

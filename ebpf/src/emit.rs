@@ -5,6 +5,7 @@
 
 use aya_ebpf::{
     bindings::{BPF_NOEXIST, BPF_RB_FORCE_WAKEUP, BPF_RB_NO_WAKEUP},
+    btf_maps::PerCpuArray,
     helpers::{bpf_ktime_get_ns, bpf_ringbuf_query},
 };
 use weir_common::{
@@ -15,7 +16,7 @@ use weir_common::{
     verdict::{Direction, Hook},
 };
 
-use crate::{atomic, maps, tables::Judged};
+use crate::{atomic, maps, tables::Judged, task::Task};
 
 /// Unread bytes in the ring from which on the reader is woken; below, its timer finds them (a wake-up costs 9 us).
 const WAKE_BYTES: u64 = 64 * 1024;
@@ -72,6 +73,7 @@ pub const fn opposite(direction: Direction) -> Direction {
 }
 
 /// The calling task, for hooks that run in one.
+#[repr(C)]
 pub struct Caller {
     pub process: Process,
     pub cgroup: u64,
@@ -85,8 +87,34 @@ impl Caller {
     /// The calling task.
     #[inline(always)]
     pub fn current() -> Self {
-        Self { process: crate::task::process(), cgroup: crate::task::cgroup() }
+        let mut caller = Self::NONE;
+        let _ = weir_caller(&raw mut caller);
+        caller
     }
+
+    /// A task, without a call of ours.
+    #[inline(always)]
+    pub fn of(task: Task) -> Self {
+        Self { process: task.process(), cgroup: task.cgroup() }
+    }
+}
+
+/// A global function (see `bytes::weir_parse_skb`). The answer means nothing: the verifier wants one.
+#[inline(never)]
+#[unsafe(no_mangle)]
+extern "C" fn weir_caller(to: *mut Caller) -> u32 {
+    if to.is_null() {
+        return 0;
+    }
+    // SAFETY: not null, and the verifier checks that every caller hands memory of this size.
+    unsafe { to.write(Caller::of(Task::current())) };
+    1
+}
+
+/// Counts a refusal of what the calling task asks, and sends it as one event.
+#[inline(never)]
+pub fn refused(subject: &Subject, judged: &Judged) {
+    verdict(subject, judged, &Caller::current());
 }
 
 /// Counts a decision and sends it as one event.
@@ -115,12 +143,7 @@ pub fn verdict(subject: &Subject, judged: &Judged, caller: &Caller) {
 #[inline(always)]
 pub fn counted_only(subject: &Subject, decision: &Decision) -> bool {
     let cell = cell_of(subject, decision);
-    // One cell or the other, and the agent adds them: each of these takes as long as a call.
-    if decision.quiet {
-        count(&maps::QUIET, cell);
-    } else {
-        count(&maps::COUNTERS, cell);
-    }
+    count(&maps::COUNTERS, if decision.quiet { counters::quiet(cell) } else { cell });
     decision.quiet
 }
 
@@ -241,10 +264,8 @@ fn cell_of(subject: &Subject, decision: &Decision) -> u32 {
     counters::cell(subject.hook, decision.verdict, decision.reason)
 }
 
-type Counters = aya_ebpf::btf_maps::PerCpuArray<u64, { counters::CELLS }>;
-
 #[inline(always)]
-fn count(map: &Counters, cell: u32) {
+fn count<const CELLS: usize>(map: &PerCpuArray<u64, CELLS>, cell: u32) {
     if let Some(cell) = map.get_ptr_mut(cell) {
         // SAFETY: a live map value of this run.
         unsafe { atomic::add(cell, 1) };

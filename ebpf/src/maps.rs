@@ -81,15 +81,12 @@ pub static EVENTS: RingBuf<Event, { RING_BYTES as usize }> = RingBuf::new();
 /// When the reader was last woken for the sake of a process, and for which ones of late. Written by the programs.
 #[btf_map]
 pub static WOKEN: Array<u64, { emit::WOKEN_ENTRIES as usize }> = Array::new();
-/// Decisions of which records are made, by cell (`weir_common::counters`). Written by the programs.
+/// Decisions by cell (`weir_common::counters`). Written by the programs.
 #[btf_map]
-pub static COUNTERS: PerCpuArray<u64, { counters::CELLS }> = PerCpuArray::new();
+pub static COUNTERS: PerCpuArray<u64, { counters::DECISIONS }> = PerCpuArray::new();
 /// Decisions whose event found the ring full, by cell. Written by the programs.
 #[btf_map]
 pub static LOST: PerCpuArray<u64, { counters::CELLS }> = PerCpuArray::new();
-/// Decisions that are counted but not recorded, by cell; these are not among the others. Written by the programs.
-#[btf_map]
-pub static QUIET: PerCpuArray<u64, { counters::CELLS }> = PerCpuArray::new();
 /// The merge epoch's low bit picks the table that programs write. Written by the agent.
 #[btf_map]
 pub static EPOCH: Array<u32, 1> = Array::new();

@@ -88,30 +88,21 @@ pub fn remember(active: u64, workload: u32, query: &Query, judged: &Judged) {
     }
 }
 
-/// Says that the socket's own program lets this call go on, and that the caller lives in the very cgroup of the socket's workload.
+/// Says whether the socket's own program lets this call go on, and the caller lives in the very cgroup of the socket's workload.
 /// For the root's program, which runs next, in the same call and on the same CPU: it would ask the same question again. Another task
 /// that calls in between can only make the root's program ask.
 ///
 /// The call is known by where the kernel keeps what it hands to both programs, which is on the caller's stack, and by its socket;
 /// neither takes a call to find out, as a cookie does.
 #[inline(always)]
-pub fn vouch(ctx: &SockAddrContext) {
-    if let Some(vouched) = maps::VOUCHED.get_ptr_mut(0) {
+pub fn vouch(ctx: &SockAddrContext, vouched: bool) {
+    if let Some(cell) = maps::VOUCHED.get_ptr_mut(0) {
         let [call, socket] = bytes::call(ctx);
         // SAFETY: a live map value of this CPU.
         unsafe {
-            (&raw mut (*vouched)[0]).write_volatile(call);
-            (&raw mut (*vouched)[1]).write_volatile(socket);
+            (&raw mut (*cell)[0]).write_volatile(if vouched { call } else { 0 });
+            (&raw mut (*cell)[1]).write_volatile(socket);
         }
-    }
-}
-
-/// Takes back what was said, should the root's program not have been there to hear it.
-#[inline(always)]
-pub fn vouch_not() {
-    if let Some(vouched) = maps::VOUCHED.get_ptr_mut(0) {
-        // SAFETY: as above.
-        unsafe { (&raw mut (*vouched)[0]).write_volatile(0) };
     }
 }
 
@@ -122,7 +113,8 @@ pub fn vouched(ctx: &SockAddrContext) -> bool {
     let [call, socket] = bytes::call(ctx);
     // SAFETY: as above.
     unsafe {
-        let same = (&raw const (*vouched)[0]).read_volatile() == call && (&raw const (*vouched)[1]).read_volatile() == socket;
+        let same =
+            (&raw const (*vouched)[0]).read_volatile() == call && (&raw const (*vouched)[1]).read_volatile() == socket;
         (&raw mut (*vouched)[0]).write_volatile(0);
         same
     }

@@ -18,7 +18,7 @@ use weir_common::{
 use crate::{
     bytes::SOCK_RAW,
     connect::{ALLOW, DENY},
-    emit::{self, Caller, Subject},
+    emit::{self, Subject},
     tables::{Active, Judged},
     who,
 };
@@ -77,7 +77,7 @@ fn judge(ctx: &SockContext, local: impl FnOnce() -> Option<Local>, alone: bool) 
         ifindex: 0,
     };
     let decision = Decision::plain(Verdict::Deny, Reason::SocketType, 0);
-    emit::verdict(&subject, &Judged { decision, generation, local_identity: 0 }, &Caller::current());
+    emit::refused(&subject, &Judged { decision, generation, local_identity: 0 });
     DENY
 }
 

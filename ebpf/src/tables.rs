@@ -76,7 +76,7 @@ pub struct Judged {
 
 impl Judged {
     /// Fails closed: there is nothing to judge by.
-    const NO_TABLES: Self = Self { decision: no_tables(0), generation: 0, local_identity: 0 };
+    pub const NO_TABLES: Self = Self { decision: no_tables(0), generation: 0, local_identity: 0 };
 
     /// A refusal that no policy speaks.
     #[inline(always)]
@@ -94,14 +94,13 @@ pub fn judge(workload: u32, query: &Query) -> Judged {
     judged
 }
 
-/// The same for programs that judge at one place only and have room on their stack: without a call when it is remembered.
+/// The same for programs that judge at one place only and have room on their stack: without a call when it is remembered. Fills in
+/// what is [`Judged::NO_TABLES`] before: a copy would wait for each of its parts to be stored.
 #[inline(always)]
-pub fn judge_at_once(workload: u32, query: &Query) -> Judged {
-    let mut judged = Judged::NO_TABLES;
-    if !recent::look(Active::word(), workload, query, &mut judged) {
-        let _ = weir_decide(workload, query, &raw mut judged);
+pub fn judge_at_once(workload: u32, query: &Query, judged: &mut Judged) {
+    if !recent::look(Active::word(), workload, query, judged) {
+        let _ = weir_decide(workload, query, judged);
     }
-    judged
 }
 
 /// A global function (see `bytes::weir_parse_skb`): programs judge at several places, and every path to each would be followed

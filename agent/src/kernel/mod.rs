@@ -16,6 +16,7 @@ mod load;
 mod lookups;
 pub mod namespaces;
 mod own;
+mod places;
 mod slot;
 pub mod sockets;
 mod wires;

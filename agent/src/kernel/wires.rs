@@ -30,7 +30,7 @@ use super::{
 
 /// What no hook of a cgroup sees, and only the programs here do. The words of `WorkloadStatus.uncovered`; `docs/coverage.md` explains
 /// each.
-const UNCOVERED: [&str; 3] = ["af_packet", "forwarded", "icmp_echo"];
+const UNCOVERED: [&str; 4] = ["af_packet", "forwarded", "icmp_echo", "source"];
 
 /// TCX, whose links need no qdisc.
 const TCX_SINCE: KernelVersion = KernelVersion::new(6, 6, 0);

@@ -24,6 +24,7 @@ use super::{
     compiled::{Compiled, CompiledWorkload, Sizes},
     fronts::Fronts,
     identities::{Identities, Subject},
+    itself::Themselves,
     limits::Limits,
     parts::Parts,
     policies::Policies,
@@ -63,6 +64,8 @@ pub struct Compiler {
     pub(super) listed: BTreeSet<Addr>,
     /// The addresses that services have.
     pub(super) fronts: Fronts,
+    /// What those are answered who call themselves by one.
+    pub(super) themselves: Themselves,
     pub(super) identities: Identities,
     /// Identities of the pieces of the address space.
     pub(super) pieces: Vec<u32>,
@@ -209,6 +212,7 @@ impl Compiler {
             pages,
             endpoints: self.endpoints.clone(),
             services: self.fronts.words.clone(),
+            themselves: self.themselves.answers.clone(),
             service_names: self.fronts.names.clone(),
             cidrs: Arc::clone(&self.cidrs),
             blocked: Arc::clone(&self.blocked),
@@ -236,6 +240,7 @@ impl Compiler {
             space: Space::new(),
             listed: BTreeSet::new(),
             fronts: Fronts::new(),
+            themselves: Themselves::default(),
             identities: Identities::new(),
             pieces: Vec::new(),
             classes: Classes::new(),
@@ -318,7 +323,7 @@ impl Compiler {
             atoms: self.ports.atoms().stands_for.len(),
             cells: self.tables.cells_in_use(),
             rules: self.rules.len(),
-            endpoints: self.endpoints.size(),
+            endpoints: self.endpoints.size() + self.themselves.size,
             cidrs: self.cidrs.len(),
             pages: 0,
         }

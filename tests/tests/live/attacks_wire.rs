@@ -417,7 +417,7 @@ fn status(harness: &mut Harness) -> Result<()> {
         Ok(workloads.into_iter().map(|one| (one.workload, one.uncovered, one.detail)).collect())
     };
     close_web(harness, "")?;
-    let words = ["af_packet", "forwarded", "icmp_echo"].map(str::to_owned).to_vec();
+    let words = ["af_packet", "forwarded", "icmp_echo", "source"].map(str::to_owned).to_vec();
     let expected: Vec<_> = [("shop/api", words.clone()), ("shop/db", words.clone()), ("shop/web", vec![])]
         .map(|(name, words)| (name.to_owned(), words, String::new()))
         .to_vec();
