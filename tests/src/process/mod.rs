@@ -17,7 +17,7 @@ use nix::sys::signal::Signal;
 
 pub use running::Running;
 
-use crate::report::{Attempt, Report};
+use crate::report::Attempt;
 use crate::world::{Who, World, WorldError};
 
 /// Enough for anything that is not traffic.
