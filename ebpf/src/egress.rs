@@ -17,7 +17,7 @@ use weir_common::{
 };
 
 use crate::{
-    bytes::{self, Headers, SOCK_RAW, SOCK_STREAM, Sock},
+    bytes::{self, SOCK_RAW, SOCK_STREAM, Sock},
     connect::{ALLOW, DENY},
     emit::{self, Subject},
     replies::{self, Asked},
@@ -72,8 +72,8 @@ fn try_egress(ctx: &SkBuffContext, local: impl FnOnce() -> Local) -> Outcome {
     }
     let local = local();
     let mut packet = Packet::EMPTY;
-    let read = bytes::headers(ctx, &mut packet);
-    judge(ctx, local, sock, &packet, read)
+    bytes::headers(ctx, &mut packet);
+    judge(ctx, local, sock, &packet)
 }
 
 #[inline(always)]
@@ -83,7 +83,7 @@ fn is_tcp(sock: &Sock) -> bool {
 
 /// One subject and one decision for whatever comes of it: the stack holds no second of either beside what `emit` needs.
 #[inline(always)]
-fn judge(ctx: &SkBuffContext, local: Local, sock: Sock, packet: &Packet, read: Headers) -> Outcome {
+fn judge(ctx: &SkBuffContext, local: Local, sock: Sock, packet: &Packet) -> Outcome {
     let subject = Subject {
         hook: Hook::Egress,
         direction: Direction::Egress,
@@ -98,7 +98,7 @@ fn judge(ctx: &SkBuffContext, local: Local, sock: Sock, packet: &Packet, read: H
         ifindex: 0,
     };
     let workload = subject.local.workload;
-    if let Some(reason) = read.refuses() {
+    if let Some(reason) = Reason::from_u8(packet.refused) {
         return decided(&subject, &Judged::refusal(reason), packet);
     }
     let mut judged = tables::judge(workload, &emit::question(&subject));

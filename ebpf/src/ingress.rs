@@ -17,7 +17,7 @@ use weir_common::{
 };
 
 use crate::{
-    bytes::{self, Headers, SOCK_STREAM, Sock},
+    bytes::{self, SOCK_STREAM, Sock},
     connect::{ALLOW, DENY},
     emit::{self, Caller, Subject},
     limiter::{self, Place},
@@ -86,21 +86,21 @@ fn try_ingress(ctx: &SkBuffContext, local: impl FnOnce() -> Local) -> Outcome {
         return Outcome::Established;
     }
     let mut packet = Packet::EMPTY;
-    let read = bytes::headers(ctx, &mut packet);
+    bytes::headers(ctx, &mut packet);
     let mut said = 0;
     if open {
         // What cannot be read was judged when it opened, and the stack has taken it for the connection's.
-        said = if read.refuses().is_some() { 0 } else { charge(ctx, local.workload, &packet) };
+        said = if packet.refused != 0 { 0 } else { charge(ctx, local.workload, &packet) };
         if said == 0 {
             return Outcome::Established;
         }
     }
-    judge(ctx, local, said, sock, &mut packet, read)
+    judge(ctx, local, said, sock, &mut packet)
 }
 
 /// `open`: what limits said of a packet of an open connection; 0 for others.
 #[inline(always)]
-fn judge(ctx: &SkBuffContext, local: Local, open: u64, sock: Sock, packet: &mut Packet, read: Headers) -> Outcome {
+fn judge(ctx: &SkBuffContext, local: Local, open: u64, sock: Sock, packet: &mut Packet) -> Outcome {
     let subject = Subject {
         hook: Hook::Ingress,
         direction: Direction::Ingress,
@@ -114,7 +114,7 @@ fn judge(ctx: &SkBuffContext, local: Local, open: u64, sock: Sock, packet: &mut 
         tcp_flags: packet.tcp_flags,
         ifindex: 0,
     };
-    if let Some(reason) = read.refuses() {
+    if let Some(reason) = Reason::from_u8(packet.refused) {
         return decided(&subject, &Judged::refusal(reason), packet);
     }
     let mut judged = tables::judge(subject.local.workload, &emit::question(&subject));

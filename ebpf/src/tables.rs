@@ -31,7 +31,9 @@ impl Active {
     /// The active generation, or `None` when none was ever written (fails closed).
     #[inline(always)]
     pub fn open() -> Option<Self> {
-        Self::of(word())
+        let word = *maps::ACTIVE.get(0)?;
+        let slot = (word & 1) as u32;
+        Some(Self { word, slot, pages: maps::TABLES.get(slot)? })
     }
 
     /// The generation of an active word that was read before; `None` as above.

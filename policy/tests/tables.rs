@@ -24,9 +24,7 @@ use weir_common::{
     },
     verdict::{Direction, Reason, Verdict},
 };
-use weir_policy::{
-    Compiled, Compiler, Context, Edit, Kind, Resource, ResourceId, Resources, cases::WORLD, compile,
-};
+use weir_policy::{Compiled, Compiler, Context, Edit, Kind, Resource, ResourceId, Resources, cases::WORLD, compile};
 
 /// Names of the limits that a packet to `to` is charged against.
 fn limits_on(compiled: &Compiled, to: &str, word: &str, port: u16) -> Vec<String> {
