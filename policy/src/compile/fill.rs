@@ -118,7 +118,7 @@ impl Compiler {
                 let small = |number| u16::try_from(number).unwrap_or_default();
                 Identity { set: small(set), peer_class: small(self.classes.of(number)), service_class }.to_word()
             });
-            if word == 0 {
+            if self.identities.parts.key(number).is_none() {
                 self.limits.write_clients(number, None);
             }
             self.identity_words.set(number as usize, word);

@@ -245,7 +245,8 @@ impl Reference {
         let applying: Vec<_> =
             limits.iter().enumerate().filter(|(_, limit)| limit.port.is_none_or(|only| only == port)).collect();
         let clients = applying.iter().map(|(index, limit)| (index * 4, Some(client), limit.client));
-        let all = applying.iter().map(|(index, limit)| (index * 4 + 2, None, limit.all));
+        // Aggregates are asked in the opposite order.
+        let all = applying.iter().rev().map(|(index, limit)| (index * 4 + 2, None, limit.all));
         clients.chain(all).all(|(place, who, (packets, most))| {
             self.take((place, who), 1, packets) && self.take((place + 1, who), bytes, most)
         })
