@@ -96,6 +96,7 @@ impl Datapath for FakeDatapath {
         let state = |(index, workload): (usize, &Arc<CompiledWorkload>)| WorkloadState {
             id: workload.id.clone(),
             number: if workload.cgroup.is_some() { index as u32 + 1 } else { 0 },
+            lingering: 0,
             cgroup_id: if workload.cgroup.is_some() { index as u64 + 1001 } else { 0 },
             state: if workload.cgroup.is_some() { AttachState::Attached } else { AttachState::Remote },
             detail: String::new(),

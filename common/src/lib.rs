@@ -7,6 +7,7 @@
 pub mod addr;
 pub mod counters;
 pub mod decide;
+pub mod edge;
 pub mod event;
 pub mod gcra;
 pub mod hash;

@@ -32,6 +32,12 @@ pub const MAX_CGROUPS: u32 = 8192;
 pub const MAX_INTERFACES: u32 = MAX_WORKLOADS;
 /// How long an unanswered datagram keeps its reply allowed, in nanoseconds: 60 s, as conntrack implementations choose.
 pub const REPLY_TTL_NS: u64 = 60_000_000_000;
+/// Buckets of four first fragments each that XDP remembers: half a MiB.
+pub const FRAGMENT_BUCKETS: u32 = 8192;
+/// How long later fragments may follow their first, in nanoseconds: as long as Linux waits for them (`ipfrag_time`).
+pub const FRAGMENT_TTL_NS: u64 = 30_000_000_000;
+/// Interfaces that XDP is attached to.
+pub const MAX_EDGES: u32 = 1024;
 
 /// Single word: the active generation. Written by the agent, one atomic store per policy change.
 pub const ACTIVE: &str = "ACTIVE";
@@ -73,5 +79,9 @@ pub const LIMIT_STATE: &str = "LIMIT_STATE";
 pub const LIMIT_STATS: &str = "LIMIT_STATS";
 /// Reply table for unconnected UDP clients.
 pub const REPLIES: &str = "REPLIES";
-/// Packets that XDP saw and passed, per CPU (not decisions: nothing is recorded for them).
+/// First fragments that XDP let through to services with limits.
+pub const FRAGMENTS: &str = "FRAGMENTS";
+/// What is special about an interface, by the place that its entry in [`SEEN`] names.
+pub const EDGES: &str = "EDGES";
+/// Packets that XDP saw and passed, per CPU (not decisions: nothing is recorded for them), and the interface's place in [`EDGES`].
 pub const SEEN: &str = "SEEN";

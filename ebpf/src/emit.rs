@@ -13,14 +13,10 @@ use weir_common::{
     counters,
     decide::{Decision, Query},
     event::{Event, Kind, Local, MergeKey, MergeValue, Process},
-    verdict::{Direction, Hook, Reason, Verdict},
+    verdict::{Direction, Hook},
 };
 
-use crate::{
-    atomic, maps,
-    tables::{self, Judged},
-    task::Task,
-};
+use crate::{atomic, maps, tables::Judged, task::Task};
 
 /// Unread bytes in the ring from which on the reader is woken; below, its timer finds them (a wake-up costs 9 us).
 const WAKE_BYTES: u64 = 64 * 1024;
@@ -206,26 +202,6 @@ pub fn merged(subject: &Subject, judged: &Judged, bytes: u32) {
     if !done {
         count(&maps::OVERFLOW, cell_of(subject, &judged.decision));
     }
-}
-
-/// Counts a packet whose headers contradict themselves: it fails closed.
-#[inline(always)]
-pub fn malformed(local: Local, hook: Hook, direction: Direction, ifindex: u32, bytes: u32) {
-    let subject = Subject {
-        hook,
-        direction,
-        local,
-        local_addr: Addr::UNSPECIFIED,
-        remote_addr: Addr::UNSPECIFIED,
-        local_port: Port([0; 2]),
-        remote_port: Port([0; 2]),
-        protocol: Protocol(0),
-        cookie: 0,
-        tcp_flags: 0,
-        ifindex,
-    };
-    let decision = Decision::plain(Verdict::Deny, Reason::Malformed, 0);
-    merged(&subject, &Judged { decision, generation: tables::generation(), local_identity: 0 }, bytes);
 }
 
 /// Whether a flood would vary the peer's port and so fill the table with one client.

@@ -17,7 +17,7 @@ use weir_common::{
 };
 
 use crate::{
-    bytes::{self, Headers, SOCK_STREAM, Sock},
+    bytes::{self, SOCK_STREAM, Sock},
     connect::{ALLOW, DENY},
     emit::{self, Caller, Subject},
     quotes,
@@ -78,13 +78,8 @@ fn try_ingress(ctx: &SkBuffContext, local: impl FnOnce() -> Local) -> Outcome {
     }
     let local = local();
     let mut packet = Packet::EMPTY;
-    match bytes::headers(ctx, &mut packet) {
-        Headers::Read => judge(ctx, local, sock, &mut packet),
-        Headers::NotIp | Headers::Malformed => {
-            emit::malformed(local, Hook::Ingress, Direction::Ingress, 0, ctx.len());
-            Outcome::Denied
-        }
-    }
+    bytes::headers(ctx, &mut packet);
+    judge(ctx, local, sock, &mut packet)
 }
 
 #[inline(always)]
@@ -102,6 +97,9 @@ fn judge(ctx: &SkBuffContext, local: Local, sock: Sock, packet: &mut Packet) -> 
         tcp_flags: packet.tcp_flags,
         ifindex: 0,
     };
+    if let Some(reason) = Reason::from_u8(packet.refused) {
+        return decided(&subject, &Judged::refusal(reason), packet);
+    }
     let mut judged = tables::judge(subject.local.workload, &emit::question(&subject));
     let passes = judged.decision.verdict.passes();
     if passes && packet.protocol == Protocol::TCP {

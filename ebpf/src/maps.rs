@@ -16,11 +16,12 @@ use aya_ebpf::{
 use weir_common::{
     addr::Addr,
     counters,
+    edge::Edge,
     event::{Endpoint, Event, LimitStats, Local, MergeKey, MergeValue, ReplyBucket},
     image::Page,
     maps::{
-        LIMIT_SLOTS, MAX_BLOCKED, MAX_CGROUPS, MAX_CIDRS, MAX_ENDPOINTS, MAX_INTERFACES, MAX_LIMITS, MAX_MERGED,
-        MAX_WORKLOADS, REPLY_BUCKETS, RING_BYTES, SLOTS,
+        FRAGMENT_BUCKETS, LIMIT_SLOTS, MAX_BLOCKED, MAX_CGROUPS, MAX_CIDRS, MAX_EDGES, MAX_ENDPOINTS, MAX_INTERFACES,
+        MAX_LIMITS, MAX_MERGED, MAX_WORKLOADS, REPLY_BUCKETS, RING_BYTES, SLOTS,
     },
 };
 
@@ -115,6 +116,12 @@ pub static LIMIT_STATS: PerCpuArray<LimitStats, { MAX_LIMITS as usize }> = PerCp
 /// Expected replies, `REPLY_BUCKETS` buckets per workload, so that a workload can only push out its own. Written by egress.
 #[btf_map]
 pub static REPLIES: Array<ReplyBucket, { (MAX_WORKLOADS * REPLY_BUCKETS) as usize }> = Array::new();
-/// Interface -> packets seen and passed by XDP. Entries made by the agent, counted by XDP.
+/// Fragments that XDP let through to services with limits, each with its port. Written by XDP.
 #[btf_map]
-pub static SEEN: PerCpuHashMap<u32, [u64; 2], 1024> = PerCpuHashMap::new();
+pub static FRAGMENTS: Array<ReplyBucket, { FRAGMENT_BUCKETS as usize }> = Array::new();
+/// Interface -> packets seen and passed by XDP, and its place in `EDGES`. Entries made by the agent, counted by XDP.
+#[btf_map]
+pub static SEEN: PerCpuHashMap<u32, [u64; 3], { MAX_EDGES as usize }> = PerCpuHashMap::new();
+/// What is special about an interface: apart from its counters, so that it can change without touching them. Written by the agent.
+#[btf_map]
+pub static EDGES: Array<Edge, { MAX_EDGES as usize }> = Array::new();

@@ -24,7 +24,8 @@ pub mod reach;
 mod warn;
 
 pub use compile::{
-    Compiled, CompiledWorkload, Compiler, Edit, Endpoints, LimitInfo, RuleInfo, ServiceNames, Sizes, Touched, compile,
+    Compiled, CompiledWorkload, Compiler, Edit, Endpoints, LimitInfo, OwnAnswers, OwnTables, RuleInfo, ServiceNames,
+    Sizes, Touched, compile,
 };
 pub use evaluate::{Answer, End, Explanation, NoSuchWorkload, Question, Staged, evaluate, evaluate_service};
 pub use fault::{Fault, Place};

@@ -55,6 +55,8 @@ pub struct WorkloadState {
     pub id: ResourceId,
     /// Its number as in `Event::workload`; 0 when it is not attached.
     pub number: u32,
+    /// Its number where programs stay for the sockets of a cgroup that was deleted, and there is none yet to attach to; else 0.
+    pub lingering: u32,
     /// Its cgroup's id; 0 when there is none.
     pub cgroup_id: u64,
     /// Whether it is attached.
@@ -160,6 +162,7 @@ impl Cgroups {
         let state = |state, detail: String| WorkloadState {
             id: workload.id.clone(),
             number: 0,
+            lingering: 0,
             cgroup_id: 0,
             state,
             detail,
@@ -174,7 +177,9 @@ impl Cgroups {
             Ok(cgroup) => cgroup,
             Err(error) if is_missing(&error) => {
                 self.depart(&workload.id);
-                return state(AttachState::Waiting, format!("{} does not exist yet", path.display()));
+                let stays = self.departed.iter().any(|(id, _)| *id == workload.id);
+                let waiting = state(AttachState::Waiting, format!("{} does not exist yet", path.display()));
+                return WorkloadState { lingering: if stays { *number } else { 0 }, ..waiting };
             }
             Err(error) => return state(AttachState::Failed, error.to_string()),
         };

@@ -34,7 +34,7 @@ pub use counters::{CounterCell, InterfaceSeen};
 pub use dry_run::{PacketHook, ProgramSize};
 pub use error::KernelError;
 pub use events::{Events, Merged};
-pub use interfaces::{InterfaceState, XdpMode};
+pub use interfaces::{InterfaceOption, InterfaceState, REFUSALS, XdpMode};
 pub use load::tick_ns;
 pub use slot::{ReadBack, Written};
 use weir_common::{
@@ -49,8 +49,8 @@ use weir_policy::{CompiledWorkload, ResourceId};
 pub struct Options {
     /// Directory in the cgroup2 tree below which workloads live. Never the tree's own root.
     pub cgroup_root: PathBuf,
-    /// Interface names or patterns with `*` and `?`.
-    pub interfaces: Vec<String>,
+    /// Where XDP goes, and what it refuses there.
+    pub interfaces: Vec<InterfaceOption>,
     /// How XDP programs are attached.
     pub xdp_mode: XdpMode,
     /// Judge the packets of sockets that no workload owns, too: for nodes where unknown workloads are denied.
@@ -148,7 +148,7 @@ impl Kernel {
         let (mut workloads, covered) = self.reconcile_workloads(local);
         self.wires.reconcile(&mut self.ebpf, &self.numbers, local, &mut workloads);
         self.tell(&covered, &mut workloads);
-        let interfaces = self.interfaces.reconcile(&mut self.ebpf, &self.options);
+        let interfaces = self.interfaces.reconcile(&mut self.ebpf, &self.options, &self.wires.owners());
         let failed = workloads.iter().any(|workload| workload.state == AttachState::Failed)
             || interfaces.iter().any(|interface| interface.mode == interfaces::FAILED);
         let enforcing = root.is_ok() && !failed && self.tables.generation() > 0;

@@ -77,6 +77,7 @@ fn names() -> (Names, u32) {
         workloads: vec![WorkloadState {
             id: web.id.clone(),
             number: 3,
+            lingering: 0,
             cgroup_id: 1003,
             state: AttachState::Attached,
             detail: String::new(),

@@ -190,6 +190,7 @@ mod tests {
         let state = WorkloadState {
             id: ResourceId::new(Kind::Workload, "default", workload),
             number: 1,
+            lingering: 0,
             cgroup_id: generation,
             state: AttachState::Attached,
             detail: String::new(),

@@ -11,6 +11,7 @@ mod attacks_churn;
 mod attacks_kernel;
 mod attacks_places;
 mod attacks_replies;
+mod attacks_sources;
 mod attacks_ways;
 mod attacks_wire;
 mod cases;
@@ -33,6 +34,7 @@ mod refusals;
 mod rows;
 mod services;
 mod stage;
+mod themselves;
 mod tls;
 mod translated;
 mod translator;
@@ -56,12 +58,14 @@ fn main() -> anyhow::Result<()> {
         verdicts::trials(),
         cases::trials(),
         pods::trials(),
+        themselves::trials(),
         conformance::trials(),
         kinds::trials(),
         icmp::trials(),
         attacks_ways::trials(),
         attacks_places::trials(),
         attacks_wire::trials(),
+        attacks_sources::trials(),
         attacks_kernel::trials(),
         attacks_churn::trials(),
         attacks_replies::trials(),
