@@ -142,7 +142,7 @@ fn takes_from_anybody(sock: &Sock, packet: &Packet) -> bool {
 fn answer(subject: &Subject, judged: &mut Judged, packet: &Packet) {
     let Some(asked) = packet.answers() else { return };
     let passes = judged.decision.verdict.passes();
-    *judged = replies::judge_as_answer(subject, asked);
+    replies::judge_again_as_answer(subject, asked, judged);
     if judged.decision.verdict.passes() && !passes {
         judged.decision.reason = Reason::Reply;
         replies::note_answered(subject, asked);
@@ -150,7 +150,7 @@ fn answer(subject: &Subject, judged: &mut Judged, packet: &Packet) {
     }
     // The first decision stands, and is asked for again: two of them at a time take more stack than there is.
     let answers = judged.decision.verdict.passes();
-    *judged = tables::judge(subject.local.workload, &emit::question(subject));
+    tables::judge_again(subject.local.workload, &emit::question(subject), judged);
     if answers {
         judged.decision.staged = Cell::ABSENT;
     }

@@ -129,7 +129,7 @@ fn judge(ctx: &SkBuffContext, local: Local, open: u64, sock: Sock, packet: &mut 
             return Outcome::Established;
         }
         // What limits say is a decision of its own; the policy's is asked for again, as the stack has no room for both.
-        tables::judge_into(subject.local.workload, &emit::question(&subject), &mut judged);
+        tables::judge_again(subject.local.workload, &emit::question(&subject), &mut judged);
     }
     let passes = judged.decision.verdict.passes();
     if passes && packet.protocol == Protocol::TCP {
