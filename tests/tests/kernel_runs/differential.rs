@@ -77,12 +77,10 @@ impl Model {
             Seen::Arp => return both(None),
             Seen::Ip(read) => read,
         };
-        let kind = read.ports.1;
-        let discovers = read.protocol == 58 && read.hops == 255 && (133..=137).contains(&kind);
-        if martian(&read, discovers) {
+        if martian(&read) {
             return both(Some(Reason::Martian));
         }
-        if discovers {
+        if discovers(&read) {
             return both(None);
         }
         if blocked(read.src) {
@@ -119,7 +117,8 @@ impl Model {
         let Seen::Ip(read) = reference::see(frame) else { return };
         let to_service =
             read.dst == IpAddr::from([10, 0, 0, 2]) || read.dst == IpAddr::from([0xfd00, 0, 0, 0, 0, 0, 0, 2]);
-        if passed && to_service && read.fragment == Fragment::First {
+        // Neighbour discovery passes before anything is charged or remembered.
+        if passed && to_service && read.fragment == Fragment::First && !discovers(&read) {
             let key = Datagram(read.src, read.dst, read.ident, if read.src.is_ipv4() { read.protocol } else { 0 });
             self.firsts.insert(key, (kind_or_port(&read), self.round));
         }
@@ -147,10 +146,14 @@ fn blocked(src: IpAddr) -> bool {
     }
 }
 
-fn martian(read: &Read, discovers: bool) -> bool {
+fn discovers(read: &Read) -> bool {
+    read.protocol == 58 && read.hops == 255 && (133..=137).contains(&read.ports.1)
+}
+
+fn martian(read: &Read) -> bool {
     let reports_groups = read.protocol == 58 && [131, 132, 143].contains(&read.ports.1);
     let asks_for_address = read.protocol == 17 && read.ports == (68, 67);
-    let from_nobody = discovers || reports_groups || asks_for_address || read.protocol == 2;
+    let from_nobody = discovers(read) || reports_groups || asks_for_address || read.protocol == 2;
     let impossible = match read.src {
         IpAddr::V4(src) => src.is_loopback() || src.is_multicast() || src.is_broadcast() || src.octets()[0] == 0,
         IpAddr::V6(src) => src.is_loopback() || src.is_multicast(),
