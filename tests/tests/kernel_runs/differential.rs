@@ -1,6 +1,6 @@
 //! Lives: weir-tests, in-kernel test runs: the XDP program, the same parser built for the host, and a parser that shares no code with
 //! them read the same frames (adversarial 28).
-//! Called by: cargo test. `WEIR_PACKETS=10000000` compares more, `WEIR_SEED=N` the same again.
+//! Called by: cargo test. `WEIR_PACKETS=10000000` compares more, `WEIR_SEED=N` others.
 //! May touch: the bench.
 //! Never: forgives a difference; only what the kernel may have forgotten (a first fragment of long ago) may go either way.
 
@@ -220,8 +220,7 @@ fn refusals(bench: &Bench) -> BTreeMap<Reason, u64> {
 /// adversarial 28: the program in the kernel, its host build, and a parser that shares no code with them agree on every frame.
 #[test]
 fn adversarial_28_kernel_host_and_a_second_parser_agree_on_generated_and_mutated_frames() {
-    let clock = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_nanos() as u64;
-    let (packets, seed) = (setting("WEIR_PACKETS", 200_000), setting("WEIR_SEED", clock | 1));
+    let (packets, seed) = (setting("WEIR_PACKETS", 200_000), setting("WEIR_SEED", 28));
     println!("WEIR_SEED={seed} WEIR_PACKETS={packets}");
     let mut bench = Bench::new("differential", POLICY, Verdict::Allow);
     bench.edge(MARTIAN | ETHERTYPE, 0);
