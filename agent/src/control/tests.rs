@@ -263,7 +263,8 @@ fn a_policy_that_cannot_be_saved_is_in_force_with_a_warning() {
 
 #[test]
 fn a_policy_that_could_not_be_saved_is_saved_as_soon_as_it_can_be() {
-    let saved = |by: fn(&mut World)| {
+    type Retry = fn(&mut World);
+    let saved = |by: Retry| {
         let mut world = world();
         let state = world.dir.path().join("state");
         std::fs::write(&state, "a file where the directory should be").unwrap();
@@ -272,7 +273,7 @@ fn a_policy_that_could_not_be_saved_is_saved_as_soon_as_it_can_be() {
         by(&mut world);
         world.saved().unwrap_or_default()
     };
-    let rows: [(&str, fn(&mut World)); 2] = [
+    let rows: [(&str, Retry); 2] = [
         ("by itself", |world| world.control.tick()),
         ("by applying the same again", |world| assert!(world.apply(&[WEB]).warnings.is_empty())),
     ];
