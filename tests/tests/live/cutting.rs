@@ -3,6 +3,8 @@
 //! May touch: the stage.
 //! Never: believes one end: both processes must have seen the same, and a record must say why.
 
+use std::path::Path;
+
 use anyhow::{Context, Result, ensure};
 use libtest_mimic::Trial;
 use weir_tests::documents::{document, workloads};
@@ -11,15 +13,16 @@ use weir_tests::harness::ctl::Mark;
 use weir_tests::process::{Running, program};
 use weir_tests::report::Withdrawn;
 use weir_tests::world::Who::{self, Api, Client, Db, Web};
-use weir_tests::world::cgroup;
+use weir_tests::world::{WorldError, cgroup, netns};
 
 use crate::stage::on_stage;
 
 pub fn trials() -> Vec<Trial> {
     vec![
-        on_stage("a_connection_that_a_change_forbids_is_cut_at_both_ends_and_no_other", both_ends),
+        on_stage("adversarial 65: a_connection_that_a_change_forbids_is_cut_at_both_ends_and_no_other", both_ends),
         on_stage("a_connected_datagram_socket_that_a_change_forbids_gets_an_error", datagrams),
-        on_stage("a_policy_that_drains_lets_living_connections_go_on_and_refuses_new_ones", drains),
+        on_stage("adversarial 65: a_policy_that_drains_lets_living_connections_go_on_and_refuses_new_ones", drains),
+        on_stage("adversarial 66: a_transfer_that_a_change_forbids_stops_and_goes_on_anew_when_allowed", transfer),
         on_stage("a_dry_run_lists_the_connections_that_would_be_cut_and_cuts_none", dry_run),
         on_stage("a_rule_that_expires_or_is_deleted_ends_what_it_had_allowed", deleted),
         on_stage("connections_older_than_enforcement_are_adopted_or_cut", older),
@@ -118,6 +121,45 @@ fn both_ends(harness: &mut Harness) -> Result<()> {
         ensure!(said == (by, rule, "deny", generation) && record.count == 0, "{record}");
         let cuts = harness.records_since(mark)?.into_iter().filter(|record| record.kind == "cut").count();
         ensure!(cuts == 6, "{cuts} records of 6 cuts");
+    }
+    Ok(())
+}
+
+/// Bytes that have left the namespace of `who` until now.
+fn sent(harness: &Harness, who: Who) -> Result<u64> {
+    let text = netns::inside(&harness.world().netns(who), || {
+        let file = Path::new("/proc/thread-self/net/dev");
+        std::fs::read_to_string(file).map_err(|source| WorldError::File {
+            action: "reading",
+            path: file.to_owned(),
+            source,
+        })
+    })?;
+    // The name, eight figures of what came, then the bytes that left (proc_pid_net(5)).
+    let interfaces = text.lines().filter_map(|line| line.split_once(':'));
+    Ok(interfaces.filter_map(|(_, figures)| figures.split_whitespace().nth(8)?.parse::<u64>().ok()).sum())
+}
+
+/// Ten gigabytes, which take longer than the change.
+fn transfer(harness: &mut Harness) -> Result<()> {
+    for policy in [only_from("db", ""), shut_in("")] {
+        open(harness)?;
+        let _server = harness.world().serve(Api, "tcp-serve --listen [::]:80")?;
+        for to in ADDRESSES {
+            let line = format!("tcp-connect --to {to} --bytes 10000000000 --timeout-ms 20000");
+            let before = sent(harness, Web)?;
+            let client = harness.world().start("transfer", harness.world().probe_line(Web, &line))?;
+            harness.wait("the transfer to be under way", |harness| {
+                sent(harness, Web).is_ok_and(|now| now > before + 10_000_000)
+            })?;
+            harness.add(&policy)?;
+            let cut = client.attempt()?;
+            ensure!(["ECONNRESET", "ECONNABORTED", "EPIPE"].contains(&cut.result.as_str()), "{to}: {cut:?}");
+            ensure!(cut.received > 1_000_000 && cut.elapsed_ms < 15_000.0, "under way, and not waited for: {cut:?}");
+            open(harness)?;
+            let again = harness.world().attempt(Web, &format!("tcp-connect --to {to} --bytes 10000000"))?;
+            ensure!(again.result == "ok" && again.received == 10_000_000, "allowed again: {again:?}");
+        }
     }
     Ok(())
 }
