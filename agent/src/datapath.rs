@@ -11,7 +11,7 @@ use weir_common::event::{Event, LimitStats};
 use weir_policy::{Compiled, CompiledWorkload};
 
 pub use crate::kernel::{
-    AttachState, CounterCell, InterfaceSeen, InterfaceState, LimitTable, Merged, Observed, WorkloadState,
+    AttachState, CounterCell, InterfaceSeen, InterfaceState, LimitTable, Merged, Observed, Shield, WorkloadState,
 };
 
 /// What a datapath reports when it cannot do what it was asked; the cause is underneath.
@@ -41,6 +41,11 @@ pub trait Datapath: Send + 'static {
     /// # Errors
     /// The table could not be read.
     fn limit_table(&self) -> Result<LimitTable, DatapathError>;
+    /// What SYN protection does, by limit that asks for it.
+    ///
+    /// # Errors
+    /// The counters could not be read.
+    fn shields(&self) -> Result<Vec<Shield>, DatapathError>;
     /// Packets seen by XDP.
     ///
     /// # Errors

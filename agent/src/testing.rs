@@ -20,7 +20,7 @@ use weir_policy::{Compiled, CompiledWorkload, ResourceId};
 
 use crate::datapath::{
     AttachState, CounterCell, Datapath, DatapathError, EventSource, InterfaceSeen, InterfaceState, LimitTable, Merged,
-    Observed, WorkloadState,
+    Observed, Shield, WorkloadState,
 };
 
 /// What a fake kernel holds; the test keeps a handle.
@@ -123,6 +123,10 @@ impl Datapath for FakeDatapath {
 
     fn limit_table(&self) -> Result<LimitTable, DatapathError> {
         Ok(LimitTable { slots: 8, busy_permille: 500 })
+    }
+
+    fn shields(&self) -> Result<Vec<Shield>, DatapathError> {
+        Ok(Vec::new())
     }
 
     fn seen(&self) -> Result<Vec<InterfaceSeen>, DatapathError> {

@@ -15,7 +15,9 @@ use weir_common::event::{Event, LimitStats};
 use weir_policy::{Compiled, CompiledWorkload};
 
 use crate::{
-    datapath::{CounterCell, Datapath, DatapathError, EventSource, InterfaceSeen, LimitTable, Merged, Observed},
+    datapath::{
+        CounterCell, Datapath, DatapathError, EventSource, InterfaceSeen, LimitTable, Merged, Observed, Shield,
+    },
     kernel::{self, Events, Kernel},
 };
 
@@ -39,6 +41,10 @@ impl Datapath for Kernel {
 
     fn limit_table(&self) -> Result<LimitTable, DatapathError> {
         Ok(Self::limit_table(self)?)
+    }
+
+    fn shields(&self) -> Result<Vec<Shield>, DatapathError> {
+        Ok(Self::shields(self)?)
     }
 
     fn seen(&self) -> Result<Vec<InterfaceSeen>, DatapathError> {

@@ -251,6 +251,26 @@ pub struct LimitStats {
     pub exceeded_bytes: u64,
 }
 
+/// What became of openings of the services that a limit protects against floods of SYNs, while it did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct SynStats {
+    /// SYNs answered by a cookie.
+    pub answered: u64,
+    /// Handshakes that a client completed with one.
+    pub completed: u64,
+    /// SYNs left to the stack: the listener has room, and the kernel gives cookies only when it has none.
+    pub roomy: u64,
+    /// Likewise: nobody listens there.
+    pub no_listener: u64,
+    /// Likewise: the address is none of this network namespace.
+    pub elsewhere: u64,
+    /// Likewise: IP options, extension headers, fragments, a group of stations.
+    pub unusual: u64,
+    /// Likewise: the kernel refused (`net.ipv4.tcp_syncookies` is 0), or the frame could not be changed.
+    pub failed: u64,
+}
+
 /// Value of an address in [`crate::maps::ENDPOINTS`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]

@@ -79,6 +79,8 @@ pub mod header {
 pub const FLAG_LIMITS: u64 = 1;
 /// Header flag: some rate limit holds for every destination, whether or not one selects it.
 pub const FLAG_LIMITS_ALL: u64 = 1 << 8;
+/// Header flag: some service's connections may be opened by SYN cookies, so XDP must look for it.
+pub const FLAG_SYN: u64 = 1 << 9;
 /// Header flag: some address is blocked, so XDP must look for it.
 pub const FLAG_BLOCKED: u64 = 2;
 /// Header flag: some cell may be quiet, so an accepted connection's is looked up once more: its close makes no record either.
@@ -344,6 +346,8 @@ pub struct LimitEntry {
     pub client: LimitRates,
     /// What all clients together may send.
     pub aggregate: LimitRates,
+    /// New connections a second above which SYNs are answered by cookies, under [`LIMIT_SYN_AUTO`].
+    pub syn: Option<Limit>,
     /// Leading bits of an IPv4 client's address that make one client, 0 to 32.
     pub prefix_v4: u8,
     /// Leading bits of an IPv6 client's address that make one client, 0 to 128.
@@ -364,6 +368,10 @@ pub struct LimitEntry {
 pub const LIMIT_AUDITS: u8 = 1;
 /// Limit flag: the cheap clock (jiffies) is exact enough for this limit's bursts.
 pub const LIMIT_COARSE_CLOCK: u8 = 2;
+/// Limit flag: SYNs beyond the threshold are answered by cookies.
+pub const LIMIT_SYN_AUTO: u8 = 4;
+/// Limit flag: all SYNs are.
+pub const LIMIT_SYN_ALWAYS: u8 = 8;
 
 /// Words of an entry in [`Section::Limits`]; a divisor of the page size, so that a page has all of an entry.
 pub const LIMIT_WORDS: u32 = 16;
@@ -374,6 +382,8 @@ pub const LIMIT_AGGREGATE: u32 = 6;
 pub const LIMIT_KEY: u32 = 12;
 /// Word of an entry with its state and interfaces, for [`LimitEntry::with_key`] too.
 pub const LIMIT_STATE: u32 = 13;
+/// Where an entry has its threshold of SYNs, a pair of words like a rate.
+pub const LIMIT_SYN: u32 = 14;
 
 impl LimitEntry {
     /// Packs into the section's sixteen words.
@@ -387,7 +397,8 @@ impl LimitEntry {
             | (self.client_key as u64) << 24
             | (self.rule as u64) << 32;
         let state = self.state as u64 | (self.interfaces as u64) << 32;
-        [p, q, b, c, n, m, ap, aq, ab, ac, an, am, key, state, 0, 0]
+        let (syn, most) = limit_words(self.syn);
+        [p, q, b, c, n, m, ap, aq, ab, ac, an, am, key, state, syn, most]
     }
 
     /// The limit in a pair of its words; `None` when it is not set.
@@ -409,6 +420,7 @@ impl LimitEntry {
         Self {
             client: LimitRates { packets: None, bytes: None, connections: None },
             aggregate: LimitRates { packets: None, bytes: None, connections: None },
+            syn: None,
             prefix_v4: key as u8,
             prefix_v6: (key >> 8) as u8,
             flags: (key >> 16) as u8,
@@ -422,10 +434,11 @@ impl LimitEntry {
     /// Unpacks from the section's words.
     #[must_use]
     pub const fn from_words(words: [u64; LIMIT_WORDS as usize]) -> Self {
-        let [p, q, b, c, n, m, ap, aq, ab, ac, an, am, key, state, _, _] = words;
+        let [p, q, b, c, n, m, ap, aq, ab, ac, an, am, key, state, syn, most] = words;
         Self {
             client: rates([p, q, b, c, n, m]),
             aggregate: rates([ap, aq, ab, ac, an, am]),
+            syn: Self::limit(syn, most),
             ..Self::with_key(key, state)
         }
     }
@@ -479,6 +492,7 @@ mod tests {
         let limit = LimitEntry {
             client: LimitRates { packets: some, bytes: None, connections: none },
             aggregate: LimitRates { packets: None, bytes: some, connections: None },
+            syn: some,
             prefix_v4: 32,
             prefix_v6: 64,
             flags: LIMIT_AUDITS,

@@ -19,6 +19,7 @@ pub mod places;
 mod ports;
 pub mod recent;
 pub mod source;
+pub mod syn;
 pub mod verdict;
 
 /// Version of every layout in this crate that crosses the border between kernel and user space: events, tables, maps.

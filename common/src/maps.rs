@@ -28,6 +28,8 @@ pub const REPLY_BUCKETS: u32 = 128;
 pub const MAX_LIMITS: u32 = 1024;
 /// Rates of all clients together: three kinds for each limit, in rows of four.
 pub const LIMIT_TOTALS: u32 = MAX_LIMITS * 4;
+/// Addresses of the agent's own network namespace that the kernel programs know: listeners there may have connections opened by cookies.
+pub const MAX_HERE: u32 = 4096;
 /// Flows of which it is noted that XDP has charged their packets, on the way to the socket: 2 MiB.
 pub const PAID_SLOTS: u32 = 1 << 18;
 /// Cgroups the programs at the root of the managed tree can tell apart.
@@ -85,6 +87,12 @@ pub const TOTALS: &str = "TOTALS";
 pub const PAID: &str = "PAID";
 /// Per limit: packets and bytes passed and dropped, per CPU.
 pub const LIMIT_STATS: &str = "LIMIT_STATS";
+/// Per limit: until when its services' connections are opened by cookies.
+pub const SYN_STATE: &str = "SYN_STATE";
+/// Per limit: what became of openings while they were, per CPU.
+pub const SYN_STATS: &str = "SYN_STATS";
+/// Addresses of the agent's own network namespace.
+pub const HERE: &str = "HERE";
 /// Reply table for unconnected UDP clients.
 pub const REPLIES: &str = "REPLIES";
 /// First fragments that XDP let through to services with limits.

@@ -110,6 +110,8 @@ numbered! {
         TcpFlags = 23 => "tcp_flags",
         /// A frame that is neither IP nor ARP, or hides which it is.
         Ethertype = 24 => "ethertype",
+        /// A SYN that was answered by a cookie, in the listener's place; the connection is judged when the client completes it.
+        SynCookie = 25 => "syn_cookie",
     }
 }
 

@@ -1,4 +1,4 @@
-//! Lives: kernel. The only file that touches packet bytes and raw contexts.
+//! Lives: kernel. The only file that touches packet bytes and raw contexts, but for the answers that `syn` writes.
 //! Called by: the programs, for addresses, ports and headers.
 //! May touch: `xdp_md`, `__sk_buff`, `bpf_sock_addr`, `bpf_sock`, `bpf_sock_ops`, read only.
 //! Never: reads past a bound it has not compared in the same expression the verifier sees.
@@ -105,6 +105,37 @@ fn opaque(mut value: usize) -> usize {
     // SAFETY: copies a register onto itself.
     unsafe { core::arch::asm!("{0} = {0}", inout(reg) value, options(pure, nomem, nostack)) };
     value
+}
+
+/// A number from a packet, with a bound that the verifier sees; 0 for one beyond it.
+#[inline(always)]
+pub fn bounded(number: u32, most: u32) -> u32 {
+    let number = opaque(number as usize) as u32;
+    if number > most { 0 } else { number }
+}
+
+/// Where the IP packet of a frame at XDP starts; beyond every frame if it holds none.
+#[inline(always)]
+pub fn network_offset(frame: *mut xdp_md) -> u32 {
+    weir_network_offset(frame)
+}
+
+#[inline(never)]
+#[unsafe(no_mangle)]
+extern "C" fn weir_network_offset(frame: *mut xdp_md) -> u32 {
+    match packet::network(&Frame(&XdpContext::new(frame))) {
+        Ok(place) => place.offset,
+        Err(_) => u32::MAX,
+    }
+}
+
+/// Whether a frame at XDP is for a group of stations, or all.
+#[inline(always)]
+pub fn is_for_many(frame: *mut xdp_md) -> bool {
+    match Frame(&XdpContext::new(frame)).load::<1>(0) {
+        Some([first]) => first & 1 != 0,
+        None => true,
+    }
 }
 
 /// What was found of a packet's headers.

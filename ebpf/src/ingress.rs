@@ -119,7 +119,8 @@ fn judge(ctx: &SkBuffContext, local: Local, open: u64, sock: Sock, packet: &mut 
     }
     let mut judged = tables::judge(subject.local.workload, &emit::question(&subject));
     // Whom the policy denies takes nothing from what all clients have together.
-    let said = if open == 0 && judged.decision.verdict.passes() { charge(ctx, subject.local.workload, packet) } else { open };
+    let said =
+        if open == 0 && judged.decision.verdict.passes() { charge(ctx, subject.local.workload, packet) } else { open };
     if said != 0 {
         judged.decision = limiter::decision(said, judged.decision.remote_identity);
         if matches!(decided(&subject, &judged, packet), Outcome::Denied) {

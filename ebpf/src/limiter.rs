@@ -19,7 +19,9 @@ use weir_common::{
     event::LimitStats,
     gcra::{self, Limit},
     hash,
-    image::{ACTIVE_LIMITS, LIMIT_AGGREGATE, LIMIT_AUDITS, LIMIT_COARSE_CLOCK, LIMIT_KEY, LIMIT_STATE, LimitEntry, Page},
+    image::{
+        ACTIVE_LIMITS, LIMIT_AGGREGATE, LIMIT_AUDITS, LIMIT_COARSE_CLOCK, LIMIT_KEY, LIMIT_STATE, LimitEntry, Page,
+    },
     maps::LIMIT_SLOTS,
     packet::Packet,
     verdict::{Reason, Verdict},
@@ -57,6 +59,12 @@ pub fn exceeded(active: u64, packet: &Packet, place: Place) -> u64 {
     }
     let (workload, place) = (place.workload, u64::from(place.ifindex) << 32 | u64::from(place.packets));
     weir_limit(active, packet, workload, place)
+}
+
+/// The limits on a packet at XDP, up to four numbers.
+#[inline(always)]
+pub fn numbers(active: u64, packet: *const Packet) -> u64 {
+    weir_limits_of(active, packet, AT_XDP, 1)
 }
 
 /// Mark of a workload's number: its own limits are asked for, not those of the packet's address.
@@ -215,8 +223,7 @@ impl Charge<'_> {
     /// Whether `units` conform to the rate of this kind; one that is not set holds nothing back.
     #[inline(always)]
     fn conforms(&self, kind: u32, units: u32) -> bool {
-        let (interval, tolerance) =
-            (self.page.word(self.rates + 2 * kind), self.page.word(self.rates + 2 * kind + 1));
+        let (interval, tolerance) = (self.page.word(self.rates + 2 * kind), self.page.word(self.rates + 2 * kind + 1));
         // No `Option` across this: see `Image::identify`.
         let limit = LimitEntry::limit(interval, tolerance).unwrap_or(Limit { interval_q16: 0, tolerance_ns: u64::MAX });
         if limit.tolerance_ns == u64::MAX {
@@ -291,7 +298,7 @@ extern "C" fn weir_advance(place: u64, now: u64, cost: u64, tolerance: u64) -> u
 /// Every packet of a service comes here, from all CPUs: adding and taking back loses no race, where swaps would lose many.
 #[inline(never)]
 #[unsafe(no_mangle)]
-extern "C" fn weir_advance_total(place: u64, now: u64, cost: u64, tolerance: u64) -> u32 {
+pub extern "C" fn weir_advance_total(place: u64, now: u64, cost: u64, tolerance: u64) -> u32 {
     let Some(total) = maps::TOTALS.get_ptr_mut(place as u32) else { return 0 };
     // SAFETY: a live map value; volatile because other CPUs write it.
     let arrival = unsafe { total.read_volatile() };

@@ -27,6 +27,7 @@ mod settings;
 mod sk_lookup;
 mod sock_create;
 mod sock_ops;
+mod syn;
 mod tables;
 mod task;
 mod to_workload;

@@ -17,15 +17,15 @@ use weir_common::{
     addr::Addr,
     counters,
     edge::Edge,
-    event::{Endpoint, Event, LimitStats, Local, MergeKey, MergeValue, ReplyBucket},
+    event::{Endpoint, Event, LimitStats, Local, MergeKey, MergeValue, ReplyBucket, SynStats},
     image::Page,
     maps::{
         FRAGMENT_BUCKETS, LIMIT_SLOTS, LIMIT_TOTALS, MAX_BLOCKED, MAX_CGROUPS, MAX_CIDRS, MAX_EDGES, MAX_ENDPOINTS,
-        MAX_INTERFACES, MAX_LIMITS, MAX_MERGED, MAX_WORKLOADS, PAID_SLOTS, REPLY_BUCKETS, RING_BYTES, SLOTS,
+        MAX_HERE, MAX_INTERFACES, MAX_LIMITS, MAX_MERGED, MAX_WORKLOADS, PAID_SLOTS, REPLY_BUCKETS, RING_BYTES, SLOTS,
     },
 };
 
-use crate::{emit, recent::Entry};
+use crate::{emit, recent::Entry, syn::Scratch};
 
 /// Lets inner arrays differ in length from the template (kernel 5.10): an image has as many pages as it needs.
 const BPF_F_INNER_MAP: usize = 1 << 12;
@@ -119,6 +119,18 @@ pub static LIMIT_STATE: Array<u64, { LIMIT_SLOTS as usize }> = Array::new();
 /// By limit number. Written by XDP and ingress.
 #[btf_map]
 pub static LIMIT_STATS: PerCpuArray<LimitStats, { MAX_LIMITS as usize }> = PerCpuArray::new();
+/// Until when SYNs are answered by cookies, by limit number; 0: not. Written by XDP.
+#[btf_map]
+pub static SYN_STATE: Array<u64, { MAX_LIMITS as usize }> = Array::new();
+/// What became of SYNs while they were, by limit number. Written by XDP.
+#[btf_map]
+pub static SYN_STATS: PerCpuArray<SynStats, { MAX_LIMITS as usize }> = PerCpuArray::new();
+/// The headers of the packet that is looked at. Written by XDP.
+#[btf_map]
+pub static SYN_SCRATCH: PerCpuArray<Scratch, 1> = PerCpuArray::new();
+/// Addresses of the agent's network namespace. Written by the agent.
+#[btf_map]
+pub static HERE: HashMap<Addr, u32, { MAX_HERE as usize }, NO_PREALLOC> = HashMap::new();
 /// Expected replies, `REPLY_BUCKETS` buckets per workload, so that a workload can only push out its own. Written by egress.
 #[btf_map]
 pub static REPLIES: Array<ReplyBucket, { (MAX_WORKLOADS * REPLY_BUCKETS) as usize }> = Array::new();

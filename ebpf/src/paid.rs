@@ -39,6 +39,26 @@ pub fn take(packet: &Packet, packets: u32) -> bool {
     weir_paid(hash_of(packet), packets) == 1
 }
 
+/// Notes that a handshake was charged that a client has completed with a cookie.
+#[inline(always)]
+pub fn leave_completion(packet: &Packet) {
+    let _ = weir_paid(hash_of(packet) ^ COMPLETION, 0);
+}
+
+/// Whether it was: until the stack has made the connection, every packet of it looks like the one that completes it.
+#[inline(always)]
+pub fn completed(packet: &Packet) -> bool {
+    let hash = hash_of(packet) ^ COMPLETION;
+    let was = weir_paid(hash, 1) == 1;
+    if was {
+        let _ = weir_paid(hash, 0);
+    }
+    was
+}
+
+/// Tells notes of completions from those of packets.
+const COMPLETION: u64 = 0x5a5a_5a5a_0001_5a5a;
+
 #[inline(always)]
 fn hash_of(packet: &Packet) -> u64 {
     let ((a, b), (c, d)) = (packet.src.halves(), packet.dst.halves());

@@ -1,20 +1,21 @@
 //! Lives: kernel, XDP on each managed interface.
 //! Called by: the driver (native) or the stack (generic), once per frame that comes in.
-//! May touch: packet bytes through `bytes::Frame`, the block list, rate limit state, the memory of first fragments.
+//! May touch: packet bytes through `bytes::Frame`, the block list, rate limit state, the memory of first fragments, SYN protection.
 //! Never: judges services by name; segmentation is decided at the socket, where the workload is known for certain.
 //!
 //! Why here: before the kernel has built a packet, so that a flood costs as little as it can.
 
 use aya_ebpf::{
-    bindings::xdp_action::{XDP_DROP, XDP_PASS},
+    bindings::xdp_action::{XDP_DROP, XDP_PASS, XDP_TX},
     macros::xdp,
     programs::XdpContext,
 };
 use weir_common::{
-    decide::Image,
+    addr::{Addr, Protocol},
+    decide::{Decision, Image},
     edge::{self, Edge},
-    image::{FLAG_BLOCKED, FLAG_LIMITS, FLAG_LIMITS_ALL},
-    packet::Packet,
+    image::{FLAG_BLOCKED, FLAG_LIMITS, FLAG_LIMITS_ALL, FLAG_SYN},
+    packet::{Packet, tcp},
     verdict::{Direction, Hook, Reason, Verdict},
 };
 
@@ -24,7 +25,7 @@ use crate::{
     emit::{self, Subject},
     fragments,
     limiter::{self, AT_XDP, AUDIT, Place},
-    maps,
+    maps, paid, syn,
     tables::{Active, Judged},
     who,
 };
@@ -37,6 +38,8 @@ enum Outcome {
     Audited,
     /// Refused, and recorded.
     Denied,
+    /// A SYN that has become its listener's answer, and goes back.
+    Answered,
 }
 
 #[xdp(frags)]
@@ -52,6 +55,10 @@ pub fn xdp_edge(ctx: XdpContext) -> u32 {
         Outcome::Denied => {
             seen(counts, false);
             XDP_DROP
+        }
+        Outcome::Answered => {
+            seen(counts, true);
+            XDP_TX
         }
     }
 }
@@ -85,10 +92,44 @@ fn try_xdp(ctx: &XdpContext, ifindex: u32, edge: Edge) -> Outcome {
     if image.flags() & FLAG_LIMITS == 0 {
         return Outcome::Unjudged;
     }
-    match limited(&image, active.word(), &mut packet, edge.workload, ifindex) {
+    let shielded = if image.flags() & FLAG_SYN != 0 && packet.protocol == Protocol::TCP {
+        // Another's source is its interface's own program's to refuse.
+        let own = edge.workload == 0 || image.owns(edge.workload, &packet.src);
+        if own { syn::shield(ctx, active.word(), &packet, ifindex) } else { 0 }
+    } else {
+        0
+    };
+    match shielded as u8 {
+        syn::ANSWERED => return answered(&image, shielded, &packet, ifindex),
+        syn::SPOILT => return Outcome::Denied,
+        _ => {}
+    }
+    let completes = shielded as u8 == syn::COMPLETES && !paid::completed(&packet);
+    let flags = packet.tcp_flags;
+    if completes {
+        // The first of the connection that is known to come from where it says: it counts as what opens it.
+        packet.tcp_flags = tcp::SYN;
+    }
+    let said = limited(&image, active.word(), &mut packet, edge.workload, ifindex);
+    packet.tcp_flags = flags;
+    if completes && (said == 0 || said & AUDIT != 0) {
+        paid::leave_completion(&packet);
+    }
+    match said {
         0 => Outcome::Unjudged,
         answer => decided(&image, answer, &packet, ifindex),
     }
+}
+
+/// Reports a SYN that was answered by a cookie. It may come from anywhere, and a flood from everywhere: nobody is named.
+#[inline(never)]
+fn answered(image: &Image<'_, Active>, shielded: u64, packet: &Packet, ifindex: u32) -> Outcome {
+    let mut decision = Decision::plain(Verdict::Allow, Reason::SynCookie, 0);
+    decision.rule = (shielded >> 32) as u32;
+    let judged = Judged { decision, generation: image.generation(), local_identity: image.identify(&packet.dst) };
+    let nobody = if packet.dst.as_v4().is_some() { Addr::v4([0; 4]) } else { Addr::UNSPECIFIED };
+    emit::merged(&Subject { remote_addr: nobody, ..subject(packet, ifindex) }, &judged, packet.length);
+    Outcome::Answered
 }
 
 /// Charges every limit on the packet's service; the first exhausted decides. 0 if none is.

@@ -10,7 +10,7 @@ use weir_common::event::LimitStats;
 use weir_policy::{Compiled, Kind, LimitInfo, Resource, ResourceId};
 
 use super::{ChangeSet, Control, ControlError};
-use crate::datapath::{CounterCell, Datapath, InterfaceSeen, LimitTable, Observed};
+use crate::datapath::{CounterCell, Datapath, InterfaceSeen, LimitTable, Observed, Shield};
 
 /// A resource and the generation that last changed it.
 #[derive(Clone, Debug)]
@@ -56,6 +56,8 @@ pub struct Status {
     pub counters: Vec<CounterCell>,
     /// By limit number; the first is none.
     pub limits: Vec<LimitStats>,
+    /// What SYN protection does, by limit that asks for it.
+    pub shields: Vec<Shield>,
     /// How full the table of clients is; `None` while there is no limit.
     pub limit_table: Option<LimitTable>,
     /// Packets seen by XDP.
@@ -109,6 +111,7 @@ impl<D: Datapath> Control<D> {
             observed: self.observed.clone(),
             counters: self.datapath.counters().map_err(ControlError::Counters)?,
             limits: self.datapath.limit_stats(compiled.limits.len()).map_err(ControlError::Counters)?,
+            shields: self.datapath.shields().map_err(ControlError::Counters)?,
             limit_table: match compiled.limits.iter().any(LimitInfo::is_some) {
                 true => Some(self.datapath.limit_table().map_err(ControlError::Counters)?),
                 false => None,

@@ -51,7 +51,7 @@ impl Kernel {
     /// # Errors
     /// As there.
     pub fn install_for_dry_runs(&mut self, compiled: &Compiled, workload: &ResourceId) -> Result<(), KernelError> {
-        self.renumber(&compiled.limits)?;
+        self.renumber(compiled)?;
         self.tables.install(compiled, &BTreeMap::from([(workload.clone(), 0)]), &BTreeMap::new()).map(drop)
     }
 
@@ -66,7 +66,7 @@ impl Kernel {
     ) -> Result<(), KernelError> {
         const NUMBER: u32 = 1;
         self.wires.own_for_dry_runs(LOOPBACK, NUMBER)?;
-        self.renumber(&compiled.limits)?;
+        self.renumber(compiled)?;
         self.tables.install(compiled, &BTreeMap::from([(workload.clone(), NUMBER)]), &BTreeMap::new()).map(drop)
     }
 
@@ -95,8 +95,29 @@ impl Kernel {
     ///
     /// # Errors
     /// When the kernel refuses to run it: no privilege, or a frame shorter than an Ethernet header.
-    #[expect(clippy::wildcard_enum_match_arm, reason = "the programs are of these three kinds")]
     pub fn dry_run(&self, hook: PacketHook, frame: &[u8]) -> Result<u32, KernelError> {
+        self.dry_run_into(hook, frame, None).map(|(answer, _)| answer)
+    }
+
+    /// The same, and what the program has made of the frame.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn dry_run_changing(&self, hook: PacketHook, frame: &[u8]) -> Result<(u32, Vec<u8>), KernelError> {
+        // Room for what it may add.
+        let mut changed = vec![0; frame.len() + 256];
+        let (answer, length) = self.dry_run_into(hook, frame, Some(&mut changed))?;
+        changed.truncate(length);
+        Ok((answer, changed))
+    }
+
+    #[expect(clippy::wildcard_enum_match_arm, reason = "the programs are of these three kinds")]
+    fn dry_run_into(
+        &self,
+        hook: PacketHook,
+        frame: &[u8],
+        changed: Option<&mut [u8]>,
+    ) -> Result<(u32, usize), KernelError> {
         let name = match hook {
             PacketHook::Xdp => attach::XDP,
             PacketHook::Ingress => "ingress",
@@ -105,7 +126,7 @@ impl Kernel {
             PacketHook::ToWorkload => "to_workload",
         };
         let program = self.ebpf.program(name).ok_or(KernelError::NoProgram(name))?;
-        let options = TestRunOptions { data_in: Some(frame), ..TestRunOptions::default() };
+        let options = TestRunOptions { data_in: Some(frame), data_out: changed, ..TestRunOptions::default() };
         let run = match program {
             Program::Xdp(program) => program.test_run(options),
             Program::CgroupSkb(program) => program.test_run(options),
@@ -113,7 +134,7 @@ impl Kernel {
             _ => Err(ProgramError::UnexpectedProgramType),
         };
         let refused = |source| KernelError::Program { program: name, source, verifier: String::new() };
-        run.map(|result| result.return_value).map_err(refused)
+        run.map(|result| (result.return_value, result.data_size_out as usize)).map_err(refused)
     }
 
     /// Detaches everything from cgroups and namespaces; the next [`Kernel::reconcile`] attaches it again. For benchmarks, which

@@ -22,6 +22,7 @@ use super::{
     counters::InterfaceSeen,
     error::{self, KernelError},
     generation::take,
+    links,
 };
 
 /// How XDP programs are attached.
@@ -64,6 +65,19 @@ pub struct InterfaceState {
 
 /// The mode of an interface that exists and could not be attached.
 pub(super) const FAILED: &str = "failed";
+/// The mode of a program in the driver.
+const NATIVE: &str = "native";
+/// What is said of an interface in native mode that may lose answers.
+const LOST: &str = "SYN protection may fail here: what a veth answers in native mode is lost unless its other end has XDP or GRO; set \
+                    xdpMode to auto or generic";
+
+impl InterfaceState {
+    /// The same with a remark.
+    fn with(self, remark: &str) -> Self {
+        let detail = if self.detail.is_empty() { remark.to_owned() } else { format!("{}; {remark}", self.detail) };
+        Self { detail, ..self }
+    }
+}
 
 /// What is attached where.
 pub(super) struct Interfaces {
@@ -71,6 +85,8 @@ pub(super) struct Interfaces {
     edges: Array<MapData, EdgeWords>,
     attached: BTreeMap<u32, Attached>,
     failed: BTreeMap<u32, String>,
+    /// Whether they are ends of a veth pair, of those of which it was asked.
+    veths: BTreeMap<u32, bool>,
 }
 
 /// [`edge::Edge`] as words.
@@ -88,16 +104,18 @@ struct Attached {
 impl Interfaces {
     pub(super) fn take(ebpf: &mut Ebpf) -> Result<Self, KernelError> {
         let (seen, edges) = (take(ebpf, maps::SEEN)?, take(ebpf, maps::EDGES)?);
-        Ok(Self { seen, edges, attached: BTreeMap::new(), failed: BTreeMap::new() })
+        let (attached, failed, veths) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
+        Ok(Self { seen, edges, attached, failed, veths })
     }
 
     /// Attaches to what matches now and forgets what is gone. `owners` are the numbers of the workloads whose own interfaces are
-    /// attached as such.
+    /// attached as such. `answers`: whether programs may answer what comes in by an interface of this name.
     pub(super) fn reconcile(
         &mut self,
         ebpf: &mut Ebpf,
         options: &Options,
         owners: &BTreeMap<u32, u32>,
+        answers: &dyn Fn(&str) -> bool,
     ) -> Vec<InterfaceState> {
         let present = present();
         self.forget_others(&present);
@@ -114,7 +132,13 @@ impl Interfaces {
             }
             for (index, name) in matching {
                 let edge = [refused_on(options, name), owners.get(&index).copied().unwrap_or(0)];
-                states.push(self.reconcile_one(ebpf, options.xdp_mode, (index, name), edge));
+                let loses = answers(name) && self.is_veth(index);
+                let mode = if loses { self.without_loss(options.xdp_mode, index) } else { Ok(options.xdp_mode) };
+                let state = match mode {
+                    Ok(mode) => self.reconcile_one(ebpf, mode, (index, name), edge),
+                    Err(mode) => self.reconcile_one(ebpf, mode, (index, name), edge).with(LOST),
+                };
+                states.push(state);
             }
         }
         states
@@ -123,11 +147,37 @@ impl Interfaces {
     /// Interfaces that are gone, after their programs.
     fn forget_others(&mut self, present: &BTreeMap<u32, String>) {
         self.attached.retain(|index, _| present.contains_key(index));
+        self.veths.retain(|index, _| present.contains_key(index));
         let gone: Vec<u32> = self.seen.keys().filter_map(Result::ok).filter(|id| !present.contains_key(id)).collect();
         for index in gone {
             // Already gone is what we want.
             let _ = self.seen.remove(&index);
         }
+    }
+
+    /// Whether an interface is an end of a veth pair; not, where the kernel does not say.
+    fn is_veth(&mut self, index: u32) -> bool {
+        if let Some(known) = self.veths.get(&index) {
+            return *known;
+        }
+        let known = links::veths().map(|veths| veths.contains(&index)).unwrap_or_else(|error| {
+            tracing::warn!(index, %error, "the kernel does not say of what kind an interface is");
+            false
+        });
+        self.veths.insert(index, known);
+        known
+    }
+
+    /// The mode for a veth whose packets may be answered: native answers are lost unless the other end has XDP or GRO, which nobody
+    /// here can see. Where native was picked here, it is given up; XDP is off for the moment between. `Err`: it was asked for.
+    fn without_loss(&mut self, mode: XdpMode, index: u32) -> Result<XdpMode, XdpMode> {
+        if mode == XdpMode::Native {
+            return Err(mode);
+        }
+        if self.attached.get(&index).is_some_and(|attached| attached.state.mode == NATIVE) {
+            self.attached.remove(&index);
+        }
+        Ok(XdpMode::Generic)
     }
 
     fn reconcile_one(
@@ -237,9 +287,9 @@ fn attach_xdp(ebpf: &mut Ebpf, mode: XdpMode, index: u32) -> Result<(XdpLink, &'
     let mut attach = |mode| xdp.attach_to_if_index(index, mode).and_then(|id| xdp.take_link(id));
     match mode {
         XdpMode::Generic => Ok((attach(Mode::Skb)?, "generic", String::new())),
-        XdpMode::Native => Ok((attach(Mode::Driver)?, "native", String::new())),
+        XdpMode::Native => Ok((attach(Mode::Driver)?, NATIVE, String::new())),
         XdpMode::Auto => match attach(Mode::Driver) {
-            Ok(link) => Ok((link, "native", String::new())),
+            Ok(link) => Ok((link, NATIVE, String::new())),
             Err(refused) => Ok((
                 attach(Mode::Skb)?,
                 "generic",

@@ -14,11 +14,13 @@ mod generation;
 mod interfaces;
 mod limit_state;
 mod limits;
+mod links;
 mod load;
 mod lookups;
 pub mod namespaces;
 mod own;
 mod places;
+mod shields;
 mod slot;
 pub mod sockets;
 mod wires;
@@ -39,6 +41,7 @@ pub use events::{Events, Merged};
 pub use interfaces::{InterfaceOption, InterfaceState, REFUSALS, XdpMode};
 pub use limit_state::LimitTable;
 pub use load::tick_ns;
+pub use shields::Shield;
 pub use slot::{ReadBack, Written};
 use weir_common::{
     decide::Image,
@@ -85,6 +88,7 @@ pub struct Kernel {
     wires: wires::Wires,
     lookups: lookups::Lookups,
     refusing: Refusing,
+    shields: shields::Shields,
     _logger: Option<load::LogTask>,
 }
 
@@ -129,6 +133,7 @@ impl Kernel {
             wires,
             lookups,
             refusing,
+            shields: shields::Shields::default(),
             _logger: logger,
         };
         Ok((kernel, events))
@@ -141,7 +146,7 @@ impl Kernel {
     /// On an error the generation before stays in force, untouched.
     pub fn install(&mut self, compiled: &weir_policy::Compiled) -> Result<Written, KernelError> {
         let numbers = cgroups::number(&self.numbers, &compiled.local())?;
-        self.renumber(&compiled.limits)?;
+        self.renumber(compiled)?;
         let written = self.tables.install(compiled, &numbers, &self.interfaces.names())?;
         self.refusing = Refusing::of(compiled, &numbers);
         self.numbers = numbers;
@@ -151,14 +156,16 @@ impl Kernel {
     }
 
     /// A number that goes from one limit to another starts at nothing.
-    fn renumber(&mut self, limits: &Arc<Vec<LimitInfo>>) -> Result<(), KernelError> {
+    fn renumber(&mut self, compiled: &weir_policy::Compiled) -> Result<(), KernelError> {
+        let limits = &compiled.limits;
         for (number, limit) in (0u32..).zip(limits.iter()).filter(|(_, limit)| limit.is_some()) {
             if self.limits.get(number as usize).is_none_or(|before| before.policy != limit.policy) {
                 limit_state::forget(&mut self.ebpf, number)?;
+                shields::forget(&mut self.ebpf, number)?;
             }
         }
         self.limits = Arc::clone(limits);
-        Ok(())
+        self.shields.install(&mut self.ebpf, compiled)
     }
 
     /// Brings attachments in line with `workloads` and with the interfaces that exist now. Call after `install` and
@@ -176,7 +183,10 @@ impl Kernel {
         let (mut workloads, covered) = self.reconcile_workloads(local);
         self.wires.reconcile(&mut self.ebpf, &self.numbers, local, &mut workloads);
         self.tell(&covered, &mut workloads);
-        let interfaces = self.interfaces.reconcile(&mut self.ebpf, &self.options, &self.wires.owners());
+        let (shields, owners) = (&self.shields, self.wires.owners());
+        let answers = |interface: &str| shields.act_on(interface);
+        let interfaces = self.interfaces.reconcile(&mut self.ebpf, &self.options, &owners, &answers);
+        self.shields.watch(&self.ebpf, &interfaces);
         let failed = workloads.iter().any(|workload| workload.state == AttachState::Failed)
             || interfaces.iter().any(|interface| interface.mode == interfaces::FAILED);
         let enforcing = root.is_ok() && !failed && self.tables.generation() > 0;
@@ -235,6 +245,14 @@ impl Kernel {
     /// When the map cannot be read.
     pub fn limit_table(&self) -> Result<LimitTable, KernelError> {
         limit_state::table(&self.ebpf)
+    }
+
+    /// What SYN protection does, by limit that asks for it.
+    ///
+    /// # Errors
+    /// When a map cannot be read.
+    pub fn shields(&self) -> Result<Vec<Shield>, KernelError> {
+        self.shields.status(&self.ebpf)
     }
 
     /// Packets XDP saw and passed, by interface index.

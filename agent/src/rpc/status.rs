@@ -11,7 +11,7 @@ use weir_proto::v1;
 use super::{Info, convert::count};
 use crate::{
     control::view::Status,
-    datapath::{AttachState, WorkloadState},
+    datapath::{AttachState, Shield, WorkloadState},
     revoke::report::Report,
 };
 
@@ -135,8 +135,26 @@ fn limits(status: &Status) -> Vec<v1::LimitStatus> {
         passed_bytes: stats.passed_bytes,
         exceeded_packets: stats.exceeded_packets,
         exceeded_bytes: stats.exceeded_bytes,
+        syn_protection: status.shields.iter().find(|shield| shield.limit == limit.policy).map(shield),
     });
     shown.collect()
+}
+
+fn shield(shield: &Shield) -> v1::SynProtectionStatus {
+    let stats = shield.stats;
+    v1::SynProtectionStatus {
+        protection: shield.protection.name().to_owned(),
+        threshold: shield.threshold,
+        state: shield.state.to_owned(),
+        detail: shield.detail.clone(),
+        answered: stats.answered,
+        completed: stats.completed,
+        left_listener_has_room: stats.roomy,
+        left_no_listener: stats.no_listener,
+        left_elsewhere: stats.elsewhere,
+        left_unusual: stats.unusual,
+        failed: stats.failed,
+    }
 }
 
 fn exporter(info: &Info) -> v1::ExporterStatus {

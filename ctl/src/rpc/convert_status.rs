@@ -7,7 +7,8 @@ use weir_proto::v1;
 
 use super::convert::time;
 use crate::view::{
-    Agent, Blocked, Collector, Connections, Counter, Exporter, Interface, Limit, LimitTable, Node, Workload,
+    Agent, Blocked, Collector, Connections, Counter, Exporter, Interface, Limit, LimitTable, Node, SynProtection,
+    Workload,
 };
 
 pub fn agent(wire: v1::StatusResponse) -> Agent {
@@ -102,6 +103,23 @@ fn limit(wire: v1::LimitStatus) -> Limit {
         passed_bytes: wire.passed_bytes,
         exceeded_packets: wire.exceeded_packets,
         exceeded_bytes: wire.exceeded_bytes,
+        syn_protection: wire.syn_protection.map(syn_protection),
+    }
+}
+
+fn syn_protection(wire: v1::SynProtectionStatus) -> SynProtection {
+    SynProtection {
+        protection: wire.protection,
+        threshold: wire.threshold,
+        state: wire.state,
+        detail: wire.detail,
+        answered: wire.answered,
+        completed: wire.completed,
+        left_listener_has_room: wire.left_listener_has_room,
+        left_no_listener: wire.left_no_listener,
+        left_elsewhere: wire.left_elsewhere,
+        left_unusual: wire.left_unusual,
+        failed: wire.failed,
     }
 }
 

@@ -12,16 +12,18 @@ use weir_policy::{Rate, Rates, Spec, parse};
 use crate::cli::Connection;
 use crate::failure::Failure;
 use crate::render::output;
-use crate::render::style::{BAD, PLAIN};
+use crate::render::style::{BAD, GOOD, PLAIN};
 use crate::render::table::Table;
-use crate::view::{Agent, Item, LimitTable, Listing};
+use crate::view::{Agent, Item, LimitTable, Listing, SynProtection};
 
 const EXAMPLES: &str = "Examples:
   weirctl limits
   weirctl limits -o json | jq '.limits[] | select(.exceededPackets > 0) | .limit'
 
 EXCEEDED is what was dropped, or, under mode: audit, passed and recorded. The numbers of a limit begin with the limit, and go on when it is
-edited. BUSY says how full the table of clients is, by a sample: a client both of whose places others use may look busier than it is.";
+edited. BUSY says how full the table of clients is, by a sample: a client both of whose places others use may look busier than it is.
+SYN PROTECTION is on while new connections are opened by SYN cookies, and says why where it cannot be. ANSWERED are SYNs, COMPLETED the
+connections that came of them; LEFT are SYNs that the listener's own stack got instead.";
 
 /// Arguments of limits.
 #[derive(Debug, Args)]
@@ -72,6 +74,8 @@ struct Line {
     passed_bytes: u64,
     exceeded_packets: u64,
     exceeded_bytes: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    syn_protection: Option<SynProtection>,
 }
 
 impl Shown {
@@ -88,6 +92,7 @@ impl Shown {
                 passed_bytes: limit.passed_bytes,
                 exceeded_packets: limit.exceeded_packets,
                 exceeded_bytes: limit.exceeded_bytes,
+                syn_protection: limit.syn_protection.clone(),
             }
         };
         let limits = agent.limits.iter().map(line).collect();
@@ -115,6 +120,7 @@ impl Shown {
             ]);
         }
         table.write(out)?;
+        self.write_syn_protection(out)?;
         if let Some(LimitTable { slots, busy_permille, crowded_permille }) = &self.table {
             let percent = |permille: &u32| f64::from(*permille) / 10.0;
             let (busy, crowded) = (percent(busy_permille), percent(crowded_permille));
@@ -125,6 +131,53 @@ impl Shown {
         }
         Ok(())
     }
+
+    fn write_syn_protection(&self, out: &mut dyn Write) -> Result<(), Failure> {
+        let protected: Vec<_> =
+            self.limits.iter().filter_map(|line| Some((&line.limit, line.syn_protection.as_ref()?))).collect();
+        if protected.is_empty() {
+            return Ok(());
+        }
+        writeln!(out)?;
+        let mut table = Table::new(&["SYN PROTECTION", "WHEN", "STATE", ">ANSWERED", ">COMPLETED", "LEFT"]);
+        for (limit, syn) in &protected {
+            let when = match syn.threshold {
+                0 => syn.protection.clone(),
+                threshold => format!("{}, {threshold}/s", syn.protection),
+            };
+            let style = match syn.state.as_str() {
+                "on" => GOOD,
+                "cannot" => BAD,
+                _ => PLAIN,
+            };
+            table.styled([
+                ((*limit).clone(), PLAIN),
+                (when, PLAIN),
+                (syn.state.clone(), style),
+                (syn.answered.to_string(), PLAIN),
+                (syn.completed.to_string(), PLAIN),
+                (left(syn), PLAIN),
+            ]);
+        }
+        table.write(out)?;
+        for (limit, syn) in protected.iter().filter(|(_, syn)| !syn.detail.is_empty()) {
+            writeln!(out, "{limit}: {}", syn.detail)?;
+        }
+        Ok(())
+    }
+}
+
+/// What went on to the stack instead, and why.
+fn left(syn: &SynProtection) -> String {
+    let parts = [
+        (syn.left_listener_has_room, "the listener has room"),
+        (syn.left_no_listener, "nobody listens"),
+        (syn.left_elsewhere, "not an address of this namespace"),
+        (syn.left_unusual, "unusual headers"),
+        (syn.failed, "failed"),
+    ];
+    let words = parts.into_iter().filter(|(count, _)| *count > 0).map(|(count, why)| format!("{count} {why}"));
+    words.collect::<Vec<_>>().join(", ")
 }
 
 /// What a limit's document says: its mode, the rates of one client, and of all.

@@ -109,6 +109,26 @@ pub struct Limit {
     pub passed_bytes: u64,
     pub exceeded_packets: u64,
     pub exceeded_bytes: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub syn_protection: Option<SynProtection>,
+}
+
+/// What became of SYNs of a limit's destinations while they were answered by cookies.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SynProtection {
+    pub protection: String,
+    pub threshold: u64,
+    pub state: String,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub detail: String,
+    pub answered: u64,
+    pub completed: u64,
+    pub left_listener_has_room: u64,
+    pub left_no_listener: u64,
+    pub left_elsewhere: u64,
+    pub left_unusual: u64,
+    pub failed: u64,
 }
 
 /// How full the table of the limits' clients is.

@@ -12,7 +12,7 @@ use weir_common::{addr::Addr, decide::Tables, event::Endpoint, image::Page};
 use super::itself::OwnAnswers;
 use crate::{
     id::ResourceId,
-    model::{Labels, Prefix},
+    model::{Labels, Prefix, SynProtection},
 };
 
 /// Identity by exact address, in order of address. A copy shares what it has in common.
@@ -50,6 +50,8 @@ pub struct Compiled {
     pub limits: Arc<Vec<LimitInfo>>,
     /// Lists of interfaces that limits name, by number: names and patterns.
     pub interface_lists: Arc<Vec<BTreeSet<String>>>,
+    /// Addresses of the agent's own network namespace.
+    pub host_addresses: Vec<Addr>,
     /// How large the tables are.
     pub sizes: Sizes,
 }
@@ -70,6 +72,12 @@ pub struct LimitInfo {
     pub policy: String,
     /// Its rule number.
     pub rule: u32,
+    /// When connections are opened by SYN cookies; absent: never.
+    pub syn_protection: Option<SynProtection>,
+    /// Of `auto`: new connections a second above which they are.
+    pub syn_threshold: Option<u64>,
+    /// Interfaces it is asked on, by name or pattern; empty: all.
+    pub interfaces: BTreeSet<String>,
 }
 
 impl LimitInfo {

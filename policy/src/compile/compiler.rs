@@ -13,8 +13,8 @@ use serde::{Deserialize, Serialize};
 use weir_common::{
     addr::Addr,
     image::{
-        Cell, FLAG_BLOCKED, FLAG_LIMITS, FLAG_LIMITS_ALL, FLAG_QUIET, FLAG_REFUSE, FLAG_STAGED, MAGIC, PAGE_WORDS,
-        Page, Section, header,
+        Cell, FLAG_BLOCKED, FLAG_LIMITS, FLAG_LIMITS_ALL, FLAG_QUIET, FLAG_REFUSE, FLAG_STAGED, FLAG_SYN, MAGIC,
+        PAGE_WORDS, Page, Section, header,
     },
     verdict::Reason,
 };
@@ -234,6 +234,7 @@ impl Compiler {
             workloads: self.described.clone(),
             limits: Arc::clone(&self.limits.infos),
             interface_lists: Arc::clone(&self.limits.interfaces),
+            host_addresses: self.context.host_addresses.clone(),
         }
     }
 
@@ -286,6 +287,7 @@ impl Compiler {
     fn pages(&self) -> Vec<Arc<Page>> {
         let limits = if self.limits.is_empty() { 0 } else { FLAG_LIMITS };
         let limits = if self.limits.hold_for_all() { limits | FLAG_LIMITS_ALL } else { limits };
+        let limits = if self.limits.protect() { limits | FLAG_SYN } else { limits };
         let blocked = if self.blocked.is_empty() { 0 } else { FLAG_BLOCKED };
         let quiet = if self.policies.any_quiet() { FLAG_QUIET } else { 0 };
         let staged = if self.tables.any_staged() { FLAG_STAGED } else { 0 };

@@ -10,7 +10,7 @@ use std::{
 
 use weir_common::{
     gcra::Limit,
-    image::{LIMIT_AUDITS, LIMIT_COARSE_CLOCK, LimitEntry, LimitRates, Section},
+    image::{LIMIT_AUDITS, LIMIT_COARSE_CLOCK, LIMIT_SYN_ALWAYS, LIMIT_SYN_AUTO, LimitEntry, LimitRates, Section},
     maps::MAX_LIMITS,
 };
 
@@ -19,7 +19,7 @@ use crate::{
     Context,
     evaluate::{Member, PeerEnd, port_matches},
     id::ResourceId,
-    model::{Mode, PortMatch, Prefix, Rate, RateLimit, Rates, Resource, Selector, Spec},
+    model::{Mode, PortMatch, Prefix, Rate, RateLimit, Rates, Resource, Selector, Spec, SynProtection},
 };
 
 /// Every rate limit with its number.
@@ -122,7 +122,13 @@ impl Limits {
                 LimitEntry { rule, client_key: key, interfaces: lists, ..entry(resource.id(), limit, context.tick_ns) };
             self.entries.set_wide((*number).into(), entry.to_words());
             if let Some(info) = infos.get_mut(usize::from(*number)) {
-                *info = LimitInfo { policy: resource.id().to_string(), rule };
+                *info = LimitInfo {
+                    policy: resource.id().to_string(),
+                    rule,
+                    syn_protection: (!limit.syn_protection.is_off()).then_some(limit.syn_protection),
+                    syn_threshold: limit.syn_threshold,
+                    interfaces: limit.interfaces.clone(),
+                };
             }
         }
         (self.infos, self.interfaces) = (Arc::new(infos), Arc::new(interfaces));
@@ -137,6 +143,11 @@ impl Limits {
     /// Whether some hold for every destination.
     pub fn hold_for_all(&self) -> bool {
         self.each().any(|(_, limit)| !selects_some(limit))
+    }
+
+    /// Whether some protect against floods of SYNs.
+    pub fn protect(&self) -> bool {
+        self.each().any(|(_, limit)| !limit.syn_protection.is_off())
     }
 
     /// How many lists of labels clients are counted by.
@@ -315,12 +326,18 @@ fn entry(id: &ResourceId, limit: &RateLimit, tick_ns: u64) -> LimitEntry {
     let every = [client, aggregate].map(|rates| [rates.packets, rates.bytes, rates.connections]);
     let coarse = tick_ns > 0 && every.iter().flatten().flatten().all(|limit| coarse_enough(limit, tick_ns));
     let audits = if limit.mode == Mode::Audit { LIMIT_AUDITS } else { 0 };
+    let syn = match limit.syn_protection {
+        SynProtection::Off => 0,
+        SynProtection::Auto => LIMIT_SYN_AUTO,
+        SynProtection::Always => LIMIT_SYN_ALWAYS,
+    };
     LimitEntry {
         client,
         aggregate,
+        syn: limit.syn_threshold.map(|threshold| Limit::new(threshold, threshold)),
         prefix_v4: limit.client.prefix_v4,
         prefix_v6: limit.client.prefix_v6,
-        flags: audits | if coarse { LIMIT_COARSE_CLOCK } else { 0 },
+        flags: audits | syn | if coarse { LIMIT_COARSE_CLOCK } else { 0 },
         state: fnv1a(id.to_string().as_bytes()),
         ..LimitEntry::default()
     }

@@ -28,4 +28,4 @@ pub use selector::{Labels, NAMESPACE_LABEL, Operator, Requirement, Selector};
 pub use service::{Endpoint, EndpointPort, EndpointSlice, Service, ServicePort, ServiceRef, TargetPort};
 pub use state::{Change, Resources};
 pub use time::Timestamp;
-pub use words::{Action, Entity, Mode, OnChange, PolicyType, Socket, Tier};
+pub use words::{Action, Entity, Mode, OnChange, PolicyType, Socket, SynProtection, Tier};

@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use serde::{Serialize, Serializer};
 use weir_common::addr::Addr;
 
-use super::{ContainerPort, Mode, PortMatch, Prefix, Selector, ip};
+use super::{ContainerPort, Mode, PortMatch, Prefix, Selector, SynProtection, ip};
 
 /// Where a workload runs.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
@@ -73,6 +73,12 @@ pub struct RateLimit {
     /// What all clients together may send.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub aggregate: Option<Rates>,
+    /// When connections to the selected destinations are opened by SYN cookies.
+    #[serde(skip_serializing_if = "SynProtection::is_off")]
+    pub syn_protection: SynProtection,
+    /// Of `auto`: new connections a second, of all clients together, above which they are.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub syn_threshold: Option<u64>,
     /// Whether exceeding traffic is dropped.
     pub mode: Mode,
 }

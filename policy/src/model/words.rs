@@ -69,6 +69,26 @@ words! {
     }
 }
 
+words! {
+    /// When new connections are opened by SYN cookies.
+    SynProtection {
+        /// While more come than a threshold.
+        Auto => "auto",
+        /// At all times.
+        Always => "always",
+        /// Never.
+        Off => "off",
+    }
+}
+
+impl SynProtection {
+    /// Whether it never acts.
+    #[must_use]
+    pub const fn is_off(&self) -> bool {
+        matches!(self, Self::Off)
+    }
+}
+
 impl Mode {
     /// The modes of rate limits, which have no answers to compare.
     pub const OF_LIMITS: &'static [(&'static str, Self)] = &[("enforce", Self::Enforce), ("audit", Self::Audit)];

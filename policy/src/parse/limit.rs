@@ -12,7 +12,9 @@ use super::{
     scalars,
     selector::{label_key, selector},
 };
-use crate::model::{Client, Mode, Prefix, Rate, RateLimit, Rates};
+use weir_common::addr::Protocol;
+
+use crate::model::{Client, Mode, PortMatch, Prefix, Rate, RateLimit, Rates, SynProtection};
 
 const KINDS: [&str; 3] = ["packets", "bytes", "connections"];
 
@@ -30,6 +32,8 @@ pub fn rate_limit(field: &Field<'_>, faults: &mut Faults) -> Option<RateLimit> {
             "bytes",
             "connections",
             "aggregate",
+            "synProtection",
+            "synThreshold",
             "mode",
         ],
     )?;
@@ -37,20 +41,55 @@ pub fn rate_limit(field: &Field<'_>, faults: &mut Faults) -> Option<RateLimit> {
         Some(field) => Some(selector(&field, faults)?),
         None => None,
     };
-    if !KINDS.iter().chain(&["aggregate"]).any(|kind| fields.get(kind).is_some()) {
+    if !KINDS.iter().chain(&["aggregate", "synProtection"]).any(|kind| fields.get(kind).is_some()) {
         let remedy = "add packets, bytes or connections with perSecond, for each client or under aggregate";
         field.fault(faults, "a rate limit that limits nothing", remedy);
     }
+    let ports = numbered_ports(&fields, faults);
+    let mode = word(&fields, "mode", Mode::OF_LIMITS, Mode::Enforce, faults);
+    let (syn_protection, syn_threshold) = syn(&fields, &ports, mode, faults);
     Some(RateLimit {
         interfaces: interfaces(&fields, faults),
         workload_selector,
         addresses: addresses(&fields, faults),
-        ports: numbered_ports(&fields, faults),
+        ports,
         client: client(&fields, faults),
         rates: rates(&fields, faults),
         aggregate: aggregate(&fields, faults),
-        mode: word(&fields, "mode", Mode::OF_LIMITS, Mode::Enforce, faults),
+        syn_protection,
+        syn_threshold,
+        mode,
     })
+}
+
+/// New connections a second above which `auto` acts, unless it is written: before it does, no more forged openings than that are in a
+/// listener's queue, a quarter of what Linux has room for by default (`net.core.somaxconn`).
+const SYN_THRESHOLD: u64 = 1000;
+/// A node does not take more.
+const MOST_SYNS: u64 = 100_000_000;
+
+/// When connections are opened by SYN cookies, and the threshold.
+fn syn(fields: &Fields<'_>, ports: &[PortMatch], mode: Mode, faults: &mut Faults) -> (SynProtection, Option<u64>) {
+    let protection = word(fields, "synProtection", SynProtection::WORDS, SynProtection::Off, faults);
+    if let Some(field) = fields.get("synProtection").filter(|_| !protection.is_off()) {
+        if !ports.is_empty() && ports.iter().all(|port| port.protocol != Protocol::TCP) {
+            field.fault(faults, "no TCP among the ports", "add a TCP port, or remove synProtection");
+        }
+        if mode == Mode::Audit {
+            let remedy = "remove synProtection, or mode: audit; a limit of its own may protect the same destinations";
+            field.fault(faults, "it answers SYNs, and audit only watches", remedy);
+        }
+    }
+    let written = fields.get("synThreshold");
+    let threshold = written.as_ref().and_then(|field| field.integer(faults, 1, MOST_SYNS));
+    match (protection, written) {
+        (SynProtection::Auto, _) => (protection, Some(threshold.unwrap_or(SYN_THRESHOLD))),
+        (SynProtection::Always | SynProtection::Off, Some(field)) => {
+            field.fault(faults, "a threshold that nothing asks for", "write synProtection: auto, or remove it");
+            (protection, None)
+        }
+        (SynProtection::Always | SynProtection::Off, None) => (protection, None),
+    }
 }
 
 /// Linux: fewer than 16 bytes.

@@ -2,7 +2,7 @@
 //! why in their counters and records.
 //! Called by: cargo test; `cargo xtask test`.
 //! May touch: a cgroup of the test's own, because the agent's loader wants one.
-//! Never: a namespace or an interface.
+//! Never: a namespace or an interface, but for `syn`, whose answers take a listener to make.
 
 #![allow(
     clippy::unwrap_used,
@@ -28,6 +28,7 @@ mod own;
 mod reference;
 mod slots;
 mod sockets;
+mod syn;
 
 #[test]
 fn the_object_has_no_way_to_panic() {
