@@ -28,7 +28,7 @@ use weir_common::{
     gcra::Limit,
     image::{LIMIT_KEY, LIMIT_STATE, LIMIT_SYN, LIMIT_SYN_ALWAYS, LIMIT_SYN_AUTO, LimitEntry, Page},
     packet::{Packet, tcp},
-    syn::{Cookie, Syn, V4_BYTES, V6_BYTES, answer_v4, answer_v6},
+    syn::{Cookie, Syn, V4_WORDS, V6_WORDS, answer_v4, answer_v6},
 };
 
 use crate::{atomic, bytes, emit, limiter, maps, tables::Active};
@@ -129,7 +129,7 @@ fn is_on(page: &Page, first: u32, number: u32, opens: bool) -> bool {
 }
 
 /// What the helpers are handed: they want the TCP header with its options, and not a byte more.
-#[repr(C)]
+#[repr(C, align(8))]
 pub struct Scratch {
     ip: [u8; 40],
     tcp: [u8; 64],
@@ -294,38 +294,37 @@ extern "C" fn weir_answer(frame: *mut xdp_md, packet: *const Packet, number: u64
     // SAFETY: as in `weir_cookie`.
     let packet = unsafe { &*packet };
     let Some(scratch) = maps::SYN_SCRATCH.get_ptr_mut(0) else { return NOTHING };
-    // SAFETY: a live map value of this CPU.
-    let sequence = unsafe { (&raw const (*scratch).tcp).cast::<u8>().add(4).cast::<[u8; 4]>().read_volatile() };
-    let ([s0, s1], [d0, d1]) = (packet.src_port.0, packet.dst_port.0);
-    let syn = Syn { ports: [s0, s1, d0, d1], sequence: u32::from_be_bytes(sequence) };
-    let cookie = Cookie::of(number);
-    if let (Some(src), Some(dst)) = (packet.src.as_v4(), packet.dst.as_v4()) {
-        replace::<V4_BYTES>(frame, offset, answer_v4(src, dst, syn, cookie))
+    // SAFETY: a live map value of this CPU, aligned for words, where `weir_cookie` has put the header.
+    let (ports, sequence) = unsafe {
+        let words = (&raw const (*scratch).tcp).cast::<u32>();
+        (words.read_volatile(), words.add(1).read_volatile())
+    };
+    let (syn, cookie) = (Syn { ports, sequence: u32::from_be(sequence) }, Cookie::of(number));
+    let (src, dst) = (packet.src.words(), packet.dst.words());
+    if packet.dst.as_v4().is_some() {
+        replace::<V4_WORDS>(frame, offset, answer_v4(src[3], dst[3], syn, cookie))
     } else {
-        replace::<V6_BYTES>(frame, offset, answer_v6(packet.src.0, packet.dst.0, syn, cookie))
+        replace::<V6_WORDS>(frame, offset, answer_v6(src, dst, syn, cookie))
     }
 }
 
 /// Gives the frame its new length, and its parts.
 #[inline(always)]
-fn replace<const N: usize>(frame: *mut xdp_md, offset: u32, mut answer: [u8; N]) -> u32 {
+fn replace<const N: usize>(frame: *mut xdp_md, offset: u32, mut answer: [u32; N]) -> u32 {
+    let bytes = 4 * N as u32;
+    let mut stations = [[0u16; 3]; 3];
+    let stations = (&raw mut stations).cast::<[u16; 3]>();
     // SAFETY: the helpers take the program's own context, and memory as long as is said.
     unsafe {
         let length = bpf_xdp_get_buff_len(frame) as u32;
-        let more = (offset + N as u32).wrapping_sub(length) as i32;
-        if bpf_xdp_adjust_tail(frame, more) != 0 {
+        let more = (offset + bytes).wrapping_sub(length) as i32;
+        if bpf_xdp_load_bytes(frame, 0, stations.cast(), 12) != 0 || bpf_xdp_adjust_tail(frame, more) != 0 {
             return NOTHING;
         }
-        let mut stations = [0u8; 12];
-        let mut swapped = [0u8; 12];
-        if bpf_xdp_load_bytes(frame, 0, (&raw mut stations).cast(), 12) != 0 {
-            return u32::from(SPOILT);
-        }
-        let (to, from) = ((&raw mut swapped).cast::<[u8; 6]>(), (&raw const stations).cast::<[u8; 6]>());
-        to.write(from.add(1).read());
-        to.add(1).write(from.read());
-        if bpf_xdp_store_bytes(frame, 0, (&raw mut swapped).cast(), 12) != 0
-            || bpf_xdp_store_bytes(frame, offset, (&raw mut answer).cast(), N as u32) != 0
+        // To, from, to: the last two are the answer's.
+        stations.add(2).write(stations.read());
+        if bpf_xdp_store_bytes(frame, 0, stations.add(1).cast(), 12) != 0
+            || bpf_xdp_store_bytes(frame, offset, (&raw mut answer).cast(), bytes) != 0
         {
             return u32::from(SPOILT);
         }

@@ -83,16 +83,21 @@ fn hooks(status: &weir_tests::harness::Status) -> Vec<String> {
 
 /// The hardware address of somebody's interface.
 pub fn hardware(harness: &Harness, who: Who) -> Result<[u8; 6]> {
+    hardware_of(harness, who, "eth0")
+}
+
+/// The same of an interface by its name.
+pub fn hardware_of(harness: &Harness, who: Who, interface: &str) -> Result<[u8; 6]> {
     let found = netns::inside(&harness.world().netns(who), || {
         let all = getifaddrs().map_err(|errno| WorldError::System {
             action: "getifaddrs",
             object: who.name().to_owned(),
             source: errno,
         })?;
-        let mut links = all.filter(|one| one.interface_name == "eth0");
+        let mut links = all.filter(|one| one.interface_name == interface);
         Ok(links.find_map(|one| one.address?.as_link_addr()?.addr()))
     })?;
-    found.with_context(|| format!("{who:?} has no eth0 with a hardware address"))
+    found.with_context(|| format!("{who:?} has no {interface} with a hardware address"))
 }
 
 /// What a frame must come to.

@@ -35,6 +35,7 @@ mod refusals;
 mod rows;
 mod services;
 mod stage;
+mod syn_flood;
 mod themselves;
 mod tls;
 mod translated;
@@ -76,6 +77,7 @@ fn main() -> anyhow::Result<()> {
         cutting_hard::trials(),
         limits::trials(),
         limits_socket::trials(),
+        syn_flood::trials(),
         modes::trials(),
         refusals::trials(),
         alone::trials(),

@@ -91,7 +91,8 @@ fn raw(to: SocketAddr, protocol: i32, header: bool) -> io::Result<Socket> {
     Ok(socket)
 }
 
-fn packet_socket() -> io::Result<Socket> {
+/// Takes every frame.
+pub fn packet_socket() -> io::Result<Socket> {
     Socket::new(Domain::PACKET, Type::RAW, Some(Protocol::from(i32::from(every_protocol()))))
 }
 
@@ -101,7 +102,7 @@ const fn every_protocol() -> u16 {
 }
 
 /// The interface as a packet socket's address.
-fn link(interface: &str) -> io::Result<SockAddr> {
+pub fn link(interface: &str) -> io::Result<SockAddr> {
     let index = if_nametoindex(interface)?;
     // SAFETY: the storage is larger than a sockaddr_ll and aligned for any address; the length says how much of it is filled in.
     let ((), address) = unsafe {
@@ -197,7 +198,8 @@ fn create(device: &std::fs::File) -> io::Result<()> {
     Ok(())
 }
 
-fn unhex(text: &str) -> Result<Vec<u8>> {
+/// The bytes of hexadecimal digits.
+pub fn unhex(text: &str) -> Result<Vec<u8>> {
     if !text.len().is_multiple_of(2) || !text.is_ascii() {
         bail!("an odd number of hexadecimal digits");
     }

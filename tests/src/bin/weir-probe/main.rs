@@ -13,6 +13,7 @@ mod mptcp;
 mod ping;
 mod storm;
 mod stuck;
+mod syn_flood;
 mod tcp;
 mod udp;
 mod uring;
@@ -89,6 +90,8 @@ enum Verb {
     Reach(ways::Reach),
     /// Send bytes as they are: a frame, a packet, a payload
     Send(crafted::Send),
+    /// Send SYNs that look as if they came from elsewhere
+    SynFlood(syn_flood::SynFlood),
     /// Wait for a frame that holds given bytes
     Sniff(crafted::Sniff),
     /// Let a packet come out of a TUN device
@@ -182,6 +185,7 @@ fn main() -> Result<()> {
         Verb::Work => work::run(),
         Verb::Reach(reach) => reach.run(),
         Verb::Send(send) => send.run(),
+        Verb::SynFlood(flood) => flood.run(),
         Verb::Sniff(sniff) => sniff.run(),
         Verb::Tun(tun) => tun.run(),
         Verb::MptcpPaths(paths) => paths.run(),
