@@ -469,6 +469,47 @@ const OTHERS: &[(&str, Row)] = &[
     (
         "RateLimit",
         (
+            "SYN protection of what has no SYNs, that only watches",
+            "{synProtection: auto, mode: audit, ports: [{protocol: UDP, port: 53}]}",
+            &[
+                ("spec.synProtection", "add a TCP port, or remove synProtection"),
+                (
+                    "spec.synProtection",
+                    "remove synProtection, or mode: audit; a limit of its own may protect the same destinations",
+                ),
+            ],
+        ),
+    ),
+    (
+        "RateLimit",
+        (
+            "a word and a threshold that are none",
+            "{synProtection: on, synThreshold: 5}",
+            &[
+                ("spec.synProtection", "known here: auto, always, off"),
+                ("spec.synThreshold", "write synProtection: auto, or remove it"),
+            ],
+        ),
+    ),
+    (
+        "RateLimit",
+        (
+            "a threshold of nothing",
+            "{synProtection: auto, synThreshold: 0}",
+            &[("spec.synThreshold", "write a whole number from 1 to 100000000")],
+        ),
+    ),
+    (
+        "RateLimit",
+        (
+            "a threshold for always",
+            "{synProtection: always, synThreshold: 5}",
+            &[("spec.synThreshold", "write synProtection: auto, or remove it")],
+        ),
+    ),
+    (
+        "RateLimit",
+        (
             "a client of more bits than addresses have",
             "{packets: {perSecond: 1}, client: {prefixLengthIPv4: 33}}",
             &[("spec.client.prefixLengthIPv4", "write a whole number from 0 to 32")],

@@ -19,8 +19,9 @@ use weir_common::{
     addr::Addr,
     decide::{Image, Query},
     image::{
-        FIRST_IDENTITY, FLAG_BLOCKED, FLAG_LIMITS, FLAG_LIMITS_ALL, FLAG_REFUSE, FLAG_STAGED, LIMIT_AUDITS,
-        LIMIT_COARSE_CLOCK, LimitEntry, SOCKET_MPTCP, SOCKET_RAW, SOCKET_SCTP, Section, header, reserved,
+        FIRST_IDENTITY, FLAG_BLOCKED, FLAG_LIMITS, FLAG_LIMITS_ALL, FLAG_REFUSE, FLAG_STAGED, FLAG_SYN, LIMIT_AUDITS,
+        LIMIT_COARSE_CLOCK, LIMIT_SYN_ALWAYS, LIMIT_SYN_AUTO, LimitEntry, SOCKET_MPTCP, SOCKET_RAW, SOCKET_SCTP,
+        Section, header, reserved,
     },
     verdict::{Direction, Reason, Verdict},
 };
@@ -154,6 +155,30 @@ fn the_coarse_clock_is_used_only_where_the_burst_bridges_its_ticks() {
             expected * LIMIT_COARSE_CLOCK,
             "{spec} with a tick of {tick_ns}"
         );
+    }
+}
+
+#[test]
+fn syn_protection_marks_its_limit_and_is_looked_for_only_where_there_is_some() {
+    let rows = [
+        ("{packets: {perSecond: 1}}", 0, None),
+        ("{packets: {perSecond: 1}, synProtection: off}", 0, None),
+        ("{synProtection: auto}", LIMIT_SYN_AUTO, Some(1000)),
+        ("{synProtection: auto, synThreshold: 7}", LIMIT_SYN_AUTO, Some(7)),
+        ("{synProtection: always, ports: [{port: 80}, {protocol: UDP, port: 80}]}", LIMIT_SYN_ALWAYS, None),
+    ];
+    for (spec, flags, threshold) in rows {
+        let found = resources(&[&limit("a", spec)]);
+        let compiled = tables(&found);
+        let entry = limit_named(&compiled, "RateLimit/shop/a");
+        assert_eq!(entry.flags & (LIMIT_SYN_AUTO | LIMIT_SYN_ALWAYS), flags, "{spec}");
+        assert_eq!(entry.syn, threshold.map(|rate| weir_common::gcra::Limit::new(rate, rate)), "{spec}");
+        assert_eq!(Image::open(&compiled).unwrap().flags() & FLAG_SYN != 0, flags != 0, "{spec}");
+        let info = compiled.limits.iter().find(|info| info.is_some()).unwrap();
+        assert_eq!((info.syn_protection.is_some(), info.syn_threshold), (flags != 0, threshold), "{spec}");
+        // What is written out is read back as the same.
+        let text = found.iter().next().unwrap().to_yaml();
+        assert_eq!(resources(&[&text]).iter().next(), found.iter().next(), "{text}");
     }
 }
 

@@ -63,6 +63,7 @@ pub fn agent(out: &mut dyn Write, agent: &Agent, counters: &Agreement, clock: &C
     uncovered(out, agent)?;
     section(out, "Interfaces", &interfaces(agent))?;
     section(out, "Rate limits", &limits(agent))?;
+    unprotected(out, agent)?;
     section(out, "Counters", &self::counters(agent))?;
     agreement(out, counters)
 }
@@ -177,6 +178,16 @@ fn limits(agent: &Agent) -> Table {
         table.row([limit.limit.clone(), passed, passed_bytes, exceeded, exceeded_bytes]);
     }
     table
+}
+
+/// Names the limits whose SYN protection cannot act, and why.
+fn unprotected(out: &mut dyn Write, agent: &Agent) -> io::Result<()> {
+    for limit in &agent.limits {
+        let Some(syn) = limit.syn_protection.as_ref().filter(|syn| syn.state == "cannot") else { continue };
+        let (limit, detail) = (clean(&limit.limit), clean(&syn.detail));
+        writeln!(out, "  {limit}: {}: {detail}", paint(BAD, "SYN protection cannot act"))?;
+    }
+    Ok(())
 }
 
 fn counters(agent: &Agent) -> Table {
