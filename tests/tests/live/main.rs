@@ -26,6 +26,7 @@ mod icmp;
 mod kinds;
 mod lifecycle;
 mod limits;
+mod limits_socket;
 mod modes;
 mod pods;
 mod policies;
@@ -75,6 +76,7 @@ fn main() -> anyhow::Result<()> {
         cutting::trials(),
         cutting_hard::trials(),
         limits::trials(),
+        limits_socket::trials(),
         modes::trials(),
         refusals::trials(),
         alone::trials(),
