@@ -68,7 +68,7 @@ pub fn listen(grpc: &Grpc) -> Result<Listeners, TransportError> {
 pub async fn serve(
     listeners: Listeners,
     control: Handle,
-    info: Info,
+    info: Arc<Info>,
     stop: Stop,
 ) -> Result<(), tonic::transport::Error> {
     let service = PolicyServiceServer::new(Service::new(control, info, stop.clone()))
