@@ -108,6 +108,8 @@ pub fn run(options: &Options) -> Result<Everything> {
         }
         for (generation, (number, also)) in (3..).zip(SIZES) {
             let also = Also { nftables: also.nftables && here.nftables, filter: also.filter && here.filter };
+            // Half of the rounds: there are many sizes, and the differences are large.
+            let patience = Patience { rounds: patience.rounds.div_ceil(2), ..patience };
             prefixes(&site, &mut field, patience, (generation, Prefixes { number }, also), &mut report)?;
             say(start, &format!("{number} prefixes measured"));
         }
