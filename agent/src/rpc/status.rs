@@ -31,10 +31,16 @@ pub fn response(status: &Status, info: &Info) -> v1::StatusResponse {
         interfaces: interfaces(status),
         counters: counters(status, info),
         limits: limits(status),
+        limit_table: status.limit_table.map(|table| v1::LimitTable {
+            slots: table.slots,
+            busy_permille: table.busy_permille,
+            crowded_permille: table.crowded_permille(),
+        }),
         exporter: Some(exporter(info)),
         resources: status.resources.iter().map(|(kind, count)| (kind.name().to_owned(), *count)).collect(),
         cgroup_root: info.cgroup_root.display().to_string(),
         connections: Some(connections(&info.revoker.report())),
+        node_only: node_only(status),
     }
 }
 
@@ -104,7 +110,17 @@ fn interfaces(status: &Status) -> Vec<v1::InterfaceStatus> {
             packets_seen: packets,
             packets_passed: passed,
             packets_dropped: packets.saturating_sub(passed),
+            refuses: interface.refuses.iter().map(ToString::to_string).collect(),
         }
+    });
+    shown.collect()
+}
+
+fn node_only(status: &Status) -> Vec<v1::NodeOnlyStatus> {
+    let shown = status.node_only.iter().map(|one| v1::NodeOnlyStatus {
+        pod: one.pod.as_ref().map(|pod| format!("{}/{}", pod.namespace, pod.name)).unwrap_or_default(),
+        cgroup: one.cgroup.clone().unwrap_or_default(),
+        processes: count(one.processes),
     });
     shown.collect()
 }
@@ -123,8 +139,7 @@ fn counters(status: &Status, info: &Info) -> Vec<v1::Counter> {
 }
 
 fn limits(status: &Status) -> Vec<v1::LimitStatus> {
-    // The first limit is none.
-    let numbered = status.compiled.limits.iter().zip(&status.limits).skip(1);
+    let numbered = status.compiled.limits.iter().zip(&status.limits).filter(|(limit, _)| limit.is_some());
     let shown = numbered.map(|(limit, stats)| v1::LimitStatus {
         limit: limit.policy.clone(),
         passed_packets: stats.passed_packets,

@@ -27,8 +27,20 @@ pub struct Agent {
     pub interfaces: Vec<Interface>,
     pub counters: Vec<Counter>,
     pub limits: Vec<Limit>,
+    /// Where limits keep the state of clients; absent while there is no limit.
+    pub limit_table: Option<LimitTable>,
     pub exporter: Option<Exporter>,
     pub connections: Option<Connections>,
+    pub node_only: Vec<NodeOnly>,
+}
+
+/// What no policy selects: a pod in the node's network, or processes of no workload.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct NodeOnly {
+    pub pod: String,
+    pub cgroup: String,
+    pub processes: u64,
 }
 
 /// What became of living connections when the policy changed.
@@ -83,6 +95,7 @@ pub struct Interface {
     pub packets_seen: u64,
     pub packets_passed: u64,
     pub packets_dropped: u64,
+    pub refuses: Vec<String>,
 }
 
 /// Decisions of one kind.
@@ -107,6 +120,15 @@ pub struct Limit {
     pub passed_bytes: u64,
     pub exceeded_packets: u64,
     pub exceeded_bytes: u64,
+}
+
+/// How full the table of the limits' clients is.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct LimitTable {
+    pub slots: u64,
+    pub busy_permille: u32,
+    pub crowded_permille: u32,
 }
 
 /// The agent's way to its collector.

@@ -21,10 +21,12 @@ mod crafted;
 mod cutting;
 mod cutting_hard;
 mod flips;
+mod flips_records;
 mod icmp;
 mod kinds;
 mod lifecycle;
 mod limits;
+mod limits_socket;
 mod modes;
 mod pods;
 mod policies;
@@ -74,6 +76,7 @@ fn main() -> anyhow::Result<()> {
         cutting::trials(),
         cutting_hard::trials(),
         limits::trials(),
+        limits_socket::trials(),
         modes::trials(),
         refusals::trials(),
         alone::trials(),
