@@ -123,6 +123,11 @@ impl Interfaces {
         states
     }
 
+    /// Detaches from all of them; the next [`Self::reconcile`] attaches again.
+    pub(super) fn detach(&mut self) {
+        self.attached.clear();
+    }
+
     /// Interfaces that are gone, after their programs.
     fn forget_others(&mut self, present: &BTreeMap<u32, String>) {
         self.attached.retain(|index, _| present.contains_key(index));
