@@ -141,7 +141,7 @@ fn judge(ctx: &SkBuffContext, local: Local, open: u64, sock: Sock, packet: &mut 
         return Outcome::Opened;
     }
     if !passes && packet.protocol != Protocol::TCP {
-        return answer(ctx, &subject, &judged, packet, sock);
+        return answer(ctx, &subject, &mut judged, packet, sock);
     }
     if judged.decision.staged_denies() && packet.answers().is_some() && may_be_reply(&subject, sock, packet) {
         // Were staged policies enforced, it would pass as an answer.
@@ -174,8 +174,8 @@ fn may_be_reply(subject: &Subject, sock: Sock, packet: &Packet) -> bool {
 /// Something no ingress rule allows, from a peer this socket asks: the rule that allowed the question allows the answer. An ICMP
 /// error, which only raw sockets are handed, answers the packet that it quotes.
 #[inline(always)]
-fn answer(ctx: &SkBuffContext, subject: &Subject, denied: &Judged, packet: &mut Packet, sock: Sock) -> Outcome {
-    let Some(asked) = packet.answers() else { return decided(subject, denied, packet) };
+fn answer(ctx: &SkBuffContext, subject: &Subject, judged: &mut Judged, packet: &mut Packet, sock: Sock) -> Outcome {
+    let Some(asked) = packet.answers() else { return decided(subject, judged, packet) };
     let mut query = Query { direction: Direction::Egress, port: asked.number(), ..emit::question(subject) };
     let expected = if packet.is_error() {
         quotes::question(ctx.skb.skb, 0, true, packet, &mut query) == 0
@@ -183,16 +183,18 @@ fn answer(ctx: &SkBuffContext, subject: &Subject, denied: &Judged, packet: &mut 
         may_be_reply(subject, sock, packet)
     };
     if !expected {
-        return decided(subject, denied, packet);
+        return decided(subject, judged, packet);
     }
-    let mut judged = tables::judge(subject.local.workload, &query);
-    if !judged.decision.verdict.passes() {
-        return decided(subject, denied, packet);
+    tables::judge_again(subject.local.workload, &query, judged);
+    if judged.decision.verdict.passes() {
+        judged.decision.reason = Reason::Reply;
+        let thread = replies::thread_of(packet, subject.remote_port);
+        replies::settle(Asked::ByUs, subject.local.workload, subject.cookie, &subject.remote_addr, thread);
+    } else {
+        // What refuses it is what refused it before; the stack has no room to keep that.
+        tables::judge_again(subject.local.workload, &emit::question(subject), judged);
     }
-    judged.decision.reason = Reason::Reply;
-    let thread = replies::thread_of(packet, subject.remote_port);
-    replies::settle(Asked::ByUs, subject.local.workload, subject.cookie, &subject.remote_addr, thread);
-    decided(subject, &judged, packet)
+    decided(subject, judged, packet)
 }
 
 #[inline(always)]

@@ -80,7 +80,7 @@ extern "C" fn weir_limit(active: u64, packet: *const Packet, workload: u32, plac
     let (mut audited, mut asked) = (0, workload);
     loop {
         let numbers = weir_limits_of(active, packet, asked, place as u32);
-        let said = list(active, packet, numbers, place);
+        let said = if numbers == 0 { 0 } else { weir_list(active, packet, numbers, place) };
         if said != 0 {
             audited = said;
             if said & AUDIT == 0 {
@@ -99,16 +99,17 @@ extern "C" fn weir_limit(active: u64, packet: *const Packet, workload: u32, plac
 }
 
 /// Charges up to four limits: the rates of clients, then those of all together of the limits that are left.
-#[inline(always)]
-fn list(active: u64, packet: *const Packet, mut numbers: u64, place: u64) -> u64 {
+#[inline(never)]
+#[unsafe(no_mangle)]
+extern "C" fn weir_list(active: u64, packet: *const Packet, mut numbers: u64, place: u64) -> u64 {
     let (mut rest, mut audited, mut whose) = (0, 0, OF_CLIENT);
     loop {
         while numbers != 0 {
-            let marked = numbers as u32 & 0xffff | whose;
+            let number = numbers as u32 & 0xffff;
             numbers >>= 16;
-            let answer = weir_charge(active, packet, marked, place);
+            let answer = if number == 0 { 0 } else { weir_charge(active, packet, number | whose, place) };
             if answer == 0 {
-                rest = rest << 16 | u64::from(marked as u16);
+                rest = rest << 16 | u64::from(number);
             } else if answer & AUDIT == 0 {
                 return answer;
             } else {

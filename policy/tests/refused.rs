@@ -462,7 +462,7 @@ const OTHERS: &[(&str, Row)] = &[
                 ("spec.interfaces[2]", "remove one of the two"),
                 ("spec.addresses[0]", "write 10.0.0.0/8, or 10.0.0.1/32 for this one address"),
                 ("spec.addresses[1]", "write a prefix such as 10.0.0.0/8 or \"fd00::/8\""),
-                ("spec.client.workloadLabels[0]", "use an optional DNS prefix"),
+                ("spec.client.workloadLabels[0]", KEY),
             ],
         ),
     ),

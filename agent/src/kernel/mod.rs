@@ -23,6 +23,7 @@ mod places;
 mod shields;
 mod slot;
 pub mod sockets;
+pub mod unowned;
 mod wires;
 
 use std::sync::Arc;
