@@ -259,15 +259,16 @@ pub struct SynStats {
     pub answered: u64,
     /// Handshakes that a client completed with one.
     pub completed: u64,
-    /// SYNs left to the stack: the listener has room, and the kernel gives cookies only when it has none.
-    pub roomy: u64,
+    /// SYNs left to the stack: the kernel gave no cookie. `net.ipv4.tcp_syncookies` is 1 and the listener has room, or it is 0; or the
+    /// listener has more connections waiting than it takes.
+    pub no_cookie: u64,
     /// Likewise: nobody listens there.
     pub no_listener: u64,
     /// Likewise: the address is none of this network namespace.
     pub elsewhere: u64,
     /// Likewise: IP options, extension headers, fragments, a group of stations.
     pub unusual: u64,
-    /// Likewise: the kernel refused (`net.ipv4.tcp_syncookies` is 0), or the frame could not be changed.
+    /// Likewise: the kernel refused the headers, or the frame could not be changed.
     pub failed: u64,
 }
 

@@ -183,7 +183,7 @@ extern "C" fn weir_cookie(frame: *mut xdp_md, packet: *const Packet, number: u32
     match number {
         NO_LISTENER => return passed(stats, opens, offset_of!(SynStats, no_listener)),
         TAKEN => return NOTHING,
-        NO_ENTRY => return passed(stats, opens, offset_of!(SynStats, roomy)),
+        NO_ENTRY => return passed(stats, opens, offset_of!(SynStats, no_cookie)),
         number if number < 0 => return passed(stats, opens, offset_of!(SynStats, failed)),
         _ => {}
     }

@@ -160,7 +160,7 @@ fn shield(shield: &Shield) -> v1::SynProtectionStatus {
         detail: shield.detail.clone(),
         answered: stats.answered,
         completed: stats.completed,
-        left_listener_has_room: stats.roomy,
+        left_no_cookie: stats.no_cookie,
         left_no_listener: stats.no_listener,
         left_elsewhere: stats.elsewhere,
         left_unusual: stats.unusual,

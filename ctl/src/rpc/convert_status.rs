@@ -121,7 +121,7 @@ fn syn_protection(wire: v1::SynProtectionStatus) -> SynProtection {
         detail: wire.detail,
         answered: wire.answered,
         completed: wire.completed,
-        left_listener_has_room: wire.left_listener_has_room,
+        left_no_cookie: wire.left_no_cookie,
         left_no_listener: wire.left_no_listener,
         left_elsewhere: wire.left_elsewhere,
         left_unusual: wire.left_unusual,

@@ -170,7 +170,7 @@ impl Shown {
 /// What went on to the stack instead, and why.
 fn left(syn: &SynProtection) -> String {
     let parts = [
-        (syn.left_listener_has_room, "the listener has room"),
+        (syn.left_no_cookie, "the kernel gave no cookie"),
         (syn.left_no_listener, "nobody listens"),
         (syn.left_elsewhere, "not an address of this namespace"),
         (syn.left_unusual, "unusual headers"),

@@ -135,7 +135,7 @@ pub struct SynProtection {
     pub detail: String,
     pub answered: u64,
     pub completed: u64,
-    pub left_listener_has_room: u64,
+    pub left_no_cookie: u64,
     pub left_no_listener: u64,
     pub left_elsewhere: u64,
     pub left_unusual: u64,
