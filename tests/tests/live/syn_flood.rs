@@ -75,9 +75,23 @@ fn protect(harness: &Harness, how: &str) -> Result<()> {
 }
 
 /// What `weirctl limits` says of the protection.
-fn shown(harness: &Harness) -> Result<Value> {
+#[derive(Debug)]
+struct Shown(Value);
+
+impl Shown {
+    fn word(&self, name: &str) -> &str {
+        self.0.get(name).and_then(Value::as_str).unwrap_or_default()
+    }
+
+    fn count(&self, name: &str) -> Result<u64> {
+        self.0.get(name).and_then(Value::as_u64).with_context(|| format!("no {name} in {}", self.0))
+    }
+}
+
+fn shown(harness: &Harness) -> Result<Shown> {
     let shown: Value = harness.ctl(&["limits", "-o", "json"], "")?.json()?;
-    Ok(shown["limits"][0]["synProtection"].clone())
+    let of_limit = shown.pointer("/limits/0/synProtection").with_context(|| format!("nothing of it in {shown}"))?;
+    Ok(Shown(of_limit.clone()))
 }
 
 /// A flood at this address while somebody honest connects and exchanges data.
@@ -111,26 +125,26 @@ fn flood() -> Result<()> {
         ensure!(calm.ok > 20 && calm.refused.is_empty(), "{calm:?}");
     }
     let calm = shown(&harness)?;
-    ensure!(calm["state"] == "off" && calm["answered"] == 0, "below the threshold: {calm}");
+    ensure!(calm.word("state") == "off" && calm.count("answered")? == 0, "below the threshold: {calm:?}");
     for to in [Node.v4(), Node.v6()] {
         let (before, seen) = (shown(&harness)?, counted(&harness, "SyncookiesSent")?);
         let mark = Mark::now();
         let (flood, honest) = under_flood(&harness, to)?;
         ensure!(honest.ok > 20 && honest.refused.is_empty(), "{to}: honest clients: {honest:?}");
         let (after, seen) = (shown(&harness)?, counted(&harness, "SyncookiesSent")? - seen);
-        let since = |name: &str| after[name].as_u64().unwrap_or(0) - before[name].as_u64().unwrap_or(0);
+        let since = |name: &str| anyhow::Ok(after.count(name)? - before.count(name)?);
         // What came before it was on: a bucketful, and as much as a second brings.
         let most = 2 * u64::from(THRESHOLD);
         ensure!(seen <= most, "{to}: the stack saw {seen} SYNs of {}", flood.ok);
-        ensure!(since("answered") + most >= flood.ok, "{to}: {after}, of {}", flood.ok);
-        ensure!(since("completed") >= honest.ok / 2, "{to}: {after}");
-        ensure!(after["state"] == "on", "{to}: {after}");
+        ensure!(since("answered")? + most >= flood.ok, "{to}: {after:?}, of {}", flood.ok);
+        ensure!(since("completed")? >= honest.ok / 2, "{to}: {after:?}");
+        ensure!(after.word("state") == "on", "{to}: {after:?}");
         let record = harness.record(mark, "the answers", |record| {
             record.is("allow", "xdp") && record.reason == "syn_cookie" && record.local.address == Some(to)
         })?;
         ensure!(record.policy == "RateLimit/shop/front" && record.count > 1, "{record}");
         let begin = Instant::now();
-        while shown(&harness)?["state"] != "off" {
+        while shown(&harness)?.word("state") != "off" {
             ensure!(begin.elapsed() < Duration::from_secs(60), "it does not go off again");
             std::thread::sleep(Duration::from_millis(200));
         }
@@ -153,13 +167,12 @@ fn unable() -> Result<()> {
     for (setting, part) in [(0, "net.ipv4.tcp_syncookies is 0"), (1, "only while a listener's queue is full")] {
         set(&harness, &[("ipv4/tcp_syncookies", setting)])?;
         let shown = shown(&harness)?;
-        let detail = shown["detail"].as_str().unwrap_or_default();
-        ensure!(shown["state"] == "cannot" && detail.contains(part), "{shown}");
+        ensure!(shown.word("state") == "cannot" && shown.word("detail").contains(part), "{shown:?}");
     }
     set(&harness, &[("ipv4/tcp_syncookies", 0)])?;
     let (_, honest) = under_flood(&harness, Node.v4())?;
     ensure!(!honest.refused.is_empty(), "the flood did not hurt, so that it proves nothing: {honest:?}");
     let shown = shown(&harness)?;
-    ensure!(shown["answered"] == 0 && shown["leftNoCookie"].as_u64() > Some(0), "{shown}");
+    ensure!(shown.count("answered")? == 0 && shown.count("leftNoCookie")? > 0, "{shown:?}");
     agrees(&harness)
 }
