@@ -19,6 +19,7 @@ mod own;
 mod places;
 mod slot;
 pub mod sockets;
+pub mod threads;
 pub mod unowned;
 mod wires;
 
