@@ -27,6 +27,7 @@ mod kinds;
 mod lifecycle;
 mod limits;
 mod limits_socket;
+mod metrics;
 mod modes;
 mod pods;
 mod policies;
@@ -58,6 +59,7 @@ fn main() -> anyhow::Result<()> {
     let groups = [
         worlds::trials(),
         verdicts::trials(),
+        metrics::trials(),
         cases::trials(),
         pods::trials(),
         themselves::trials(),
