@@ -23,6 +23,7 @@ mod cutting_hard;
 mod flips;
 mod flips_records;
 mod icmp;
+mod interfaces;
 mod kinds;
 mod lifecycle;
 mod limits;
@@ -89,6 +90,7 @@ fn main() -> anyhow::Result<()> {
         services::trials(),
         translated::trials(),
         lifecycle::trials(),
+        interfaces::trials(),
         tls::trials(),
     ];
     let conclusion = run(&arguments, groups.into_iter().flatten().collect());
