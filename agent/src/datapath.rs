@@ -10,7 +10,9 @@ use std::{io, time::Duration};
 use weir_common::event::{Event, LimitStats};
 use weir_policy::{Compiled, CompiledWorkload};
 
-pub use crate::kernel::{AttachState, CounterCell, InterfaceSeen, InterfaceState, Merged, Observed, WorkloadState};
+pub use crate::kernel::{
+    AttachState, CounterCell, InterfaceSeen, InterfaceState, LimitTable, Merged, Observed, WorkloadState,
+};
 
 /// What a datapath reports when it cannot do what it was asked; the cause is underneath.
 pub type DatapathError = Box<dyn std::error::Error + Send + Sync>;
@@ -34,6 +36,11 @@ pub trait Datapath: Send + 'static {
     /// # Errors
     /// The counters could not be read.
     fn limit_stats(&self, limits: usize) -> Result<Vec<LimitStats>, DatapathError>;
+    /// How full the table of the limits' clients is.
+    ///
+    /// # Errors
+    /// The table could not be read.
+    fn limit_table(&self) -> Result<LimitTable, DatapathError>;
     /// Packets seen by XDP.
     ///
     /// # Errors

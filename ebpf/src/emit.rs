@@ -168,10 +168,22 @@ pub fn closed(subject: &Subject, old_state: u8, totals: [u8; 32]) {
 }
 
 /// Counts a decision about a packet together with equal ones of this epoch.
-#[inline(never)]
+#[inline(always)]
 pub fn merged(subject: &Subject, judged: &Judged, bytes: u32) {
+    let _ = weir_merged(subject, judged, bytes);
+}
+
+/// A global function (see `bytes::weir_parse_skb`): the packet programs call it at many places. The answer means nothing.
+#[inline(never)]
+#[unsafe(no_mangle)]
+extern "C" fn weir_merged(subject: *const Subject, judged: *const Judged, bytes: u32) -> u32 {
+    if subject.is_null() || judged.is_null() {
+        return 0;
+    }
+    // SAFETY: not null, and the verifier checks that every caller hands memory of this size.
+    let (subject, judged) = unsafe { (&*subject, &*judged) };
     if counted_only(subject, &judged.decision) {
-        return;
+        return 1;
     }
     let key = MergeKey {
         local: subject.local_addr,
@@ -202,6 +214,7 @@ pub fn merged(subject: &Subject, judged: &Judged, bytes: u32) {
     if !done {
         count(&maps::OVERFLOW, cell_of(subject, &judged.decision));
     }
+    1
 }
 
 /// Whether a flood would vary the peer's port and so fill the table with one client.

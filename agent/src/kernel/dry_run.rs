@@ -1,5 +1,5 @@
 //! Lives: agent, user space.
-//! Called by: the in-kernel test runs, the benchmark of the socket hooks.
+//! Called by: the in-kernel test runs, the benchmarks of the socket hooks and of XDP.
 //! May touch: one loaded program, through `BPF_PROG_TEST_RUN`: the kernel runs it on a packet that exists nowhere else.
 //! Never: sends anything; what the program counts and charges is real, though.
 
@@ -51,7 +51,8 @@ impl Kernel {
     /// # Errors
     /// As there.
     pub fn install_for_dry_runs(&mut self, compiled: &Compiled, workload: &ResourceId) -> Result<(), KernelError> {
-        self.tables.install(compiled, &BTreeMap::from([(workload.clone(), 0)])).map(drop)
+        self.renumber(&compiled.limits)?;
+        self.tables.install(compiled, &BTreeMap::from([(workload.clone(), 0)]), &BTreeMap::new()).map(drop)
     }
 
     /// [`Kernel::install`], with the interface that test runs come in by as `workload`'s own.
@@ -65,7 +66,8 @@ impl Kernel {
     ) -> Result<(), KernelError> {
         const NUMBER: u32 = 1;
         self.wires.own_for_dry_runs(LOOPBACK, NUMBER)?;
-        self.tables.install(compiled, &BTreeMap::from([(workload.clone(), NUMBER)])).map(drop)
+        self.renumber(&compiled.limits)?;
+        self.tables.install(compiled, &BTreeMap::from([(workload.clone(), NUMBER)]), &BTreeMap::new()).map(drop)
     }
 
     /// Says what is special about the interface that test runs come in by: bits of [`weir_common::edge`], and whose own it is.
@@ -119,6 +121,11 @@ impl Kernel {
     pub fn detach_sockets(&mut self) {
         self.cgroups.detach();
         self.lookups = Lookups::default();
+    }
+
+    /// Detaches everything from interfaces, likewise.
+    pub fn detach_interfaces(&mut self) {
+        self.interfaces.detach();
     }
 
     /// What each program takes.

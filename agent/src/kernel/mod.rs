@@ -12,6 +12,9 @@ mod error;
 mod events;
 mod generation;
 mod interfaces;
+mod limit_state;
+mod limits;
+mod links;
 mod load;
 mod lookups;
 pub mod namespaces;
@@ -37,6 +40,7 @@ pub use dry_run::{PacketHook, ProgramSize};
 pub use error::KernelError;
 pub use events::{Events, Merged};
 pub use interfaces::{InterfaceOption, InterfaceState, REFUSALS, XdpMode};
+pub use limit_state::LimitTable;
 pub use load::tick_ns;
 pub use slot::{ReadBack, Written};
 use weir_common::{
@@ -44,7 +48,7 @@ use weir_common::{
     image::{FLAG_REFUSE, SET_REFUSES},
     verdict::{Direction, Hook},
 };
-use weir_policy::{CompiledWorkload, ResourceId};
+use weir_policy::{CompiledWorkload, LimitInfo, ResourceId};
 
 /// What the kernel side is to manage.
 #[derive(Clone, Debug)]
@@ -78,6 +82,7 @@ pub struct Kernel {
     options: Options,
     tables: generation::Slots,
     numbers: BTreeMap<ResourceId, u32>,
+    limits: Arc<Vec<LimitInfo>>,
     cgroups: cgroups::Cgroups,
     interfaces: interfaces::Interfaces,
     wires: wires::Wires,
@@ -115,8 +120,20 @@ impl Kernel {
         let interfaces = interfaces::Interfaces::take(&mut ebpf)?;
         let wires = wires::Wires::take(&mut ebpf)?;
         let (numbers, lookups, refusing) = (BTreeMap::new(), lookups::Lookups::default(), Refusing::default());
-        let kernel =
-            Self { ebpf, options, tables, numbers, cgroups, interfaces, wires, lookups, refusing, _logger: logger };
+        let limits = Arc::default();
+        let kernel = Self {
+            ebpf,
+            options,
+            tables,
+            numbers,
+            limits,
+            cgroups,
+            interfaces,
+            wires,
+            lookups,
+            refusing,
+            _logger: logger,
+        };
         Ok((kernel, events))
     }
 
@@ -127,12 +144,24 @@ impl Kernel {
     /// On an error the generation before stays in force, untouched.
     pub fn install(&mut self, compiled: &weir_policy::Compiled) -> Result<Written, KernelError> {
         let numbers = cgroups::number(&self.numbers, &compiled.local())?;
-        let written = self.tables.install(compiled, &numbers)?;
+        self.renumber(&compiled.limits)?;
+        let written = self.tables.install(compiled, &numbers, &self.interfaces.names())?;
         self.refusing = Refusing::of(compiled, &numbers);
         self.numbers = numbers;
         let Written { pages, endpoints, cidrs, blocked, whole } = written;
         tracing::debug!(generation = compiled.generation, pages, endpoints, cidrs, blocked, whole, "tables written");
         Ok(written)
+    }
+
+    /// A number that goes from one limit to another starts at nothing.
+    fn renumber(&mut self, limits: &Arc<Vec<LimitInfo>>) -> Result<(), KernelError> {
+        for (number, limit) in (0u32..).zip(limits.iter()).filter(|(_, limit)| limit.is_some()) {
+            if self.limits.get(number as usize).is_none_or(|before| before.policy != limit.policy) {
+                limit_state::forget(&mut self.ebpf, number)?;
+            }
+        }
+        self.limits = Arc::clone(limits);
+        Ok(())
     }
 
     /// Brings attachments in line with `workloads` and with the interfaces that exist now. Call after `install` and
@@ -150,7 +179,8 @@ impl Kernel {
         let (mut workloads, covered) = self.reconcile_workloads(local);
         self.wires.reconcile(&mut self.ebpf, &self.numbers, local, &mut workloads);
         self.tell(&covered, &mut workloads);
-        let interfaces = self.interfaces.reconcile(&mut self.ebpf, &self.options, &self.wires.owners());
+        let limits = self.limits.iter().any(LimitInfo::is_some);
+        let interfaces = self.interfaces.reconcile(&mut self.ebpf, &self.options, &self.wires.owners(), limits);
         let failed = workloads.iter().any(|workload| workload.state == AttachState::Failed)
             || interfaces.iter().any(|interface| interface.mode == interfaces::FAILED);
         let enforcing = root.is_ok() && !failed && self.tables.generation() > 0;
@@ -200,7 +230,15 @@ impl Kernel {
     /// # Errors
     /// When a map cannot be read.
     pub fn limit_stats(&self, limits: usize) -> Result<Vec<weir_common::event::LimitStats>, KernelError> {
-        counters::read_limits(&self.ebpf, limits)
+        limit_state::stats(&self.ebpf, limits)
+    }
+
+    /// How full the table of the limits' clients is.
+    ///
+    /// # Errors
+    /// When the map cannot be read.
+    pub fn limit_table(&self) -> Result<LimitTable, KernelError> {
+        limit_state::table(&self.ebpf)
     }
 
     /// Packets XDP saw and passed, by interface index.

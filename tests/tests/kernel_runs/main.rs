@@ -23,6 +23,7 @@ mod edge;
 mod frames;
 mod generate;
 mod grace;
+mod limits;
 mod own;
 mod reference;
 mod slots;

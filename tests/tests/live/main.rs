@@ -24,9 +24,12 @@ mod flips;
 mod flips_records;
 mod helpers;
 mod icmp;
+mod interfaces;
 mod kinds;
 mod lifecycle;
 mod limits;
+mod limits_socket;
+mod metrics;
 mod modes;
 mod pods;
 mod policies;
@@ -58,6 +61,7 @@ fn main() -> anyhow::Result<()> {
     let groups = [
         worlds::trials(),
         verdicts::trials(),
+        metrics::trials(),
         cases::trials(),
         pods::trials(),
         themselves::trials(),
@@ -77,6 +81,7 @@ fn main() -> anyhow::Result<()> {
         cutting::trials(),
         cutting_hard::trials(),
         limits::trials(),
+        limits_socket::trials(),
         modes::trials(),
         refusals::trials(),
         alone::trials(),
@@ -87,6 +92,7 @@ fn main() -> anyhow::Result<()> {
         services::trials(),
         translated::trials(),
         lifecycle::trials(),
+        interfaces::trials(),
         tls::trials(),
     ];
     let conclusion = run(&arguments, groups.into_iter().flatten().collect());
