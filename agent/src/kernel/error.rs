@@ -50,6 +50,15 @@ pub enum KernelError {
         /// The interface.
         interface: String,
     },
+    /// Generic XDP would hide frames from the programs that judge a workload's interface.
+    #[error(
+        "interface {interface} is a workload's own, and XDP in generic mode hides the link header from the programs that judge it: use \
+         `xdpMode: auto` where the driver has native mode, or take the interface out of `interfaces` (limits are then kept at sockets)"
+    )]
+    Hidden {
+        /// The interface.
+        interface: String,
+    },
     /// A map could not be read or written.
     #[error("map `{map}`: {}", causes(source))]
     Map {

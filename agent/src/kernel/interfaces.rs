@@ -28,7 +28,7 @@ use super::{
 /// How XDP programs are attached.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum XdpMode {
-    /// Native where the driver can, else generic, with a notice; on a veth generic as long as no limit is in force.
+    /// Native where the driver can, else generic, with a notice; on a veth generic as long as no limit is in force and it is no workload's own.
     #[default]
     Auto,
     /// In the driver or not at all.
@@ -66,7 +66,11 @@ pub struct InterfaceState {
 }
 
 /// Why a veth is attached in generic mode.
-const UNLIMITED: &str = "a veth, where native mode slows bulk transfers down, and no limit needs it";
+const UNLIMITED: &str =
+    "a veth, where native mode slows bulk transfers down, and neither a limit nor a workload's interface needs it";
+
+/// The mode of an interface whose packets the stack hands to the program.
+const GENERIC: &str = "generic";
 
 /// The mode of an interface that exists and could not be attached.
 pub(super) const FAILED: &str = "failed";
@@ -86,9 +90,9 @@ struct Attached {
     /// Where its entry in the table of edges stands, and what it says.
     place: u32,
     edge: EdgeWords,
-    /// Whether it is a veth whose mode is ours to choose, and whether there were limits when it was chosen.
+    /// Whether it is a veth whose mode is ours to choose, and whether something needed native mode when it was chosen.
     is_veth: bool,
-    limits: bool,
+    native: bool,
     /// Held for what dropping it does.
     _link: XdpLink,
     state: InterfaceState,
@@ -127,8 +131,9 @@ impl Interfaces {
                 states.push(InterfaceState { name: pattern.name.clone(), index: 0, mode: "waiting", detail, refuses });
             }
             for (index, name) in matching {
-                let edge = [refused_on(options, name), owners.get(&index).copied().unwrap_or(0)];
-                states.push(self.reconcile_one(ebpf, (options.xdp_mode, limits), (index, name), edge));
+                let owner = owners.get(&index).copied().unwrap_or(0);
+                let edge = [refused_on(options, name), owner];
+                states.push(self.reconcile_one(ebpf, (options.xdp_mode, limits || owner != 0), (index, name), edge));
             }
         }
         states
@@ -151,14 +156,14 @@ impl Interfaces {
     fn reconcile_one(
         &mut self,
         ebpf: &mut Ebpf,
-        (mode, limits): (XdpMode, bool),
+        (mode, native): (XdpMode, bool),
         (index, name): (u32, &str),
         edge: EdgeWords,
     ) -> InterfaceState {
-        self.make_way(mode, limits, index, name);
+        self.make_way(mode, native, edge, (index, name));
         let state = match self.attached.get_mut(&index) {
             Some(attached) => attached.say(&mut self.edges, edge).map(|()| attached.state.clone()),
-            None => self.attach(ebpf, (mode, limits), (index, name), edge),
+            None => self.attach(ebpf, (mode, native), (index, name), edge),
         };
         match state {
             Ok(state) => {
@@ -179,15 +184,16 @@ impl Interfaces {
         InterfaceState { name: name.to_owned(), index, mode: FAILED, detail, refuses: Vec::new() }
     }
 
-    /// Detaches from a veth whose mode is no longer the best one: an interface has one program in one mode. For the moment until the
-    /// next is attached, sockets judge alone.
-    fn make_way(&mut self, mode: XdpMode, limits: bool, index: u32, name: &str) {
-        let other = |attached: &Attached| attached.is_veth && attached.limits != limits;
-        if mode == XdpMode::Auto && self.attached.get(&index).is_some_and(other) {
+    /// Detaches from a veth whose mode is no longer the best one, and where generic mode may not be any more: an interface has one
+    /// program in one mode. For the moment until the next is attached, sockets judge alone.
+    fn make_way(&mut self, mode: XdpMode, native: bool, edge: EdgeWords, (index, name): (u32, &str)) {
+        let Some(attached) = self.attached.get(&index) else { return };
+        let better = mode == XdpMode::Auto && attached.is_veth && attached.native != native;
+        if better || hides(attached.state.mode, edge) {
             tracing::info!(
                 interface = name,
-                limits,
-                "a veth changes its XDP mode: limits need native mode, bulk transfers generic"
+                native,
+                "an interface changes its XDP mode: limits and a workload's interface need native mode, bulk transfers generic"
             );
             self.attached.remove(&index);
         }
@@ -196,20 +202,23 @@ impl Interfaces {
     fn attach(
         &mut self,
         ebpf: &mut Ebpf,
-        (mode, limits): (XdpMode, bool),
+        (mode, native): (XdpMode, bool),
         (index, name): (u32, &str),
         edge: EdgeWords,
     ) -> Result<InterfaceState, KernelError> {
         let place = self.free_place();
         self.enter(index, place, edge)?;
         let is_veth = mode == XdpMode::Auto && links::is_veth(index);
-        let (link, used, detail) = if is_veth && !limits {
-            (attach_as(ebpf, Mode::Skb, index, name)?, "generic", UNLIMITED.to_owned())
+        let (link, used, detail) = if is_veth && !native {
+            (attach_as(ebpf, Mode::Skb, index, name)?, GENERIC, UNLIMITED.to_owned())
         } else {
             attach_xdp(ebpf, mode, index, name)?
         };
+        if hides(used, edge) {
+            return Err(KernelError::Hidden { interface: name.to_owned() });
+        }
         let state = InterfaceState { name: name.to_owned(), index, mode: used, detail, refuses: Vec::new() };
-        self.attached.insert(index, Attached { place, edge, is_veth, limits, _link: link, state: state.clone() });
+        self.attached.insert(index, Attached { place, edge, is_veth, native, _link: link, state: state.clone() });
         Ok(state)
     }
 
@@ -268,6 +277,12 @@ fn words(refuses: u32) -> Vec<&'static str> {
     REFUSALS.iter().filter(|(_, bit)| refuses & bit != 0).map(|(word, _)| *word).collect()
 }
 
+/// Whether XDP in this mode would hide frames from the programs that judge a workload's interface: in generic mode the kernel copies
+/// a packet without the length of its link header, and what comes after is shown the packet without it (`skb_pp_cow_data`, 6.18).
+fn hides(used: &str, [_, owner]: EdgeWords) -> bool {
+    used == GENERIC && owner != 0
+}
+
 fn attach_xdp(
     ebpf: &mut Ebpf,
     mode: XdpMode,
@@ -275,7 +290,7 @@ fn attach_xdp(
     name: &str,
 ) -> Result<(XdpLink, &'static str, String), KernelError> {
     match mode {
-        XdpMode::Generic => Ok((attach_as(ebpf, Mode::Skb, index, name)?, "generic", String::new())),
+        XdpMode::Generic => Ok((attach_as(ebpf, Mode::Skb, index, name)?, GENERIC, String::new())),
         XdpMode::Native => Ok((attach_as(ebpf, Mode::Driver, index, name)?, "native", String::new())),
         XdpMode::Auto => match attach_as(ebpf, Mode::Driver, index, name) {
             Ok(link) => Ok((link, "native", String::new())),
@@ -283,7 +298,7 @@ fn attach_xdp(
                 let link = attach_as(ebpf, Mode::Skb, index, name)?;
                 let detail = format!("the driver refused native mode: {}", error::causes(&source));
                 tracing::warn!(interface = name, detail, "native XDP is not possible here, using generic mode");
-                Ok((link, "generic", detail))
+                Ok((link, GENERIC, detail))
             }
             Err(other) => Err(other),
         },

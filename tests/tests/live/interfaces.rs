@@ -15,7 +15,7 @@ use weir_tests::assembled::Assembled;
 use weir_tests::documents::{document, workloads};
 use weir_tests::harness::status::Interface;
 use weir_tests::harness::{Harness, Options};
-use weir_tests::world::Who::{Api, Client, Node};
+use weir_tests::world::Who::{Api, Client, Node, Web};
 use weir_tests::world::links::XdpAttached;
 use weir_tests::world::{World, links, netns};
 
@@ -26,6 +26,7 @@ pub fn trials() -> Vec<Trial> {
         test("adversarial 73: an_xdp_slot_that_is_taken_is_named_left_alone_and_used_once_it_is_free", taken),
         test("an_interface_is_followed_when_it_is_added_renamed_and_removed", followed),
         test("a_veth_is_in_native_mode_only_while_a_limit_is_in_force", by_need),
+        test("a_workloads_own_interface_is_judged_in_native_mode_or_not_by_xdp", owned),
         test("adversarial 27: jumbo_frames_pass_in_native_mode_and_are_charged_whole", || jumbo("native")),
         test("adversarial 27: jumbo_frames_pass_in_generic_mode_and_are_charged_whole", || jumbo("generic")),
     ]
@@ -125,7 +126,7 @@ fn by_need() -> Result<()> {
         harness.apply(&documents)?;
         harness.wait(word, |harness| mode(harness, "v-api").as_deref() == Some(word))?;
         let interface = shown(&harness, "v-api").context("not shown")?;
-        ensure!(interface.detail.contains("no limit needs it") == (word == "generic"), "{interface:?}");
+        ensure!(interface.detail.contains("neither a limit nor") == (word == "generic"), "{interface:?}");
         ensure!(in_kernel(&harness, "v-api")? == Some(kind), "{word}: {:?}", in_kernel(&harness, "v-api")?);
         let server = harness.world().serve(Api, "udp-serve --listen 0.0.0.0:5353")?;
         let answer = harness.world().attempt(Client, &format!("udp-exchange --to {}:5353", Api.v4()))?;
@@ -157,6 +158,29 @@ fn jumbo(xdp_mode: &'static str) -> Result<()> {
         ensure!(whole && matches!(results[..], ["ok", "ok", third] if third != "ok"), "{attempts:?}");
         let packets: u64 = server.served()?.clients.values().map(|client| client.packets).sum();
         ensure!(packets == 2, "{packets} datagrams arrived");
+    }
+    Ok(())
+}
+
+/// In generic mode the kernel hides the link header from the programs that judge a workload's interface: everything would be refused.
+fn owned() -> Result<()> {
+    let claimed = workloads().replace("  cgroup: web\n", "  cgroup: web\n  interface: v-web\n");
+    for (xdp_mode, expected) in [("auto", "native"), ("generic", "failed")] {
+        let mut harness = Harness::start(World::new("owned")?, Options { xdp_mode, ..Options::default() })?;
+        let _server = harness.world().serve(Api, "tcp-serve --listen [::]:80")?;
+        for (documents, expected) in [(workloads(), "generic"), (claimed.clone(), expected), (workloads(), "generic")] {
+            harness.apply(&documents)?;
+            let reached = |harness: &Harness| mode(harness, "v-web").as_deref() == Some(expected);
+            harness.wait(&format!("v-web to be {expected} where xdpMode is {xdp_mode}"), reached)?;
+            for to in [Api.v4(), Api.v6()] {
+                let to = SocketAddr::new(to, 80);
+                let attempt = harness.world().attempt(Web, &format!("tcp-connect --to {to} --bytes 100000"))?;
+                ensure!(attempt.result == "ok", "{xdp_mode}, {expected}, {to}: {attempt:?}");
+            }
+            let shown = shown(&harness, "v-web").context("not shown")?;
+            ensure!(shown.detail.contains("is a workload's own") == (expected == "failed"), "{shown:?}");
+            ensure!(harness.status()?.agent.enforcing == (expected != "failed"), "{shown:?}");
+        }
     }
     Ok(())
 }
