@@ -40,10 +40,10 @@ fn kind(index: u32) -> io::Result<Option<InfoKind>> {
     let answer = NetlinkMessage::<RouteNetlinkMessage>::deserialize(&answer).map_err(io::Error::other)?;
     // An error, or an interface that is gone, is of no kind.
     let NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewLink(link)) = answer.payload else { return Ok(None) };
-    let infos = link.attributes.into_iter().filter_map(|one| match one {
-        LinkAttribute::LinkInfo(infos) => Some(infos),
-        _ => None,
-    });
+    let infos = link
+        .attributes
+        .into_iter()
+        .filter_map(|one| if let LinkAttribute::LinkInfo(infos) = one { Some(infos) } else { None });
     Ok(infos.flatten().find_map(|info| if let LinkInfo::Kind(kind) = info { Some(kind) } else { None }))
 }
 
