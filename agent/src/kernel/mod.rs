@@ -21,6 +21,7 @@ mod own;
 mod places;
 mod slot;
 pub mod sockets;
+pub mod unowned;
 mod wires;
 
 use std::sync::Arc;

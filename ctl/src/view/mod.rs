@@ -10,5 +10,5 @@ mod status;
 pub use policy::{Change, Changed, Doomed, Explanation, Item, Listing, Side, WatchEvent};
 pub use record::{Direction, End, Kind, Process, Record, Verdict};
 pub use status::{
-    Agent, Blocked, Collector, Connections, Counter, Exporter, Interface, Limit, LimitTable, Node, Workload,
+    Agent, Blocked, Collector, Connections, Counter, Exporter, Interface, Limit, LimitTable, Node, NodeOnly, Workload,
 };
