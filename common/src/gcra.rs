@@ -98,9 +98,9 @@ pub const fn without(numbers: u64, others: u64) -> u64 {
 const fn places_of(numbers: u64, others: u64) -> u64 {
     const EACH: u64 = 0x0001_0001_0001_0001;
     const LOW: u64 = 0x7fff * EACH;
-    let differs = numbers ^ (others & 0xffff) * EACH;
+    let differs = numbers ^ ((others & 0xffff) * EACH);
     // The highest bit of each place that differs anywhere.
-    let differs = ((differs & LOW) + LOW | differs) & !LOW;
+    let differs = (((differs & LOW) + LOW) | differs) & !LOW;
     (differs >> 15 ^ EACH) * 0xffff
 }
 
