@@ -1,5 +1,5 @@
 //! Lives: weir-tests, BPF object files that are written here and not compiled.
-//! Called by: the benchmark (programs that do nothing), live tests (a translator), in-kernel tests (one that takes long).
+//! Called by: the benchmarks (programs that do nothing, and `code`), live tests (a translator), in-kernel tests (one that takes long).
 //! May touch: nothing but its own bytes.
 //! Never: part of anything that ships; so that no test needs a second build.
 
@@ -7,6 +7,18 @@ use object::write::{Object, Relocation, Result, SectionId, Symbol, SymbolId, Sym
 use object::{
     Architecture, BinaryFormat, Endianness, RelocationFlags, SectionKind, SymbolFlags, SymbolKind, SymbolScope,
 };
+
+/// Kinds of maps (enum `bpf_map_type`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum MapKind {
+    /// Values by number.
+    Array = 2,
+    /// Values by key; what was not used of late makes room for what is new.
+    LruHash = 9,
+    /// Values by the longest prefix.
+    Trie = 11,
+}
 
 /// An object file as a compiler would write it.
 #[derive(Debug)]
@@ -34,9 +46,16 @@ impl Assembled {
 
     /// Adds an array of `entries` values of `size` bytes.
     pub fn array(&mut self, name: &str, size: u32, entries: u32) -> SymbolId {
+        self.map(name, MapKind::Array, [4, size], entries)
+    }
+
+    /// Adds a map with keys and values of these sizes.
+    pub fn map(&mut self, name: &str, kind: MapKind, [key, value]: [u32; 2], entries: u32) -> SymbolId {
         let section = self.object.add_section(Vec::new(), b"maps".to_vec(), SectionKind::Data);
-        // Type (BPF_MAP_TYPE_ARRAY), sizes of key and value, entries, then flags, id and pinning.
-        let definition: [u32; 7] = [2, 4, size, entries, 0, 0, 0];
+        // BPF_F_NO_PREALLOC, which a trie demands.
+        let flags = u32::from(kind == MapKind::Trie);
+        // Type, sizes of key and value, entries, then flags, id and pinning.
+        let definition: [u32; 7] = [kind as u32, key, value, entries, flags, 0, 0];
         let bytes: Vec<u8> = definition.into_iter().flat_map(u32::to_le_bytes).collect();
         self.object.append_section_data(section, &bytes, 8);
         self.symbol(name, SymbolKind::Data, section, bytes.len())

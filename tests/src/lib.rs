@@ -4,9 +4,11 @@
 //! Never: anything of the host beyond that; every process it starts ends with its world.
 
 pub mod assembled;
+pub mod code;
 pub mod documents;
 pub mod flood;
 pub mod harness;
+pub mod measured;
 pub mod process;
 pub mod report;
 pub mod worker;

@@ -35,6 +35,19 @@ Examples:
   cargo xtask bench socket --only verdict --rounds 25          one comparison by itself: verdict, fresh, connect, connection,
                                                                round-trip, sizes, agent";
 
+/// Shown below `cargo xtask bench xdp --help`.
+pub const XDP_HELP: &str = "\
+Needs root: packets are made in the kernel and judged in namespaces of its own, which are removed at the end. CPU time of a packet from
+its making to its end; everybody takes turns. iptables and xdp-filter are brought from Debian where they are missing, and used
+inside those namespaces only; what cannot be brought is named, and has no row. No release build: kernel programs always are optimised, and
+nothing else is measured.
+
+Examples:
+  cargo xtask bench xdp                                        about three minutes
+  cargo xtask bench xdp --only drop,pass --rounds 3            a minute: one client, 65,536, every packet a new one
+  cargo xtask bench xdp --only honesty                         what limiters let through in a flood
+  cargo xtask bench xdp --only prefixes --json bench.json      block lists; and the figures as JSON";
+
 /// `cargo xtask bench`.
 #[derive(Subcommand)]
 pub enum What {
@@ -44,6 +57,29 @@ pub enum What {
     /// The socket hooks: connect, new connections, open ones; beside empty programs, nftables and nothing
     #[command(after_help = SOCKET_HELP)]
     Socket(Socket),
+    /// The edge: limits and block lists at XDP; beside empty programs, an LRU limiter, nftables and iptables
+    #[command(after_help = XDP_HELP)]
+    Xdp(Xdp),
+}
+
+/// `cargo xtask bench xdp`. What is not given, the benchmark decides.
+#[derive(Args)]
+pub struct Xdp {
+    /// Times everybody has a turn [default: 6]
+    #[arg(long, value_name = "N")]
+    rounds: Option<u32>,
+    /// Times all programs are loaded [default: 3]
+    #[arg(long, value_name = "N")]
+    loads: Option<u32>,
+    /// CPU time of one turn [default: 40]
+    #[arg(long, value_name = "MS")]
+    milliseconds: Option<u32>,
+    /// Measure only these: drop, pass, prefixes, bulk, honesty [default: all]
+    #[arg(long, value_name = "PART,...")]
+    only: Option<String>,
+    /// Also write everything as JSON to FILE
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
 }
 
 /// `cargo xtask bench socket`. What is not given, the benchmark decides.
@@ -94,6 +130,7 @@ pub fn task(repo: &Repo, what: &What) -> Result<bool> {
     match what {
         What::Policy(options) => policy(repo, options),
         What::Socket(options) => socket(repo, options),
+        What::Xdp(options) => xdp(repo, options),
     }
 }
 
@@ -136,6 +173,27 @@ fn socket(repo: &Repo, options: &Socket) -> Result<bool> {
     }
     if options.no_sizes {
         cargo.arg("--no-sizes");
+    }
+    if let Some(parts) = &options.only {
+        cargo.args(["--only", parts]);
+    }
+    if let Some(file) = &options.json {
+        // cargo starts it in the package's folder.
+        cargo.arg("--json").arg(std::path::absolute(file)?);
+    }
+    // On success this never returns.
+    Err(Error::new(cargo.exec()).context("starting cargo"))
+}
+
+/// Brings the rivals, then lets cargo become the benchmark: the test program of the same name, told to measure.
+fn xdp(repo: &Repo, options: &Xdp) -> Result<bool> {
+    setup::demand(repo, setup::For::Live)?;
+    setup::rivals(repo);
+    let mut cargo = process::cargo(repo);
+    cargo.args(["test", "--locked", "--package", "weir-tests", "--bench", "xdp", "--", "--bench"]);
+    let given = [("--rounds", options.rounds), ("--loads", options.loads), ("--milliseconds", options.milliseconds)];
+    for (option, value) in given {
+        cargo.args(value.map(|value| [option.to_owned(), value.to_string()]).into_iter().flatten());
     }
     if let Some(parts) = &options.only {
         cargo.args(["--only", parts]);

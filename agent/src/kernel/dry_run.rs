@@ -1,5 +1,5 @@
 //! Lives: agent, user space.
-//! Called by: the in-kernel test runs, the benchmark of the socket hooks.
+//! Called by: the in-kernel test runs, the benchmarks of the socket hooks and of XDP.
 //! May touch: one loaded program, through `BPF_PROG_TEST_RUN`: the kernel runs it on a packet that exists nowhere else.
 //! Never: sends anything; what the program counts and charges is real, though.
 
@@ -121,6 +121,11 @@ impl Kernel {
     pub fn detach_sockets(&mut self) {
         self.cgroups.detach();
         self.lookups = Lookups::default();
+    }
+
+    /// Detaches everything from interfaces, likewise.
+    pub fn detach_interfaces(&mut self) {
+        self.interfaces.detach();
     }
 
     /// What each program takes.

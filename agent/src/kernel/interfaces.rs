@@ -9,7 +9,7 @@ use aya::{
     Ebpf,
     maps::{Array, MapData, PerCpuHashMap, PerCpuValues},
     programs::{
-        ProgramError, Xdp,
+        Xdp,
         xdp::{XdpLink, XdpMode as Mode},
     },
     util::nr_cpus,
@@ -22,12 +22,13 @@ use super::{
     counters::InterfaceSeen,
     error::{self, KernelError},
     generation::take,
+    links,
 };
 
 /// How XDP programs are attached.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum XdpMode {
-    /// Native where the driver can, else generic, with a notice.
+    /// Native where the driver can, else generic, with a notice; on a veth generic as long as no limit is in force.
     #[default]
     Auto,
     /// In the driver or not at all.
@@ -64,6 +65,9 @@ pub struct InterfaceState {
     pub refuses: Vec<&'static str>,
 }
 
+/// Why a veth is attached in generic mode.
+const UNLIMITED: &str = "a veth, where native mode slows bulk transfers down, and no limit needs it";
+
 /// The mode of an interface that exists and could not be attached.
 pub(super) const FAILED: &str = "failed";
 
@@ -82,6 +86,9 @@ struct Attached {
     /// Where its entry in the table of edges stands, and what it says.
     place: u32,
     edge: EdgeWords,
+    /// Whether it is a veth whose mode is ours to choose, and whether there were limits when it was chosen.
+    is_veth: bool,
+    limits: bool,
     /// Held for what dropping it does.
     _link: XdpLink,
     state: InterfaceState,
@@ -94,14 +101,18 @@ impl Interfaces {
     }
 
     /// Attaches to what matches now and forgets what is gone. `owners` are the numbers of the workloads whose own interfaces are
-    /// attached as such.
+    /// attached as such; `limits` says whether any limit is in force.
     pub(super) fn reconcile(
         &mut self,
         ebpf: &mut Ebpf,
         options: &Options,
         owners: &BTreeMap<u32, u32>,
+        limits: bool,
     ) -> Vec<InterfaceState> {
         let present = present();
+        // One that was renamed may fit no more.
+        let wanted = |name: &String| options.interfaces.iter().any(|pattern| matches(&pattern.name, name));
+        self.attached.retain(|index, _| present.get(index).is_some_and(wanted));
         self.forget_others(&present);
         let mut states = Vec::new();
         for pattern in &options.interfaces {
@@ -117,15 +128,19 @@ impl Interfaces {
             }
             for (index, name) in matching {
                 let edge = [refused_on(options, name), owners.get(&index).copied().unwrap_or(0)];
-                states.push(self.reconcile_one(ebpf, options.xdp_mode, (index, name), edge));
+                states.push(self.reconcile_one(ebpf, (options.xdp_mode, limits), (index, name), edge));
             }
         }
         states
     }
 
-    /// Interfaces that are gone, after their programs.
+    /// Detaches from all of them; the next [`Self::reconcile`] attaches again.
+    pub(super) fn detach(&mut self) {
+        self.attached.clear();
+    }
+
+    /// The entries of interfaces that are gone, after their programs.
     fn forget_others(&mut self, present: &BTreeMap<u32, String>) {
-        self.attached.retain(|index, _| present.contains_key(index));
         let gone: Vec<u32> = self.seen.keys().filter_map(Result::ok).filter(|id| !present.contains_key(id)).collect();
         for index in gone {
             // Already gone is what we want.
@@ -136,13 +151,14 @@ impl Interfaces {
     fn reconcile_one(
         &mut self,
         ebpf: &mut Ebpf,
-        mode: XdpMode,
+        (mode, limits): (XdpMode, bool),
         (index, name): (u32, &str),
         edge: EdgeWords,
     ) -> InterfaceState {
+        self.make_way(mode, limits, index, name);
         let state = match self.attached.get_mut(&index) {
             Some(attached) => attached.say(&mut self.edges, edge).map(|()| attached.state.clone()),
-            None => self.attach(ebpf, mode, (index, name), edge),
+            None => self.attach(ebpf, (mode, limits), (index, name), edge),
         };
         match state {
             Ok(state) => {
@@ -163,25 +179,37 @@ impl Interfaces {
         InterfaceState { name: name.to_owned(), index, mode: FAILED, detail, refuses: Vec::new() }
     }
 
+    /// Detaches from a veth whose mode is no longer the best one: an interface has one program in one mode. For the moment until the
+    /// next is attached, sockets judge alone.
+    fn make_way(&mut self, mode: XdpMode, limits: bool, index: u32, name: &str) {
+        let other = |attached: &Attached| attached.is_veth && attached.limits != limits;
+        if mode == XdpMode::Auto && self.attached.get(&index).is_some_and(other) {
+            tracing::info!(
+                interface = name,
+                limits,
+                "a veth changes its XDP mode: limits need native mode, bulk transfers generic"
+            );
+            self.attached.remove(&index);
+        }
+    }
+
     fn attach(
         &mut self,
         ebpf: &mut Ebpf,
-        mode: XdpMode,
+        (mode, limits): (XdpMode, bool),
         (index, name): (u32, &str),
         edge: EdgeWords,
     ) -> Result<InterfaceState, KernelError> {
         let place = self.free_place();
         self.enter(index, place, edge)?;
-        let (link, used, detail) = attach_xdp(ebpf, mode, index).map_err(|source| KernelError::Attach {
-            program: attach::XDP,
-            target: format!("interface {name}"),
-            source,
-        })?;
-        if !detail.is_empty() {
-            tracing::warn!(interface = name, detail, "native XDP is not possible here, using generic mode");
-        }
+        let is_veth = mode == XdpMode::Auto && links::is_veth(index);
+        let (link, used, detail) = if is_veth && !limits {
+            (attach_as(ebpf, Mode::Skb, index, name)?, "generic", UNLIMITED.to_owned())
+        } else {
+            attach_xdp(ebpf, mode, index, name)?
+        };
         let state = InterfaceState { name: name.to_owned(), index, mode: used, detail, refuses: Vec::new() };
-        self.attached.insert(index, Attached { place, edge, _link: link, state: state.clone() });
+        self.attached.insert(index, Attached { place, edge, is_veth, limits, _link: link, state: state.clone() });
         Ok(state)
     }
 
@@ -240,22 +268,38 @@ fn words(refuses: u32) -> Vec<&'static str> {
     REFUSALS.iter().filter(|(_, bit)| refuses & bit != 0).map(|(word, _)| *word).collect()
 }
 
-fn attach_xdp(ebpf: &mut Ebpf, mode: XdpMode, index: u32) -> Result<(XdpLink, &'static str, String), ProgramError> {
-    let program = ebpf.program_mut(attach::XDP).ok_or(ProgramError::UnexpectedProgramType)?;
-    let xdp: &mut Xdp = program.try_into()?;
-    let mut attach = |mode| xdp.attach_to_if_index(index, mode).and_then(|id| xdp.take_link(id));
+fn attach_xdp(
+    ebpf: &mut Ebpf,
+    mode: XdpMode,
+    index: u32,
+    name: &str,
+) -> Result<(XdpLink, &'static str, String), KernelError> {
     match mode {
-        XdpMode::Generic => Ok((attach(Mode::Skb)?, "generic", String::new())),
-        XdpMode::Native => Ok((attach(Mode::Driver)?, "native", String::new())),
-        XdpMode::Auto => match attach(Mode::Driver) {
+        XdpMode::Generic => Ok((attach_as(ebpf, Mode::Skb, index, name)?, "generic", String::new())),
+        XdpMode::Native => Ok((attach_as(ebpf, Mode::Driver, index, name)?, "native", String::new())),
+        XdpMode::Auto => match attach_as(ebpf, Mode::Driver, index, name) {
             Ok(link) => Ok((link, "native", String::new())),
-            Err(refused) => Ok((
-                attach(Mode::Skb)?,
-                "generic",
-                format!("the driver refused native mode: {}", error::causes(&refused)),
-            )),
+            Err(KernelError::Attach { source, .. }) => {
+                let link = attach_as(ebpf, Mode::Skb, index, name)?;
+                let detail = format!("the driver refused native mode: {}", error::causes(&source));
+                tracing::warn!(interface = name, detail, "native XDP is not possible here, using generic mode");
+                Ok((link, "generic", detail))
+            }
+            Err(other) => Err(other),
         },
     }
+}
+
+fn attach_as(ebpf: &mut Ebpf, mode: Mode, index: u32, name: &str) -> Result<XdpLink, KernelError> {
+    let program = ebpf.program_mut(attach::XDP).ok_or(KernelError::NoProgram(attach::XDP))?;
+    let attached = <&mut Xdp>::try_from(program).and_then(|xdp| {
+        let id = xdp.attach_to_if_index(index, mode)?;
+        xdp.take_link(id)
+    });
+    attached.map_err(|source| match error::is_taken(&source) {
+        true => KernelError::Taken { interface: name.to_owned() },
+        false => KernelError::Attach { program: attach::XDP, target: format!("interface {name}"), source },
+    })
 }
 
 fn present() -> BTreeMap<u32, String> {

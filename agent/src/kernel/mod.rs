@@ -14,6 +14,7 @@ mod generation;
 mod interfaces;
 mod limit_state;
 mod limits;
+mod links;
 mod load;
 mod lookups;
 pub mod namespaces;
@@ -177,7 +178,8 @@ impl Kernel {
         let (mut workloads, covered) = self.reconcile_workloads(local);
         self.wires.reconcile(&mut self.ebpf, &self.numbers, local, &mut workloads);
         self.tell(&covered, &mut workloads);
-        let interfaces = self.interfaces.reconcile(&mut self.ebpf, &self.options, &self.wires.owners());
+        let limits = self.limits.iter().any(LimitInfo::is_some);
+        let interfaces = self.interfaces.reconcile(&mut self.ebpf, &self.options, &self.wires.owners(), limits);
         let failed = workloads.iter().any(|workload| workload.state == AttachState::Failed)
             || interfaces.iter().any(|interface| interface.mode == interfaces::FAILED);
         let enforcing = root.is_ok() && !failed && self.tables.generation() > 0;

@@ -28,7 +28,7 @@ const PATIENCE: Duration = Duration::from_millis(100);
 /// How long a hand may hold an armful. It takes about a millisecond; one that was only slow has lost nothing.
 const HURRY: Duration = Duration::from_millis(30);
 /// Sockets that a hand takes at once.
-const ARMFUL: usize = 128;
+const ARMFUL: usize = 64;
 /// How often hands are looked at.
 const LOOK: Duration = Duration::from_millis(10);
 /// Hands that work at the same time.

@@ -211,6 +211,7 @@ impl Work {
 
     /// What the events have told of, without asking the kernel for its sockets.
     fn cut_known(&mut self, view: &View) {
+        let began = Instant::now();
         let mut forbidden = Vec::new();
         self.revoker.known.each(&mut |connection, flow| {
             if let Fate::Cut(direction, decision) = view.judge(connection) {
@@ -220,6 +221,7 @@ impl Work {
         if forbidden.is_empty() {
             return;
         }
+        let judged = began.elapsed();
         let found = match self.sweeper.find(view) {
             Ok(found) => found,
             Err(error) => return tracing::error!(%error, "the managed tree cannot be read"),
@@ -227,10 +229,12 @@ impl Work {
         let target = |(connection, cookie, direction, decision): &(Connection, u64, Direction, _)| {
             targets(&found, connection, (*cookie != 0).then_some(*cookie), *direction, *decision)
         };
-        let mut targets: Vec<Target> = forbidden.iter().flat_map(target).collect();
-        self.sweeper.identify(&mut targets);
+        let targets: Vec<Target> = forbidden.iter().flat_map(target).collect();
+        let looked = began.elapsed();
         let done = self.hands.cut(targets, &tool);
+        let cut = began.elapsed();
         self.take(view, done);
+        tracing::debug!(?judged, ?looked, ?cut, told = ?began.elapsed(), "known connections, time since the view came");
     }
 
     fn sweep_until_clean(&mut self, view: &View, stop: &Stop) {

@@ -28,9 +28,6 @@ const TCP_STATES: u32 = 1 << 1 | 1 << 2 | 1 << 3 | 1 << 4 | 1 << 5 | 1 << 8 | 1 
 /// UDP sockets that called `connect()`; the others' next datagram is judged.
 const UDP_STATES: u32 = 1 << state::ESTABLISHED;
 
-/// Connections in one namespace, known by their ends alone, for which its sockets are listed.
-const MANY: usize = 64;
-
 /// A connection that was found and judged.
 #[derive(Clone, Debug)]
 pub struct Target {
@@ -149,36 +146,6 @@ impl Sweeper {
             self.owners.retain(|cgroup, owner| !owner.deleted || swept.cgroups.contains(cgroup));
         }
         Ok(swept)
-    }
-
-    /// Finds the sockets of targets that are known by their ends alone, in namespaces where those are many: one list costs less than a
-    /// question for each. The others stay as they are, and are asked for when they are cut.
-    pub fn identify(&mut self, targets: &mut [Target]) {
-        let mut unnamed: HashMap<u64, Vec<&mut Target>> = HashMap::new();
-        for target in targets.iter_mut().filter(|target| target.living.is_any()) {
-            unnamed.entry(target.namespace.id).or_default().push(target);
-        }
-        for targets in unnamed.into_values().filter(|targets| targets.len() >= MANY) {
-            let Some(namespace) = targets.first().map(|target| Arc::clone(&target.namespace)) else { continue };
-            if let Err(error) = self.name_sockets(&namespace, targets) {
-                tracing::debug!(namespace = namespace.id, %error, "sockets cannot be listed; they are asked for one by one");
-            }
-        }
-    }
-
-    fn name_sockets(&mut self, namespace: &Namespace, targets: Vec<&mut Target>) -> io::Result<()> {
-        let mut by_ends = HashMap::with_capacity(targets.len());
-        let door = &mut room(&mut self.doors, namespace)?.door;
-        door.list(Protocol::TCP, TCP_STATES & !(1 << state::LISTEN), &mut |living| {
-            by_ends.insert((living.local, living.remote), living);
-        })?;
-        for target in targets {
-            let Connection { local, remote, .. } = target.connection;
-            if let Some(living) = by_ends.remove(&(local, remote)) {
-                target.living = living;
-            }
-        }
-        Ok(())
     }
 
     fn look_into(

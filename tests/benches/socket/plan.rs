@@ -7,13 +7,12 @@ use std::time::Instant;
 
 use anyhow::Result;
 use clap::{Args, ValueEnum};
+use weir_tests::measured::{Figure, Report, Samples};
 
 use crate::empty::Hooks;
 use crate::ends::Job;
 use crate::nft;
-use crate::report::Report;
 use crate::rounds::{Contestant, Field, Patience};
-use crate::samples::{Figure, Samples};
 use crate::site::Site;
 use crate::stack;
 use crate::tables::Shape;
@@ -80,7 +79,8 @@ const SIZES: [(Shape, &str); 7] = [
 /// Measures everything.
 pub fn run(options: &Options) -> Result<Report> {
     let start = Instant::now();
-    let mut report = Report { machine: machine(), times: Vec::new(), rows: Vec::new(), notes: Vec::new() };
+    let mut report = Report { times_of: "CPU time of both ends", ..Report::default() };
+    report.note_machine();
     let site = Site::new(options.loads)?;
     let rules = nft::prepare(&site);
     if let Err(error) = &rules {
@@ -129,12 +129,12 @@ fn prepare(field: &mut Field, shape: Shape) -> Result<()> {
 fn usual(field: &mut Field, patience: Patience, (options, nft): (&Options, bool), report: &mut Report) -> Result<()> {
     use Contestant::{Alone, Conntrack, Empty, Linear, Nothing, Weir};
     let firewalls: &[Contestant] = if nft { &[Conntrack, Linear] } else { &[] };
-    let mut compete = |part, job, field_of: &[Contestant], report: &mut Report| -> Result<Samples> {
+    let mut compete = |part, job, field_of: &[Contestant], report: &mut Report| -> Result<Samples<Contestant>> {
         if !options.wants(part) {
             return Ok(Samples::default());
         }
         let samples = field.compete(job, &[field_of, firewalls].concat(), patience)?;
-        report.times(job, &samples, name);
+        report.times(describe(job), &samples, name);
         Ok(samples)
     };
     let all = [Nothing, Empty(Hooks::Connect), Empty(Hooks::All), Weir(QUIET), Weir(USUAL)];
@@ -149,14 +149,19 @@ fn usual(field: &mut Field, patience: Patience, (options, nft): (&Options, bool)
     let hook = verdict.adds(Empty(Hooks::Connect), Nothing);
     let added = |shape| verdict.adds(Weir(shape), Nothing);
     let one = "an empty connect4, added";
-    report.row("connect verdict, 10,000 identities, added", one, Some(1.35), over(added(QUIET), hook));
-    report.row("the same with its event, added", one, Some(2.5), over(added(USUAL), hook));
-    let first = over(fresh.adds(Weir(QUIET), Nothing), fresh.adds(Empty(Hooks::Connect), Nothing));
+    report.row("connect verdict, 10,000 identities, added", one, Some(1.35), Figure::over(added(QUIET), hook));
+    report.row("the same with its event, added", one, Some(2.5), Figure::over(added(USUAL), hook));
+    let first = Figure::over(fresh.adds(Weir(QUIET), Nothing), fresh.adds(Empty(Hooks::Connect), Nothing));
     report.row("connect verdict about a new peer, added", one, None, first);
     let tracked = connect.adds(Conntrack, Nothing);
-    report.row("connect verdict, added", "nftables conntrack, added", Some(1.0 / 15.0), over(added(QUIET), tracked));
+    report.row(
+        "connect verdict, added",
+        "nftables conntrack, added",
+        Some(1.0 / 15.0),
+        Figure::over(added(QUIET), tracked),
+    );
     let whole = connect.adds(Weir(USUAL), Nothing);
-    report.row("whole handshake, all events, added", "nftables conntrack, added", None, over(whole, tracked));
+    report.row("whole handshake, all events, added", "nftables conntrack, added", None, Figure::over(whole, tracked));
     let new = |base| connection.ratio(Weir(USUAL), base);
     report.row("new TCP connection, flow record included", "no BPF", Some(1.06), new(Nothing));
     report.row("new TCP connection, flow record included", "the same hooks, empty", None, new(Empty(Hooks::All)));
@@ -186,11 +191,11 @@ fn sizes(field: &mut Field, patience: Patience, report: &mut Report) -> Result<(
     let nothing = Contestant::Nothing;
     let everybody: Vec<Contestant> = fit.iter().map(|(contestant, _)| *contestant).chain([nothing]).collect();
     let samples = field.compete(Job::Verdict, &everybody, patience)?;
-    report.times(Job::Verdict, &samples, name);
+    report.times(describe(Job::Verdict), &samples, name);
     let of = |size| fit.iter().find(|(_, name)| *name == size).map(|(contestant, _)| *contestant);
-    let grown = |samples: &Samples, large, small| {
+    let grown = |samples: &Samples<Contestant>, large, small| {
         let (large, small) = of(large).zip(of(small))?;
-        over(samples.adds(large, nothing), samples.adds(small, nothing))
+        Figure::over(samples.adds(large, nothing), samples.adds(small, nothing))
     };
     for (large, small) in [("100,000 rules", "10 rules"), ("100,000 identities", "10 identities")] {
         report.row(&format!("connect verdict, {large}, added"), small, Some(1.05), grown(&samples, large, small));
@@ -198,15 +203,9 @@ fn sizes(field: &mut Field, patience: Patience, report: &mut Report) -> Result<(
     let (large, small) = ("100,000 identities", "10,000 identities");
     let everybody: Vec<Contestant> = of(large).into_iter().chain(of(small)).chain([nothing]).collect();
     let samples = field.compete(Job::Fresh, &everybody, patience)?;
-    report.times(Job::Fresh, &samples, name);
+    report.times(describe(Job::Fresh), &samples, name);
     report.row("connect verdict about a new peer, 100,000, added", small, None, grown(&samples, large, small));
     Ok(())
-}
-
-/// The ratio of two figures that were measured apart.
-fn over(figure: Option<Figure>, base: Option<Figure>) -> Option<Figure> {
-    let (figure, base) = (figure?, base?.median);
-    Some(Figure { median: figure.median / base, low: figure.low / base, high: figure.high / base })
 }
 
 fn name(contestant: Contestant) -> String {
@@ -225,16 +224,16 @@ fn name(contestant: Contestant) -> String {
     }
 }
 
-fn machine() -> Vec<(String, String)> {
-    let read = |path| std::fs::read_to_string(path).unwrap_or_default().trim().to_owned();
-    let cpus = std::thread::available_parallelism().map_or(0, usize::from);
-    vec![
-        ("kernel".to_owned(), read("/proc/sys/kernel/osrelease")),
-        ("CPUs".to_owned(), cpus.to_string()),
-        ("load at the start".to_owned(), read("/proc/loadavg")),
-    ]
-}
-
 fn say(start: Instant, what: &str) {
     eprintln!("bench: {:>4} s  {what}", start.elapsed().as_secs());
+}
+
+const fn describe(job: Job) -> &'static str {
+    match job {
+        Job::Verdict => "connect() of a UDP socket: the hook alone",
+        Job::Fresh => "the same, to 8,192 peers in turn: no decision is remembered",
+        Job::Connect => "connect() of a TCP socket: the handshake, both ends",
+        Job::Connection => "a TCP connection, from socket() to both ends' close()",
+        Job::RoundTrip => "64 bytes there and back over an open TCP connection",
+    }
 }

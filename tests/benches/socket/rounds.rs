@@ -16,10 +16,10 @@ use anyhow::{Context, Result, ensure};
 use aya::programs::links::LinkType;
 use weir_agent::kernel::IngressHook;
 use weir_policy::Compiled;
+use weir_tests::measured::Samples;
 
 use crate::empty::{Empty, Hooks};
 use crate::ends::{Ends, Job, Place, Resident};
-use crate::samples::Samples;
 use crate::site::{LAST_PORT, PORT, Site, Wire};
 use crate::tables::Shape;
 use crate::weir::Weir;
@@ -104,7 +104,7 @@ impl Field {
     }
 
     /// Lets everybody take turns at `job`.
-    pub fn compete(&mut self, job: Job, field: &[Contestant], patience: Patience) -> Result<Samples> {
+    pub fn compete(&mut self, job: Job, field: &[Contestant], patience: Patience) -> Result<Samples<Contestant>> {
         let mut samples = Samples::default();
         for round in 0..patience.rounds {
             let load = round % self.loads.len();

@@ -5,12 +5,11 @@
 
 use anyhow::{Context, Result};
 use weir_tests::harness::{Harness, Options};
+use weir_tests::measured::{Report, Samples};
 use weir_tests::world::World;
 
 use crate::ends::{Ends, Job, Place};
-use crate::report::Report;
 use crate::rounds::{Contestant, Field, Patience};
-use crate::samples::Samples;
 use crate::site::LAST_PORT;
 use crate::tables::Shape;
 

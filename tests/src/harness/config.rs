@@ -82,6 +82,7 @@ pub fn agent(world: &World, options: &Options) -> String {
         "stateDir": world.folder().join("state"),
         "grpc": {"socket": {"path": agent_socket(world), "allowedUids": [0]}},
         "collector": {"address": format!("unix:{}", collector_socket(world).display())},
+        "metrics": {"listen": METRICS},
         "log": {"level": options.log, "format": "text"},
     });
     if let (Some(tls), Some(grpc)) = (&options.tls, file.get_mut("grpc").and_then(Value::as_object_mut)) {
@@ -90,6 +91,9 @@ pub fn agent(world: &World, options: &Options) -> String {
     }
     file.to_string()
 }
+
+/// Where the agent shows its metrics, in its own network namespace.
+pub const METRICS: &str = "127.0.0.1:9477";
 
 /// How many records the collector of a world keeps.
 pub const KEPT: usize = 200_000;

@@ -22,6 +22,7 @@ pub mod links;
 pub mod nat;
 pub mod netns;
 mod routed;
+pub mod tools;
 mod who;
 
 use std::path::{Path, PathBuf};

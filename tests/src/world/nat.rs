@@ -6,13 +6,11 @@
 use std::io::Write;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 
 use super::error::{WorldError, file};
+use super::tools::NFT;
 use super::{Who, World, netns};
-
-/// Where setup puts `nft` if this machine has none.
-const BROUGHT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../.tools/nft");
 
 /// One translation.
 #[derive(Clone, Copy, Debug)]
@@ -36,8 +34,7 @@ pub fn translate(namespace: &Path, translations: &[Translation<'_>]) -> Result<(
 /// Whether there is a program to translate with.
 #[must_use]
 pub fn available() -> bool {
-    let (mut program, _) = nft();
-    program.arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok_and(|status| status.success())
+    NFT.available()
 }
 
 impl World {
@@ -108,21 +105,8 @@ fn rule(family: &str, one: &Translation<'_>) -> String {
     )
 }
 
-/// The program that setup brought, or else the machine's own.
-fn nft() -> (Command, PathBuf) {
-    let brought = Path::new(BROUGHT);
-    let program = brought.join("usr/sbin/nft");
-    let (program, libraries) =
-        if program.is_file() { (program, Some(libraries(brought))) } else { (PathBuf::from("nft"), None) };
-    let mut nft = Command::new(&program);
-    if let Some(libraries) = libraries {
-        nft.env("LD_LIBRARY_PATH", libraries);
-    }
-    (nft, program)
-}
-
 fn load(rules: &str) -> Result<(), WorldError> {
-    let (mut nft, program) = nft();
+    let (mut nft, program) = NFT.command();
     nft.args(["-f", "-"]).stdin(Stdio::piped()).stderr(Stdio::piped());
     let mut child = nft.spawn().map_err(|source| WorldError::Start { program: program.clone(), source })?;
     if let Some(mut stdin) = child.stdin.take() {
@@ -134,10 +118,4 @@ fn load(rules: &str) -> Result<(), WorldError> {
     }
     let problem = format!("{}rules:\n{rules}", String::from_utf8_lossy(&output.stderr));
     Err(WorldError::Process { name: "nft".to_owned(), problem, log: PathBuf::new() })
-}
-
-/// The folder of libraries, which is named after the machine.
-fn libraries(brought: &Path) -> PathBuf {
-    let folders = std::fs::read_dir(brought.join("usr/lib")).into_iter().flatten().flatten();
-    folders.map(|entry| entry.path()).find(|path| path.is_dir()).unwrap_or_else(|| brought.join("usr/lib"))
 }

@@ -5,7 +5,7 @@
 
 use std::net::SocketAddr;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use libtest_mimic::Trial;
 use weir_tests::documents::{document, workloads};
 use weir_tests::flood::Flood;
@@ -85,14 +85,15 @@ fn budgets() -> Result<()> {
         ensure!(about(arrived, due), "{arrived} of 80 arrived from {from:?} at {port}, {due} were due");
     }
     let shown: serde_json::Value = harness.ctl(&["limits", "-o", "json"], "")?.json()?;
-    let line = |name: &str| {
-        shown["limits"].as_array().and_then(|lines| lines.iter().find(|line| line["limit"] == name).cloned())
-    };
-    let by_app = line("RateLimit/shop/by-app").unwrap_or_default();
-    let (passed, exceeded) =
-        (by_app["passedPackets"].as_u64().unwrap_or(0), by_app["exceededPackets"].as_u64().unwrap_or(0));
+    let lines = shown.pointer("/limits").and_then(serde_json::Value::as_array).context("no limits are shown")?;
+    let is_by_app =
+        |line: &&serde_json::Value| line.pointer("/limit").is_some_and(|name| name == "RateLimit/shop/by-app");
+    let by_app = lines.iter().find(is_by_app).context("a limit is not shown")?;
+    let number = |key: &str| by_app.pointer(key).and_then(serde_json::Value::as_u64).unwrap_or(0);
+    let (passed, exceeded) = (number("/passedPackets"), number("/exceededPackets"));
     ensure!(about(passed, 80) && passed + exceeded == 160, "{shown}");
-    ensure!(by_app["client"] == "1 packets/s +40" && shown["table"]["slots"] == 1 << 20, "{shown}");
+    ensure!(by_app.pointer("/client").is_some_and(|client| client == "1 packets/s +40"), "{shown}");
+    ensure!(shown.pointer("/table/slots").is_some_and(|slots| *slots == 1 << 20), "{shown}");
     agrees(&harness)
 }
 
@@ -104,7 +105,7 @@ fn once() -> Result<()> {
         ensure!(arrived == 80, "{arrived} of 80 arrived from {from:?}: some were charged twice");
     }
     let shown: serde_json::Value = harness.ctl(&["limits", "-o", "json"], "")?.json()?;
-    ensure!(shown["limits"][0]["passedPackets"] == 160, "{shown}");
+    ensure!(shown.pointer("/limits/0/passedPackets").is_some_and(|passed| *passed == 160), "{shown}");
     agrees(&harness)
 }
 

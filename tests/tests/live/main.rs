@@ -23,10 +23,12 @@ mod cutting_hard;
 mod flips;
 mod flips_records;
 mod icmp;
+mod interfaces;
 mod kinds;
 mod lifecycle;
 mod limits;
 mod limits_socket;
+mod metrics;
 mod modes;
 mod pods;
 mod policies;
@@ -58,6 +60,7 @@ fn main() -> anyhow::Result<()> {
     let groups = [
         worlds::trials(),
         verdicts::trials(),
+        metrics::trials(),
         cases::trials(),
         pods::trials(),
         themselves::trials(),
@@ -87,6 +90,7 @@ fn main() -> anyhow::Result<()> {
         services::trials(),
         translated::trials(),
         lifecycle::trials(),
+        interfaces::trials(),
         tls::trials(),
     ];
     let conclusion = run(&arguments, groups.into_iter().flatten().collect());

@@ -1,5 +1,5 @@
 //! Lives: xtask, apt with a configuration of our own.
-//! Called by: `debian`, `nft`.
+//! Called by: `debian`, `programs`.
 //! May touch: the folder it is given; the mirror it is given.
 //! Never: reads or writes this machine's package lists; runs this machine's apt hooks; accepts what is not signed.
 

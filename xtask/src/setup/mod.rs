@@ -7,7 +7,7 @@ mod apt;
 mod cxx;
 mod debian;
 mod host;
-mod nft;
+mod programs;
 mod rust_src;
 mod rustc;
 pub mod tools;
@@ -84,6 +84,12 @@ pub fn demand(repo: &Repo, purpose: For) -> Result<()> {
     if run(repo, purpose)?.ok { Ok(()) } else { bail!("setup failed; see above for what to do") }
 }
 
+/// Brings what the benchmark of XDP measures beside Weir, if it can be had: the benchmark says what it did without.
+pub fn rivals(repo: &Repo) {
+    let _ = step("iptables", || programs::ensure(repo, programs::IPTABLES, true));
+    let _ = step("xdp-tools", || programs::ensure(repo, programs::XDP_FILTER, true));
+}
+
 /// Runs every step, even after a failure: a person wants to hear all of it at once.
 pub fn run(repo: &Repo, purpose: For) -> Result<Report> {
     let start = Instant::now();
@@ -102,7 +108,7 @@ pub fn run(repo: &Repo, purpose: For) -> Result<Report> {
     }
     if matches!(purpose, For::Live | For::Person | For::Ci) {
         steps.push(step("this host", || host::check(purpose == For::Person)));
-        steps.push(step("nftables", || nft::ensure(repo, purpose == For::Person)));
+        steps.push(step("nftables", || programs::ensure(repo, programs::NFT, purpose == For::Person)));
     }
     Ok(Report::new("setup", start, steps))
 }

@@ -127,10 +127,11 @@ impl Suite {
     fn line(&mut self, line: &str) {
         if let Some(headline) = line.strip_prefix("---- ").and_then(|rest| rest.strip_suffix(" ----")) {
             self.reasons.push(vec![headline.trim_end_matches(" stdout").to_owned()]);
-        } else if let Some(reason) = self.reasons.last_mut().filter(|reason| reason.len() <= REASON.0) {
-            if !line.trim().is_empty() {
-                reason.push(line.chars().take(REASON.1).collect());
-            }
+        } else if let Some(reason) = self.reasons.last_mut()
+            && reason.len() <= REASON.0
+            && !line.trim().is_empty()
+        {
+            reason.push(line.chars().take(REASON.1).collect());
         }
         if let Some(counts) = line.strip_prefix("test result: ") {
             self.result(counts);

@@ -220,6 +220,10 @@ fn watch(end: &End, listeners: &[TcpListener], held: Vec<Held>) -> Result<()> {
             }
         }
     }
+    // What has come and nobody was told of yet: the end may come first.
+    for token in room.tokens() {
+        room.look(token);
+    }
     room.seen.living = room.living as u64;
     Ok(Report::Withdrawn(room.seen).print()?)
 }
@@ -267,6 +271,10 @@ impl Room {
             self.hold(Held::Tcp(stream))?;
         }
         Ok(())
+    }
+
+    fn tokens(&self) -> impl Iterator<Item = Token> + use<> {
+        (self.listeners..self.listeners + self.held.len()).map(Token)
     }
 
     fn look(&mut self, token: Token) {

@@ -1,15 +1,19 @@
-//! Lives: weir-tests, the benchmark of the socket hooks: what was measured, and how it compares.
-//! Called by: the benchmark.
+//! Lives: weir-tests, what a benchmark measured, and how it compares.
+//! Called by: the benchmarks, with their own kinds of contestants.
 //! May touch: nothing.
 //! Never: compares figures of different rounds: a machine that others use changes from one to the next.
 
 use std::collections::BTreeMap;
 
-use crate::rounds::Contestant;
-
 /// Figures of one job.
-#[derive(Debug, Default)]
-pub struct Samples(BTreeMap<Contestant, Vec<Sample>>);
+#[derive(Debug)]
+pub struct Samples<Contestant>(BTreeMap<Contestant, Vec<Sample>>);
+
+impl<Contestant> Default for Samples<Contestant> {
+    fn default() -> Self {
+        Samples(BTreeMap::new())
+    }
+}
 
 #[derive(Clone, Copy, Debug)]
 struct Sample {
@@ -29,7 +33,7 @@ pub struct Figure {
     pub high: f64,
 }
 
-impl Samples {
+impl<Contestant: Ord + Copy> Samples<Contestant> {
     /// Notes a turn.
     pub fn add(&mut self, contestant: Contestant, load: usize, round: usize, nanoseconds: f64) {
         self.0.entry(contestant).or_default().push(Sample { load, round, nanoseconds });
@@ -41,18 +45,27 @@ impl Samples {
     }
 
     /// What one takes.
+    #[must_use]
     pub fn takes(&self, contestant: Contestant) -> Option<Figure> {
         figure(self.of(contestant).map(|sample| (sample.load, sample.nanoseconds)))
     }
 
     /// What one takes more than `base`.
+    #[must_use]
     pub fn adds(&self, contestant: Contestant, base: Contestant) -> Option<Figure> {
         figure(self.pairs(contestant, base).map(|(load, takes, base)| (load, takes - base)))
     }
 
     /// How many times as long one takes as `base`.
+    #[must_use]
     pub fn ratio(&self, contestant: Contestant, base: Contestant) -> Option<Figure> {
         figure(self.pairs(contestant, base).map(|(load, takes, base)| (load, takes / base)))
+    }
+
+    /// What one adds to `base`, on top of what `floor` takes, as a multiple of that: the whole that cannot be measured in one piece.
+    #[must_use]
+    pub fn stacked(&self, contestant: Contestant, base: Contestant, floor: &Figure) -> Option<Figure> {
+        Figure::over(Some(self.adds(contestant, base)?.on(floor.median)), Some(*floor))
     }
 
     fn of(&self, contestant: Contestant) -> impl Iterator<Item = Sample> {
@@ -65,6 +78,21 @@ impl Samples {
             let same = self.of(other).find(|other| other.round == sample.round)?;
             Some((sample.load, sample.nanoseconds, same.nanoseconds))
         })
+    }
+}
+
+impl Figure {
+    /// What is added, on top of `floor`.
+    #[must_use]
+    pub fn on(self, floor: f64) -> Figure {
+        Figure { median: self.median + floor, low: self.low + floor, high: self.high + floor }
+    }
+
+    /// The ratio of two figures that were measured apart.
+    #[must_use]
+    pub fn over(figure: Option<Figure>, base: Option<Figure>) -> Option<Figure> {
+        let (figure, base) = (figure?, base?.median);
+        Some(Figure { median: figure.median / base, low: figure.low / base, high: figure.high / base })
     }
 }
 

@@ -1,17 +1,17 @@
-//! Lives: weir-tests, the benchmark of the socket hooks: what was measured, beside what is meant to be.
-//! Called by: the benchmark, at its end.
+//! Lives: weir-tests, what a benchmark measured, beside what is meant to be.
+//! Called by: the benchmarks, at their end.
 //! May touch: standard output.
 //! Never: turns a goal that was missed into a failure: machines differ, people judge. Hides what was not measured.
 
 use serde::Serialize;
 
-use crate::ends::Job;
-use crate::rounds::Contestant;
-use crate::samples::{Figure, Samples};
+use super::{Figure, Samples};
 
 /// Everything.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Default, Serialize)]
 pub struct Report {
+    /// Whose time is measured.
+    pub times_of: &'static str,
     /// Kernel, load and the like.
     pub machine: Vec<(String, String)>,
     /// Nanoseconds of CPU time, by job and contestant.
@@ -25,9 +25,12 @@ pub struct Report {
 /// What one job takes with one contestant.
 #[derive(Debug, Serialize)]
 pub struct Time {
-    job: Job,
-    contestant: String,
-    nanoseconds: Figure,
+    /// What is done over and over.
+    pub job: String,
+    /// With whom.
+    pub contestant: String,
+    /// What it takes.
+    pub nanoseconds: Figure,
 }
 
 /// One comparison.
@@ -55,10 +58,15 @@ impl Row {
 
 impl Report {
     /// Notes what everybody took at a job.
-    pub fn times(&mut self, job: Job, samples: &Samples, name: impl Fn(Contestant) -> String) {
+    pub fn times<Contestant: Ord + Copy>(
+        &mut self,
+        job: &str,
+        samples: &Samples<Contestant>,
+        name: impl Fn(Contestant) -> String,
+    ) {
         for contestant in samples.contestants() {
             if let Some(nanoseconds) = samples.takes(contestant) {
-                self.times.push(Time { job, contestant: name(contestant), nanoseconds });
+                self.times.push(Time { job: job.to_owned(), contestant: name(contestant), nanoseconds });
             }
         }
     }
@@ -68,17 +76,28 @@ impl Report {
         self.rows.push(Row { what: what.to_owned(), against: against.to_owned(), goal, measured });
     }
 
+    /// Kernel, CPUs and load.
+    pub fn note_machine(&mut self) {
+        let read = |path| std::fs::read_to_string(path).unwrap_or_default().trim().to_owned();
+        let cpus = std::thread::available_parallelism().map_or(0, usize::from);
+        self.machine = vec![
+            ("kernel".to_owned(), read("/proc/sys/kernel/osrelease")),
+            ("CPUs".to_owned(), cpus.to_string()),
+            ("load at the start".to_owned(), read("/proc/loadavg")),
+        ];
+    }
+
     /// Tables for people.
     pub fn print(&self) {
         for (what, value) in &self.machine {
             println!("{what}: {value}");
         }
-        println!("\nCPU time of both ends, nanoseconds: the median over the loads, and the best and worst of them");
-        let mut job = None;
+        println!("\n{}, nanoseconds: the median over the loads, and the best and worst of them", self.times_of);
+        let mut job = "";
         for time in &self.times {
-            if job != Some(time.job) {
-                println!("  {}", describe(time.job));
-                job = Some(time.job);
+            if job != time.job {
+                println!("  {}", time.job);
+                job = &time.job;
             }
             let Figure { median, low, high } = time.nanoseconds;
             println!("    {:<52} {median:>10.0}   {low:>9.0} to {high:.0}", time.contestant);
@@ -99,14 +118,4 @@ impl Report {
 /// `1.234x`; what is far below one as a fraction: `1/15`.
 fn ratio(value: f64) -> String {
     if value > 0.0 && value < 0.5 { format!("1/{:.1}", 1.0 / value) } else { format!("{value:.3}x") }
-}
-
-const fn describe(job: Job) -> &'static str {
-    match job {
-        Job::Verdict => "connect() of a UDP socket: the hook alone",
-        Job::Fresh => "the same, to 8,192 peers in turn: no decision is remembered",
-        Job::Connect => "connect() of a TCP socket: the handshake, both ends",
-        Job::Connection => "a TCP connection, from socket() to both ends' close()",
-        Job::RoundTrip => "64 bytes there and back over an open TCP connection",
-    }
 }
