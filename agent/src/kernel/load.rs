@@ -27,11 +27,16 @@ const LOG_INTERVAL: Duration = Duration::from_millis(250);
 /// Creates the maps and loads each program.
 pub(super) fn load() -> Result<Ebpf, KernelError> {
     let places = places::of_running_kernel();
+    if places.known == 0 {
+        tracing::info!(
+            "this kernel does not tell where a task's parts lie: programs ask for it by helpers, which is slower"
+        );
+    }
     match load_with(places) {
         Err(error) if places.known != 0 => {
             // Whatever else was wrong is still wrong, and then that is what there is to say.
             let loaded = load_with(TaskPlaces::UNKNOWN)?;
-            tracing::info!(%error, "this kernel does not let programs read the calling task: they ask by helpers, which is slower");
+            tracing::info!(%error, "this kernel does not let programs read the calling task: programs ask for it by helpers, which is slower");
             Ok(loaded)
         }
         loaded => loaded,

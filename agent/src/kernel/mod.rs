@@ -22,6 +22,7 @@ mod own;
 mod places;
 mod slot;
 pub mod sockets;
+pub mod threads;
 pub mod unowned;
 mod wires;
 

@@ -29,6 +29,8 @@ pub struct Options {
     pub tls: Option<Tls>,
     /// Run the agent in this cgroup of the tree it manages, and not outside.
     pub agent_cgroup: Option<&'static str>,
+    /// A file that the agent finds empty.
+    pub agent_without: Option<&'static str>,
 }
 
 /// A listener with certificates.
@@ -55,6 +57,7 @@ impl Default for Options {
             xdp_mode: "auto",
             tls: None,
             agent_cgroup: None,
+            agent_without: None,
         }
     }
 }

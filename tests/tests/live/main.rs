@@ -22,6 +22,7 @@ mod cutting;
 mod cutting_hard;
 mod flips;
 mod flips_records;
+mod helpers;
 mod icmp;
 mod interfaces;
 mod kinds;
@@ -66,6 +67,7 @@ fn main() -> anyhow::Result<()> {
         themselves::trials(),
         conformance::trials(),
         kinds::trials(),
+        helpers::trials(),
         icmp::trials(),
         attacks_ways::trials(),
         attacks_places::trials(),
