@@ -12,6 +12,7 @@ mod limits;
 mod observe;
 mod resource;
 mod status;
+mod top;
 mod version;
 mod watch;
 
@@ -36,6 +37,8 @@ pub enum Verb {
     Status(status::Arguments),
     /// Show rate limits, what they let through and held back, and how full their table is.
     Limits(limits::Arguments),
+    /// Show the heaviest and the most limited clients of services, live.
+    Top(top::Arguments),
     /// Show flow records from the collector.
     Observe(observe::Arguments),
     /// Say whether something is allowed, and why.
@@ -59,6 +62,7 @@ pub async fn run(cli: Cli) -> Result<Outcome, Failure> {
         Verb::Delete(arguments) => delete::run(&arguments, &connection).await?,
         Verb::Status(arguments) => status::run(&arguments, &connection).await?,
         Verb::Limits(arguments) => limits::run(&arguments, &connection).await?,
+        Verb::Top(arguments) => top::run(arguments, &connection).await?,
         Verb::Observe(arguments) => observe::run(arguments, &connection).await?,
         Verb::Explain(arguments) => return explain::run(&arguments, &connection).await,
         Verb::Policy(arguments) => return offline::run(&arguments),

@@ -124,10 +124,8 @@ pub fn xdp(namespace: &Path, name: &str) -> Result<Option<XdpAttached>, WorldErr
     let found = std::sync::Mutex::new(None);
     in_namespace(namespace, async |handle| {
         let link = link(&handle, name).await?;
-        let words = link
-            .attributes
-            .into_iter()
-            .filter_map(|one| if let LinkAttribute::Xdp(words) = one { Some(words) } else { None });
+        let xdp = |one| if let LinkAttribute::Xdp(words) = one { Some(words) } else { None };
+        let words = link.attributes.into_iter().filter_map(xdp);
         let mode = words.flatten().find_map(|word| if let LinkXdp::Attached(mode) = word { Some(mode) } else { None });
         *found.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = mode;
         Ok(())

@@ -14,10 +14,12 @@
 
 mod attacks_fragments;
 mod attacks_headers;
+mod attacks_limits;
 mod attacks_policy;
 mod attacks_sources;
 mod bench;
 mod budget;
+mod crowding;
 mod differential;
 mod edge;
 mod frames;

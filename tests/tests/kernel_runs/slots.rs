@@ -140,6 +140,7 @@ fn after_each_of_many_small_changes_the_slot_holds_what_new_maps_would() {
     assert!(partial > CHANGES / 2 && renewed >= 3, "{partial} in place, {renewed} into new maps");
 }
 
+/// adversarial 35: tables that do not take a change are refused as a whole.
 #[test]
 fn an_install_that_fails_midway_leaves_the_generation_in_force_and_the_next_one_whole() {
     let state = State::new();
