@@ -16,10 +16,11 @@ pub mod maps;
 pub mod packet;
 mod ports;
 pub mod recent;
+pub mod sets;
 pub mod source;
 pub mod verdict;
 
 /// Version of every layout in this crate that crosses the border between kernel and user space: events, tables, maps.
 ///
 /// It rises with any change to them. Pinned state of another version is refused or migrated, never reinterpreted.
-pub const ABI_VERSION: u32 = 3;
+pub const ABI_VERSION: u32 = 4;

@@ -86,6 +86,8 @@ numbered! {
         /// The calling task and the socket belong to different workloads (a socket that was passed on, a process that was moved).
         /// Allowed: both policies allow it. Denied: the named rule of the caller's refuses what the socket's allows.
         CallerMismatch = 14 => "caller_mismatch",
+        /// Address sets that allow are asked about such packets, and none of them holds the source address.
+        NotListed = 15 => "not_listed",
     }
 }
 
