@@ -19,15 +19,18 @@ use weir_common::{
     event::{Endpoint, Event, LimitStats, Local, MergeKey, MergeValue, ReplyBucket},
     image::Page,
     maps::{
-        LIMIT_SLOTS, MAX_BLOCKED, MAX_CGROUPS, MAX_CIDRS, MAX_ENDPOINTS, MAX_INTERFACES, MAX_LIMITS, MAX_MERGED,
-        MAX_WORKLOADS, REPLY_BUCKETS, RING_BYTES, SLOTS,
+        LIMIT_SLOTS, MAX_CGROUPS, MAX_CIDRS, MAX_ENDPOINTS, MAX_INTERFACES, MAX_LIMITS, MAX_MERGED,
+        MAX_WORKLOADS, REPLY_BUCKETS, RING_BYTES, SET_IMAGES, SLOTS,
     },
+    sets::{Count, Line, MAX_SETS},
 };
 
 use crate::{emit, recent::Entry};
 
 /// Lets inner arrays differ in length from the template (kernel 5.10): an image has as many pages as it needs.
 const BPF_F_INNER_MAP: usize = 1 << 12;
+/// Lets the agent map an array's values into its own memory (kernel 5.5).
+const BPF_F_MMAPABLE: usize = 1 << 10;
 const NO_PREALLOC: usize = BPF_F_NO_PREALLOC as usize;
 
 /// Pages of one slot's image. Written by the agent while the slot is idle.
@@ -36,8 +39,9 @@ pub type Pages = Array<Page, 1, BPF_F_INNER_MAP>;
 pub type Endpoints = HashMap<Addr, Endpoint, { MAX_ENDPOINTS as usize }, NO_PREALLOC>;
 /// Prefixes of one slot, each with its identity.
 pub type Cidrs = LpmTrie<Addr, u32, { MAX_CIDRS as usize }>;
-/// Blocked prefixes of one slot, each with its rule.
-pub type Blocked = LpmTrie<Addr, u32, { MAX_BLOCKED as usize }>;
+/// Lines of one image of the address sets. Written by the agent through a mapping of its own, in use or not: each store leaves it
+/// one that can be read.
+pub type SetLines = Array<Line, 1, { BPF_F_INNER_MAP | BPF_F_MMAPABLE }>;
 
 /// The active generation; its low bit is the slot. Written by the agent.
 #[btf_map]
@@ -51,9 +55,12 @@ pub static ENDPOINTS: ArrayOfMaps<Endpoints, { SLOTS as usize }> = ArrayOfMaps::
 /// Slot -> CIDR peers. Written by the agent.
 #[btf_map]
 pub static CIDRS: ArrayOfMaps<Cidrs, { SLOTS as usize }> = ArrayOfMaps::new();
-/// Slot -> block list. Written by the agent.
+/// Slot and kind -> image of the address sets. Written by the agent.
 #[btf_map]
-pub static BLOCKED: ArrayOfMaps<Blocked, { SLOTS as usize }> = ArrayOfMaps::new();
+pub static SETS: ArrayOfMaps<SetLines, { (SLOTS * SET_IMAGES) as usize }> = ArrayOfMaps::new();
+/// By the address set's number: what it refused. Written by XDP.
+#[btf_map]
+pub static SET_COUNTS: PerCpuArray<Count, { MAX_SETS as usize }> = PerCpuArray::new();
 
 /// Decisions of late, by CPU. Written and read by the programs, through `recent`.
 #[btf_map]

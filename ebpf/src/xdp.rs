@@ -1,6 +1,6 @@
 //! Lives: kernel, XDP on each managed interface.
 //! Called by: the driver (native) or the stack (generic), once per frame that comes in.
-//! May touch: packet bytes through `bytes::Frame`, the block list, rate limit state.
+//! May touch: packet bytes through `bytes::Frame`, the address sets, rate limit state.
 //! Never: judges services by name; segmentation is decided at the socket, where the workload is known for certain.
 //!
 //! Why here: before the kernel has built a packet, so that a flood costs as little as it can.
@@ -12,7 +12,7 @@ use aya_ebpf::{
 };
 use weir_common::{
     decide::{Decision, Image},
-    image::{FLAG_BLOCKED, FLAG_LIMITS},
+    image::{FLAG_LIMITS, FLAG_SETS},
     packet::Packet,
     verdict::{Direction, Hook, Reason, Verdict},
 };
@@ -22,7 +22,7 @@ use crate::{
     bytes::{self, Headers},
     emit::{self, Subject},
     limiter::{self, AUDIT},
-    maps,
+    maps, sets,
     tables::{Active, Judged},
     who,
 };
@@ -70,10 +70,11 @@ fn try_xdp(ctx: &XdpContext, ifindex: u32) -> Outcome {
     // Without tables XDP passes: it holds no default deny, and the sockets behind it fail closed.
     let Some(active) = Active::open() else { return Outcome::Unjudged };
     let Some(image) = Image::open(&active) else { return Outcome::Unjudged };
-    if image.flags() & FLAG_BLOCKED != 0
-        && let Some(rule) = active.blocked(&packet.src)
-    {
-        return decided(&image, Reason::Blocklist as u64 | u64::from(rule) << 32, &packet, ifindex);
+    if image.flags() & FLAG_SETS != 0 {
+        let answer = sets::refused(active.slot(), image.flags(), &packet);
+        if answer != 0 {
+            return decided(&image, answer, &packet, ifindex);
+        }
     }
     if image.flags() & FLAG_LIMITS == 0 {
         return Outcome::Unjudged;

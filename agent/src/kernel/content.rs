@@ -1,7 +1,7 @@
 //! Lives: agent, user space.
 //! Called by: `generation`, for each generation it installs.
 //! May touch: nothing.
-//! Never: names aya; depends on how a compiled policy keeps its tables, but for the five functions at the end.
+//! Never: names aya; depends on how a compiled policy keeps its tables, but for the four functions at the end.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -25,8 +25,6 @@ pub(super) struct Content {
     owners: BTreeMap<Addr, u32>,
     /// Identity by prefix, in order of prefix.
     pub cidrs: Prefixes,
-    /// Rule by blocked prefix, in order of prefix.
-    pub blocked: Prefixes,
 }
 
 /// Identity by address.
@@ -53,7 +51,6 @@ impl Content {
             identities: Identities::default(),
             owners: BTreeMap::new(),
             cidrs: Prefixes::default(),
-            blocked: Prefixes::default(),
         }
     }
 
@@ -63,7 +60,6 @@ impl Content {
             identities: identities(compiled),
             owners: owners(compiled, numbers),
             cidrs: cidrs(compiled),
-            blocked: blocked(compiled),
         }
     }
 
@@ -188,11 +184,6 @@ const fn services(compiled: &Compiled) -> &Identities {
 /// Identity by prefix.
 fn cidrs(compiled: &Compiled) -> Prefixes {
     Arc::clone(&compiled.cidrs)
-}
-
-/// Rule by blocked prefix.
-fn blocked(compiled: &Compiled) -> Prefixes {
-    Arc::clone(&compiled.blocked)
 }
 
 #[cfg(test)]

@@ -8,6 +8,7 @@ pub mod export;
 mod link;
 mod records;
 mod service;
+mod sets;
 mod status;
 #[cfg(test)]
 mod whole_tests;
@@ -16,7 +17,7 @@ use std::{path::PathBuf, sync::Arc};
 
 pub use link::{Link, LinkState};
 pub use service::Service;
-use weir_proto::v1::policy_service_server::PolicyServiceServer;
+use weir_proto::v1::{policy_service_server::PolicyServiceServer, set_service_server::SetServiceServer};
 use weir_transport::{
     ClientTlsFiles, ConnectConfig, ListenConfig, Listeners, SocketConfig, TcpConfig, TlsFiles, TransportError,
 };
@@ -71,11 +72,13 @@ pub async fn serve(
     info: Info,
     stop: Stop,
 ) -> Result<(), tonic::transport::Error> {
+    let sets = SetServiceServer::new(sets::Sets::new(control.clone())).max_decoding_message_size(MAX_REQUEST);
     let service = PolicyServiceServer::new(Service::new(control, info, stop.clone()))
         .max_decoding_message_size(MAX_REQUEST)
         .max_encoding_message_size(usize::MAX);
     weir_transport::server()
         .add_service(service)
+        .add_service(sets)
         .serve_with_incoming_shutdown(listeners, async move { stop.wait().await })
         .await
 }

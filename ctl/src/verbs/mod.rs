@@ -10,6 +10,7 @@ mod explain;
 mod get;
 mod observe;
 mod resource;
+mod set;
 mod status;
 mod version;
 mod watch;
@@ -41,6 +42,8 @@ pub enum Verb {
     Policy(offline::Arguments),
     /// Follow changes of resources.
     Watch(watch::Arguments),
+    /// Load lists of addresses into address sets, and look at them.
+    Set(set::Arguments),
     /// Print a completion script for a shell.
     Completion(completion::Arguments),
     /// Print versions.
@@ -59,6 +62,7 @@ pub async fn run(cli: Cli) -> Result<Outcome, Failure> {
         Verb::Explain(arguments) => return explain::run(&arguments, &connection).await,
         Verb::Policy(arguments) => return offline::run(&arguments),
         Verb::Watch(arguments) => watch::run(&arguments, &connection).await?,
+        Verb::Set(arguments) => set::run(arguments, &connection).await?,
         Verb::Completion(arguments) => completion::run(&arguments)?,
         Verb::Version(arguments) => version::run(&arguments, &connection).await?,
     }

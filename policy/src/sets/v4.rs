@@ -95,7 +95,8 @@ impl V4 {
         let [leaf, ..] = block;
         if block.iter().all(|other| *other == leaf) {
             self.lead(memory, number, leaf)?;
-            return Ok(front(memory, number, code(leaf)));
+            front(memory, number, code(leaf));
+            return Ok(());
         }
         let node = write_node(memory, &block, |_, lines| self.room.take(lines))?;
         self.lead(memory, number, node | TAG)?;

@@ -13,10 +13,12 @@
 )]
 
 mod bench;
+mod bench_sets;
 mod budget;
 mod edge;
 mod frames;
 mod own;
+mod sets;
 mod slots;
 mod sockets;
 

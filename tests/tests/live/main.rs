@@ -32,6 +32,7 @@ mod random;
 mod refusals;
 mod rows;
 mod services;
+mod sets;
 mod stage;
 mod tls;
 mod updates;
@@ -68,6 +69,7 @@ fn main() -> anyhow::Result<()> {
         cutting::trials(),
         cutting_hard::trials(),
         limits::trials(),
+        sets::trials(),
         modes::trials(),
         refusals::trials(),
         alone::trials(),

@@ -1,0 +1,112 @@
+//! Lives: kernel.
+//! Called by: the XDP program, once per packet while address sets are in force.
+//! May touch: the images of the slot it is given, the sets' counts.
+//! Never: reads a record for an address that no set holds, unless some set allows.
+//!
+//! What most packets take is in line; what holds an address is asked further in global functions, which the verifier checks once.
+
+use weir_common::{
+    image::FLAG_SETS_ALLOW,
+    maps::{SET_IMAGES, SET_SCOPE, SET_V4, SET_V6},
+    packet::Packet,
+    sets::{
+        Line, Lines, held,
+        scope::{self, Going},
+        v4, v6,
+    },
+};
+
+use crate::{
+    atomic, emit,
+    limiter::AUDIT,
+    maps::{self, SetLines},
+};
+
+/// An image of one slot; one that is not there has no lines.
+struct Image(Option<&'static SetLines>);
+
+impl Image {
+    #[inline(always)]
+    fn of(slot: u32, which: u32) -> Self {
+        Self(maps::SETS.get(slot * SET_IMAGES + which))
+    }
+}
+
+impl Lines for Image {
+    type Line = Line;
+
+    #[inline(always)]
+    fn line(&self, index: u32) -> Option<&Line> {
+        self.0?.get(index)
+    }
+}
+
+/// What the sets say of a packet: 0 if they let it pass, else the reason in the low byte and the rule in the high half, as the
+/// limiter's answers.
+#[inline(always)]
+pub fn refused(slot: u32, flags: u64, packet: &Packet) -> u64 {
+    let leaf = match packet.src.as_v4() {
+        Some(addr) => v4::find(&Image::of(slot, SET_V4), u32::from_be_bytes(addr)),
+        None => {
+            let (hi, lo) = packet.src.halves();
+            weir_find_v6(slot, hi, lo)
+        }
+    };
+    if leaf == 0 && flags & FLAG_SETS_ALLOW == 0 {
+        return 0;
+    }
+    weir_refused(slot, leaf, packet)
+}
+
+/// The leaf of the longest prefix that holds an IPv6 address; 0 if none does.
+#[inline(never)]
+#[unsafe(no_mangle)]
+extern "C" fn weir_find_v6(slot: u32, hi: u64, lo: u64) -> u32 {
+    let lengths = v6::lengths(&Image::of(slot, SET_V6), hi);
+    v6::find(lengths, |length| weir_probe_v6(slot, hi, lo, length))
+}
+
+/// The same for one length.
+#[inline(never)]
+#[unsafe(no_mangle)]
+extern "C" fn weir_probe_v6(slot: u32, hi: u64, lo: u64, length: u32) -> u32 {
+    v6::probe(&Image::of(slot, SET_V6), hi, lo, length)
+}
+
+/// Asks which sets hold the packet's source and whether those that are asked let it pass; counts, where one does not.
+#[inline(never)]
+#[unsafe(no_mangle)]
+extern "C" fn weir_refused(slot: u32, leaf: u32, packet: *const Packet) -> u64 {
+    if packet.is_null() {
+        return 0;
+    }
+    // SAFETY: not null, and the verifier checks that every caller hands memory of this size.
+    let packet = unsafe { &*packet };
+    let held = match packet.src.as_v4() {
+        Some(addr) => {
+            let image = Image::of(slot, SET_V4);
+            // What was found quickly may not say which set it was.
+            held(&image, if leaf == 0 { 0 } else { v4::name(&image, u32::from_be_bytes(addr)) }, emit::now)
+        }
+        None => held(&Image::of(slot, SET_V6), leaf, emit::now),
+    };
+    let going =
+        Going { protocol: packet.protocol, port: packet.dst_port.number(), any_port: packet.later_fragment != 0 };
+    let answer = scope::judge(&Image::of(slot, SET_SCOPE), held, going);
+    if answer != 0 {
+        count((answer >> 8) as u8, packet.length);
+    }
+    // The set's number stands where a limit says that it only audits.
+    answer & !(0xff00 | AUDIT)
+}
+
+#[inline(always)]
+fn count(set: u8, bytes: u32) {
+    let Some(count) = maps::SET_COUNTS.get_ptr_mut(u32::from(set)) else { return };
+    let count = count.cast::<u64>();
+    // SAFETY: a live map value of two words.
+    unsafe {
+        atomic::add(count, 1);
+        atomic::add(count.add(1), u64::from(bytes));
+    }
+}
