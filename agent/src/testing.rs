@@ -128,6 +128,7 @@ impl Datapath for FakeDatapath {
         let state = |(index, workload): (usize, &Arc<CompiledWorkload>)| WorkloadState {
             id: workload.id.clone(),
             number: if workload.cgroup.is_some() { index as u32 + 1 } else { 0 },
+            lingering: 0,
             cgroup_id: if workload.cgroup.is_some() { index as u64 + 1001 } else { 0 },
             state: if workload.cgroup.is_some() { AttachState::Attached } else { AttachState::Remote },
             detail: String::new(),
@@ -135,7 +136,12 @@ impl Datapath for FakeDatapath {
             uncovered: vec!["icmp_echo"],
         };
         let interfaces = vec![InterfaceState { name: "eth0".into(), index: 7, mode: "native", detail: String::new() }];
-        Observed { workloads: workloads.iter().enumerate().map(state).collect(), interfaces, enforcing: true }
+        Observed {
+            workloads: workloads.iter().enumerate().map(state).collect(),
+            interfaces,
+            enforcing: true,
+            own: None,
+        }
     }
 
     fn counters(&self) -> Result<Vec<CounterCell>, DatapathError> {

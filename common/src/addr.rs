@@ -36,6 +36,16 @@ impl Addr {
         Self::from_words([0, 0, MAPPED, u32::from_ne_bytes(bytes)])
     }
 
+    /// The same, in two pieces instead of four: what was stored in four parts and is loaded in two waits until all have left the
+    /// processor. For where that matters; the verifier walks more paths through a packet's headers for it.
+    #[inline(always)]
+    #[must_use]
+    pub const fn v4_at_once(bytes: [u8; 4]) -> Self {
+        let (mapped, host) = (MAPPED as u64, u32::from_ne_bytes(bytes) as u64);
+        let half = if cfg!(target_endian = "little") { host << 32 | mapped } else { mapped << 32 | host };
+        Self(zerocopy::transmute!([0, half]))
+    }
+
     /// From four words as they lie in memory, network order within.
     ///
     /// Everything here works on words, not bytes: sixteen bytes that the compiler keeps apart are sixteen slots of a kernel
@@ -60,6 +70,23 @@ impl Addr {
     pub const fn of_call(service: u32, protocol: Protocol, port: u16) -> Self {
         let called = (protocol.0 as u32) << 16 | port as u32;
         Self::from_words([0xff00_0000_u32.to_be(), 0, service, called])
+    }
+
+    /// The same key for one local workload, by its number, that is behind the port and calls itself by it; never equal to that of
+    /// everybody.
+    #[inline(always)]
+    #[must_use]
+    pub const fn called_by(&self, workload: u32) -> Self {
+        let [mark, _, service, called] = self.words();
+        Self::from_words([mark, !workload, service, called])
+    }
+
+    /// The key of everybody, of such a key.
+    #[inline(always)]
+    #[must_use]
+    pub const fn called_by_all(&self) -> Self {
+        let [mark, _, service, called] = self.words();
+        Self::from_words([mark, 0, service, called])
     }
 
     /// An IPv6 address from its network-order bytes. A v4-mapped one is an IPv4 address, as the kernel treats it.
@@ -94,6 +121,18 @@ impl Addr {
     pub const fn is_loopback(&self) -> bool {
         let (high, low) = self.halves();
         high == 0 && (low == 1 || low >> 24 == 0x00ff_ff7f)
+    }
+
+    /// Whether no packet on a wire may come from it: the host itself, "this network" (0.0.0.0/8), groups, everybody (RFC 6890).
+    #[inline(always)]
+    #[must_use]
+    pub const fn never_sends(&self) -> bool {
+        let (high, low) = self.halves();
+        if self.as_v4().is_none() {
+            return high >> 56 == 0xff || self.is_loopback() || high | low == 0;
+        }
+        let first = low as u32 >> 24;
+        first == 0 || first == 127 || first >> 4 == 14 || low as u32 == u32::MAX
     }
 
     /// Whether it is an IPv6 address of the link only (`fe80::/10`).
@@ -203,6 +242,8 @@ pub struct Protocol(pub u8);
 impl Protocol {
     /// ICMP for IPv4.
     pub const ICMP: Self = Self(1);
+    /// IGMP.
+    pub const IGMP: Self = Self(2);
     /// TCP.
     pub const TCP: Self = Self(6);
     /// UDP.

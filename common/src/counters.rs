@@ -11,6 +11,16 @@ const REASONS: u32 = 32;
 /// Cells in a counter map: 16 hooks, 4 verdicts, 32 reasons.
 pub const CELLS: usize = 16 * (VERDICTS * REASONS) as usize;
 
+/// Cells that count decisions: [`CELLS`] for those of which records are made, then as many for those of which none is.
+pub const DECISIONS: usize = 2 * CELLS;
+
+/// The same decision's cell among those of which no record is made.
+#[inline(always)]
+#[must_use]
+pub const fn quiet(cell: u32) -> u32 {
+    cell + CELLS as u32
+}
+
 /// The cell that counts `verdict` for `reason` at `hook`.
 #[inline(always)]
 #[must_use]

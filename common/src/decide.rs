@@ -157,6 +157,14 @@ impl<'a, T: Tables> Image<'a, T> {
         if owner == SHARED { identity == self.local(workload) } else { owner & !NATIVE == workload }
     }
 
+    /// Whether `addr` is this node's own or a workload's on it: nobody else may send from it.
+    #[inline(always)]
+    pub fn is_of_this_node(&self, addr: &Addr) -> bool {
+        let Some(end) = self.tables.endpoint(addr) else { return false };
+        let owned = end.owner != 0 && !end.is_service() && !end.is_behind();
+        owned || end.identity == reserved::HOST
+    }
+
     /// One direction of a policy set.
     #[inline(always)]
     pub fn set(&self, set: u16, direction: Direction) -> Option<SetEntry> {
@@ -218,17 +226,19 @@ impl<'a, T: Tables> Image<'a, T> {
         Endpoint { identity: self.tables.cidr(addr).unwrap_or(reserved::WORLD), owner: 0 }
     }
 
-    /// Who is called, at which port, and whether those are behind a port of a service's address.
+    /// What is behind the called port of a service's address, and what a workload is answered there that calls itself; each is
+    /// [`NOTHING`] where there is no such thing.
     #[inline(always)]
-    fn called(&self, end: Endpoint, query: &Query) -> (u32, u16, bool) {
-        if end.is_service() && query.direction as u8 == Direction::Egress as u8 {
-            let call = Addr::of_call(end.number(), query.protocol, query.port);
-            let behind = self.tables.endpoint(&call).unwrap_or(Endpoint { identity: 0, owner: 0 });
-            if behind.is_behind() {
-                return (behind.identity, behind.number() as u16, true);
-            }
+    fn behind(&self, workload: u32, end: Endpoint, query: &Query) -> (Endpoint, Endpoint) {
+        if !end.is_service() || query.direction as u8 != Direction::Egress as u8 {
+            return (NOTHING, NOTHING);
         }
-        (end.identity, query.port, false)
+        let call = Addr::of_call(end.number(), query.protocol, query.port);
+        let behind = self.tables.endpoint(&call).unwrap_or(NOTHING);
+        if !behind.has_itself() {
+            return (behind, NOTHING);
+        }
+        (behind, self.tables.endpoint(&call.called_by(workload)).unwrap_or(NOTHING))
     }
 
     /// Judges one opening by what the tables say of identities; which local workload asks is not known.
@@ -251,26 +261,38 @@ impl<'a, T: Tables> Image<'a, T> {
         if workload != 0 && end.owner == workload {
             return Decision::plain(Verdict::Allow, Reason::NoPolicy, end.identity);
         }
-        let (remote_identity, port, translated) = self.called(end, query);
+        let (behind, itself) = self.behind(workload, end, query);
+        let translated = behind.is_behind();
+        let (remote_identity, port) =
+            if translated { (behind.identity, behind.number() as u16) } else { (end.identity, query.port) };
         if local == reserved::UNKNOWN {
             return from_cell(Cell(self.header.word(header::UNKNOWN) as u32), remote_identity);
         }
-        let mut decision = match self.cell(Section::Sets, local, query, (remote_identity, port)) {
-            Some(cell) => Decision { translated, ..from_cell(cell, remote_identity) },
-            None => no_tables(remote_identity),
+        // One path from here on, whichever cell it is: the verifier follows every other.
+        let (cell, staged) = if itself.is_behind() {
+            itself.cells()
+        } else {
+            let asked = (remote_identity, port);
+            let waiting = self.flags() & FLAG_STAGED != 0;
+            let staged = if waiting { self.cell(Section::StagedSets, local, query, asked) } else { Cell::ABSENT };
+            (self.cell(Section::Sets, local, query, asked), staged)
         };
-        if self.flags() & FLAG_STAGED != 0 {
-            let staged = self.cell(Section::StagedSets, local, query, (remote_identity, port)).unwrap_or(Cell::ABSENT);
-            if staged.verdict() != Some(decision.verdict) {
-                decision.staged = staged;
-            }
+        let mut decision = Decision { translated, ..from_cell(cell, remote_identity) };
+        if staged.verdict() != Some(decision.verdict) {
+            decision.staged = staged;
         }
         decision
     }
 
-    /// The cell that answers `query` about this identity and port, the set's default included.
+    /// The cell that answers `query` about this identity and port, the set's default included; absent where the tables cannot be
+    /// read.
     #[inline(always)]
-    fn cell(&self, sets: Section, local: u32, query: &Query, (remote_identity, port): (u32, u16)) -> Option<Cell> {
+    fn cell(&self, sets: Section, local: u32, query: &Query, asked: (u32, u16)) -> Cell {
+        self.find_cell(sets, local, query, asked).unwrap_or(Cell::ABSENT)
+    }
+
+    #[inline(always)]
+    fn find_cell(&self, sets: Section, local: u32, query: &Query, (remote_identity, port): (u32, u16)) -> Option<Cell> {
         let set = self.set_of(sets, self.identity(local).set, query.direction)?;
         if set.port_classes == 0 {
             return Some(set.default);
@@ -283,6 +305,9 @@ impl<'a, T: Tables> Image<'a, T> {
         Some(if cell == 0 { set.default } else { Cell(cell) })
     }
 }
+
+/// No entry. Not an `Option`: what that holds when it holds nothing is a register that the verifier has never seen written.
+const NOTHING: Endpoint = Endpoint { identity: 0, owner: 0 };
 
 /// A decision from a cell; one that names no verdict is a table we do not understand.
 #[inline(always)]

@@ -5,7 +5,10 @@
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
-use crate::addr::{Addr, Port};
+use crate::{
+    addr::{Addr, Port},
+    image::Cell,
+};
 
 /// What an [`Event`] reports.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -255,15 +258,17 @@ pub struct Endpoint {
     /// Who has it, as the remote side.
     pub identity: u32,
     /// Number of the local workload whose own address it is; 0 for none. With [`NATIVE`], that workload's policies judge what it
-    /// sends to itself; without, it reaches the address whatever they say. Or one of two marks, see [`Self::service`] and
-    /// [`Self::behind`].
+    /// sends to itself; without, it reaches the address whatever they say. Or one of three marks, see [`Self::service`],
+    /// [`Self::behind`] and [`Self::itself`].
     pub owner: u32,
 }
 
 /// Mark of an address that a service has; the number of that address follows.
 const SERVICE: u32 = 1 << 31;
-/// Mark of what is behind a port of such an address; the port it leads to follows.
+/// Mark of what is behind a port of such an address; the port it leads to follows, and [`ITSELF`].
 const BEHIND: u32 = 1 << 30;
+/// Bit beside the port: some local workload is behind it, and has an entry of its own under [`Addr::called_by`].
+pub const ITSELF: u32 = 1 << 16;
 
 impl Endpoint {
     /// The owner's word of a service's address. Who calls it is judged by what stands under [`Addr::of_call`], if anything does,
@@ -293,6 +298,27 @@ impl Endpoint {
         self.owner & (SERVICE | BEHIND) == BEHIND
     }
 
+    /// What is answered to a workload that calls itself by a service: the cell, and the one of staged policies. Such a cell never
+    /// speaks of more than rules, defaults and no policy, so its upper bits are free for the mark.
+    #[must_use]
+    pub const fn itself(cell: Cell, staged: Cell) -> Self {
+        Self { identity: staged.0, owner: BEHIND | cell.0 }
+    }
+
+    /// The cells of [`Self::itself`].
+    #[inline(always)]
+    #[must_use]
+    pub const fn cells(self) -> (Cell, Cell) {
+        (Cell(self.owner & !BEHIND), Cell(self.identity))
+    }
+
+    /// Whether this is what is behind a port, and some local workload has an entry of its own there.
+    #[inline(always)]
+    #[must_use]
+    pub const fn has_itself(self) -> bool {
+        self.owner & (SERVICE | BEHIND | ITSELF) == BEHIND | ITSELF
+    }
+
     /// What follows the mark: the number of the service's address, or the port a service's port leads to.
     #[inline(always)]
     #[must_use]
@@ -314,4 +340,39 @@ pub struct PrefixKey {
     pub bits: u32,
     /// The address.
     pub addr: Addr,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        addr::Protocol,
+        verdict::{Reason, Verdict},
+    };
+
+    #[test]
+    fn an_answer_of_ones_own_is_read_as_it_was_given_and_is_nobodys_address() {
+        for reason in [Reason::Rule, Reason::Default, Reason::NoPolicy] {
+            for verdict in [Verdict::Allow, Verdict::Deny, Verdict::Audit] {
+                let cell = Cell::new(verdict, reason, crate::image::MAX_RULES - 1).quietly();
+                let entry = Endpoint::itself(cell, Cell(0x1234_5678));
+                assert_eq!(entry.cells(), (cell, Cell(0x1234_5678)), "{verdict:?} {reason:?}");
+                // Packets may name its key as an address: then it is one that nobody has.
+                assert!(entry.is_behind() && !entry.is_service(), "{verdict:?} {reason:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn only_a_marked_port_has_own_answers_and_their_keys_are_their_own() {
+        let marked = |owner| Endpoint { identity: 1, owner }.has_itself();
+        let rows = [Endpoint::behind(u16::MAX), Endpoint::service(0), Endpoint::service(ITSELF), SHARED, NATIVE | 7, 0];
+        assert_eq!(rows.map(marked), [false; 6]);
+        assert!(marked(Endpoint::behind(80) | ITSELF));
+        assert_eq!(Endpoint { identity: 1, owner: Endpoint::behind(80) | ITSELF }.number() as u16, 80);
+        let all = Addr::of_call(3, Protocol::TCP, 80);
+        for number in [0, 1, 1023] {
+            assert!(all.called_by(number) != all && all.called_by(number).called_by_all() == all, "{number}");
+        }
+    }
 }

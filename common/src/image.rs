@@ -74,6 +74,8 @@ pub mod header {
 
 /// Header flag: some rate limit exists, so XDP must look for it.
 pub const FLAG_LIMITS: u64 = 1;
+/// Header flag: some rate limit holds for every destination, whether or not one selects it.
+pub const FLAG_LIMITS_ALL: u64 = 1 << 8;
 /// Header flag: some address set is in force, so XDP must look for it.
 pub const FLAG_SETS: u64 = 2;
 /// Header flag: some cell may be quiet, so an accepted connection's is looked up once more: its close makes no record either.
@@ -421,7 +423,7 @@ mod tests {
     #[test]
     fn a_quiet_or_refusing_cell_differs_in_nothing_but_that() {
         for verdict in Verdict::ALL {
-            for reason in Reason::ALL {
+            for reason in Reason::ALL.iter().filter(|reason| **reason <= Reason::LAST_OF_CELLS) {
                 let loud = Cell::new(*verdict, *reason, MAX_RULES - 1);
                 let quiet = loud.quietly();
                 assert_eq!((loud.is_quiet(), quiet.is_quiet()), (false, true));

@@ -7,6 +7,7 @@
 pub mod addr;
 pub mod counters;
 pub mod decide;
+pub mod edge;
 pub mod event;
 pub mod gcra;
 pub mod hash;
@@ -14,6 +15,7 @@ pub mod icmp;
 pub mod image;
 pub mod maps;
 pub mod packet;
+pub mod places;
 mod ports;
 pub mod recent;
 pub mod sets;
@@ -23,4 +25,4 @@ pub mod verdict;
 /// Version of every layout in this crate that crosses the border between kernel and user space: events, tables, maps.
 ///
 /// It rises with any change to them. Pinned state of another version is refused or migrated, never reinterpreted.
-pub const ABI_VERSION: u32 = 4;
+pub const ABI_VERSION: u32 = 5;

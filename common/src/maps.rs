@@ -25,6 +25,9 @@ pub const MAX_MERGED: u32 = 16_384;
 pub const LIMIT_SLOTS: u32 = 1 << 20;
 /// Workloads a node can host: the size of the reply table's per-workload shares.
 pub const MAX_WORKLOADS: u32 = 1024;
+/// Stands for the agent itself in the table of callers: the programs at the root of the managed tree let it pass, whatever they make of
+/// processes that no workload names. It must reach its collector also where it runs inside the tree.
+pub const AGENT: u32 = u32::MAX;
 /// Buckets of four reply entries each that one workload owns.
 pub const REPLY_BUCKETS: u32 = 128;
 /// Rate limits whose passed and dropped packets are counted.
@@ -35,6 +38,12 @@ pub const MAX_CGROUPS: u32 = 8192;
 pub const MAX_INTERFACES: u32 = MAX_WORKLOADS;
 /// How long an unanswered datagram keeps its reply allowed, in nanoseconds: 60 s, as conntrack implementations choose.
 pub const REPLY_TTL_NS: u64 = 60_000_000_000;
+/// Buckets of four first fragments each that XDP remembers: half a MiB.
+pub const FRAGMENT_BUCKETS: u32 = 8192;
+/// How long later fragments may follow their first, in nanoseconds: as long as Linux waits for them (`ipfrag_time`).
+pub const FRAGMENT_TTL_NS: u64 = 30_000_000_000;
+/// Interfaces that XDP is attached to.
+pub const MAX_EDGES: u32 = 1024;
 
 /// Single word: the active generation. Written by the agent, one atomic store per policy change.
 pub const ACTIVE: &str = "ACTIVE";
@@ -56,12 +65,10 @@ pub const CALLERS: &str = "CALLERS";
 pub const INTERFACES: &str = "INTERFACES";
 /// Ring buffer of events.
 pub const EVENTS: &str = "EVENTS";
-/// Decisions by hook, verdict and reason, per CPU.
+/// Decisions by hook, verdict and reason, per CPU: first those of which records are made, then those by a quiet cell, of which none is.
 pub const COUNTERS: &str = "COUNTERS";
 /// Events that found the ring full, by the same cells, per CPU.
 pub const LOST: &str = "LOST";
-/// Decisions by a quiet cell, which make no record, by the same cells, per CPU.
-pub const QUIET: &str = "QUIET";
 /// Merged decisions that found the merge table full, by the same cells, per CPU; cumulative.
 pub const OVERFLOW: &str = "OVERFLOW";
 /// Merge epoch (0 or 1) that the kernel writes; the agent flips it, waits, and reads the other.
@@ -80,5 +87,9 @@ pub const LIMIT_STATE: &str = "LIMIT_STATE";
 pub const LIMIT_STATS: &str = "LIMIT_STATS";
 /// Reply table for unconnected UDP clients.
 pub const REPLIES: &str = "REPLIES";
-/// Packets that XDP saw and passed, per CPU (not decisions: nothing is recorded for them).
+/// First fragments that XDP let through to services with limits.
+pub const FRAGMENTS: &str = "FRAGMENTS";
+/// What is special about an interface, by the place that its entry in [`SEEN`] names.
+pub const EDGES: &str = "EDGES";
+/// Packets that XDP saw and passed, per CPU (not decisions: nothing is recorded for them), and the interface's place in [`EDGES`].
 pub const SEEN: &str = "SEEN";

@@ -13,6 +13,8 @@ use crate::{
 pub const ENTRIES: u32 = 2048;
 /// Odd, with bits everywhere (the golden ratio): spreads neighbouring questions.
 const SPREAD: u64 = 0x9e37_79b9_7f4a_7c15;
+/// Another such number.
+const OTHER_SPREAD: u64 = 0xc2b2_ae3d_27d4_eb4f;
 
 /// A question as words, different for any two generations (by the active word), workloads, directions, protocols, ports or
 /// addresses. The query's own `local` is not part of it: it follows from workload and generation.
@@ -28,9 +30,9 @@ pub const fn question(active: u64, workload: u32, query: &Query) -> [u64; 4] {
 #[inline(always)]
 #[must_use]
 pub const fn entry([active, called, high, low]: [u64; 4]) -> u32 {
-    let mixed = (active ^ high.rotate_left(7) ^ low).wrapping_mul(SPREAD) ^ called;
-    let mixed = (mixed ^ mixed >> 32).wrapping_mul(SPREAD);
-    (mixed >> 40) as u32 & (ENTRIES - 1)
+    // The upper bits of a product depend on all of both factors. IPv4 addresses differ in `low` only.
+    let mixed = (active ^ high.wrapping_mul(OTHER_SPREAD) ^ low ^ called).wrapping_mul(SPREAD);
+    (mixed >> (u64::BITS - ENTRIES.ilog2())) as u32
 }
 
 /// What was answered: the decision, the local identity and the generation.

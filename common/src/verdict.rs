@@ -44,6 +44,11 @@ numbered! {
     }
 }
 
+impl Reason {
+    /// The last of those that cells of policies hold, in four bits. What comes after it is no policy's to say.
+    pub const LAST_OF_CELLS: Self = Self::CallerMismatch;
+}
+
 impl Verdict {
     /// Whether the traffic goes on.
     #[inline(always)]
@@ -74,8 +79,7 @@ numbered! {
         RateLimitConnections = 8 => "rate_limit_connections",
         /// The source address is in an address set that blocks.
         Blocklist = 9 => "blocklist",
-        /// The packet's headers contradict themselves or its length, or nobody can tell what it belongs to (a fragment without its
-        /// first, on a workload's interface a frame that is neither IP nor ARP); fails closed.
+        /// The packet's headers contradict themselves or its length; fails closed.
         Malformed = 10 => "malformed",
         /// A socket of a kind the policy does not allow (raw, SCTP, MPTCP).
         SocketType = 11 => "socket_type",
@@ -86,8 +90,28 @@ numbered! {
         /// The calling task and the socket belong to different workloads (a socket that was passed on, a process that was moved).
         /// Allowed: both policies allow it. Denied: the named rule of the caller's refuses what the socket's allows.
         CallerMismatch = 14 => "caller_mismatch",
+        /// The sender has chosen the packet's route: what would be judged is where it goes next, and not where it ends.
+        SourceRoute = 15 => "source_route",
+        /// A first fragment that does not hold the headers, or a later one that begins within them.
+        TinyFragment = 16 => "tiny_fragment",
+        /// More VLAN tags or IPv6 extension headers than are looked through.
+        ExtDepth = 17 => "ext_depth",
+        /// An IPv6 fragment header in a packet in one piece, or behind another one.
+        FragNested = 18 => "frag_nested",
+        /// A fragment whose first was not seen to pass, or too long ago.
+        FragUnknown = 19 => "frag_unknown",
+        /// A first fragment that gives the fragments of another datagram's identification another port.
+        FragOverlap = 20 => "frag_overlap",
+        /// The workload spoke for neighbours or routers that it is not: ARP, neighbour and router advertisements, redirects.
+        NdSpoof = 21 => "nd_spoof",
+        /// The source address is none that a packet on a wire can come from.
+        Martian = 22 => "martian",
+        /// TCP flags that no TCP sends together.
+        TcpFlags = 23 => "tcp_flags",
+        /// A frame that is neither IP nor ARP, or hides which it is.
+        Ethertype = 24 => "ethertype",
         /// Address sets that allow are asked about such packets, and none of them holds the source address.
-        NotListed = 15 => "not_listed",
+        NotListed = 25 => "not_listed",
     }
 }
 

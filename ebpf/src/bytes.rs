@@ -5,14 +5,15 @@
 
 use aya_ebpf::{
     bindings::{__sk_buff, bpf_sk_lookup, bpf_sock, bpf_sock_ops, xdp_md},
-    helpers::{bpf_get_socket_cookie, bpf_sk_fullsock, bpf_skb_pull_data},
+    helpers::{bpf_get_socket_cookie, bpf_sk_fullsock, bpf_skb_pull_data, bpf_xdp_get_buff_len},
     programs::{SkBuffContext, SockAddrContext, TcContext, XdpContext},
 };
 use weir_common::{
     addr::{Addr, Port, Protocol},
     decide::Image,
-    packet::{self, Bytes, Fault, Packet},
+    packet::{self, Bytes, Fault, Packet, Place},
     source::{self, Other},
+    verdict::Reason,
 };
 
 use crate::tables::Active;
@@ -33,9 +34,22 @@ impl Bytes for Frame<'_> {
         within(self.0.data(), self.0.data_end(), offset)
     }
 
+    /// All of the frame: what lies in further buffers (jumbo frames, super-packets) is no part of the linear one.
     #[inline(always)]
     fn len(&self) -> u32 {
-        (self.0.data_end() - self.0.data()) as u32
+        // SAFETY: the helper takes the program's own context.
+        unsafe { bpf_xdp_get_buff_len(self.0.ctx) as u32 }
+    }
+
+    /// Asks the helper only where the linear buffer does not answer.
+    #[inline(always)]
+    fn reaches(&self, end: u32) -> bool {
+        end <= (self.0.data_end() - self.0.data()) as u32 || end <= self.len()
+    }
+
+    #[inline(always)]
+    fn any(&self, number: u32) -> u32 {
+        weir_any(number)
     }
 }
 
@@ -57,6 +71,19 @@ impl Bytes for Skb<'_> {
     fn len(&self) -> u32 {
         self.0.len()
     }
+
+    #[inline(always)]
+    fn any(&self, number: u32) -> u32 {
+        weir_any(number)
+    }
+}
+
+/// What a global function gives back is any number to the verifier: rounds of a loop that differ in nothing else are then walked
+/// once each, and not once for every way through those before.
+#[inline(never)]
+#[unsafe(no_mangle)]
+extern "C" fn weir_any(number: u32) -> u32 {
+    opaque(number as usize) as u32
 }
 
 /// `N` bytes at `offset` of the packet that lies at `data..end`.
@@ -80,14 +107,29 @@ fn opaque(mut value: usize) -> usize {
     value
 }
 
-/// What [`headers`] and [`frame_headers`] found.
+/// What was found of a packet's headers.
+#[derive(Clone, Copy)]
 pub enum Headers {
     /// The packet is filled in.
     Read,
     /// [`Fault::NotIp`].
     NotIp,
-    /// [`Fault::Malformed`].
-    Malformed,
+    /// [`Fault::Arp`].
+    Arp,
+    /// [`Fault::Refused`]; the packet holds what was read until then, and nothing where that contradicts itself.
+    Refused(Reason),
+}
+
+impl Headers {
+    /// Why what was read is refused at a socket, which is handed IP packets and nothing else.
+    #[inline(always)]
+    pub const fn refuses(self) -> Option<Reason> {
+        match self {
+            Self::Read => None,
+            Self::NotIp | Self::Arp => Some(Reason::Malformed),
+            Self::Refused(reason) => Some(reason),
+        }
+    }
 }
 
 /// Reads the headers of a packet at a cgroup_skb hook.
@@ -102,16 +144,30 @@ pub fn frame_headers(ctx: &XdpContext, packet: &mut Packet) -> Headers {
     answer(weir_parse_frame(ctx.ctx, packet))
 }
 
+/// Answers of the functions below, beside the numbers of [`Reason`]s.
 const READ: u32 = 0;
-const NOT_IP: u32 = 1;
-const MALFORMED: u32 = 2;
+const NOT_IP: u32 = 0x100;
+const ARP: u32 = 0x101;
 
 #[inline(always)]
 const fn answer(code: u32) -> Headers {
     match code {
         READ => Headers::Read,
         NOT_IP => Headers::NotIp,
-        _ => Headers::Malformed,
+        ARP => Headers::Arp,
+        _ => match Reason::from_u8(code as u8) {
+            Some(reason) => Headers::Refused(reason),
+            None => Headers::Refused(Reason::Malformed),
+        },
+    }
+}
+
+#[inline(always)]
+const fn code(fault: Fault) -> u32 {
+    match fault {
+        Fault::NotIp => NOT_IP,
+        Fault::Arp => ARP,
+        Fault::Refused(reason) => reason as u32,
     }
 }
 
@@ -120,9 +176,11 @@ const fn answer(code: u32) -> Headers {
 #[inline(never)]
 #[unsafe(no_mangle)]
 extern "C" fn weir_parse_skb(skb: *mut __sk_buff, packet: *mut Packet) -> u32 {
-    let ctx = SkBuffContext::new(skb);
-    let parsed = packet::parse_ip::<_, { packet::WHOLE }>(&Skb(&ctx), 0);
-    store(parsed.map(|(packet, _)| packet), packet)
+    let version = match Skb(&SkBuffContext::new(skb)).load::<1>(0) {
+        Some([first]) => u32::from(first >> 4),
+        None => 0,
+    };
+    weir_read_skb(skb, 0, version, packet)
 }
 
 /// Reads the headers of a frame at TC.
@@ -134,7 +192,64 @@ pub fn tc_headers(ctx: &TcContext, packet: &mut Packet) -> Headers {
 #[inline(never)]
 #[unsafe(no_mangle)]
 extern "C" fn weir_parse_tc(skb: *mut __sk_buff, packet: *mut Packet) -> u32 {
-    store(packet::parse_frame(&Skb(&SkBuffContext::new(skb))), packet)
+    match packet::network(&Skb(&SkBuffContext::new(skb))) {
+        Ok(place) => weir_read_skb(skb, place.offset, u32::from(place.version), packet),
+        Err(fault) => empty(code(fault), packet, SkBuffContext::new(skb).len()),
+    }
+}
+
+/// The same for frames.
+#[inline(never)]
+#[unsafe(no_mangle)]
+extern "C" fn weir_parse_frame(frame: *mut xdp_md, packet: *mut Packet) -> u32 {
+    let ctx = XdpContext::new(frame);
+    match packet::network(&Frame(&ctx)) {
+        Ok(place) => weir_read_frame(frame, place.offset, u32::from(place.version), packet),
+        Err(fault) => empty(code(fault), packet, Frame(&ctx).len()),
+    }
+}
+
+/// The most that stands before an IP packet: Ethernet and its tags.
+const FRONT: u32 = 14 + 4 * packet::MAX_TAGS;
+
+/// Reads the IP packet at `offset`: once for every number of tags.
+#[inline(never)]
+#[unsafe(no_mangle)]
+extern "C" fn weir_read_skb(skb: *mut __sk_buff, offset: u32, version: u32, to: *mut Packet) -> u32 {
+    read::<_, { packet::WHOLE }>(&Skb(&SkBuffContext::new(skb)), offset, version, to)
+}
+
+#[inline(never)]
+#[unsafe(no_mangle)]
+extern "C" fn weir_read_frame(frame: *mut xdp_md, offset: u32, version: u32, to: *mut Packet) -> u32 {
+    read::<_, { packet::WHOLE }>(&Frame(&XdpContext::new(frame)), offset, version, to)
+}
+
+#[inline(always)]
+fn read<B: Bytes, const ALL: bool>(bytes: &B, offset: u32, version: u32, to: *mut Packet) -> u32 {
+    // No ICMP error starts its quote further in; the verifier wants a bound for packet offsets.
+    if to.is_null() || offset > if ALL { FRONT } else { 1024 } {
+        return Reason::Malformed as u32;
+    }
+    // SAFETY: not null, and the verifier checks that every caller hands memory of this size.
+    let packet = unsafe { &mut *to };
+    match packet::read_ip::<B, ALL>(bytes, Place { offset, version: version as u8 }, packet) {
+        Ok(()) => READ,
+        Err(fault) => {
+            let code = code(fault);
+            if code == Reason::Malformed as u32 { empty(code, to, bytes.len()) } else { code }
+        }
+    }
+}
+
+/// Nothing of a packet that contradicts itself is believed; a record of it has its length.
+#[inline(always)]
+fn empty(code: u32, to: *mut Packet, length: u32) -> u32 {
+    if !to.is_null() {
+        // SAFETY: not null, and the verifier checks that every caller hands memory of this size.
+        unsafe { to.write(Packet { length, ..Packet::EMPTY }) };
+    }
+    code
 }
 
 /// Reads the headers that an ICMP error quotes from `offset` on.
@@ -146,12 +261,13 @@ pub fn quote(skb: *mut __sk_buff, offset: u32, packet: &mut Packet) -> Headers {
 #[inline(never)]
 #[unsafe(no_mangle)]
 extern "C" fn weir_parse_quote(skb: *mut __sk_buff, offset: u32, packet: *mut Packet) -> u32 {
-    // No ICMP error starts its quote further in; the verifier wants a bound for packet offsets.
-    if offset > 1024 {
-        return MALFORMED;
+    let bytes = Skb(&SkBuffContext::new(skb));
+    // What the error itself was read into.
+    empty(0, packet, 0);
+    match if offset > 1024 { None } else { bytes.load::<1>(offset) } {
+        Some([first]) => read::<_, { packet::QUOTED }>(&bytes, offset, u32::from(first >> 4), packet),
+        None => Reason::Malformed as u32,
     }
-    let parsed = packet::parse_ip::<_, { packet::QUOTED }>(&Skb(&SkBuffContext::new(skb)), offset);
-    store(parsed.map(|(packet, _)| packet), packet)
 }
 
 /// The most that headers may take: Ethernet with two tags, IP with its options or extension headers, an ICMP error's quote.
@@ -221,27 +337,6 @@ pub fn is_arp(ctx: &TcContext) -> bool {
     source::is_arp(&Skb(&SkBuffContext::new(ctx.skb.skb)))
 }
 
-/// The same for frames.
-#[inline(never)]
-#[unsafe(no_mangle)]
-extern "C" fn weir_parse_frame(frame: *mut xdp_md, packet: *mut Packet) -> u32 {
-    let ctx = XdpContext::new(frame);
-    store(packet::parse_frame(&Frame(&ctx)), packet)
-}
-
-#[inline(always)]
-fn store(parsed: Result<Packet, Fault>, to: *mut Packet) -> u32 {
-    match parsed {
-        Ok(packet) if !to.is_null() => {
-            // SAFETY: not null, and the verifier checks that every caller hands memory of this size.
-            unsafe { to.write(packet) };
-            READ
-        }
-        Err(Fault::NotIp) => NOT_IP,
-        Ok(_) | Err(Fault::Malformed) => MALFORMED,
-    }
-}
-
 /// What the hooks need of a socket.
 #[derive(Clone, Copy)]
 pub struct Sock {
@@ -299,6 +394,14 @@ unsafe fn read_sock(sk: *const bpf_sock) -> Sock {
     }
 }
 
+/// What a `connect` or `sendmsg` is known by while it lasts: the addresses of its context and of its socket.
+#[inline(always)]
+pub fn call(ctx: &SockAddrContext) -> [u64; 2] {
+    // SAFETY: a load of a pointer field of the context. Volatile: two equal loads would become one kept in memory of ours.
+    let sk = unsafe { (&raw const (*ctx.sock_addr).__bindgen_anon_1.sk).read_volatile() };
+    [ctx.sock_addr as u64, sk as u64]
+}
+
 /// Cookie of the socket behind any context that has one.
 #[inline(always)]
 pub fn cookie(ctx: &impl aya_ebpf::EbpfContext) -> u64 {
@@ -312,7 +415,7 @@ pub fn target_v4(ctx: &SockAddrContext) -> (Addr, Port) {
     // SAFETY: 4-byte loads of context fields.
     unsafe {
         let ip = (&raw const (*ctx.sock_addr).user_ip4).read_volatile();
-        (Addr::v4(ip.to_ne_bytes()), target_port(ctx))
+        (Addr::v4_at_once(ip.to_ne_bytes()), target_port(ctx))
     }
 }
 

@@ -13,6 +13,7 @@ use weir_common::{
     decide::Decision,
     event::{Kind, Local},
     icmp,
+    maps::AGENT,
     verdict::{Direction, Hook, Reason, Verdict},
 };
 
@@ -21,6 +22,7 @@ use crate::{
     emit::{self, Caller, Subject},
     recent, replies,
     tables::{self, Judged},
+    task::{self, Task},
     who,
 };
 
@@ -54,17 +56,27 @@ pub fn root_connect6(ctx: SockAddrContext) -> i32 {
 /// By the socket's workload.
 #[inline(always)]
 fn judge(ctx: &SockAddrContext, hook: Hook, target: (Addr, Port)) -> i32 {
-    let subject = subject(ctx, hook, who::attached(), target);
-    let judged = tables::judge(subject.local.workload, &emit::question(&subject));
-    let passes = judged.decision.verdict.passes();
-    let foreign = is_foreign(&subject.local, crate::task::cgroup());
-    recent::vouch(if passes && !foreign { subject.cookie } else { 0 });
-    if judged.decision.quiet && passes && !foreign && subject.protocol == Protocol::TCP {
-        // Nothing would follow that an attempt could name.
-        return ALLOW;
-    }
     // What only a record needs is asked for when there will be one: each of these is a call into the kernel.
-    let caller = if judged.decision.quiet && passes && !foreign { Caller::NONE } else { Caller::current() };
+    let mut subject = subject_of(ctx, hook, who::attached(), target, 0);
+    let mut judged = Judged::NO_TABLES;
+    tables::judge_at_once(subject.local.workload, &emit::question(&subject), &mut judged);
+    let passes = judged.decision.verdict.passes();
+    let task = Task::current();
+    let foreign = is_foreign(&subject.local, task.cgroup());
+    recent::vouch(ctx, passes && !foreign);
+    if passes && !foreign {
+        let tcp = subject.protocol == Protocol::TCP;
+        // TCP is counted when the SYN leaves, and recorded then; nothing follows a quiet decision that an attempt could name.
+        if tcp && (judged.decision.quiet || task::known()) {
+            return ALLOW;
+        }
+        if judged.decision.quiet {
+            emit::counted_only(&subject, &judged.decision);
+            return ALLOW;
+        }
+    }
+    subject.cookie = bytes::cookie(ctx);
+    let caller = Caller::of(task);
     if !passes {
         if judged.generation == 0 {
             error!(ctx, "no generation is in force: every opening is refused");
@@ -75,10 +87,10 @@ fn judge(ctx: &SockAddrContext, hook: Hook, target: (Addr, Port)) -> i32 {
     if foreign {
         note_foreign(&subject, &judged, &caller);
     }
-    if subject.protocol == Protocol::TCP {
-        emit::named(Kind::Attempt, &subject, &caller);
-    } else {
+    if subject.protocol != Protocol::TCP {
         emit::verdict(&subject, &judged, &caller);
+    } else if !task::known() {
+        emit::named(Kind::Attempt, &subject, &caller);
     }
     ALLOW
 }
@@ -87,15 +99,18 @@ fn judge(ctx: &SockAddrContext, hook: Hook, target: (Addr, Port)) -> i32 {
 /// all there is to say. Speaks up only when it denies what the socket's own program has let through.
 #[inline(always)]
 pub fn judge_caller(ctx: &SockAddrContext, hook: Hook, target: (Addr, Port)) -> i32 {
-    let cookie = bytes::cookie(ctx);
-    if recent::vouched(cookie) {
+    if recent::vouched(ctx) {
         return ALLOW;
     }
     // SAFETY: helper without arguments; non-zero when a program of a lower cgroup has denied already.
     if unsafe { bpf_get_retval() } != 0 || lives_in_root_cgroup() {
         return ALLOW;
     }
-    let subject = subject_of(ctx, hook, who::caller(), target, cookie);
+    let caller = who::caller();
+    if caller.workload == AGENT {
+        return ALLOW;
+    }
+    let subject = subject(ctx, hook, caller, target);
     let mut judged = tables::judge(subject.local.workload, &emit::question(&subject));
     if judged.decision.verdict.passes() || is_reply(ctx, hook, &subject) {
         return ALLOW;
@@ -104,7 +119,7 @@ pub fn judge_caller(ctx: &SockAddrContext, hook: Hook, target: (Addr, Port)) -> 
     if subject.local.workload != who::UNKNOWN.workload {
         judged.decision.reason = Reason::CallerMismatch;
     }
-    emit::verdict(&subject, &judged, &Caller::current());
+    emit::refused(&subject, &judged);
     DENY
 }
 
@@ -141,7 +156,7 @@ pub fn is_reply(ctx: &SockAddrContext, hook: Hook, subject: &Subject) -> bool {
 /// workload; both are judged by the socket's program alone.
 #[inline(always)]
 fn lives_in_root_cgroup() -> bool {
-    crate::task::cgroup() <= ROOT_CGROUP
+    Task::current().cgroup() <= ROOT_CGROUP
 }
 
 /// What the call is about.

@@ -72,10 +72,7 @@ fn try_egress(ctx: &SkBuffContext, local: impl FnOnce() -> Local) -> Outcome {
     }
     let local = local();
     let mut packet = Packet::EMPTY;
-    let read = matches!(bytes::headers(ctx, &mut packet), Headers::Read);
-    if !read {
-        packet.length = ctx.len();
-    }
+    let read = bytes::headers(ctx, &mut packet);
     judge(ctx, local, sock, &packet, read)
 }
 
@@ -86,7 +83,7 @@ fn is_tcp(sock: &Sock) -> bool {
 
 /// One subject and one decision for whatever comes of it: the stack holds no second of either beside what `emit` needs.
 #[inline(always)]
-fn judge(ctx: &SkBuffContext, local: Local, sock: Sock, packet: &Packet, read: bool) -> Outcome {
+fn judge(ctx: &SkBuffContext, local: Local, sock: Sock, packet: &Packet, read: Headers) -> Outcome {
     let subject = Subject {
         hook: Hook::Egress,
         direction: Direction::Egress,
@@ -101,8 +98,8 @@ fn judge(ctx: &SkBuffContext, local: Local, sock: Sock, packet: &Packet, read: b
         ifindex: 0,
     };
     let workload = subject.local.workload;
-    if !read {
-        return decided(&subject, &Judged::refusal(Reason::Malformed), packet);
+    if let Some(reason) = read.refuses() {
+        return decided(&subject, &Judged::refusal(reason), packet);
     }
     let mut judged = tables::judge(workload, &emit::question(&subject));
     // Other sockets send from addresses of their namespace; a raw one writes what it likes.

@@ -5,6 +5,7 @@
 
 use aya_ebpf::{
     bindings::{BPF_NOEXIST, BPF_RB_FORCE_WAKEUP, BPF_RB_NO_WAKEUP},
+    btf_maps::PerCpuArray,
     helpers::{bpf_ktime_get_ns, bpf_ringbuf_query},
 };
 use weir_common::{
@@ -12,13 +13,10 @@ use weir_common::{
     counters,
     decide::{Decision, Query},
     event::{Event, Kind, Local, MergeKey, MergeValue, Process},
-    verdict::{Direction, Hook, Reason, Verdict},
+    verdict::{Direction, Hook},
 };
 
-use crate::{
-    atomic, maps,
-    tables::{self, Judged},
-};
+use crate::{atomic, maps, tables::Judged, task::Task};
 
 /// Unread bytes in the ring from which on the reader is woken; below, its timer finds them (a wake-up costs 9 us).
 const WAKE_BYTES: u64 = 64 * 1024;
@@ -75,6 +73,7 @@ pub const fn opposite(direction: Direction) -> Direction {
 }
 
 /// The calling task, for hooks that run in one.
+#[repr(C)]
 pub struct Caller {
     pub process: Process,
     pub cgroup: u64,
@@ -88,15 +87,40 @@ impl Caller {
     /// The calling task.
     #[inline(always)]
     pub fn current() -> Self {
-        Self { process: crate::task::process(), cgroup: crate::task::cgroup() }
+        let mut caller = Self::NONE;
+        let _ = weir_caller(&raw mut caller);
+        caller
     }
+
+    /// A task, without a call of ours.
+    #[inline(always)]
+    pub fn of(task: Task) -> Self {
+        Self { process: task.process(), cgroup: task.cgroup() }
+    }
+}
+
+/// A global function (see `bytes::weir_parse_skb`). The answer means nothing: the verifier wants one.
+#[inline(never)]
+#[unsafe(no_mangle)]
+extern "C" fn weir_caller(to: *mut Caller) -> u32 {
+    if to.is_null() {
+        return 0;
+    }
+    // SAFETY: not null, and the verifier checks that every caller hands memory of this size.
+    unsafe { to.write(Caller::of(Task::current())) };
+    1
+}
+
+/// Counts a refusal of what the calling task asks, and sends it as one event.
+#[inline(never)]
+pub fn refused(subject: &Subject, judged: &Judged) {
+    verdict(subject, judged, &Caller::current());
 }
 
 /// Counts a decision and sends it as one event.
 #[inline(never)]
 pub fn verdict(subject: &Subject, judged: &Judged, caller: &Caller) {
-    let cell = cell_of(subject, &judged.decision);
-    if counted_only(&judged.decision, cell) {
+    if counted_only(subject, &judged.decision) {
         return;
     }
     let decision = &judged.decision;
@@ -111,17 +135,15 @@ pub fn verdict(subject: &Subject, judged: &Judged, caller: &Caller) {
         ..event
     };
     if !submit(event, caller.process.pid) {
-        count(&maps::LOST, cell);
+        count(&maps::LOST, cell_of(subject, decision));
     }
 }
 
 /// Counts a decision; whether that is all, because the rule wants no record (`log: false`).
 #[inline(always)]
-fn counted_only(decision: &Decision, cell: u32) -> bool {
-    count(&maps::COUNTERS, cell);
-    if decision.quiet {
-        count(&maps::QUIET, cell);
-    }
+pub fn counted_only(subject: &Subject, decision: &Decision) -> bool {
+    let cell = cell_of(subject, decision);
+    count(&maps::COUNTERS, if decision.quiet { counters::quiet(cell) } else { cell });
     decision.quiet
 }
 
@@ -148,8 +170,7 @@ pub fn closed(subject: &Subject, old_state: u8, totals: [u8; 32]) {
 /// Counts a decision about a packet together with equal ones of this epoch.
 #[inline(never)]
 pub fn merged(subject: &Subject, judged: &Judged, bytes: u32) {
-    let cell = cell_of(subject, &judged.decision);
-    if counted_only(&judged.decision, cell) {
+    if counted_only(subject, &judged.decision) {
         return;
     }
     let key = MergeKey {
@@ -179,28 +200,8 @@ pub fn merged(subject: &Subject, judged: &Judged, bytes: u32) {
         merge_into(&maps::MERGED_1, &key, subject, bytes)
     };
     if !done {
-        count(&maps::OVERFLOW, cell);
+        count(&maps::OVERFLOW, cell_of(subject, &judged.decision));
     }
-}
-
-/// Counts a packet whose headers contradict themselves: it fails closed.
-#[inline(always)]
-pub fn malformed(local: Local, hook: Hook, direction: Direction, ifindex: u32, bytes: u32) {
-    let subject = Subject {
-        hook,
-        direction,
-        local,
-        local_addr: Addr::UNSPECIFIED,
-        remote_addr: Addr::UNSPECIFIED,
-        local_port: Port([0; 2]),
-        remote_port: Port([0; 2]),
-        protocol: Protocol(0),
-        cookie: 0,
-        tcp_flags: 0,
-        ifindex,
-    };
-    let decision = Decision::plain(Verdict::Deny, Reason::Malformed, 0);
-    merged(&subject, &Judged { decision, generation: tables::generation(), local_identity: 0 }, bytes);
 }
 
 /// Whether a flood would vary the peer's port and so fill the table with one client.
@@ -263,10 +264,8 @@ fn cell_of(subject: &Subject, decision: &Decision) -> u32 {
     counters::cell(subject.hook, decision.verdict, decision.reason)
 }
 
-type Counters = aya_ebpf::btf_maps::PerCpuArray<u64, { counters::CELLS }>;
-
 #[inline(always)]
-fn count(map: &Counters, cell: u32) {
+fn count<const CELLS: usize>(map: &PerCpuArray<u64, CELLS>, cell: u32) {
     if let Some(cell) = map.get_ptr_mut(cell) {
         // SAFETY: a live map value of this run.
         unsafe { atomic::add(cell, 1) };

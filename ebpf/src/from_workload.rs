@@ -8,13 +8,13 @@
 
 use aya_ebpf::{macros::classifier, programs::TcContext};
 use weir_common::{
+    event::Local,
     packet::Packet,
-    verdict::{Direction, Hook, Reason},
+    verdict::{Hook, Reason},
 };
 
 use crate::{
     bytes::{self, Headers, NOT_ARP, OWN},
-    emit,
     wire::{self, Outcome},
 };
 
@@ -33,24 +33,29 @@ fn try_from(ctx: &TcContext) -> Outcome {
         Headers::Read => {
             let subject = wire::subject(Hook::FromWorkload, local, ifindex, &packet);
             if bytes::source(ctx, &packet, local.workload) != OWN {
-                return wire::refused(&subject, Reason::Spoofed, &packet);
+                let reason = if packet.tells_the_link() { Reason::NdSpoof } else { Reason::Spoofed };
+                return wire::refused(&subject, reason, &packet);
             }
             wire::judge(ctx.skb.skb, &subject, &mut packet)
         }
-        Headers::NotIp => match bytes::neighbour(ctx, local.workload) {
-            OWN => Outcome::Passes,
-            NOT_ARP => malformed(ctx, local, ifindex),
-            _ => {
-                let subject = wire::subject(Hook::FromWorkload, local, ifindex, &Packet::EMPTY);
-                wire::refused(&subject, Reason::Spoofed, &packet)
-            }
-        },
-        Headers::Malformed => malformed(ctx, local, ifindex),
+        read => {
+            let Some(reason) = refusal(ctx, local, read) else { return Outcome::Passes };
+            wire::refused(&wire::subject(Hook::FromWorkload, local, ifindex, &packet), reason, &packet)
+        }
     }
 }
 
+/// Why what is no IP packet to judge is refused; ARP passes if the workload speaks for itself.
 #[inline(always)]
-fn malformed(ctx: &TcContext, local: weir_common::event::Local, ifindex: u32) -> Outcome {
-    emit::malformed(local, Hook::FromWorkload, Direction::Egress, ifindex, ctx.len());
-    Outcome::Denied
+fn refusal(ctx: &TcContext, local: Local, read: Headers) -> Option<Reason> {
+    match read {
+        Headers::Read => None,
+        Headers::NotIp => Some(Reason::Ethertype),
+        Headers::Refused(reason) => Some(reason),
+        Headers::Arp => match bytes::neighbour(ctx, local.workload) {
+            OWN => None,
+            NOT_ARP => Some(Reason::Malformed),
+            _ => Some(Reason::NdSpoof),
+        },
+    }
 }

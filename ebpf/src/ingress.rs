@@ -78,17 +78,12 @@ fn try_ingress(ctx: &SkBuffContext, local: impl FnOnce() -> Local) -> Outcome {
     }
     let local = local();
     let mut packet = Packet::EMPTY;
-    match bytes::headers(ctx, &mut packet) {
-        Headers::Read => judge(ctx, local, sock, &mut packet),
-        Headers::NotIp | Headers::Malformed => {
-            emit::malformed(local, Hook::Ingress, Direction::Ingress, 0, ctx.len());
-            Outcome::Denied
-        }
-    }
+    let read = bytes::headers(ctx, &mut packet);
+    judge(ctx, local, sock, &mut packet, read)
 }
 
 #[inline(always)]
-fn judge(ctx: &SkBuffContext, local: Local, sock: Sock, packet: &mut Packet) -> Outcome {
+fn judge(ctx: &SkBuffContext, local: Local, sock: Sock, packet: &mut Packet, read: Headers) -> Outcome {
     let subject = Subject {
         hook: Hook::Ingress,
         direction: Direction::Ingress,
@@ -102,6 +97,9 @@ fn judge(ctx: &SkBuffContext, local: Local, sock: Sock, packet: &mut Packet) -> 
         tcp_flags: packet.tcp_flags,
         ifindex: 0,
     };
+    if let Some(reason) = read.refuses() {
+        return decided(&subject, &Judged::refusal(reason), packet);
+    }
     let mut judged = tables::judge(subject.local.workload, &emit::question(&subject));
     let passes = judged.decision.verdict.passes();
     if passes && packet.protocol == Protocol::TCP {
@@ -155,6 +153,8 @@ fn answer(ctx: &SkBuffContext, subject: &Subject, denied: &Judged, packet: &mut 
         return decided(subject, denied, packet);
     }
     judged.decision.reason = Reason::Reply;
+    let thread = replies::thread_of(packet, subject.remote_port);
+    replies::settle(Asked::ByUs, subject.local.workload, subject.cookie, &subject.remote_addr, thread);
     decided(subject, &judged, packet)
 }
 

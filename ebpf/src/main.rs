@@ -12,6 +12,7 @@ mod bytes;
 mod connect;
 mod egress;
 mod emit;
+mod fragments;
 mod from_workload;
 mod ingress;
 mod limiter;

@@ -16,11 +16,12 @@ use aya_ebpf::{
 use weir_common::{
     addr::Addr,
     counters,
+    edge::Edge,
     event::{Endpoint, Event, LimitStats, Local, MergeKey, MergeValue, ReplyBucket},
     image::Page,
     maps::{
-        LIMIT_SLOTS, MAX_CGROUPS, MAX_CIDRS, MAX_ENDPOINTS, MAX_INTERFACES, MAX_LIMITS, MAX_MERGED,
-        MAX_WORKLOADS, REPLY_BUCKETS, RING_BYTES, SET_IMAGES, SLOTS,
+        FRAGMENT_BUCKETS, LIMIT_SLOTS, MAX_CGROUPS, MAX_CIDRS, MAX_EDGES, MAX_ENDPOINTS, MAX_INTERFACES, MAX_LIMITS,
+        MAX_MERGED, MAX_WORKLOADS, REPLY_BUCKETS, RING_BYTES, SET_IMAGES, SLOTS,
     },
     sets::{Count, Line, MAX_SETS},
 };
@@ -66,9 +67,9 @@ pub static SET_COUNTS: PerCpuArray<Count, { MAX_SETS as usize }> = PerCpuArray::
 #[btf_map]
 pub static RECENT: PerCpuArray<Entry, { weir_common::recent::ENTRIES as usize }> = PerCpuArray::new();
 
-/// Cookie of the socket whose own program has said all there is to say of this call. Written and read by the programs.
+/// The call of which the socket's own program has said all there is to say. Written and read by the programs.
 #[btf_map]
-pub static VOUCHED: PerCpuArray<u64, 1> = PerCpuArray::new();
+pub static VOUCHED: PerCpuArray<[u64; 2], 1> = PerCpuArray::new();
 
 /// Who the attach point's cgroup is. Written by the agent after attaching, read by every cgroup program.
 #[btf_map]
@@ -89,13 +90,10 @@ pub static EVENTS: RingBuf<Event, { RING_BYTES as usize }> = RingBuf::new();
 pub static WOKEN: Array<u64, { emit::WOKEN_ENTRIES as usize }> = Array::new();
 /// Decisions by cell (`weir_common::counters`). Written by the programs.
 #[btf_map]
-pub static COUNTERS: PerCpuArray<u64, { counters::CELLS }> = PerCpuArray::new();
+pub static COUNTERS: PerCpuArray<u64, { counters::DECISIONS }> = PerCpuArray::new();
 /// Decisions whose event found the ring full, by cell. Written by the programs.
 #[btf_map]
 pub static LOST: PerCpuArray<u64, { counters::CELLS }> = PerCpuArray::new();
-/// Decisions that are counted but not recorded, by cell. Written by the programs.
-#[btf_map]
-pub static QUIET: PerCpuArray<u64, { counters::CELLS }> = PerCpuArray::new();
 /// The merge epoch's low bit picks the table that programs write. Written by the agent.
 #[btf_map]
 pub static EPOCH: Array<u32, 1> = Array::new();
@@ -125,6 +123,12 @@ pub static LIMIT_STATS: PerCpuArray<LimitStats, { MAX_LIMITS as usize }> = PerCp
 /// Expected replies, `REPLY_BUCKETS` buckets per workload, so that a workload can only push out its own. Written by egress.
 #[btf_map]
 pub static REPLIES: Array<ReplyBucket, { (MAX_WORKLOADS * REPLY_BUCKETS) as usize }> = Array::new();
-/// Interface -> packets seen and passed by XDP. Entries made by the agent, counted by XDP.
+/// Fragments that XDP let through to services with limits, each with its port. Written by XDP.
 #[btf_map]
-pub static SEEN: PerCpuHashMap<u32, [u64; 2], 1024> = PerCpuHashMap::new();
+pub static FRAGMENTS: Array<ReplyBucket, { FRAGMENT_BUCKETS as usize }> = Array::new();
+/// Interface -> packets seen and passed by XDP, and its place in `EDGES`. Entries made by the agent, counted by XDP.
+#[btf_map]
+pub static SEEN: PerCpuHashMap<u32, [u64; 3], { MAX_EDGES as usize }> = PerCpuHashMap::new();
+/// What is special about an interface: apart from its counters, so that it can change without touching them. Written by the agent.
+#[btf_map]
+pub static EDGES: Array<Edge, { MAX_EDGES as usize }> = Array::new();

@@ -14,6 +14,7 @@ use crate::{
     bytes,
     connect::ALLOW,
     emit::{self, Caller, Subject},
+    task::Task,
     who,
 };
 
@@ -58,7 +59,7 @@ fn report(ctx: &SockContext, local_addr: Addr) -> i32 {
         tcp_flags: 0,
         ifindex: 0,
     };
-    let caller = Caller::current();
+    let caller = Caller::of(Task::current());
     emit::named(Kind::Bound, &subject, &caller);
     ALLOW
 }

@@ -16,9 +16,10 @@
 //! by one on another CPU. So a reader that saw the same even number before and after saw one entry, and a writer that sees an odd
 //! one leaves it to the writer it has interrupted.
 
+use aya_ebpf::programs::SockAddrContext;
 use weir_common::{decide::Query, recent};
 
-use crate::{maps, tables::Judged};
+use crate::{bytes, maps, tables::Judged};
 
 /// A question and its answer.
 #[repr(C)]
@@ -38,6 +39,12 @@ fn place(question: [u64; 4]) -> Option<*mut Entry> {
 /// A function of its own, as is [`remember`]: what they need of the stack is free again when the tables are looked at.
 #[inline(never)]
 pub fn recall(active: u64, workload: u32, query: &Query, judged: &mut Judged) -> bool {
+    look(active, workload, query, judged)
+}
+
+/// The same without a call, for programs with room on their stack.
+#[inline(always)]
+pub fn look(active: u64, workload: u32, query: &Query, judged: &mut Judged) -> bool {
     let question = recent::question(active, workload, query);
     let Some(entry) = place(question) else { return false };
     let [a, b, c, d] = question;
@@ -81,25 +88,34 @@ pub fn remember(active: u64, workload: u32, query: &Query, judged: &Judged) {
     }
 }
 
-/// Says that the socket's own program lets this call go on, and that the caller lives in the very cgroup of the socket's workload.
-/// For the root's program, which runs next, in the same call and on the same CPU: it would ask the same question again. 0 takes
-/// back what was said. Another task that calls in between can only make the root's program ask.
+/// Says whether the socket's own program lets this call go on, and the caller lives in the very cgroup of the socket's workload.
+/// For the root's program, which runs next, in the same call and on the same CPU: it would ask the same question again. Another task
+/// that calls in between can only make the root's program ask.
+///
+/// The call is known by where the kernel keeps what it hands to both programs, which is on the caller's stack, and by its socket;
+/// neither takes a call to find out, as a cookie does.
 #[inline(always)]
-pub fn vouch(cookie: u64) {
-    if let Some(vouched) = maps::VOUCHED.get_ptr_mut(0) {
+pub fn vouch(ctx: &SockAddrContext, vouched: bool) {
+    if let Some(cell) = maps::VOUCHED.get_ptr_mut(0) {
+        let [call, socket] = bytes::call(ctx);
         // SAFETY: a live map value of this CPU.
-        unsafe { vouched.write_volatile(cookie) };
+        unsafe {
+            (&raw mut (*cell)[0]).write_volatile(if vouched { call } else { 0 });
+            (&raw mut (*cell)[1]).write_volatile(socket);
+        }
     }
 }
 
-/// Whether the call on this socket was vouched for; once.
+/// Whether the call was vouched for; once.
 #[inline(always)]
-pub fn vouched(cookie: u64) -> bool {
+pub fn vouched(ctx: &SockAddrContext) -> bool {
     let Some(vouched) = maps::VOUCHED.get_ptr_mut(0) else { return false };
+    let [call, socket] = bytes::call(ctx);
     // SAFETY: as above.
     unsafe {
-        let same = vouched.read_volatile() == cookie;
-        vouched.write_volatile(0);
-        same && cookie != 0
+        let same =
+            (&raw const (*vouched)[0]).read_volatile() == call && (&raw const (*vouched)[1]).read_volatile() == socket;
+        (&raw mut (*vouched)[0]).write_volatile(0);
+        same
     }
 }

@@ -2,7 +2,8 @@
 //! Called by: egress when a socket sends that takes answers from anybody, ingress when something arrives, each to know answers by;
 //! the programs on a workload's interface, for answers and for fragments.
 //! May touch: the reply table.
-//! Never: lets one workload push out another's entries; each owns its buckets. Within its own, the oldest of four goes.
+//! Never: lets one workload push out another's entries; each owns its buckets. Within its own, the oldest of four goes, and what
+//! nobody waits for counts as old from the start: else who asks much would push out those whose answers are under way.
 
 use weir_common::{
     addr::{Addr, Port, Protocol},
@@ -44,6 +45,18 @@ pub fn expect(asked: Asked, workload: u32, cookie: u64, peer: &Addr, port: Port)
     weir_remember(workload, tag(asked, cookie, peer, port), 0);
 }
 
+/// How old an entry counts as that nobody waits for any more: good for as long again, and the first to make room.
+const SETTLED_NS: u64 = REPLY_TTL_NS / 2;
+
+/// What was asked has been answered. More may follow, but room is taken from here before it is taken from who still waits.
+#[inline(always)]
+pub fn settle(asked: Asked, workload: u32, cookie: u64, peer: &Addr, port: Port) {
+    let tag = tag(asked, cookie, peer, port);
+    if weir_recall(workload, tag) != 0 {
+        weir_remember(workload, tag, SETTLED_NS);
+    }
+}
+
 /// Whether there was one within [`REPLY_TTL_NS`].
 #[inline(always)]
 pub fn expected(asked: Asked, workload: u32, cookie: u64, peer: &Addr, port: Port) -> bool {
@@ -83,25 +96,22 @@ pub fn note_asked(subject: &Subject, socket: u64) {
     expect(Asked::ByPeer, subject.local.workload, socket, &subject.remote_addr, subject.remote_port);
 }
 
-/// An answer has left. More may follow, but room is taken from here before it is taken from who still waits. Not before it leaves: the
-/// next question would take the room of an answer that is on its way from `sendmsg` to `egress`.
+/// An answer has left. Not before it leaves: the next question would take the room of an answer that is on its way from `sendmsg` to
+/// `egress`.
 #[inline(always)]
 pub fn note_answered(subject: &Subject, local_port: Port) {
     for socket in [subject.cookie, by_port(local_port)] {
-        let tag = tag(Asked::ByPeer, socket, &subject.remote_addr, subject.remote_port);
-        if weir_recall(subject.local.workload, tag) != 0 {
-            weir_remember(subject.local.workload, tag, REPLY_TTL_NS / 2);
-        }
+        settle(Asked::ByPeer, subject.local.workload, socket, &subject.remote_addr, subject.remote_port);
     }
 }
 
-/// Whether this is the first datagram of a socket (within the TTL): its task is then reported once.
+/// Whether this is the first datagram of a socket (of late): its task is then reported once.
 #[inline(always)]
 pub fn first_of_socket(workload: u32, cookie: u64) -> bool {
     let tag = tag(Asked::ByUs, cookie, &Addr::UNSPECIFIED, Port([0; 2]));
     let known = weir_recall(workload, tag) != 0;
     if !known {
-        weir_remember(workload, tag, 0);
+        weir_remember(workload, tag, SETTLED_NS);
     }
     !known
 }

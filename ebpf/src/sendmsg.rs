@@ -20,7 +20,9 @@ use crate::{
     emit::{self, Caller, Subject},
     recent,
     replies::{self, Asked},
-    tables, who,
+    tables,
+    task::Task,
+    who,
 };
 
 #[cgroup_sock_addr(sendmsg4)]
@@ -65,7 +67,7 @@ fn judge_alone(ctx: &SockAddrContext, target: (Addr, Port)) -> i32 {
     } else {
         let answer = replies::judge_as_answer(&subject, local_port);
         if !answer.decision.verdict.passes() {
-            emit::verdict(&subject, &judged, &Caller::current());
+            emit::refused(&subject, &judged);
             return DENY;
         }
         judged = answer;
@@ -85,18 +87,21 @@ fn judge(ctx: &SockAddrContext, target: (Addr, Port)) -> i32 {
     let subject = connect::subject(ctx, Hook::Sendmsg, who::attached(), target);
     let judged = tables::judge(subject.local.workload, &emit::question(&subject));
     if judged.decision.verdict.passes() || connect::is_reply(ctx, Hook::Sendmsg, &subject) {
-        let caller = crate::task::cgroup();
-        recent::vouch(if connect::is_foreign(&subject.local, caller) { 0 } else { subject.cookie });
+        let caller = Task::current().cgroup();
+        let foreign = connect::is_foreign(&subject.local, caller);
+        recent::vouch(ctx, !foreign);
         // Once for each caller of the socket.
-        if connect::is_foreign(&subject.local, caller)
-            && replies::first_of_socket(subject.local.workload, subject.cookie ^ caller << 16)
-        {
-            connect::note_foreign(&subject, &judged, &Caller::current());
-        }
+        let foreign = foreign && replies::first_of_socket(subject.local.workload, subject.cookie ^ caller << 16);
         // Quiet first: a later datagram of the socket may make a record, and is then the first that needs a name.
-        if !judged.decision.quiet && replies::first_of_socket(subject.local.workload, subject.cookie) {
+        let first = !judged.decision.quiet && replies::first_of_socket(subject.local.workload, subject.cookie);
+        if foreign || first {
             let caller = Caller::current();
-            emit::named(Kind::Attempt, &subject, &caller);
+            if foreign {
+                connect::note_foreign(&subject, &judged, &caller);
+            }
+            if first {
+                emit::named(Kind::Attempt, &subject, &caller);
+            }
         }
         // Behind a service's address `egress` may see the datagram translated already, and the answer comes from this address.
         if judged.decision.translated {
@@ -105,6 +110,6 @@ fn judge(ctx: &SockAddrContext, target: (Addr, Port)) -> i32 {
         }
         return ALLOW;
     }
-    emit::verdict(&subject, &judged, &Caller::current());
+    emit::refused(&subject, &judged);
     DENY
 }

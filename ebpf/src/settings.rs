@@ -1,9 +1,9 @@
 //! Lives: kernel; read-only data the agent fills in before loading.
-//! Called by: the limiter and the reply table.
+//! Called by: the limiter, the reply table, whoever reads the calling task.
 //! May touch: its own statics, by volatile read (the compiler must not fold the zeros in).
 //! Never: changes after load.
 
-use weir_common::hash::Secret;
+use weir_common::{hash::Secret, places::TaskPlaces};
 
 #[unsafe(no_mangle)]
 static SECRET_0: u64 = 0;
@@ -12,6 +12,10 @@ static SECRET_1: u64 = 0;
 /// Nanoseconds per jiffy, measured by the agent.
 #[unsafe(no_mangle)]
 static TICK_NS: u64 = 0;
+
+/// Where the running kernel keeps what is recorded of a task.
+#[unsafe(no_mangle)]
+pub static TASK_PLACES: TaskPlaces = TaskPlaces::UNKNOWN;
 
 /// The secret of the keyed hash, drawn at load.
 #[inline(always)]

@@ -11,13 +11,14 @@ use weir_common::{
     decide::{Decision, Image},
     event::Local,
     image::{SOCKET_MPTCP, SOCKET_RAW, SOCKET_SCTP},
+    maps::AGENT,
     verdict::{Direction, Hook, Reason, Verdict},
 };
 
 use crate::{
     bytes::SOCK_RAW,
     connect::{ALLOW, DENY},
-    emit::{self, Caller, Subject},
+    emit::{self, Subject},
     tables::{Active, Judged},
     who,
 };
@@ -31,32 +32,36 @@ const SOCK_DGRAM: u32 = 2;
 
 #[cgroup_sock(sock_create)]
 pub fn sock_create(ctx: SockContext) -> i32 {
-    judge(&ctx, who::attached(), false)
+    judge(&ctx, || Some(who::attached()), false)
 }
 
 #[cgroup_sock(sock_create)]
 pub fn root_sock_create(ctx: SockContext) -> i32 {
-    // SAFETY: helper without arguments.
-    if unsafe { bpf_get_retval() } != 0 {
-        return ALLOW;
-    }
-    judge(&ctx, who::caller(), false)
+    let strange = || {
+        // SAFETY: helper without arguments; non-zero when a program of a lower cgroup has denied already.
+        let caller = (unsafe { bpf_get_retval() } == 0).then(who::caller)?;
+        if caller.workload == AGENT { None } else { Some(caller) }
+    };
+    judge(&ctx, strange, false)
 }
 
 /// Where no program judges packets: whatever neither `connect`, `sendmsg` nor `sk_lookup` sees needs a permission in both directions.
 #[cgroup_sock(sock_create)]
 pub fn alone_sock_create(ctx: SockContext) -> i32 {
-    judge(&ctx, who::attached(), true)
+    judge(&ctx, || Some(who::attached()), true)
 }
 
+/// Asks whose socket it is only where that matters: most are TCP's and UDP's, which need no permission. `local` has none where the
+/// socket is refused already.
 #[inline(always)]
-fn judge(ctx: &SockContext, local: Local, alone: bool) -> i32 {
+fn judge(ctx: &SockContext, local: impl FnOnce() -> Option<Local>, alone: bool) -> i32 {
     let sock: *const bpf_sock = ctx.sock;
     // SAFETY: 4-byte loads of context fields.
     let (kind, protocol) =
         unsafe { ((&raw const (*sock).type_).read_volatile(), (&raw const (*sock).protocol).read_volatile()) };
     let needed = if alone { needed_alone(kind, protocol) } else { needed(kind, protocol) };
     let Some(needed) = needed else { return ALLOW };
+    let Some(local) = local() else { return ALLOW };
     let Some(generation) = refused(local, needed, alone) else { return ALLOW };
     let subject = Subject {
         hook: Hook::SockCreate,
@@ -72,7 +77,7 @@ fn judge(ctx: &SockContext, local: Local, alone: bool) -> i32 {
         ifindex: 0,
     };
     let decision = Decision::plain(Verdict::Deny, Reason::SocketType, 0);
-    emit::verdict(&subject, &Judged { decision, generation, local_identity: 0 }, &Caller::current());
+    emit::refused(&subject, &Judged { decision, generation, local_identity: 0 });
     DENY
 }
 

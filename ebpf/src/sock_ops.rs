@@ -1,7 +1,7 @@
 //! Lives: kernel, `sock_ops` of each workload's cgroup.
 //! Called by: the kernel, when a TCP socket is about to connect, was accepted, changes state.
 //! May touch: the socket's addresses, counters, callback flags; two socket options of a socket it denies.
-//! Never: reads the calling task; state changes run in whatever task softirq interrupted.
+//! Never: reads the calling task but where it connects; state changes run in whatever task softirq interrupted.
 //!
 //! Why here beside connect: between the verdict in `connect()` and the SYN a thread can sleep while the policy changes, and the
 //! addresses are final only now (DESIGN.md D5). There is no way to fail the call from here, so a denied socket's SYN is dropped
@@ -10,7 +10,6 @@
 use aya_ebpf::{bindings::bpf_sock_ops, helpers::bpf_setsockopt, macros::sock_ops, programs::SockOpsContext};
 use weir_common::{
     addr::Protocol,
-    decide::Query,
     event::Totals,
     image::FLAG_QUIET,
     packet::tcp,
@@ -20,7 +19,10 @@ use weir_common::{
 use crate::{
     bytes,
     emit::{self, Caller, Subject},
-    maps, tables, who,
+    maps,
+    tables::{self, Judged},
+    task::{self, Task},
+    who,
 };
 
 // include/uapi/linux/bpf.h
@@ -54,17 +56,13 @@ pub fn sock_ops(ctx: SockOpsContext) -> u32 {
 #[inline(always)]
 fn connecting(ctx: &SockOpsContext) {
     let subject = subject(ctx, Direction::Egress);
-    let judged = tables::judge(
-        subject.local.workload,
-        &Query {
-            local: 0,
-            direction: Direction::Egress,
-            remote: subject.remote_addr,
-            protocol: Protocol::TCP,
-            port: subject.remote_port.number(),
-        },
-    );
-    emit::verdict(&Subject { tcp_flags: tcp::SYN, ..subject }, &judged, &Caller::NONE);
+    let mut judged = Judged::NO_TABLES;
+    tables::judge_at_once(subject.local.workload, &emit::question(&subject), &mut judged);
+    // The task that calls `connect()`, or sends the first bytes where they make the SYN leave. Where it cannot be read, `connect`
+    // has told of it.
+    let named = task::known() && !judged.decision.quiet;
+    let caller = if named { Caller::of(Task::current()) } else { Caller::NONE };
+    emit::verdict(&Subject { tcp_flags: tcp::SYN, ..subject }, &judged, &caller);
     if judged.decision.verdict.passes() {
         if !judged.decision.quiet {
             let _ = ctx.set_cb_flags(STATE_CB_FLAG);

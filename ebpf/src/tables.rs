@@ -28,6 +28,12 @@ pub struct Active {
 }
 
 impl Active {
+    /// The active word; 0 when no generation was ever written, under which nothing is remembered.
+    #[inline(always)]
+    fn word() -> u64 {
+        maps::ACTIVE.get(0).copied().unwrap_or(0)
+    }
+
     /// The active generation, or `None` when none was ever written (fails closed).
     #[inline(always)]
     pub fn open() -> Option<Self> {
@@ -70,7 +76,7 @@ pub struct Judged {
 
 impl Judged {
     /// Fails closed: there is nothing to judge by.
-    const NO_TABLES: Self = Self { decision: no_tables(0), generation: 0, local_identity: 0 };
+    pub const NO_TABLES: Self = Self { decision: no_tables(0), generation: 0, local_identity: 0 };
 
     /// A refusal that no policy speaks.
     #[inline(always)]
@@ -88,6 +94,15 @@ pub fn judge(workload: u32, query: &Query) -> Judged {
     judged
 }
 
+/// The same for programs that judge at one place only and have room on their stack: without a call when it is remembered. Fills in
+/// what is [`Judged::NO_TABLES`] before: a copy would wait for each of its parts to be stored.
+#[inline(always)]
+pub fn judge_at_once(workload: u32, query: &Query, judged: &mut Judged) {
+    if !recent::look(Active::word(), workload, query, judged) {
+        let _ = weir_decide(workload, query, judged);
+    }
+}
+
 /// A global function (see `bytes::weir_parse_skb`): programs judge at several places, and every path to each would be followed
 /// through all of it. Leaves `to` as it is when there are no tables. The answer means nothing: the verifier wants one.
 #[inline(never)]
@@ -100,10 +115,25 @@ extern "C" fn weir_judge(workload: u32, query: *const Query, to: *mut Judged) ->
     let query = unsafe { &*query };
     // SAFETY: as above.
     let judged = unsafe { &mut *to };
-    let Some(active) = Active::open() else { return 0 };
-    if recent::recall(active.word, workload, query, judged) {
+    if recent::recall(Active::word(), workload, query, judged) {
         return 1;
     }
+    weir_decide(workload, query, to)
+}
+
+/// The same by the tables, which it then remembers. What is in force may have changed since somebody looked for what is remembered:
+/// then nothing of that counts.
+#[inline(never)]
+#[unsafe(no_mangle)]
+extern "C" fn weir_decide(workload: u32, query: *const Query, to: *mut Judged) -> u32 {
+    if query.is_null() || to.is_null() {
+        return 0;
+    }
+    // SAFETY: not null, and the verifier checks that every caller hands memory of this size.
+    let query = unsafe { &*query };
+    // SAFETY: as above.
+    let judged = unsafe { &mut *to };
+    let Some(active) = Active::open() else { return 0 };
     let Some(image) = Image::open(&active) else { return 0 };
     let local_identity = image.local(workload);
     let decision = image.decide_as(local_identity, workload, query);

@@ -9,12 +9,11 @@
 use aya_ebpf::{macros::classifier, programs::TcContext};
 use weir_common::{
     packet::Packet,
-    verdict::{Direction, Hook},
+    verdict::{Hook, Reason},
 };
 
 use crate::{
     bytes::{self, Headers},
-    emit,
     wire::{self, Outcome},
 };
 
@@ -34,10 +33,14 @@ fn try_to(ctx: &TcContext) -> Outcome {
             let subject = wire::subject(Hook::ToWorkload, local, ifindex, &packet);
             wire::judge(ctx.skb.skb, &subject, &mut packet)
         }
-        Headers::NotIp if bytes::is_arp(ctx) => Outcome::Passes,
-        Headers::NotIp | Headers::Malformed => {
-            emit::malformed(local, Hook::ToWorkload, Direction::Ingress, ifindex, ctx.len());
-            Outcome::Denied
+        Headers::Arp if bytes::is_arp(ctx) => Outcome::Passes,
+        read => {
+            let reason = match read {
+                Headers::Refused(reason) => reason,
+                Headers::Read | Headers::Arp => Reason::Malformed,
+                Headers::NotIp => Reason::Ethertype,
+            };
+            wire::refused(&wire::subject(Hook::ToWorkload, local, ifindex, &packet), reason, &packet)
         }
     }
 }

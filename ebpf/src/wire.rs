@@ -216,17 +216,18 @@ fn follows(subject: &Subject, packet: &Packet) -> Outcome {
     if replies::expected(asked, subject.local.workload, of, &subject.remote_addr, Port([0; 2])) {
         return Outcome::Passes;
     }
-    refused(subject, Reason::Malformed, packet)
+    refused(subject, Reason::FragUnknown, packet)
 }
 
-/// What tells the fragments of one packet from those of others.
+/// What tells the fragments of one packet from those of others: of IPv6, no protocol, which later fragments may call differently.
 #[inline(always)]
 fn fragments(subject: &Subject, packet: &Packet) -> (Asked, u64) {
     let asked = match subject.direction {
         Direction::Egress => Asked::FragmentOut,
         Direction::Ingress => Asked::FragmentIn,
     };
-    (asked, u64::from(packet.ident) | u64::from(packet.protocol.0) << 32)
+    let protocol = if packet.src.as_v4().is_some() { packet.protocol.0 } else { 0 };
+    (asked, u64::from(packet.ident) | u64::from(protocol) << 32)
 }
 
 /// Refuses a packet for a reason that is no policy's.

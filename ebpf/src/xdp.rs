@@ -1,6 +1,6 @@
 //! Lives: kernel, XDP on each managed interface.
 //! Called by: the driver (native) or the stack (generic), once per frame that comes in.
-//! May touch: packet bytes through `bytes::Frame`, the address sets, rate limit state.
+//! May touch: packet bytes through `bytes::Frame`, the address sets, rate limit state, the memory of first fragments.
 //! Never: judges services by name; segmentation is decided at the socket, where the workload is known for certain.
 //!
 //! Why here: before the kernel has built a packet, so that a flood costs as little as it can.
@@ -12,7 +12,8 @@ use aya_ebpf::{
 };
 use weir_common::{
     decide::{Decision, Image},
-    image::{FLAG_LIMITS, FLAG_SETS},
+    edge::{self, Edge},
+    image::{FLAG_LIMITS, FLAG_LIMITS_ALL, FLAG_SETS},
     packet::Packet,
     verdict::{Direction, Hook, Reason, Verdict},
 };
@@ -21,6 +22,7 @@ use crate::{
     atomic,
     bytes::{self, Headers},
     emit::{self, Subject},
+    fragments,
     limiter::{self, AUDIT},
     maps, sets,
     tables::{Active, Judged},
@@ -37,32 +39,34 @@ enum Outcome {
     Denied,
 }
 
-#[xdp]
+#[xdp(frags)]
 pub fn xdp_edge(ctx: XdpContext) -> u32 {
     let ifindex = ctx.ingress_ifindex() as u32;
-    match try_xdp(&ctx, ifindex) {
+    let counts = maps::SEEN.get_ptr_mut(ifindex).map_or(core::ptr::null_mut(), |counts| counts.cast::<u64>());
+    let edge = edge_of(counts);
+    match try_xdp(&ctx, ifindex, edge) {
         Outcome::Unjudged | Outcome::Audited => {
-            seen(ifindex, true);
+            seen(counts, true);
             XDP_PASS
         }
         Outcome::Denied => {
-            seen(ifindex, false);
+            seen(counts, false);
             XDP_DROP
         }
     }
 }
 
 #[inline(always)]
-fn try_xdp(ctx: &XdpContext, ifindex: u32) -> Outcome {
+fn try_xdp(ctx: &XdpContext, ifindex: u32, edge: Edge) -> Outcome {
     let mut packet = Packet::EMPTY;
     match bytes::frame_headers(ctx, &mut packet) {
         Headers::Read => {}
-        Headers::NotIp => return Outcome::Unjudged,
-        Headers::Malformed => {
-            let length = (ctx.data_end() - ctx.data()) as u32;
-            emit::malformed(who::UNKNOWN, Hook::Xdp, Direction::Ingress, ifindex, length);
-            return Outcome::Denied;
-        }
+        Headers::Arp => return Outcome::Unjudged,
+        Headers::NotIp => return not_ip(&packet, ifindex, edge),
+        Headers::Refused(reason) => return refused(reason, &packet, ifindex),
+    }
+    if edge.refuses & edge::MARTIAN != 0 && packet.is_martian() {
+        return refused(Reason::Martian, &packet, ifindex);
     }
     if packet.discovers_neighbours() {
         return Outcome::Unjudged;
@@ -70,6 +74,9 @@ fn try_xdp(ctx: &XdpContext, ifindex: u32) -> Outcome {
     // Without tables XDP passes: it holds no default deny, and the sockets behind it fail closed.
     let Some(active) = Active::open() else { return Outcome::Unjudged };
     let Some(image) = Image::open(&active) else { return Outcome::Unjudged };
+    if edge.refuses & edge::SPOOFED != 0 && edge.workload == 0 && image.is_of_this_node(&packet.src) {
+        return refused(Reason::Spoofed, &packet, ifindex);
+    }
     if image.flags() & FLAG_SETS != 0 {
         let answer = sets::refused(active.slot(), image.flags(), &packet);
         if answer != 0 {
@@ -79,7 +86,7 @@ fn try_xdp(ctx: &XdpContext, ifindex: u32) -> Outcome {
     if image.flags() & FLAG_LIMITS == 0 {
         return Outcome::Unjudged;
     }
-    match limited(&image, &packet) {
+    match limited(&image, &mut packet, edge.workload) {
         0 => Outcome::Unjudged,
         answer => decided(&image, answer, &packet, ifindex),
     }
@@ -89,8 +96,19 @@ fn try_xdp(ctx: &XdpContext, ifindex: u32) -> Outcome {
 ///
 /// A function of its own in the object, with a number for an answer, for the sake of the stack.
 #[inline(never)]
-fn limited(image: &Image<'_, Active>, packet: &Packet) -> u64 {
+fn limited(image: &Image<'_, Active>, packet: &mut Packet, sender: u32) -> u64 {
     let service = image.identity(image.identify(&packet.dst)).service_class;
+    if service == 0 && image.flags() & FLAG_LIMITS_ALL == 0 {
+        return 0;
+    }
+    // What a workload sends in another's name its interface's own program refuses; that other is not charged for it.
+    if sender != 0 && !image.owns(sender, &packet.src) {
+        return 0;
+    }
+    match fragments::place(packet) {
+        0 => {}
+        reason => return u64::from(reason),
+    }
     let Some(atom) = image.atom(packet.protocol, packet.dst_port.number()) else { return 0 };
     let mut numbers = image.limits_of(service, image.atoms(), atom);
     let mut audited = 0;
@@ -106,7 +124,25 @@ fn limited(image: &Image<'_, Active>, packet: &Packet) -> u64 {
         }
         audited = answer;
     }
+    fragments::passed(packet);
     audited
+}
+
+/// A frame that is neither IP nor ARP: said where it is not refused, because no rule was asked.
+#[inline(never)]
+fn not_ip(packet: &Packet, ifindex: u32, edge: Edge) -> Outcome {
+    let verdict = if edge.refuses & edge::ETHERTYPE != 0 { Verdict::Deny } else { Verdict::Allow };
+    let mut judged = Judged::refusal(Reason::Ethertype);
+    judged.decision.verdict = verdict;
+    emit::merged(&subject(packet, ifindex), &judged, packet.length);
+    if verdict.passes() { Outcome::Unjudged } else { Outcome::Denied }
+}
+
+/// Refuses a packet for a reason that is no policy's.
+#[inline(never)]
+fn refused(reason: Reason, packet: &Packet, ifindex: u32) -> Outcome {
+    emit::merged(&subject(packet, ifindex), &Judged::refusal(reason), packet.length);
+    Outcome::Denied
 }
 
 /// Reports a refused (or audited) packet. `answer` is laid out as `limiter::exceeded` gives it.
@@ -140,11 +176,23 @@ fn subject(packet: &Packet, ifindex: u32) -> Subject {
     }
 }
 
+/// What is special about the interface; nothing about one that the agent has said nothing of.
 #[inline(always)]
-fn seen(ifindex: u32, passed: bool) {
-    let Some(counts) = maps::SEEN.get_ptr_mut(ifindex) else { return };
-    let counts = counts.cast::<u64>();
-    // SAFETY: a live map value of two words.
+fn edge_of(counts: *mut u64) -> Edge {
+    if counts.is_null() {
+        return Edge::PLAIN;
+    }
+    // SAFETY: a live map value of three words; the agent wrote the third before it attached.
+    let place = unsafe { counts.add(2).read_volatile() } as u32;
+    maps::EDGES.get(place).copied().unwrap_or(Edge::PLAIN)
+}
+
+#[inline(always)]
+fn seen(counts: *mut u64, passed: bool) {
+    if counts.is_null() {
+        return;
+    }
+    // SAFETY: a live map value of three words.
     unsafe {
         atomic::add(counts, 1);
         if passed {

@@ -25,8 +25,8 @@ pub mod sets;
 mod warn;
 
 pub use compile::{
-    Compiled, CompiledSet, CompiledWorkload, Compiler, Edit, Endpoints, LimitInfo, RuleInfo, ServiceNames, Sizes,
-    Touched, compile,
+    Compiled, CompiledSet, CompiledWorkload, Compiler, Edit, Endpoints, LimitInfo, OwnAnswers, OwnTables, RuleInfo,
+    ServiceNames, Sizes, Touched, compile,
 };
 pub use evaluate::{Answer, End, Explanation, NoSuchWorkload, Question, Staged, evaluate, evaluate_service};
 pub use fault::{Fault, Place};

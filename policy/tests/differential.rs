@@ -33,7 +33,7 @@ use weir_common::{
     image::last_port,
     verdict::{Direction, Verdict},
 };
-use weir_policy::{Compiler, Context, Edit, End, Question, Resource, ResourceId, Resources, evaluate};
+use weir_policy::{Compiler, Context, Edit, End, Kind, Question, Resource, ResourceId, Resources, evaluate};
 
 const QUESTIONS_PER_STATE: usize = 1_000;
 
@@ -99,6 +99,7 @@ fn tables_and_evaluator_never_differ_and_order_never_matters() {
     let reached = |how: &str| seen.iter().filter(|said| said.ends_with(how)).count();
     let staged = seen.iter().filter(|seen| seen.contains("staged")).count();
     assert!(seen.len() - staged >= 13 && reached(" through a service") >= 6, "the generator reached only {seen:?}");
+    assert!(reached(" through a service, to itself") >= 2, "the generator reached only {seen:?}");
     assert!(staged >= 2, "the generator reached only {seen:?}");
 }
 
@@ -181,6 +182,9 @@ fn argue(
         (local[who.index(local.len())].id(), direction, *remote, *port)
     });
     for (workload, direction, remote, (protocol, port)) in drawn.chain(of_services) {
+        if is_disputed(state, workload, remote) {
+            continue;
+        }
         let told = ask(compiled, workload, direction, remote, protocol, port);
         let meant = reference(state, context, workload, direction, remote, (protocol, port));
         let question = format!("{workload} {direction:?} {:?} {protocol:?} {port}", remote.0);
@@ -196,7 +200,17 @@ fn argue(
     Ok(seen)
 }
 
-/// Whether a service's address stood for what is behind it.
+/// Whether a pod's own address is somebody else's too. If it is a Service's, the tables have one entry for it, the Service's; if
+/// another workload's, the one that runs here is taken for it, and by the evaluator the first by name.
+fn is_disputed(state: &Resources, workload: &ResourceId, remote: Addr) -> bool {
+    let claims = |addresses: &[Addr]| addresses.contains(&remote);
+    let claiming = state.workloads().filter(|(_, workload)| claims(&workload.addresses));
+    let claiming: Vec<_> = claiming.map(|(resource, _)| resource.id()).collect();
+    let service = state.services().any(|(_, service)| claims(&service.addresses));
+    workload.kind == Kind::Pod && claiming.contains(&workload) && (service || claiming.len() > 1)
+}
+
+/// Whether a service's address stood for what is behind it, and whether that is told to the workload otherwise than to all like it.
 fn how(
     compiled: &weir_policy::Compiled,
     workload: &ResourceId,
@@ -204,9 +218,17 @@ fn how(
     remote: Addr,
     (protocol, port): (Protocol, u16),
 ) -> &'static str {
-    let local = compiled.workloads.get(workload).unwrap().identity;
-    let decision = Image::open(compiled).unwrap().decide(&Query { local, direction, remote, protocol, port });
-    if decision.translated { " through a service" } else { "" }
+    let own = compiled.workloads.get(workload).unwrap();
+    let query = Query { local: own.identity, direction, remote, protocol, port };
+    let (all, own) = (
+        Image::open(compiled).unwrap().decide(&query),
+        compiled.seen_by(own).decide(direction, remote, protocol, port),
+    );
+    match (all.translated, own == Some(all)) {
+        (false, _) => "",
+        (true, true) => " through a service",
+        (true, false) => " through a service, to itself",
+    }
 }
 
 /// Every port of every service's address, called by and calling everybody here.

@@ -24,7 +24,7 @@ use weir_common::{
     },
     verdict::{Direction, Reason, Verdict},
 };
-use weir_policy::{Compiled, Context, Resources, cases::WORLD, compile};
+use weir_policy::{Compiled, Context, Kind, Resource, ResourceId, Resources, cases::WORLD, compile};
 
 /// Names of the limits that a packet to `to` is charged against.
 fn limits_on(compiled: &Compiled, to: &str, word: &str, port: u16) -> Vec<String> {
@@ -313,4 +313,69 @@ fn only_a_staged_policy_that_selects_somebody_here_costs_anything() {
         let place = compiled.pages[0].word(header::SECTIONS + Section::StagedSets as u32);
         assert_eq!(place >> 32 == 0, flag == 0, "{spec}: the section is empty where nothing is staged");
     }
+}
+
+/// Two pods here and one elsewhere, a Service over the first two and one over the first alone.
+const THEMSELVES: &str = r#"
+{apiVersion: v1, kind: Pod, metadata: {name: a, namespace: shop, labels: {app: web, only: a}}, spec: {nodeName: n1, containers: []}, status: {podIPs: [{ip: 10.0.0.2}]}}
+---
+{apiVersion: v1, kind: Pod, metadata: {name: b, namespace: shop, labels: {app: web}}, spec: {nodeName: n1, containers: []}, status: {podIPs: [{ip: 10.0.0.3}]}}
+---
+{apiVersion: v1, kind: Service, metadata: {name: all, namespace: shop}, spec: {clusterIPs: [10.96.0.1], selector: {app: web}, ports: [{port: 80, targetPort: 8080}]}}
+---
+{apiVersion: v1, kind: Service, metadata: {name: one, namespace: shop}, spec: {clusterIPs: [10.96.0.2], selector: {only: a}, ports: [{port: 80, targetPort: 8080}, {name: b, port: 81, targetPort: 8081}]}}
+---
+"#;
+
+#[test]
+fn a_pod_that_calls_itself_by_a_service_is_judged_by_the_tiers_of_the_cluster_both_ways() {
+    let closed = "{apiVersion: networking.k8s.io/v1, kind: NetworkPolicy, metadata: {name: closed, namespace: shop}, \
+        spec: {podSelector: {}, policyTypes: [Ingress, Egress]}}";
+    let cluster = |tier: &str, rule: &str| {
+        format!(
+            "{{apiVersion: policy.networking.k8s.io/v1alpha2, kind: ClusterNetworkPolicy, metadata: {{name: c}}, spec: \
+             {{tier: {tier}, priority: 1, subject: {{namespaces: {{}}}}, {rule}}}}}"
+        )
+    };
+    let out = "egress: [{action: Deny, to: [{namespaces: {}}], protocols: [{tcp: {destinationPort: {number: 8080}}}]}]";
+    let back =
+        "ingress: [{action: Deny, from: [{namespaces: {}}], protocols: [{tcp: {destinationPort: {number: 8080}}}]}]";
+    let by = |rule: &'static str| Some(("ClusterNetworkPolicy/c", rule));
+    let (default, open) = (Some(("NetworkPolicy/shop/closed", "default egress")), None);
+    let [none, admin_out, admin_back, base_back] =
+        [String::new(), cluster("Admin", out), cluster("Admin", back), cluster("Baseline", back)];
+    // The policies, who calls, which Service at which port, and what denies it.
+    let rows = [
+        ("closed, to itself", [closed, &none], "a", "10.96.0.2", 80, open),
+        ("closed, to itself or its neighbour", [closed, &none], "a", "10.96.0.1", 80, default),
+        ("closed, to its neighbour", [closed, &none], "b", "10.96.0.2", 80, default),
+        ("closed, to itself by its address", [closed, &none], "a", "10.0.0.2", 8080, open),
+        ("closed, to a port that leads nowhere", [closed, &none], "a", "10.96.0.2", 82, default),
+        ("denied on its way out", [closed, &admin_out], "a", "10.96.0.2", 80, by("egress[0]")),
+        ("another port", [closed, &admin_out], "a", "10.96.0.2", 81, open),
+        ("denied on its way back", [closed, &admin_back], "a", "10.96.0.2", 80, by("ingress[0]")),
+        ("denied back by the baseline", [&none, &base_back], "a", "10.96.0.2", 80, by("ingress[0]")),
+        ("another port back", [&none, &base_back], "a", "10.96.0.2", 81, open),
+        ("out to a neighbour, who says himself what he lets in", [&none, &base_back], "b", "10.96.0.2", 80, open),
+        ("itself or a neighbour", [&none, &base_back], "b", "10.96.0.1", 80, by("ingress[0]")),
+        ("nobody is asked", [&none, &none], "a", "10.96.0.1", 80, open),
+    ];
+    for (name, policies, who, to, port, denied) in rows {
+        let texts: Vec<_> = [THEMSELVES].into_iter().chain(policies).filter(|text| !text.is_empty()).collect();
+        let state: Resources = resources(&texts).iter().cloned().map(here).collect();
+        let compiled = tables(&state);
+        let id = ResourceId::new(Kind::Pod, "shop", who);
+        let said = support::ask(&compiled, &id, Direction::Egress, address(to), protocol("TCP"), port);
+        let (policy, rule) = denied.unwrap_or_default();
+        assert_eq!((said.by.0.as_str(), said.by.1.as_str()), (policy, rule), "{name}: {said:?}");
+        assert_eq!(said.verdict, if denied.is_some() { Verdict::Deny } else { Verdict::Allow }, "{name}");
+        // Who is told what all like it are told costs no entry.
+        let answers: usize = compiled.themselves.values().map(|own| own.len()).sum();
+        assert_eq!(answers == 0, policies.iter().all(|text| text.is_empty()), "{name}: {answers} own answers");
+    }
+}
+
+fn here(resource: Resource) -> Resource {
+    let name = resource.id().name.clone();
+    resource.running_in(&name)
 }

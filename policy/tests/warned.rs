@@ -312,3 +312,31 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_policy_that_drains_connections_of_a_workload_with_an_interface_is_warned_about() {
+    let rows = [
+        ("cut", "cgroup: web, addresses: [10.0.0.1], interface: veth1", 0),
+        ("drain", "cgroup: web", 0),
+        ("drain", "cgroup: web, addresses: [10.0.0.1], interface: veth1", 1),
+    ];
+    for (on_change, spec, expected) in rows {
+        let documents = format!(
+            "
+apiVersion: weir.dev/v1alpha1
+kind: Workload
+metadata: {{name: web, namespace: shop, labels: {{app: web}}}}
+spec: {{{spec}}}
+---
+apiVersion: weir.dev/v1alpha1
+kind: Policy
+metadata: {{name: p, namespace: shop}}
+spec: {{onChange: {on_change}, workloadSelector: {{matchLabels: {{app: web}}}}, policyTypes: [Egress], defaultAction: deny}}
+"
+        );
+        let found = warnings(&resources(&[&documents]), context().now);
+        let about =
+            found.iter().filter(|warning| warning.field == "spec.onChange" && warning.text.contains("shop/web"));
+        assert_eq!(about.count(), expected, "{on_change}, {spec}: {found:?}");
+    }
+}

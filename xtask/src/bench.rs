@@ -31,7 +31,9 @@ inside those namespaces only.
 Examples:
   cargo xtask bench socket                                     about four minutes
   cargo xtask bench socket --rounds 5 --no-sizes               a minute, a first impression
-  cargo xtask bench socket --rounds 30 --json bench.json       more patience, and the figures as JSON";
+  cargo xtask bench socket --rounds 30 --json bench.json       more patience, and the figures as JSON
+  cargo xtask bench socket --only verdict --rounds 25          one comparison by itself: verdict, fresh, connect, connection,
+                                                               round-trip, sizes, agent";
 
 /// `cargo xtask bench`.
 #[derive(Subcommand)]
@@ -59,6 +61,9 @@ pub struct Socket {
     /// Leave out how cost grows with rules and identities
     #[arg(long)]
     no_sizes: bool,
+    /// Measure only these: verdict, fresh, connect, connection, round-trip, sizes, agent [default: all]
+    #[arg(long, value_name = "PART,...")]
+    only: Option<String>,
     /// Also write everything as JSON to FILE
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
@@ -131,6 +136,9 @@ fn socket(repo: &Repo, options: &Socket) -> Result<bool> {
     }
     if options.no_sizes {
         cargo.arg("--no-sizes");
+    }
+    if let Some(parts) = &options.only {
+        cargo.args(["--only", parts]);
     }
     if let Some(file) = &options.json {
         // cargo starts it in the package's folder.

@@ -13,7 +13,7 @@ mod tree;
 
 use std::{net::SocketAddr, path::PathBuf};
 
-pub use crate::kernel::IngressHook;
+pub use crate::kernel::{IngressHook, InterfaceOption};
 pub use args::Args;
 pub use host::check_host;
 pub use sample::sample;
@@ -27,8 +27,8 @@ pub struct Config {
     pub node: String,
     /// Managed cgroup2 tree.
     pub cgroup_root: PathBuf,
-    /// Interfaces (names or patterns) for XDP.
-    pub interfaces: Vec<String>,
+    /// Interfaces (names or patterns) for XDP, and what is refused there.
+    pub interfaces: Vec<InterfaceOption>,
     /// How XDP is attached.
     pub xdp_mode: XdpMode,
     /// What applies to processes of no known workload.

@@ -31,7 +31,11 @@ pub const OPTIONS: &[OptionDoc] = &[
         "Name of this node in records, and in the `spec.nodeName` of its pods. Default: the host name.",
     ),
     option("cgroupRoot", "/sys/fs/cgroup/unified/weir", "Directory of the managed cgroup2 tree. Required."),
-    option("interfaces", "[]", "Interfaces whose incoming packets XDP judges; names, or patterns such as \"veth*\"."),
+    option(
+        "interfaces",
+        "[]",
+        "Interfaces whose incoming packets XDP judges; names, or patterns such as \"veth*\". With more to refuse there than what contradicts itself: {name: eth0, refuse: [martian, spoofed, ethertype]} (docs/coverage.md).",
+    ),
     option("xdpMode", "auto", "auto (native where the driver has it, else generic), native, or generic."),
     option(
         "unknownWorkloads",
@@ -96,8 +100,14 @@ pub const OPTIONS: &[OptionDoc] = &[
     option("log.format", "text", "text or json."),
 ];
 
-/// The keys that exist directly below `prefix` ("" is the top).
+/// The keys of an entry of a list, by the list's path.
+const ENTRIES: &[(&str, &[&str])] = &[("interfaces", &["name", "refuse"])];
+
+/// The keys that exist directly below `prefix` ("" is the top, "LIST[N]" an entry of a list).
 pub fn keys_below(prefix: &str) -> Vec<&'static str> {
+    if let Some((list, _)) = prefix.split_once('[') {
+        return ENTRIES.iter().filter(|(path, _)| *path == list).flat_map(|(_, keys)| keys.to_vec()).collect();
+    }
     let mut keys = Vec::new();
     for option in OPTIONS {
         let rest = match prefix {

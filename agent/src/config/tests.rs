@@ -31,6 +31,17 @@ fn every_fault_is_reported_at_its_place_with_a_remedy() {
                 ("a.yaml:3:10: xdpMode: is none of the choices (fast)", "auto, native, generic"),
             ],
         ),
+        (
+            "cgroupRoot: /w\ninterfaces: [{name: eth0, refuse: [martian, bogus]}]\n",
+            &[("a.yaml:2:34: interfaces[0].refuse: names what cannot be refused", "martian, spoofed, ethertype")],
+        ),
+        (
+            "cgroupRoot: /w\ninterfaces: [{refuse: [martian], mode: native}]\n",
+            &[
+                ("a.yaml:2:14: interfaces[0].name: is missing", "name the interface"),
+                ("a.yaml:2:32: interfaces[0].mode: unknown key", "known here: name, refuse"),
+            ],
+        ),
         ("cgroupRoot: /w\ninterfaces: eth0\n", &[("a.yaml:2:13: interfaces: must be a list (eth0)", "[eth0, ...]")]),
         (
             "cgroupRoot: /w\ngrpc:\n  socket: {allowedUids: [0, root]}\n",
@@ -99,7 +110,8 @@ fn flags_win_over_the_file_and_their_faults_name_them() {
         ..Args::default()
     };
     let config = load(&args).unwrap();
-    assert_eq!((config.node.as_str(), config.interfaces.as_slice()), ("b", ["veth*".to_owned()].as_slice()));
+    let flagged = InterfaceOption { name: "veth*".to_owned(), refuses: 0 };
+    assert_eq!((config.node.as_str(), config.interfaces.as_slice()), ("b", [flagged].as_slice()));
     assert_eq!(config.log.level, "debug");
 
     let args = Args {

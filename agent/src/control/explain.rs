@@ -7,12 +7,10 @@ use std::{net::IpAddr, sync::Arc};
 
 use weir_common::{
     addr::{Addr, Protocol},
-    decide::{Decision, Image, Query, Tables},
-    event::Endpoint,
-    image::Page,
+    decide::{Decision, Image},
     verdict::{Direction, Hook, Reason, Refusal, Verdict},
 };
-use weir_policy::{Answer, Compiled, CompiledWorkload, End, Kind, Question, ResourceId, evaluate};
+use weir_policy::{Answer, Compiled, CompiledWorkload, End, Question, ResourceId, evaluate};
 
 use super::{Control, ControlError};
 use crate::datapath::Datapath;
@@ -222,16 +220,9 @@ fn side(
         ));
     }
     let remote_addr = remote.addr.ok_or_else(|| EndError::NoAddress(remote.shown.clone()))?;
-    let query = Query {
-        local: workload.identity,
-        direction,
-        remote: remote_addr,
-        protocol: question.protocol,
-        port: question.port,
-    };
-    let tables = Own { compiled, workload };
-    let Some(image) = Image::open(&tables) else { return unjudged("the tables in force are not readable".to_owned()) };
-    let mut side = judged(compiled, image.decide_for(ASKED, &query), answer);
+    let decision = compiled.seen_by(workload).decide(direction, remote_addr, question.protocol, question.port);
+    let Some(decision) = decision else { return unjudged("the tables in force are not readable".to_owned()) };
+    let mut side = judged(compiled, decision, answer);
     if side.decided.is_some_and(|(verdict, _)| !verdict.passes()) {
         side.refusal = Some(Refusal::Eperm);
         if direction == Direction::Egress {
@@ -239,39 +230,6 @@ fn side(
         }
     }
     Ok(side)
-}
-
-/// The number of the workload that is asked about, for as long as the question takes.
-const ASKED: u32 = 1;
-
-/// The tables as the kernel of this node has them for one of its workloads: with the addresses that are its own.
-struct Own<'a> {
-    compiled: &'a Compiled,
-    workload: &'a CompiledWorkload,
-}
-
-impl Tables for Own<'_> {
-    fn page(&self, index: u32) -> Option<&Page> {
-        self.compiled.page(index)
-    }
-
-    fn endpoint(&self, addr: &Addr) -> Option<Endpoint> {
-        let end = self.compiled.endpoint(addr)?;
-        // What is called by a service's address is what is behind it, even if a pod claims the address too.
-        Some(if self.is_own(addr) && !end.is_service() { Endpoint { owner: ASKED, ..end } } else { end })
-    }
-
-    fn cidr(&self, addr: &Addr) -> Option<u32> {
-        self.compiled.cidr(addr)
-    }
-}
-
-impl Own<'_> {
-    /// Only pods have addresses that policies cannot keep them from, and an address that two of them claim is nobody's own.
-    fn is_own(&self, addr: &Addr) -> bool {
-        let claims = |workload: &CompiledWorkload| workload.id.kind == Kind::Pod && workload.addresses.contains(addr);
-        claims(self.workload) && self.compiled.local().iter().filter(|other| claims(other)).count() == 1
-    }
 }
 
 fn judged(compiled: &Compiled, decision: Decision, answer: Option<&Answer>) -> Side {

@@ -13,7 +13,7 @@ use weir_policy::{Compiled, CompiledWorkload, ResourceId, Resources};
 
 use super::{Control, change::Doomed};
 use crate::{
-    datapath::{AttachState, Datapath},
+    datapath::{AttachState, Datapath, WorkloadState},
     revoke::{
         report,
         sweep::Target,
@@ -27,16 +27,21 @@ const LISTED: usize = 1000;
 impl<D: Datapath> Control<D> {
     /// What living connections are to be judged by.
     pub(super) fn living_view(&self, compiled: &Arc<Compiled>, resources: &Resources) -> View {
-        let attached = self.observed.workloads.iter().filter(|workload| workload.state == AttachState::Attached);
+        // Sockets may outlive their cgroup; its programs stay with them.
+        let number = |workload: &WorkloadState| match workload.state {
+            AttachState::Attached => workload.number,
+            AttachState::Waiting | AttachState::Remote | AttachState::Failed => workload.lingering,
+        };
+        let judged = self.observed.workloads.iter().filter(|workload| number(workload) != 0);
         let here: BTreeMap<&ResourceId, (u32, u64)> =
-            attached.map(|workload| (&workload.id, (workload.number, workload.cgroup_id))).collect();
+            judged.map(|workload| (&workload.id, (number(workload), workload.cgroup_id))).collect();
         let local = |workload: Arc<CompiledWorkload>| {
             let (number, cgroup_id) = *here.get(&workload.id)?;
             let path = self.settings.cgroup_root.join(workload.cgroup.as_ref()?);
             Some((number, Local { workload, path, cgroup_id }))
         };
         let locals = compiled.local().into_iter().filter_map(local).collect();
-        View { compiled: Arc::clone(compiled), resources: resources.clone(), locals }
+        View { compiled: Arc::clone(compiled), resources: resources.clone(), locals, own: self.observed.own.clone() }
     }
 
     /// The same for a generation that is not in force: what it would attach has a number of its own too.

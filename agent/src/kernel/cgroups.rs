@@ -32,6 +32,7 @@ use super::{
     attach::{self, ALONE_HOOKS, CgroupHook, ROOT_PROGRAMS, STRICT_PROGRAMS, WORKLOAD_HOOKS},
     error::{self, KernelError},
     generation::take,
+    own::Own,
 };
 
 /// Whether a workload's programs are in place.
@@ -54,6 +55,8 @@ pub struct WorkloadState {
     pub id: ResourceId,
     /// Its number as in `Event::workload`; 0 when it is not attached.
     pub number: u32,
+    /// Its number where programs stay for the sockets of a cgroup that was deleted, and there is none yet to attach to; else 0.
+    pub lingering: u32,
     /// Its cgroup's id; 0 when there is none.
     pub cgroup_id: u64,
     /// Whether it is attached.
@@ -76,6 +79,9 @@ pub(super) struct Cgroups {
     root: Option<(u64, Vec<FdLink>)>,
     attached: BTreeMap<ResourceId, Attached>,
     departed: Vec<(ResourceId, Attached)>,
+    own: Own,
+    /// Id of the agent's own cgroup as the kernel programs know it.
+    exempt: Option<u64>,
 }
 
 struct Attached {
@@ -88,7 +94,20 @@ struct Attached {
 impl Cgroups {
     pub(super) fn take(ebpf: &mut Ebpf) -> Result<Self, KernelError> {
         let (storage, callers) = (take(ebpf, maps::LOCAL)?, take(ebpf, maps::CALLERS)?);
-        Ok(Self { storage, callers, root: None, attached: BTreeMap::new(), departed: Vec::new() })
+        let (attached, departed) = (BTreeMap::new(), Vec::new());
+        Ok(Self { storage, callers, root: None, attached, departed, own: Own::default(), exempt: None })
+    }
+
+    /// The agent's own cgroup, if it is in the managed tree: no program judges what it does. Called before the root's programs are
+    /// attached, which would know it no more than other strangers.
+    pub(super) fn exempt_agent(&mut self, root: &Path) -> Result<Option<PathBuf>, KernelError> {
+        let path = self.own.look(root).map(Path::to_owned);
+        let id = path.as_deref().map(Cgroup::open).transpose()?.map(|cgroup| cgroup.id);
+        if let (Some(id), true) = (id, id != self.exempt) {
+            self.callers.insert(id, [maps::AGENT, 0], 0).map_err(error::map(maps::CALLERS))?;
+        }
+        self.exempt = id;
+        Ok(path)
     }
 
     /// Attaches the programs that judge by the calling task, again if the root was deleted and made anew.
@@ -143,6 +162,7 @@ impl Cgroups {
         let state = |state, detail: String| WorkloadState {
             id: workload.id.clone(),
             number: 0,
+            lingering: 0,
             cgroup_id: 0,
             state,
             detail,
@@ -157,10 +177,16 @@ impl Cgroups {
             Ok(cgroup) => cgroup,
             Err(error) if is_missing(&error) => {
                 self.depart(&workload.id);
-                return state(AttachState::Waiting, format!("{} does not exist yet", path.display()));
+                let stays = self.departed.iter().any(|(id, _)| *id == workload.id);
+                let waiting = state(AttachState::Waiting, format!("{} does not exist yet", path.display()));
+                return WorkloadState { lingering: if stays { *number } else { 0 }, ..waiting };
             }
             Err(error) => return state(AttachState::Failed, error.to_string()),
         };
+        if self.own.path().is_some_and(|own| own.starts_with(&path)) {
+            let problem = format!("the agent itself runs in {}: start it in a cgroup of its own", path.display());
+            return state(AttachState::Failed, problem);
+        }
         let hooks: &[CgroupHook] = if alone.contains(number) { &ALONE_HOOKS } else { &WORKLOAD_HOOKS };
         if let Err(error) = self.attach(ebpf, &path, &cgroup, (*number, hooks), &workload.id) {
             tracing::error!(error = %error, "a workload is not attached");
@@ -229,7 +255,8 @@ impl Cgroups {
 
     /// Removes callers whose workload is gone.
     fn forget_callers(&mut self) {
-        let living: BTreeSet<u64> = self.attached.values().map(|attached| attached.cgroup_id).collect();
+        let attached = self.attached.values().map(|attached| attached.cgroup_id);
+        let living: BTreeSet<u64> = attached.chain(self.exempt).collect();
         let gone: Vec<u64> = self.callers.keys().filter_map(Result::ok).filter(|id| !living.contains(id)).collect();
         for id in gone {
             // Already gone is what we want.

@@ -1,7 +1,7 @@
 //! Lives: agent, user space.
 //! Called by: `generation`, for each generation it installs.
 //! May touch: nothing.
-//! Never: names aya; depends on how a compiled policy keeps its tables, but for the four functions at the end.
+//! Never: names aya; depends on how a compiled policy keeps its tables, but for the five functions at the end.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -23,6 +23,8 @@ pub(super) struct Content {
     identities: Identities,
     /// The local workloads whose own address it is, and the marks of addresses that services have.
     owners: BTreeMap<Addr, u32>,
+    /// What workloads are answered that call themselves by a service.
+    themselves: BTreeMap<Addr, Endpoint>,
     /// Identity by prefix, in order of prefix.
     pub cidrs: Prefixes,
 }
@@ -50,6 +52,7 @@ impl Content {
             pages: Vec::new(),
             identities: Identities::default(),
             owners: BTreeMap::new(),
+            themselves: BTreeMap::new(),
             cidrs: Prefixes::default(),
         }
     }
@@ -59,6 +62,7 @@ impl Content {
             pages: with_workloads(compiled, numbers),
             identities: identities(compiled),
             owners: owners(compiled, numbers),
+            themselves: themselves(compiled, numbers),
             cidrs: cidrs(compiled),
         }
     }
@@ -81,7 +85,12 @@ impl Content {
         let touched = identities.set.iter().chain(&owners.set).map(|(addr, _)| *addr).chain(owners.gone);
         let touched: BTreeSet<Addr> = touched.collect();
         let set = touched.into_iter().filter_map(|addr| Some((addr, self.endpoint(&addr)?)));
-        Changes { gone: identities.gone, set: set.collect() }
+        // Under keys of their own.
+        let themselves = changes(self.themselves.iter(), old.themselves.iter());
+        Changes {
+            gone: identities.gone.into_iter().chain(themselves.gone).collect(),
+            set: set.chain(themselves.set).collect(),
+        }
     }
 
     fn endpoint(&self, addr: &Addr) -> Option<Endpoint> {
@@ -166,6 +175,12 @@ fn owners(compiled: &Compiled, numbers: &BTreeMap<ResourceId, u32>) -> BTreeMap<
     owners
 }
 
+/// What those who run here are answered, by the numbers they have.
+fn themselves(compiled: &Compiled, numbers: &BTreeMap<ResourceId, u32>) -> BTreeMap<Addr, Endpoint> {
+    let own = compiled.themselves.keys().filter_map(|id| Some((id, *numbers.get(id)?)));
+    own.flat_map(|(id, number)| compiled.own_answers(id, number)).collect()
+}
+
 /// The pages of the image.
 fn pages(compiled: &Compiled) -> Vec<Arc<Page>> {
     compiled.pages.clone()
@@ -223,6 +238,18 @@ mod tests {
         let pages = pages.iter().map(page).collect();
         let (identities, owners) = (by_addr(identities).collect(), by_addr(owners).collect());
         Content { pages, identities, owners, ..Content::none() }
+    }
+
+    #[test]
+    fn an_answer_of_ones_own_is_written_and_removed_with_the_others() {
+        let endpoint = |identity| Endpoint { identity, owner: 1 << 30 };
+        let own = |entries: &[(u8, u32)]| Content {
+            themselves: entries.iter().map(|(last, identity)| (host(*last), endpoint(*identity))).collect(),
+            ..content(&[], &[(1, 16)], &[])
+        };
+        let (old, new) = (own(&[(7, 1), (8, 1), (9, 1)]), own(&[(8, 1), (9, 2)]));
+        let expected = Changes { gone: vec![host(7)], set: vec![(host(9), endpoint(2))] };
+        assert_eq!(new.endpoints_since(&old), expected);
     }
 
     fn host(last: u8) -> Addr {

@@ -8,7 +8,7 @@ use aya::{
     maps::{MapData, PerCpuArray},
 };
 use weir_common::{
-    counters::{CELLS, describe},
+    counters::{self, CELLS, describe},
     event::LimitStats,
     maps,
     verdict::{Hook, Reason, Verdict},
@@ -45,15 +45,16 @@ pub struct InterfaceSeen {
 }
 
 pub(super) fn read(ebpf: &Ebpf) -> Result<Vec<CounterCell>, KernelError> {
-    let (decided, lost, quiet) = (open(ebpf, maps::COUNTERS)?, open(ebpf, maps::LOST)?, open(ebpf, maps::QUIET)?);
+    let (counted, lost) = (open(ebpf, maps::COUNTERS)?, open(ebpf, maps::LOST)?);
+    let decisions = |cell| sum(&counted, cell).map_err(error::map(maps::COUNTERS));
     let mut cells = Vec::new();
     for cell in 0..CELLS as u32 {
         let Some((hook, verdict, reason)) = describe(cell) else { continue };
-        let decided = sum(&decided, cell).map_err(error::map(maps::COUNTERS))?;
-        // The others are parts of it.
+        let quiet = decisions(counters::quiet(cell))?;
+        let decided = decisions(cell)? + quiet;
+        // What was lost is part of it.
         if decided != 0 {
             let lost = sum(&lost, cell).map_err(error::map(maps::LOST))?;
-            let quiet = sum(&quiet, cell).map_err(error::map(maps::QUIET))?;
             cells.push(CounterCell { hook, verdict, reason, decided, lost, quiet });
         }
     }

@@ -20,7 +20,14 @@ pub enum PacketHook {
     Ingress,
     /// On an Ethernet frame whose IP packet leaves a socket of no cgroup; answers 0 (drop) or 1.
     Egress,
+    /// On an Ethernet frame that leaves a workload by its interface; answers `TC_ACT_SHOT` (2) or `TC_ACT_UNSPEC` (-1).
+    FromWorkload,
+    /// On an Ethernet frame that goes to a workload by its interface; answers as [`Self::FromWorkload`].
+    ToWorkload,
 }
+
+/// The interface that test runs come in by: the loopback interface's index in every network namespace.
+const LOOPBACK: u32 = 1;
 
 /// What a loaded program takes; a number the kernel does not tell is 0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,6 +70,28 @@ impl Kernel {
         self.tables.install(compiled, &BTreeMap::from([(workload.clone(), 0)]), &Loaded::default()).map(drop)
     }
 
+    /// [`Kernel::install`], with the interface that test runs come in by as `workload`'s own.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn install_on_wire_for_dry_runs(
+        &mut self,
+        compiled: &Compiled,
+        workload: &ResourceId,
+    ) -> Result<(), KernelError> {
+        const NUMBER: u32 = 1;
+        self.wires.own_for_dry_runs(LOOPBACK, NUMBER)?;
+        self.tables.install(compiled, &BTreeMap::from([(workload.clone(), NUMBER)]), &Loaded::default()).map(drop)
+    }
+
+    /// Says what is special about the interface that test runs come in by: bits of [`weir_common::edge`], and whose own it is.
+    ///
+    /// # Errors
+    /// When a map cannot be written.
+    pub fn edge_for_dry_runs(&mut self, refuses: u32, workload: u32) -> Result<(), KernelError> {
+        self.interfaces.enter(LOOPBACK, 0, [refuses, workload])
+    }
+
     /// Everything the active slot's maps hold.
     ///
     /// # Errors
@@ -80,18 +109,21 @@ impl Kernel {
     ///
     /// # Errors
     /// When the kernel refuses to run it: no privilege, or a frame shorter than an Ethernet header.
-    #[expect(clippy::wildcard_enum_match_arm, reason = "the three programs are of these two kinds")]
+    #[expect(clippy::wildcard_enum_match_arm, reason = "the programs are of these three kinds")]
     pub fn dry_run(&self, hook: PacketHook, frame: &[u8]) -> Result<u32, KernelError> {
         let name = match hook {
             PacketHook::Xdp => attach::XDP,
             PacketHook::Ingress => "ingress",
             PacketHook::Egress => "egress",
+            PacketHook::FromWorkload => "from_workload",
+            PacketHook::ToWorkload => "to_workload",
         };
         let program = self.ebpf.program(name).ok_or(KernelError::NoProgram(name))?;
         let options = TestRunOptions { data_in: Some(frame), ..TestRunOptions::default() };
         let run = match program {
             Program::Xdp(program) => program.test_run(options),
             Program::CgroupSkb(program) => program.test_run(options),
+            Program::SchedClassifier(program) => program.test_run(options),
             _ => Err(ProgramError::UnexpectedProgramType),
         };
         let refused = |source| KernelError::Program { program: name, source, verifier: String::new() };

@@ -4,8 +4,10 @@
 //! Never: writes into a map that a program may be reading: first a grace period, then the slot that is not active.
 //!
 //! ```text
-//!   active = 6 (slot 0)      write slot 1      store active = 7      next time: wait a grace period, write slot 0
+//!   active = 6 (slot 0)      write slot 1      store active = 7      wait a grace period      next time: write slot 0
 //! ```
+//! The wait is part of the install: when it returns, nothing still judges by the generation before, so what that let through can
+//! be found on its socket (`revoke`).
 //! The active word is a counter of installs; its low bit is the slot. The generation's own number is in its image. A slot keeps its
 //! maps from one install to the next, and only what differs from what it holds is written; what it holds is two generations old.
 
@@ -33,6 +35,8 @@ pub(super) struct Slots {
     /// `None`: never written, or not known to hold what it should.
     slots: [Option<Slot>; maps::SLOTS as usize],
     grace: Grace,
+    /// The last switch was not waited for: a program may still be in the slot that is not active.
+    unsettled: bool,
     installs: u64,
     generation: u64,
 }
@@ -53,7 +57,7 @@ impl Slots {
         };
         let sets = Sets::take(ebpf, super::load::random_word())?;
         let (active, grace) = (take(ebpf, maps::ACTIVE)?, Grace::take(ebpf, maps::GRACE)?);
-        Ok(Self { active, outer, sets, slots: [None, None], grace, installs: 0, generation: 0 })
+        Ok(Self { active, outer, sets, slots: [None, None], grace, unsettled: false, installs: 0, generation: 0 })
     }
 
     /// The generation in force; 0 before the first.
@@ -91,8 +95,10 @@ impl Slots {
         let next = self.installs + 1;
         let number = (next & 1) as u32;
         let content = Content::of(compiled, numbers);
-        // A program that read the active word before the last switch may still be in the slot we are about to reuse.
-        self.grace.wait()?;
+        if self.unsettled {
+            self.grace.wait()?;
+            self.unsettled = false;
+        }
         let [even, odd] = &mut self.slots;
         let place = if number == 0 { even } else { odd };
         // Taken out: an error on the way leaves the slot unknown, and the next install writes it from nothing.
@@ -109,7 +115,18 @@ impl Slots {
         *place = Some(slot);
         self.installs = next;
         self.generation = compiled.generation;
-        Ok((Written { sets, ..written }, self.sets.commit()))
+        let new_sets = self.sets.commit();
+        self.settle();
+        Ok((Written { sets, ..written }, new_sets))
+    }
+
+    /// Waits for the programs that read the active word before the switch. The new generation is in force whatever comes of it.
+    fn settle(&mut self) {
+        let waited = self.grace.wait();
+        if let Err(error) = &waited {
+            tracing::warn!(%error, "programs that judge by the generation before were not waited for; the next install does");
+        }
+        self.unsettled = waited.is_err();
     }
 
     /// Forgets what the slots hold: the next installs write them whole, as after an error.

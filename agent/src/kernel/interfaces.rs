@@ -3,11 +3,11 @@
 //! May touch: the interfaces of the agent's network namespace that match a configured pattern.
 //! Never: replaces another program; an occupied slot is reported and left alone.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use aya::{
     Ebpf,
-    maps::{MapData, PerCpuHashMap, PerCpuValues},
+    maps::{Array, MapData, PerCpuHashMap, PerCpuValues},
     programs::{
         ProgramError, Xdp,
         xdp::{XdpLink, XdpMode as Mode},
@@ -15,7 +15,7 @@ use aya::{
     util::nr_cpus,
 };
 use nix::net::if_::if_nameindex;
-use weir_common::maps;
+use weir_common::{edge, maps};
 
 use super::{
     Options, attach,
@@ -36,6 +36,19 @@ pub enum XdpMode {
     Generic,
 }
 
+/// Interfaces that XDP is to be attached to.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct InterfaceOption {
+    /// Name, or pattern with `*` and `?`.
+    pub name: String,
+    /// What is refused there beside what contradicts itself: bits of [`weir_common::edge`].
+    pub refuses: u32,
+}
+
+/// The words for what an interface may refuse, and their bits.
+pub const REFUSALS: &[(&str, u32)] =
+    &[("martian", edge::MARTIAN), ("spoofed", edge::SPOOFED), ("ethertype", edge::ETHERTYPE)];
+
 /// One interface's attachment.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct InterfaceState {
@@ -54,12 +67,19 @@ pub(super) const FAILED: &str = "failed";
 
 /// What is attached where.
 pub(super) struct Interfaces {
-    seen: PerCpuHashMap<MapData, u32, [u64; 2]>,
+    seen: PerCpuHashMap<MapData, u32, [u64; 3]>,
+    edges: Array<MapData, EdgeWords>,
     attached: BTreeMap<u32, Attached>,
     failed: BTreeMap<u32, String>,
 }
 
+/// [`edge::Edge`] as words.
+type EdgeWords = [u32; 2];
+
 struct Attached {
+    /// Where its entry in the table of edges stands, and what it says.
+    place: u32,
+    edge: EdgeWords,
     /// Held for what dropping it does.
     _link: XdpLink,
     state: InterfaceState,
@@ -67,36 +87,64 @@ struct Attached {
 
 impl Interfaces {
     pub(super) fn take(ebpf: &mut Ebpf) -> Result<Self, KernelError> {
-        Ok(Self { seen: take(ebpf, maps::SEEN)?, attached: BTreeMap::new(), failed: BTreeMap::new() })
+        let (seen, edges) = (take(ebpf, maps::SEEN)?, take(ebpf, maps::EDGES)?);
+        Ok(Self { seen, edges, attached: BTreeMap::new(), failed: BTreeMap::new() })
     }
 
-    /// Attaches to what matches now and forgets what is gone.
-    pub(super) fn reconcile(&mut self, ebpf: &mut Ebpf, options: &Options) -> Vec<InterfaceState> {
+    /// Attaches to what matches now and forgets what is gone. `owners` are the numbers of the workloads whose own interfaces are
+    /// attached as such.
+    pub(super) fn reconcile(
+        &mut self,
+        ebpf: &mut Ebpf,
+        options: &Options,
+        owners: &BTreeMap<u32, u32>,
+    ) -> Vec<InterfaceState> {
         let present = present();
-        self.attached.retain(|index, _| present.contains_key(index));
+        self.forget_others(&present);
         let mut states = Vec::new();
         for pattern in &options.interfaces {
-            let matching: Vec<(u32, &String)> =
-                present.iter().filter(|(_, name)| matches(pattern, name)).map(|(index, name)| (*index, name)).collect();
+            let matching: Vec<(u32, &String)> = present
+                .iter()
+                .filter(|(_, name)| matches(&pattern.name, name))
+                .map(|(index, name)| (*index, name))
+                .collect();
             if matching.is_empty() {
                 let detail = "no interface of this name".to_owned();
-                states.push(InterfaceState { name: pattern.clone(), index: 0, mode: "waiting", detail });
+                states.push(InterfaceState { name: pattern.name.clone(), index: 0, mode: "waiting", detail });
             }
             for (index, name) in matching {
-                states.push(self.reconcile_one(ebpf, options.xdp_mode, index, name));
+                let edge = [refused_on(options, name), owners.get(&index).copied().unwrap_or(0)];
+                states.push(self.reconcile_one(ebpf, options.xdp_mode, (index, name), edge));
             }
         }
         states
     }
 
-    fn reconcile_one(&mut self, ebpf: &mut Ebpf, mode: XdpMode, index: u32, name: &str) -> InterfaceState {
-        if let Some(attached) = self.attached.get(&index) {
-            return InterfaceState { name: name.to_owned(), ..attached.state.clone() };
+    /// Interfaces that are gone, after their programs.
+    fn forget_others(&mut self, present: &BTreeMap<u32, String>) {
+        self.attached.retain(|index, _| present.contains_key(index));
+        let gone: Vec<u32> = self.seen.keys().filter_map(Result::ok).filter(|id| !present.contains_key(id)).collect();
+        for index in gone {
+            // Already gone is what we want.
+            let _ = self.seen.remove(&index);
         }
-        match self.attach(ebpf, mode, index, name) {
+    }
+
+    fn reconcile_one(
+        &mut self,
+        ebpf: &mut Ebpf,
+        mode: XdpMode,
+        (index, name): (u32, &str),
+        edge: EdgeWords,
+    ) -> InterfaceState {
+        let state = match self.attached.get_mut(&index) {
+            Some(attached) => attached.say(&mut self.edges, edge).map(|()| attached.state.clone()),
+            None => self.attach(ebpf, mode, (index, name), edge),
+        };
+        match state {
             Ok(state) => {
                 self.failed.remove(&index);
-                state
+                InterfaceState { name: name.to_owned(), ..state }
             }
             Err(error) => self.not_attached(index, name, error.to_string()),
         }
@@ -115,13 +163,11 @@ impl Interfaces {
         &mut self,
         ebpf: &mut Ebpf,
         mode: XdpMode,
-        index: u32,
-        name: &str,
+        (index, name): (u32, &str),
+        edge: EdgeWords,
     ) -> Result<InterfaceState, KernelError> {
-        let zero = PerCpuValues::try_from(vec![[0u64; 2]; nr_cpus().map_or(1, |count| count)]);
-        if let Ok(zero) = zero {
-            self.seen.insert(index, zero, 0).map_err(error::map(maps::SEEN))?;
-        }
+        let place = self.free_place();
+        self.enter(index, place, edge)?;
         let (link, used, detail) = attach_xdp(ebpf, mode, index).map_err(|source| KernelError::Attach {
             program: attach::XDP,
             target: format!("interface {name}"),
@@ -131,8 +177,24 @@ impl Interfaces {
             tracing::warn!(interface = name, detail, "native XDP is not possible here, using generic mode");
         }
         let state = InterfaceState { name: name.to_owned(), index, mode: used, detail };
-        self.attached.insert(index, Attached { _link: link, state: state.clone() });
+        self.attached.insert(index, Attached { place, edge, _link: link, state: state.clone() });
         Ok(state)
+    }
+
+    /// The lowest place that no attached interface has; the table of counters has as many entries, and refuses one more.
+    fn free_place(&self) -> u32 {
+        let taken: BTreeSet<u32> = self.attached.values().map(|attached| attached.place).collect();
+        (0..maps::MAX_EDGES).find(|place| !taken.contains(place)).unwrap_or(0)
+    }
+
+    /// Makes an interface's entries, before any packet asks for them.
+    pub(super) fn enter(&mut self, index: u32, place: u32, edge: EdgeWords) -> Result<(), KernelError> {
+        self.edges.set(place, edge, 0).map_err(error::map(maps::EDGES))?;
+        let zero = PerCpuValues::try_from(vec![[0, 0, u64::from(place)]; nr_cpus().map_or(1, |count| count)]);
+        match zero {
+            Ok(zero) => self.seen.insert(index, zero, 0).map_err(error::map(maps::SEEN)),
+            Err(_) => Ok(()),
+        }
     }
 
     /// Packets seen and passed, by interface.
@@ -145,6 +207,23 @@ impl Interfaces {
         }
         Ok(all)
     }
+}
+
+impl Attached {
+    /// Says what is special about the interface, unless that was said.
+    fn say(&mut self, edges: &mut Array<MapData, EdgeWords>, edge: EdgeWords) -> Result<(), KernelError> {
+        if self.edge != edge {
+            edges.set(self.place, edge, 0).map_err(error::map(maps::EDGES))?;
+            self.edge = edge;
+        }
+        Ok(())
+    }
+}
+
+/// What every pattern that fits the interface wants refused there.
+fn refused_on(options: &Options, name: &str) -> u32 {
+    let fitting = options.interfaces.iter().filter(|option| matches(&option.name, name));
+    fitting.fold(0, |refuses, option| refuses | option.refuses)
 }
 
 fn attach_xdp(ebpf: &mut Ebpf, mode: XdpMode, index: u32) -> Result<(XdpLink, &'static str, String), ProgramError> {

@@ -12,8 +12,9 @@ use aya::{
 use aya_log::EbpfLogger;
 use nix::time::{ClockId, clock_getres};
 use tokio::task::JoinHandle;
+use weir_common::places::TaskPlaces;
 
-use super::{attach, error::KernelError};
+use super::{attach, error::KernelError, places};
 
 /// The object file that `build.rs` made, aligned as an ELF parser wants it.
 pub(super) static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/weir.bpf.o"));
@@ -28,6 +29,19 @@ const LOG_INTERVAL: Duration = Duration::from_millis(250);
 
 /// Creates the maps and loads each program.
 pub(super) fn load() -> Result<Ebpf, KernelError> {
+    let places = places::of_running_kernel();
+    match load_with(places) {
+        Err(error) if places.known != 0 => {
+            tracing::info!(%error, "this kernel does not let programs read the calling task: they ask by helpers, which is slower");
+            load_with(TaskPlaces::UNKNOWN)
+        }
+        loaded => loaded,
+    }
+}
+
+/// The same, the programs reading the calling task in this way.
+pub(super) fn load_with(places: TaskPlaces) -> Result<Ebpf, KernelError> {
+    let places: [u64; TaskPlaces::WORDS] = zerocopy::transmute!(places);
     let (secret_0, secret_1) = (random_word(), random_word());
     let tick = tick_ns();
     let mut loader = EbpfLoader::new();
@@ -36,6 +50,7 @@ pub(super) fn load() -> Result<Ebpf, KernelError> {
     set(&mut loader, "SECRET_0", &secret_0);
     set(&mut loader, "SECRET_1", &secret_1);
     set(&mut loader, "TICK_NS", &tick);
+    set(&mut loader, "TASK_PLACES", &places);
     let mut ebpf = loader.load(OBJECT)?;
     for name in attach::programs() {
         let program = ebpf.program_mut(name).ok_or(KernelError::NoProgram(name))?;

@@ -16,6 +16,8 @@ mod load;
 mod lookups;
 mod mapped;
 pub mod namespaces;
+mod own;
+mod places;
 mod sets;
 mod slot;
 pub mod sockets;
@@ -34,7 +36,7 @@ pub use counters::{CounterCell, InterfaceSeen};
 pub use dry_run::{PacketHook, ProgramSize, Runner};
 pub use error::KernelError;
 pub use events::{Events, Merged};
-pub use interfaces::{InterfaceState, XdpMode};
+pub use interfaces::{InterfaceOption, InterfaceState, REFUSALS, XdpMode};
 pub use load::tick_ns;
 pub use sets::SetCount;
 pub use slot::{ReadBack, Written};
@@ -50,8 +52,8 @@ use weir_policy::{Compiled, CompiledWorkload, Prefix, ResourceId, sets::Loaded};
 pub struct Options {
     /// Directory in the cgroup2 tree below which workloads live. Never the tree's own root.
     pub cgroup_root: PathBuf,
-    /// Interface names or patterns with `*` and `?`.
-    pub interfaces: Vec<String>,
+    /// Where XDP goes, and what it refuses there.
+    pub interfaces: Vec<InterfaceOption>,
     /// How XDP programs are attached.
     pub xdp_mode: XdpMode,
     /// Judge the packets of sockets that no workload owns, too: for nodes where unknown workloads are denied.
@@ -95,6 +97,8 @@ pub struct Observed {
     /// True when the root programs, every workload whose cgroup exists and every interface that exists are attached, by a
     /// generation in force.
     pub enforcing: bool,
+    /// The agent's own cgroup, if it is in the managed tree: nobody judges it.
+    pub own: Option<PathBuf>,
 }
 
 impl Kernel {
@@ -172,6 +176,10 @@ impl Kernel {
     /// Brings attachments in line with `workloads` and with the interfaces that exist now. Call after `install` and
     /// regularly: cgroups and interfaces come and go.
     pub fn reconcile(&mut self, workloads: &[Arc<CompiledWorkload>]) -> Observed {
+        let own = self.cgroups.exempt_agent(&self.options.cgroup_root).unwrap_or_else(|error| {
+            tracing::error!(error = %error, "the agent's own cgroup could not be made known to the kernel programs");
+            None
+        });
         let root = self.cgroups.reconcile_root(&mut self.ebpf, &self.options.cgroup_root, self.options.strict);
         if let Err(error) = &root {
             tracing::error!(error = %error, "the programs at the root of the managed tree are not attached");
@@ -180,11 +188,11 @@ impl Kernel {
         let (mut workloads, covered) = self.reconcile_workloads(local);
         self.wires.reconcile(&mut self.ebpf, &self.numbers, local, &mut workloads);
         self.tell(&covered, &mut workloads);
-        let interfaces = self.interfaces.reconcile(&mut self.ebpf, &self.options);
+        let interfaces = self.interfaces.reconcile(&mut self.ebpf, &self.options, &self.wires.owners());
         let failed = workloads.iter().any(|workload| workload.state == AttachState::Failed)
             || interfaces.iter().any(|interface| interface.mode == interfaces::FAILED);
         let enforcing = root.is_ok() && !failed && self.tables.generation() > 0;
-        Observed { workloads, interfaces, enforcing }
+        Observed { workloads, interfaces, enforcing, own }
     }
 
     /// Programs at namespaces first, then those at cgroups that they stand in for. Also the numbers of the workloads whose namespaces

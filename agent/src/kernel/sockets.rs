@@ -19,6 +19,7 @@ use netlink_packet_sock_diag::{
 };
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_SOCK_DIAG};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::socket::MsgFlags;
 use weir_common::addr::{Addr, Protocol};
 
 use super::namespaces::Namespace;
@@ -31,6 +32,8 @@ const CGROUP_ID: u16 = 21;
 const PATIENCE: Duration = Duration::from_secs(2);
 /// The kernel fills up to 32 KiB at once if there is room.
 const BUFFER: usize = 64 * 1024;
+/// `recv` that does not wait.
+const AT_ONCE: i32 = MsgFlags::MSG_DONTWAIT.bits();
 
 /// The cookie that stands for whichever socket has these ends (`INET_DIAG_NOCOOKIE`).
 const ANY: [u8; 8] = [0xff; 8];
@@ -85,6 +88,12 @@ impl Living {
         Self { protocol, state: state::ESTABLISHED, local, remote, cgroup: 0, name: Name { family, id } }
     }
 
+    /// Whether it stands for whichever socket has these ends.
+    #[must_use]
+    pub fn is_any(&self) -> bool {
+        self.name.id.cookie == ANY
+    }
+
     /// The socket's cookie, as events have it; all ones when it is not known.
     #[must_use]
     pub const fn cookie(&self) -> u64 {
@@ -96,6 +105,7 @@ impl Living {
 pub struct Door {
     socket: Socket,
     sequence: u32,
+    buffer: Vec<u8>,
 }
 
 /// What became of a socket that was to be cut.
@@ -118,7 +128,7 @@ impl Door {
             socket.connect(&SocketAddr::new(0, 0))?;
             Ok(socket)
         })?;
-        Ok(Self { socket, sequence: 0 })
+        Ok(Self { socket, sequence: 0, buffer: Vec::with_capacity(BUFFER) })
     }
 
     /// Hands over every socket of both families in one of `states` (bit 1 << state).
@@ -143,7 +153,7 @@ impl Door {
     /// # Errors
     /// The kernel refuses.
     pub fn cut(&mut self, living: &Living) -> io::Result<Cut> {
-        let name = if living.name.id.cookie == ANY { self.identify(living)? } else { Some(living.name.clone()) };
+        let name = if living.is_any() { self.identify(living)? } else { Some(living.name.clone()) };
         let Some(Name { family, id }) = name else { return Ok(Cut::Gone) };
         let request = request(family, living.protocol, u32::MAX, id);
         let message = SockDiagDestroy::new(SockDiagMessage::InetRequest(request));
@@ -184,34 +194,47 @@ impl Door {
 
     /// Reads answers up to the end of the list, or to the acknowledgement.
     fn receive(&mut self, take: &mut dyn FnMut(SockDiagMessage)) -> io::Result<()> {
-        let mut buffer = Vec::with_capacity(BUFFER);
         loop {
-            buffer.clear();
-            self.wait()?;
-            self.socket.recv(&mut buffer, 0)?;
-            let mut rest = buffer.as_slice();
-            while !rest.is_empty() {
-                let message = NetlinkMessage::<SockDiagMessage>::deserialize(rest).map_err(unreadable)?;
-                let length = usize::try_from(message.header.length).unwrap_or(usize::MAX).next_multiple_of(4);
-                rest = rest.get(length..).unwrap_or_default();
-                if message.header.sequence_number != self.sequence {
-                    // The rest of an answer that somebody stopped reading.
-                    continue;
+            self.buffer.clear();
+            // Mostly it is there already: the kernel answers while it is asked.
+            match self.socket.recv(&mut self.buffer, AT_ONCE) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    self.wait()?;
+                    self.socket.recv(&mut self.buffer, 0)?;
                 }
-                #[expect(
-                    clippy::wildcard_enum_match_arm,
-                    reason = "the kernel may say more in future; nothing else is asked here"
-                )]
-                match message.payload {
-                    NetlinkPayload::InnerMessage(inner) => take(inner),
-                    NetlinkPayload::Done(_) => return Ok(()),
-                    NetlinkPayload::Error(error) if error.code.is_none() => return Ok(()),
-                    NetlinkPayload::Error(error) => return Err(error.to_io()),
-                    NetlinkPayload::Overrun(_) => return Err(io::Error::other("the list of sockets was overrun")),
-                    _ => {}
-                }
+                other => drop(other?),
+            }
+            if self.read(take)? {
+                return Ok(());
             }
         }
+    }
+
+    /// Reads what was received; whether that was the end.
+    fn read(&self, take: &mut dyn FnMut(SockDiagMessage)) -> io::Result<bool> {
+        let mut rest = self.buffer.as_slice();
+        while !rest.is_empty() {
+            let message = NetlinkMessage::<SockDiagMessage>::deserialize(rest).map_err(unreadable)?;
+            let length = usize::try_from(message.header.length).unwrap_or(usize::MAX).next_multiple_of(4);
+            rest = rest.get(length..).unwrap_or_default();
+            if message.header.sequence_number != self.sequence {
+                // The rest of an answer that somebody stopped reading.
+                continue;
+            }
+            #[expect(
+                clippy::wildcard_enum_match_arm,
+                reason = "the kernel may say more in future; nothing else is asked here"
+            )]
+            match message.payload {
+                NetlinkPayload::InnerMessage(inner) => take(inner),
+                NetlinkPayload::Done(_) => return Ok(true),
+                NetlinkPayload::Error(error) if error.code.is_none() => return Ok(true),
+                NetlinkPayload::Error(error) => return Err(error.to_io()),
+                NetlinkPayload::Overrun(_) => return Err(io::Error::other("the list of sockets was overrun")),
+                _ => {}
+            }
+        }
+        Ok(false)
     }
 
     /// The answer to a request that waits for a lock comes before `send` returns, so an answer is never far away.

@@ -30,7 +30,7 @@ use super::{
 
 /// What no hook of a cgroup sees, and only the programs here do. The words of `WorkloadStatus.uncovered`; `docs/coverage.md` explains
 /// each.
-const UNCOVERED: [&str; 3] = ["af_packet", "forwarded", "icmp_echo"];
+const UNCOVERED: [&str; 4] = ["af_packet", "forwarded", "icmp_echo", "source"];
 
 /// TCX, whose links need no qdisc.
 const TCX_SINCE: KernelVersion = KernelVersion::new(6, 6, 0);
@@ -115,6 +115,16 @@ impl Wires {
         }
         self.attached.insert(id.clone(), Attached { index, number, _links: links });
         Ok(())
+    }
+
+    /// Numbers of the workloads whose interfaces are attached, by index.
+    pub(super) fn owners(&self) -> BTreeMap<u32, u32> {
+        self.attached.values().map(|attached| (attached.index, attached.number)).collect()
+    }
+
+    /// For dry runs, which come in by the loopback interface.
+    pub(super) fn own_for_dry_runs(&mut self, index: u32, number: u32) -> Result<(), KernelError> {
+        self.owners.insert(index, [number, 0], 0).map_err(error::map(maps::INTERFACES))
     }
 
     /// Removes interfaces that are nobody's any more, after their programs.

@@ -223,7 +223,9 @@ impl Work {
         let target = |(connection, cookie, direction, decision): &(Connection, u64, Direction, _)| {
             targets(&found, connection, (*cookie != 0).then_some(*cookie), *direction, *decision)
         };
-        let done = self.hands.cut(forbidden.iter().flat_map(target).collect(), &tool);
+        let mut targets: Vec<Target> = forbidden.iter().flat_map(target).collect();
+        self.sweeper.identify(&mut targets);
+        let done = self.hands.cut(targets, &tool);
         self.take(view, done);
     }
 
@@ -244,7 +246,7 @@ impl Work {
                 }
             };
             let held = self.hands.stuck().len();
-            let Swept { mut forbidden, draining, strangers, living, sockets, namespaces, failed } = swept;
+            let Swept { mut forbidden, draining, strangers, living, sockets, namespaces, failed, .. } = swept;
             forbidden.retain(|target| !self.hands.holds(target));
             let clean = forbidden.is_empty() && failed == 0;
             if failed == 0 {

@@ -11,6 +11,7 @@ use std::{
 };
 
 use weir_common::{addr::Protocol, decide::Decision, verdict::Direction};
+use weir_policy::ResourceId;
 
 use super::{
     known::Known,
@@ -26,6 +27,9 @@ use crate::kernel::{
 const TCP_STATES: u32 = 1 << 1 | 1 << 2 | 1 << 3 | 1 << 4 | 1 << 5 | 1 << 8 | 1 << 10;
 /// UDP sockets that called `connect()`; the others' next datagram is judged.
 const UDP_STATES: u32 = 1 << state::ESTABLISHED;
+
+/// Connections in one namespace, known by their ends alone, for which its sockets are listed.
+const MANY: usize = 64;
 
 /// A connection that was found and judged.
 #[derive(Clone, Debug)]
@@ -71,6 +75,8 @@ pub struct Swept {
     pub namespaces: usize,
     /// Namespaces that could not be looked into.
     pub failed: usize,
+    /// Cgroups that sockets were found of.
+    cgroups: HashSet<u64>,
 }
 
 /// Looks for connections.
@@ -79,6 +85,16 @@ pub struct Sweeper {
     root: PathBuf,
     namespaces: Namespaces,
     doors: HashMap<u64, Room>,
+    /// Whose cgroup it is, of all that walks have found; of deleted ones as long as sockets of theirs live.
+    owners: HashMap<u64, Owner>,
+}
+
+/// A workload by its number. The number is given to another once the workload is no more.
+struct Owner {
+    number: u32,
+    workload: ResourceId,
+    /// The last walk did not find the cgroup any more.
+    deleted: bool,
 }
 
 /// A namespace with the way in.
@@ -94,12 +110,23 @@ impl Sweeper {
         Self { root, ..Self::default() }
     }
 
-    /// Where processes of the managed tree live now.
+    /// Where processes of the managed tree live now, and whose cgroups there are; deleted ones too that may still have sockets.
     ///
     /// # Errors
     /// The tree cannot be read.
     pub fn find(&mut self, view: &View) -> io::Result<Found> {
-        self.namespaces.find(&self.root, &view.cgroups())
+        let mut found = self.namespaces.find(&self.root, &view.cgroups())?;
+        let workload = |number: u32| view.locals.get(&number).map(|local| &local.workload.id);
+        self.owners.retain(|_, owner| workload(owner.number) == Some(&owner.workload));
+        self.owners.values_mut().for_each(|owner| owner.deleted = true);
+        for (cgroup, number) in &found.cgroups {
+            if let Some(workload) = workload(*number).cloned() {
+                self.owners.insert(*cgroup, Owner { number: *number, workload, deleted: false });
+            }
+        }
+        let deleted = self.owners.iter().filter(|(_, owner)| owner.deleted);
+        found.cgroups.extend(deleted.map(|(cgroup, owner)| (*cgroup, owner.number)));
+        Ok(found)
     }
 
     /// Looks at every socket of the managed tree and judges it.
@@ -118,7 +145,40 @@ impl Sweeper {
                 self.doors.remove(&inhabited.namespace.id);
             }
         }
+        if swept.failed == 0 {
+            self.owners.retain(|cgroup, owner| !owner.deleted || swept.cgroups.contains(cgroup));
+        }
         Ok(swept)
+    }
+
+    /// Finds the sockets of targets that are known by their ends alone, in namespaces where those are many: one list costs less than a
+    /// question for each. The others stay as they are, and are asked for when they are cut.
+    pub fn identify(&mut self, targets: &mut [Target]) {
+        let mut unnamed: HashMap<u64, Vec<&mut Target>> = HashMap::new();
+        for target in targets.iter_mut().filter(|target| target.living.is_any()) {
+            unnamed.entry(target.namespace.id).or_default().push(target);
+        }
+        for targets in unnamed.into_values().filter(|targets| targets.len() >= MANY) {
+            let Some(namespace) = targets.first().map(|target| Arc::clone(&target.namespace)) else { continue };
+            if let Err(error) = self.name_sockets(&namespace, targets) {
+                tracing::debug!(namespace = namespace.id, %error, "sockets cannot be listed; they are asked for one by one");
+            }
+        }
+    }
+
+    fn name_sockets(&mut self, namespace: &Namespace, targets: Vec<&mut Target>) -> io::Result<()> {
+        let mut by_ends = HashMap::with_capacity(targets.len());
+        let door = &mut room(&mut self.doors, namespace)?.door;
+        door.list(Protocol::TCP, TCP_STATES & !(1 << state::LISTEN), &mut |living| {
+            by_ends.insert((living.local, living.remote), living);
+        })?;
+        for target in targets {
+            let Connection { local, remote, .. } = target.connection;
+            if let Some(living) = by_ends.remove(&(local, remote)) {
+                target.living = living;
+            }
+        }
+        Ok(())
     }
 
     fn look_into(
@@ -130,14 +190,12 @@ impl Sweeper {
         swept: &mut Swept,
     ) -> io::Result<()> {
         let namespace = &inhabited.namespace;
-        let room = match self.doors.entry(namespace.id) {
-            std::collections::hash_map::Entry::Occupied(entry) => entry.into_mut(),
-            std::collections::hash_map::Entry::Vacant(entry) => entry.insert(Room::open(namespace)?),
-        };
+        let room = room(&mut self.doors, namespace)?;
         let mut sockets = Vec::new();
         room.door.list(Protocol::TCP, TCP_STATES, &mut |living| sockets.push(living))?;
         room.door.list(Protocol::UDP, UDP_STATES, &mut |living| sockets.push(living))?;
         swept.namespaces += 1;
+        swept.cgroups.extend(sockets.iter().map(|living| living.cgroup));
         let listeners = listeners(&sockets, found);
         for living in sockets.into_iter().filter(|living| living.state != state::LISTEN) {
             let Some(workload) = owner(&living, found, &listeners) else { continue };
@@ -147,6 +205,14 @@ impl Sweeper {
         }
         Ok(())
     }
+}
+
+/// The way into a namespace, kept from one time to the next.
+fn room<'a>(doors: &'a mut HashMap<u64, Room>, namespace: &Namespace) -> io::Result<&'a mut Room> {
+    Ok(match doors.entry(namespace.id) {
+        std::collections::hash_map::Entry::Occupied(entry) => entry.into_mut(),
+        std::collections::hash_map::Entry::Vacant(entry) => entry.insert(Room::open(namespace)?),
+    })
 }
 
 /// What is known of a socket beside itself.

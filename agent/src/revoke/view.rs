@@ -9,6 +9,7 @@ use weir_common::{
     addr::{Addr, Protocol},
     decide::{Decision, Image, Query},
     image::reserved,
+    maps::AGENT,
     verdict::Direction,
 };
 use weir_policy::{Compiled, CompiledWorkload, OnChange, Resources, Spec};
@@ -20,18 +21,20 @@ pub struct View {
     pub compiled: Arc<Compiled>,
     /// The documents they were made from: a policy says what becomes of connections it forbids.
     pub resources: Resources,
-    /// Workloads attached here, by their numbers.
+    /// Workloads that are judged here, by their numbers.
     pub locals: BTreeMap<u32, Local>,
+    /// The agent's own cgroup, if it is in the managed tree: nobody judges it.
+    pub own: Option<PathBuf>,
 }
 
-/// A workload that is attached here.
+/// A workload that is attached here, or whose deleted cgroup still has sockets.
 #[derive(Clone, Debug)]
 pub struct Local {
     /// As this view's generation knows it.
     pub workload: Arc<CompiledWorkload>,
     /// Its cgroup's directory.
     pub path: PathBuf,
-    /// Id of the cgroup it is attached to: one that was deleted and made anew is another.
+    /// Id of the cgroup it is attached to, 0 for none: one that was deleted and made anew is another.
     pub cgroup_id: u64,
 }
 
@@ -75,7 +78,6 @@ impl View {
         if local.is_some_and(|local| local.workload.addresses.contains(&connection.remote.0)) {
             return Fate::Stays(None);
         }
-        let identity = local.map_or(reserved::UNKNOWN, |local| local.workload.identity);
         let directions: &[Direction] = match connection.direction {
             Some(Direction::Ingress) => &[Direction::Ingress],
             Some(Direction::Egress) => &[Direction::Egress],
@@ -83,7 +85,7 @@ impl View {
         };
         let mut denied = None;
         for direction in directions {
-            let Some(decision) = self.decide(identity, *direction, connection) else { return Fate::Stays(None) };
+            let Some(decision) = self.decide(local, *direction, connection) else { return Fate::Stays(None) };
             if decision.verdict.passes() {
                 return Fate::Stays(Some((*direction, decision)));
             }
@@ -97,14 +99,19 @@ impl View {
     }
 
     /// `None` when the tables are unreadable, which is for the kernel to fail closed on, not for us to cut by.
-    fn decide(&self, identity: u32, direction: Direction, connection: &Connection) -> Option<Decision> {
+    fn decide(&self, local: Option<&Local>, direction: Direction, connection: &Connection) -> Option<Decision> {
         let port = match direction {
             Direction::Ingress => connection.local.1,
             Direction::Egress => connection.remote.1,
         };
         let (remote, protocol) = (connection.remote.0, connection.protocol);
-        let image = Image::open(&*self.compiled)?;
-        Some(image.decide(&Query { local: identity, direction, remote, protocol, port }))
+        match local {
+            Some(local) => self.compiled.seen_by(&local.workload).decide(direction, remote, protocol, port),
+            None => {
+                let query = Query { local: reserved::UNKNOWN, direction, remote, protocol, port };
+                Some(Image::open(&*self.compiled)?.decide(&query))
+            }
+        }
     }
 
     /// Whether the policy that denies lets living connections go on.
@@ -126,14 +133,15 @@ impl View {
     /// The workloads as `Namespaces::find` wants them.
     #[must_use]
     pub fn cgroups(&self) -> Vec<(u32, PathBuf)> {
-        self.locals.iter().map(|(number, local)| (*number, local.path.clone())).collect()
+        let own = self.own.iter().map(|path| (AGENT, path.clone()));
+        self.locals.iter().map(|(number, local)| (*number, local.path.clone())).chain(own).collect()
     }
 }
 
 #[cfg(test)]
 mod tests {
     use weir_common::verdict::Verdict;
-    use weir_policy::{Context, Timestamp};
+    use weir_policy::{Context, Resource, Timestamp};
 
     use super::*;
 
@@ -162,10 +170,11 @@ spec:
 ";
 
     fn view(on_change: &str) -> View {
-        let mut resources = Resources::default();
-        for resource in weir_policy::parse("t", &WORLD.replace("ON_CHANGE", on_change)).unwrap() {
-            resources.insert(resource);
-        }
+        view_of(&WORLD.replace("ON_CHANGE", on_change), |resource| resource)
+    }
+
+    fn view_of(text: &str, placed: fn(Resource) -> Resource) -> View {
+        let resources: Resources = weir_policy::parse("t", text).unwrap().into_iter().map(placed).collect();
         let context = Context {
             generation: 7,
             unknown: Verdict::Deny,
@@ -177,7 +186,7 @@ spec:
         let compiled = Arc::new(weir_policy::compile(&resources, &context).unwrap());
         let local =
             compiled.local().into_iter().map(|workload| Local { path: PathBuf::from("/none"), cgroup_id: 5, workload });
-        View { resources, locals: (3..).zip(local).collect(), compiled }
+        View { resources, locals: (3..).zip(local).collect(), compiled, own: None }
     }
 
     fn connection(workload: u32, direction: Option<Direction>, remote: u8, ports: (u16, u16)) -> Connection {
@@ -212,6 +221,30 @@ spec:
             let fate = view.judge(&connection);
             assert_eq!(matches!(fate, Fate::Stays(_)), stays, "{name}: {fate:?}");
             assert_eq!(matches!(fate, Fate::Cut(..)), !stays, "{name}: {fate:?}");
+        }
+    }
+
+    #[test]
+    fn a_pod_that_calls_itself_by_a_service_keeps_its_connection_and_loses_others() {
+        const PODS: &str = r#"
+{apiVersion: v1, kind: Pod, metadata: {name: a, namespace: shop, labels: {only: a}}, spec: {}, status: {podIP: 10.0.0.1}}
+---
+{apiVersion: v1, kind: Service, metadata: {name: own, namespace: shop}, spec: {clusterIP: 10.0.0.8, selector: {only: a}, ports: [{port: 80}]}}
+---
+{apiVersion: v1, kind: Service, metadata: {name: other, namespace: shop}, spec: {clusterIP: 10.0.0.9, selector: {only: b}, ports: [{port: 80}]}}
+---
+{apiVersion: v1, kind: Pod, metadata: {name: b, namespace: shop, labels: {only: b}}, spec: {}, status: {podIP: 10.0.0.2}}
+---
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: closed, namespace: shop}
+spec: {podSelector: {}, policyTypes: [Ingress, Egress]}
+"#;
+        let view =
+            view_of(PODS, |resource| if resource.id().name == "a" { resource.running_in("a") } else { resource });
+        for (to, stays) in [(8, true), (9, false), (1, true), (2, false)] {
+            let fate = view.judge(&connection(3, Some(Direction::Egress), to, (40000, 80)));
+            assert_eq!(matches!(fate, Fate::Stays(_)), stays, "10.0.0.{to}: {fate:?}");
         }
     }
 

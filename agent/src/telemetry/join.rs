@@ -4,7 +4,8 @@
 //! Never: drops an event it cannot join: what is not known stays empty in the record, and misses are counted.
 //!
 //! ```text
-//! Attempt, cookie ─► flows[cookie] ─► SockOps verdict (same cookie) names the process ─► Close of the side that connected
+//! SockOps verdict ──► flows[cookie] ─► Close of the side that connected
+//!   (it names the process; where the kernel does not let it, Attempt, same cookie ─► flows[cookie] has before)
 //! Bound, cookie ──► bound[cookie] ─► Ingress verdict (listener's cookie) names the process ─┐
 //!   and by workload, protocol, port ─► SkLookup verdict, likewise                            │
 //!                                                     passive[workload, addresses, ports] ◄─┘ ─► Close of the accepted side
@@ -142,11 +143,13 @@ impl Join {
         Some(record)
     }
 
-    /// Keeps the decision that let a TCP connection open, for its close.
+    /// Keeps the decision that let a TCP connection open, for its close; of one that did not, who called, for the packets that
+    /// `egress` holds back.
     fn remember(&mut self, event: &Event, opened: Opened) {
         let passes = opened.verdict.passes() && Protocol(event.protocol) == Protocol::TCP;
-        if passes && opened.hook == Hook::SockOps {
-            self.flows.insert(event.cookie, Flow { caller: opened.caller.clone(), opened: Some(opened) });
+        if opened.hook == Hook::SockOps {
+            let caller = opened.caller.clone();
+            self.flows.insert(event.cookie, Flow { caller, opened: opened.verdict.passes().then_some(opened) });
         } else if passes && matches!(opened.hook, Hook::Ingress | Hook::SkLookup) {
             self.passive.insert(tuple(event), opened);
         }

@@ -77,6 +77,7 @@ fn names() -> (Names, u32) {
         workloads: vec![WorkloadState {
             id: web.id.clone(),
             number: 3,
+            lingering: 0,
             cgroup_id: 1003,
             state: AttachState::Attached,
             detail: String::new(),
@@ -85,6 +86,7 @@ fn names() -> (Names, u32) {
         }],
         interfaces: vec![InterfaceState { name: "eth0".into(), index: 7, mode: "native", detail: String::new() }],
         enforcing: true,
+        own: None,
     });
     (names, rule)
 }
@@ -167,6 +169,31 @@ fn a_connection_that_goes_out_names_its_process_twice_and_its_totals_once() {
     assert_eq!((again.verdict, again.start_ns, again.process, world.join.stats().missed_closes), (None, 0, None, 1));
 }
 
+/// As kernels tell that let the programs read the calling task: there is no attempt before.
+#[test]
+fn a_verdict_that_names_its_process_does_so_for_what_follows() {
+    for verdict in [Verdict::Allow, Verdict::Deny] {
+        let mut world = world();
+        let decided = Event {
+            detail: process(9, "curl"),
+            cgroup: 1003,
+            verdict: verdict as u8,
+            ..event(Kind::Verdict, Hook::SockOps, Direction::Egress, 77)
+        };
+        let decided = world.take(decided).unwrap();
+        assert_eq!(decided.process.as_ref().map(|process| process.executable.as_str()), Some("/usr/bin/curl"));
+        // Of a refused connection `egress` holds the packets back, and knows its cookie only.
+        let names = world.names.snapshot();
+        let key = MergeKey { hook: Hook::Egress as u8, verdict: Verdict::Deny as u8, ..merge_key() };
+        let value = MergeValue { count: 2, cookie: 77, ..MergeValue::default() };
+        let held = world.join.merged(&key, &value, &names).unwrap();
+        assert_eq!((&held.process, &held.cgroup), (&decided.process, &decided.cgroup));
+        let closed = world.take(event(Kind::Close, Hook::SockOps, Direction::Egress, 77)).unwrap();
+        let known = verdict.passes();
+        assert_eq!((closed.process.is_some(), closed.verdict), (known, known.then_some(Verdict::Allow)));
+    }
+}
+
 #[test]
 fn a_connection_that_comes_in_names_the_listeners_process_and_joins_by_its_ends() {
     let mut world = world();
@@ -240,14 +267,12 @@ fn a_denied_connection_is_not_remembered_for_a_close() {
     assert_eq!(world.take(event(Kind::Close, Hook::SockOps, Direction::Ingress, 6)).unwrap().verdict, None);
 }
 
-#[test]
-fn merged_decisions_keep_their_count_bytes_and_times() {
-    let mut world = world();
-    let key = MergeKey {
+fn merge_key() -> MergeKey {
+    MergeKey {
         local: addr(1),
         remote: addr(2),
         generation: 2,
-        rule: world.rule,
+        rule: 0,
         local_identity: 0,
         remote_identity: 17,
         workload: 0,
@@ -262,7 +287,13 @@ fn merged_decisions_keep_their_count_bytes_and_times() {
         reserved: [0; 3],
         staged: 0,
         padding: 0,
-    };
+    }
+}
+
+#[test]
+fn merged_decisions_keep_their_count_bytes_and_times() {
+    let mut world = world();
+    let key = MergeKey { rule: world.rule, ..merge_key() };
     let value =
         MergeValue { count: 500, bytes: 30_000, first_ns: 1, last_ns: 9, cookie: 0, last_port: 4711, tcp_flags: 18 };
     let names = world.names.snapshot();

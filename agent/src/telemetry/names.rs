@@ -190,13 +190,14 @@ mod tests {
         let state = WorkloadState {
             id: ResourceId::new(Kind::Workload, "default", workload),
             number: 1,
+            lingering: 0,
             cgroup_id: generation,
             state: AttachState::Attached,
             detail: String::new(),
             hooks: vec![],
             uncovered: vec![],
         };
-        names.attach(&Observed { workloads: vec![state], interfaces: vec![], enforcing: true });
+        names.attach(&Observed { workloads: vec![state], interfaces: vec![], enforcing: true, own: None });
     }
 
     /// Merged decisions are read up to a second after they were made.

@@ -103,14 +103,14 @@ pub const fn bucket(hash: u64, bits: u32) -> u32 {
 #[inline(always)]
 #[must_use]
 pub const fn next_bucket(hash: u64, bits: u32, bucket: u32) -> u32 {
-    bucket.wrapping_add(hash as u32 | 1) & (1 << (bits & 31)) - 1
+    bucket.wrapping_add(hash as u32 | 1) & ((1 << (bits & 31)) - 1)
 }
 
 /// The first `length` (1 to 128) bits of an address.
 #[inline(always)]
 #[must_use]
 pub const fn masked(hi: u64, lo: u64, length: u32) -> (u64, u64) {
-    if length > 64 { (hi, lo & u64::MAX << (128 - length & 63)) } else { (hi & u64::MAX << (64 - length & 63), 0) }
+    if length > 64 { (hi, lo & u64::MAX << ((128 - length) & 63)) } else { (hi & u64::MAX << ((64 - length) & 63), 0) }
 }
 
 /// The lengths of the prefixes that may hold an address which begins with `hi`.

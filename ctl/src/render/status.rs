@@ -133,10 +133,11 @@ fn workloads(agent: &Agent) -> Table {
 
 /// Says what the words of the column mean, once, where there are any.
 fn uncovered(out: &mut dyn Write, agent: &Agent) -> io::Result<()> {
-    const MEANINGS: [(&str, &str); 7] = [
-        ("af_packet", "frames its packet sockets and TUN devices make"),
+    const MEANINGS: [(&str, &str); 8] = [
+        ("af_packet", "frames its packet sockets, XDP sockets and TUN devices make"),
         ("forwarded", "what its kernel forwards for others"),
         ("icmp_echo", "echo requests to it, which its kernel answers"),
+        ("source", "source addresses its sockets take that are not its own"),
         ("loopback", "what its own processes open to each other on loopback, at the called end (docs/modes.md)"),
         ("multicast", "multicast and broadcast datagrams to it (docs/modes.md)"),
         ("udp_connected", "datagrams of its connected UDP sockets after the first (docs/modes.md)"),

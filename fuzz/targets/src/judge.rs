@@ -8,7 +8,6 @@ use std::{collections::BTreeSet, net::IpAddr};
 use arbitrary::Unstructured;
 use weir_common::{
     addr::{Addr, Protocol},
-    decide::{Image, Query},
     verdict::{Direction, Reason, Verdict},
 };
 use weir_policy::{
@@ -114,8 +113,8 @@ fn by_tables(
     protocol: Protocol,
     port: u16,
 ) -> Option<Said> {
-    let local = compiled.workloads.get(workload.id())?.identity;
-    let decision = Image::open(compiled)?.decide(&Query { local, direction, remote, protocol, port });
+    let own = compiled.workloads.get(workload.id())?;
+    let decision = compiled.seen_by(own).decide(direction, remote, protocol, port)?;
     let rule = compiled.rules.get(decision.rule as usize)?;
     Some((decision.verdict, decision.reason, rule.policy.clone(), rule.rule.clone()))
 }

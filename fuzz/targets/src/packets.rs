@@ -6,6 +6,7 @@
 use weir_common::{
     addr::Port,
     packet::{Bytes, Fault, Packet, parse_frame},
+    verdict::Reason,
 };
 
 /// A frame as the kernel shows it.
@@ -57,6 +58,6 @@ fn a_tag_changes_nothing(data: &[u8], parsed: &Result<Packet, Fault>) {
     match parse_frame(&Frame(&tagged)) {
         Ok(again) => assert_eq!(again, *packet),
         // Two tags were there already.
-        Err(fault) => assert_eq!(fault, Fault::NotIp),
+        Err(fault) => assert_eq!(fault, Fault::Refused(Reason::ExtDepth)),
     }
 }

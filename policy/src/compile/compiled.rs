@@ -9,6 +9,7 @@ use rpds::RedBlackTreeMapSync;
 use serde::{Deserialize, Serialize};
 use weir_common::{addr::Addr, decide::Tables, event::Endpoint, image::Page};
 
+use super::itself::OwnAnswers;
 use crate::{
     id::ResourceId,
     model::{Labels, Prefix},
@@ -33,6 +34,9 @@ pub struct Compiled {
     /// The marks of addresses that services have, and of their ports, which stand among the addresses too: the second words of
     /// their entries (`weir_common::event::Endpoint`).
     pub services: Endpoints,
+    /// What pods that run here are answered when they call themselves by a service, if it is not what all like them are. The
+    /// agent, who has the pods' numbers, puts it among the addresses (`Compiled::own_answers`).
+    pub themselves: OwnAnswers,
     /// The services by their addresses.
     pub service_names: ServiceNames,
     /// Identity by longest prefix, in order of prefix.
@@ -116,7 +120,7 @@ pub struct Sizes {
     pub cells: usize,
     /// Rules in force here, the defaults among them.
     pub rules: usize,
-    /// Exact addresses.
+    /// Exact addresses, ports of services and own answers among them.
     pub endpoints: usize,
     /// Address prefixes.
     pub cidrs: usize,

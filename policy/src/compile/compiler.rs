@@ -13,8 +13,8 @@ use serde::{Deserialize, Serialize};
 use weir_common::{
     addr::Addr,
     image::{
-        Cell, FLAG_LIMITS, FLAG_QUIET, FLAG_REFUSE, FLAG_SETS, FLAG_SETS_ALLOW, FLAG_STAGED, MAGIC, PAGE_WORDS, Page,
-        Section, header,
+        Cell, FLAG_LIMITS, FLAG_LIMITS_ALL, FLAG_QUIET, FLAG_REFUSE, FLAG_SETS, FLAG_SETS_ALLOW, FLAG_STAGED, MAGIC,
+        PAGE_WORDS, Page, Section, header,
     },
     verdict::Reason,
 };
@@ -24,6 +24,7 @@ use super::{
     compiled::{Compiled, CompiledSet, CompiledWorkload, Sizes},
     fronts::Fronts,
     identities::{Identities, Subject},
+    itself::Themselves,
     limits::Limits,
     parts::Parts,
     policies::Policies,
@@ -63,6 +64,8 @@ pub struct Compiler {
     pub(super) listed: BTreeSet<Addr>,
     /// The addresses that services have.
     pub(super) fronts: Fronts,
+    /// What those are answered who call themselves by one.
+    pub(super) themselves: Themselves,
     pub(super) identities: Identities,
     /// Identities of the pieces of the address space.
     pub(super) pieces: Vec<u32>,
@@ -209,6 +212,7 @@ impl Compiler {
             pages,
             endpoints: self.endpoints.clone(),
             services: self.fronts.words.clone(),
+            themselves: self.themselves.answers.clone(),
             service_names: self.fronts.names.clone(),
             cidrs: Arc::clone(&self.cidrs),
             sets: Arc::clone(&self.compiled_sets),
@@ -236,6 +240,7 @@ impl Compiler {
             space: Space::new(),
             listed: BTreeSet::new(),
             fronts: Fronts::new(),
+            themselves: Themselves::default(),
             identities: Identities::new(),
             pieces: Vec::new(),
             classes: Classes::new(),
@@ -263,6 +268,7 @@ impl Compiler {
     /// The image: the header's page, then each section from a page of its own.
     fn pages(&self) -> Vec<Arc<Page>> {
         let limits = if self.limits.is_empty() { 0 } else { FLAG_LIMITS };
+        let limits = if self.limits.hold_for_all() { limits | FLAG_LIMITS_ALL } else { limits };
         let sets = if self.compiled_sets.is_empty() { 0 } else { FLAG_SETS };
         let allow = if self.compiled_sets.iter().all(|set| set.blocks) { 0 } else { FLAG_SETS_ALLOW };
         let quiet = if self.policies.any_quiet() { FLAG_QUIET } else { 0 };
@@ -318,7 +324,7 @@ impl Compiler {
             atoms: self.ports.atoms().stands_for.len(),
             cells: self.tables.cells_in_use(),
             rules: self.rules.len(),
-            endpoints: self.endpoints.size(),
+            endpoints: self.endpoints.size() + self.themselves.size,
             cidrs: self.cidrs.len(),
             pages: 0,
         }

@@ -16,7 +16,7 @@ use super::{
     compiler::{Compiler, Touched},
     faults::Problems,
     identities::Owner,
-    tables::Set,
+    tables::{Set, Source},
     update::Work,
     view::View,
 };
@@ -121,13 +121,15 @@ impl Compiler {
     fn fill_tables(&mut self, work: &mut Work, reclassed: &Reclassed, problems: &mut Problems) {
         let all = self.tables.make_room(self.classes.parts.end());
         let samples = self.classes.samples();
+        self.answer_themselves(&samples, work, reclassed, problems);
+        // Not by `source`: the tables are written meanwhile.
         let view = View {
             resources: &self.resources,
             subjects: &self.subjects,
             space: &self.space,
             identities: &self.identities,
         };
-        let source = super::tables::Source { classes: &self.classes, samples: &samples, view, rules: &self.rules };
+        let source = Source { classes: &self.classes, samples: &samples, view, rules: &self.rules };
         for (number, key) in self.sets.iter() {
             let anew = all || work.sets.contains(&number);
             if !anew && reclassed.classes.is_empty() {
@@ -141,6 +143,12 @@ impl Compiler {
             work.touched.cells += self.tables.fill(&set, only, &source, problems);
         }
         self.tables.write_sets(self.sets.end(), &self.ports);
+    }
+
+    /// What answers of the evaluator are made from.
+    pub(super) fn source<'s>(&'s self, samples: &'s [Option<u32>]) -> Source<'s> {
+        let Self { resources, subjects, space, identities, classes, rules, .. } = self;
+        Source { classes, samples, view: View { resources, subjects, space, identities }, rules }
     }
 
     fn take_touched(&mut self) -> usize {

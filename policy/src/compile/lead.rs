@@ -55,9 +55,10 @@ impl Compiler {
         let by_pod = work.renamed.iter().flat_map(|id| self.fronts.of_pod(id));
         let concerned: BTreeSet<Addr> =
             by_address.chain(by_identity).chain(by_pod).chain(&work.fronts).copied().collect();
-        for address in concerned {
-            self.settle_front(address, work, reclassed);
+        for address in &concerned {
+            self.settle_front(*address, work, reclassed);
         }
+        work.settled = concerned;
         for identity in std::mem::take(&mut work.released) {
             self.release_mixed(identity, reclassed);
         }
@@ -112,7 +113,7 @@ impl Compiler {
         self.fronts.words.insert_mut(key, Endpoint::behind(port));
     }
 
-    fn identity_of(&self, end: &End) -> Option<u32> {
+    pub(super) fn identity_of(&self, end: &End) -> Option<u32> {
         match end {
             End::Address(address) => self.workloads.addresses.get(address)?.identity,
             End::Workload(id) => self.workloads.by_id(id)?.identity,

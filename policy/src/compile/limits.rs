@@ -89,6 +89,11 @@ impl Limits {
         self.list.is_empty()
     }
 
+    /// Whether some hold for every destination.
+    pub fn hold_for_all(&self) -> bool {
+        self.each().any(|(_, limit)| limit.workload_selector.is_none())
+    }
+
     /// The selectors they look at workloads with.
     pub fn selectors(&self) -> impl Iterator<Item = &Selector> {
         self.each().filter_map(|(_, limit)| limit.workload_selector.as_ref())

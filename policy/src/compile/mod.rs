@@ -7,7 +7,7 @@
 //! local workloads ─ policies ─► sets (whom the same policies select) ─ terms ─► peers and ports that their rules name
 //! workloads ─ labels that terms look at ─► subjects ┐
 //! addresses ─ blocks that terms name ─► regions     ┴► identities ─ terms matched ─► classes
-//! addresses of services, ports ─ what is behind ─► identity and port that are judged instead
+//! addresses of services, ports ─ what is behind ─► identity and port that are judged instead; the answers of who calls itself
 //! ports ─ entries ─► atoms, port rows      sets x classes x port classes ─ tables ─► evaluate::judge ─► image
 //! ```
 //!
@@ -26,8 +26,10 @@ mod fill;
 mod fronts;
 mod identify;
 mod identities;
+mod itself;
 mod lead;
 mod limits;
+mod own;
 mod parts;
 mod policies;
 mod port_rows;
@@ -44,6 +46,8 @@ mod workloads;
 
 pub use compiled::{Compiled, CompiledSet, CompiledWorkload, Endpoints, LimitInfo, RuleInfo, ServiceNames, Sizes};
 pub use compiler::{Compiler, Edit, Touched};
+pub use itself::OwnAnswers;
+pub use own::OwnTables;
 use weir_common::verdict::Direction;
 
 use crate::{Context, fault::Fault, model::Resources};

@@ -25,7 +25,10 @@ use super::{
     words::Words,
 };
 use crate::{
-    evaluate::{Bound, Local, Outcome, PeerEnd, Trial, isolating_sockets, judge_as, judge_unmatched, worst},
+    evaluate::{
+        Bound, Deciding, Itself, Local, OneWay, PeerEnd, Trial, isolating_sockets, judge_as, judge_unmatched, ways,
+        worst,
+    },
     model::{ContainerPort, Mode, PortMatch, Socket, Timestamp},
 };
 
@@ -64,6 +67,21 @@ impl<'s> Set<'s> {
             unselected: self.unselected,
             now: self.now,
         }
+    }
+
+    /// The worst of ends behind a port of a service; of some it may be told that they are the workload itself.
+    pub fn behind(
+        &self,
+        (trial, direction): TableKind,
+        ends: impl Iterator<Item = (Behind, bool)>,
+        source: &Source<'_>,
+    ) -> Option<Cell> {
+        let outcomes = ends.flat_map(|(behind, itself)| {
+            let end = PeerEnd { itself: itself.then_some(Itself::ByService), ..source.end(behind.class) };
+            let judge = move |way| judge_as(trial, self.local(), way, &end, behind.protocol, behind.port);
+            ways(direction, &end).iter().map(move |way| (*way, judge(*way)))
+        });
+        worst(direction, outcomes).map(|(_, outcome)| cell(&outcome, direction, source.rules))
     }
 }
 
@@ -269,7 +287,7 @@ impl Table {
 
     /// Forgets what policies said before.
     fn begin(&mut self, set: &Set<'_>, (trial, direction): TableKind, rules: &Rules) {
-        self.default = cell(&judge_unmatched(trial, set.local(), direction), direction, rules);
+        self.default = cell(&(direction, judge_unmatched(trial, set.local(), direction)), direction, rules);
         self.sockets = flags(set.bound, direction);
         // Without rules only the node of a pod is told apart from the rest.
         let open = set.bound.is_empty() && set.unselected.passes();
@@ -298,7 +316,7 @@ impl Table {
         let ports = self.classes.stands_for.iter();
         let row: Arc<[Cell]> = ports
             .map(|(protocol, port)| judge_as(trial, set.local(), direction, &end, *protocol, *port))
-            .map(|outcome| cell(&outcome, direction, rules))
+            .map(|outcome| cell(&(direction, outcome), direction, rules))
             .collect();
         self.rows.insert(seen, Arc::clone(&row));
         row
@@ -306,19 +324,10 @@ impl Table {
 
     /// The cells of what is behind a port of a service, which is the worst of its ends whatever class of ports is asked about.
     /// Nothing comes from there: who called by a service's address has another.
-    fn row_behind(
-        &self,
-        set: &Set<'_>,
-        (trial, direction): TableKind,
-        behind: &[Behind],
-        source: &Source<'_>,
-    ) -> Arc<[Cell]> {
-        let outcomes = behind.iter().map(|behind| {
-            judge_as(trial, set.local(), direction, &source.end(behind.class), behind.protocol, behind.port)
-        });
-        let worst = worst(outcomes).filter(|_| direction == Direction::Egress);
-        let cell = worst.map_or(self.default, |(_, outcome)| cell(&outcome, direction, source.rules));
-        vec![cell; self.classes.stands_for.len()].into()
+    fn row_behind(&self, set: &Set<'_>, kind: TableKind, behind: &[Behind], source: &Source<'_>) -> Arc<[Cell]> {
+        let ends = behind.iter().map(|behind| (*behind, false));
+        let worst = if kind.1 == Direction::Egress { set.behind(kind, ends, source) } else { None };
+        vec![worst.unwrap_or(self.default); self.classes.stands_for.len()].into()
     }
 
     fn seen(&self, set: &Set<'_>, traits: &Traits) -> Seen {
@@ -342,14 +351,12 @@ impl Table {
     }
 }
 
-fn cell(outcome: &Outcome<'_>, direction: Direction, rules: &Rules) -> Cell {
-    let rule = outcome
-        .deciding
-        .map_or(0, |deciding| rules.number(deciding.bound.id, deciding.bound.policy, direction, deciding.place));
-    let cell = Cell::new(outcome.verdict, outcome.reason, rule);
-    let cell = if outcome.refuses(direction) { cell.refusing() } else { cell };
+fn cell((way, outcome): &OneWay<'_>, asked: Direction, rules: &Rules) -> Cell {
+    let number = |deciding: Deciding<'_>| rules.number(deciding.bound.id, deciding.bound.policy, *way, deciding.place);
+    let cell = Cell::new(outcome.verdict, outcome.reason, outcome.deciding.map_or(0, number));
+    let cell = if outcome.refuses(asked) { cell.refusing() } else { cell };
     match outcome.deciding {
-        Some(deciding) if !deciding.logs(direction) => cell.quietly(),
+        Some(deciding) if !deciding.logs(*way) => cell.quietly(),
         Some(_) | None => cell,
     }
 }

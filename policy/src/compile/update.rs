@@ -40,6 +40,8 @@ pub(super) struct Work {
     pub services: BTreeSet<ServiceRef>,
     /// Addresses of services that something else may be behind.
     pub fronts: BTreeSet<Addr>,
+    /// Of those, and others whose ends have changed: what their ports lead to is settled.
+    pub settled: BTreeSet<Addr>,
     /// Identities that stood for what is behind ports of services: one of those ports needs them no more.
     pub released: Vec<u32>,
     /// Addresses that have another identity.

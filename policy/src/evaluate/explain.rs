@@ -6,14 +6,14 @@
 use weir_common::{addr::Protocol, verdict::Direction};
 
 use super::{
-    judge::{Local, judge, judge_staged},
-    outcome::{Outcome, rank, worst},
+    judge::{Local, judge, judge_staged, ways},
+    outcome::{OneWay, Outcome, rank, worst},
     peer::{Itself, PeerEnd},
     question::{Answer, End, Explanation, NoSuchWorkload, Question, Staged, strictest},
     resolve::{Resolved, resolve},
     service::{Called, backends, named_services},
     subject::bind,
-    words::{end_in_words, names, of_address, of_backend, passed, why},
+    words::{end_in_words, names, of_address, of_backend, of_itself, passed, why},
 };
 use crate::{
     Context,
@@ -159,16 +159,20 @@ impl Resolved<'_> {
             now: context.now,
         };
         let mut judged = Vec::new();
-        for (other, asked) in others {
+        for (index, (other, asked)) in others.enumerate() {
             let services = named_services(resources, &bound, other.resource, other.peer.address);
             let end = PeerEnd { itself: self.is_itself(other, &asked), services: &services, ..other.peer };
-            let outcome = judge(local, direction, &end, asked.protocol, asked.port);
-            judged.push((outcome, judge_staged(local, direction, &end, asked.protocol, asked.port), asked));
+            for way in ways(direction, &end) {
+                let outcome = judge(local, *way, &end, asked.protocol, asked.port);
+                let staged = judge_staged(local, *way, &end, asked.protocol, asked.port);
+                judged.push(((*way, outcome), (*way, staged), asked, index));
+            }
         }
-        let (index, outcome) = worst(judged.iter().map(|(outcome, _, _)| *outcome))?;
-        let (_, staged) = worst(judged.iter().map(|(_, staged, _)| *staged))?;
-        let asked = judged.get(index)?.2;
-        let (policy, rule) = names(outcome.deciding, direction);
+        let (place, (way, outcome)) = worst(direction, judged.iter().map(|(outcome, ..)| *outcome))?;
+        let (_, staged) = worst(direction, judged.iter().map(|(_, staged, ..)| *staged))?;
+        let (_, _, asked, index) = *judged.get(place)?;
+        let (policy, rule) = names(outcome.deciding, way);
+        let why = why(&outcome, &bound, resource.id(), way, &asked);
         let answer = Answer {
             workload: resource.id().clone(),
             direction,
@@ -176,11 +180,11 @@ impl Resolved<'_> {
             verdict: outcome.verdict,
             reason: outcome.reason,
             tier: outcome.deciding.map(|deciding| deciding.bound.policy.tier),
-            passed: passed(&outcome, &bound, direction),
+            passed: passed(&outcome, &bound, way),
             refused: outcome.refuses(direction),
-            logged: outcome.deciding.is_none_or(|deciding| deciding.logs(direction)),
-            staged: differs(&outcome, &staged, direction),
-            why: why(&outcome, &bound, resource.id(), direction, &asked),
+            logged: outcome.deciding.is_none_or(|deciding| deciding.logs(way)),
+            staged: differs(&outcome, &staged),
+            why: if way == direction { why } else { of_itself(resource.id(), &why) },
             policy,
             rule,
         };
@@ -195,7 +199,7 @@ impl Resolved<'_> {
     }
 }
 
-fn differs(in_force: &Outcome<'_>, staged: &Outcome<'_>, direction: Direction) -> Option<Staged> {
-    let (policy, rule) = names(staged.deciding, direction);
+fn differs(in_force: &Outcome<'_>, (way, staged): &OneWay<'_>) -> Option<Staged> {
+    let (policy, rule) = names(staged.deciding, *way);
     (staged.verdict != in_force.verdict).then_some(Staged { verdict: staged.verdict, policy, rule })
 }

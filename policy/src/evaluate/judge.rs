@@ -81,6 +81,18 @@ pub fn judge_as<'a>(
     by_mode(trial, local, direction, end.itself == Some(Itself::ByService), &matches)
 }
 
+/// The directions in which a workload's policies are asked about an end.
+///
+/// Who calls itself by a Service is asked both ways as it calls. Nobody could ask on arrival: what a proxy translates back comes
+/// from the pod's own address or its node's, and from those it is never kept.
+pub const fn ways(direction: Direction, end: &PeerEnd<'_>) -> &'static [Direction] {
+    match (direction, end.itself) {
+        (Direction::Egress, Some(Itself::ByService)) => &[Direction::Egress, Direction::Ingress],
+        (Direction::Egress, _) => &[Direction::Egress],
+        (Direction::Ingress, _) => &[Direction::Ingress],
+    }
+}
+
 /// What no policy can forbid.
 ///
 /// NetworkPolicy: a pod cannot be kept from its own address; and traffic from the node a pod runs on to the pod is always

@@ -20,6 +20,7 @@
 //! | `nodes`, peers of later versions | `peer::peer_matches`, `parse::kube::cluster::closed` |
 //! | label selectors and their operators | `model::Selector` |
 //! | the own node, the own address | `judge::beyond` |
+//! | a pod that calls itself by a Service | `judge::ways`, `tiers::tiers` |
 //! | pods in their host's network | `resolve::resolve` |
 //! | Services and what is behind them | `service::backends`, `explain::evaluate_service` |
 //! | both ends must agree; replies | `explain::explain` |
@@ -40,10 +41,10 @@ mod words;
 
 pub use entity::{entity_matches, loopback};
 pub use explain::{evaluate, evaluate_service};
-pub use judge::{Local, judge, judge_as, judge_staged, judge_unmatched};
+pub use judge::{Local, judge, judge_as, judge_staged, judge_unmatched, ways};
 pub use modes::Trial;
-pub use outcome::{Outcome, RulePlace, worst};
-pub use peer::{Member, NodeEnd, PeerEnd, peer_matches};
+pub use outcome::{Deciding, OneWay, Outcome, RulePlace, worst};
+pub use peer::{Itself, Member, NodeEnd, PeerEnd, peer_matches};
 pub use question::{Answer, End, Explanation, NoSuchWorkload, Question, Staged};
 pub use resolve::resolve;
 pub use rule::port_matches;

@@ -92,11 +92,14 @@ pub const fn rank(verdict: Verdict) -> u8 {
     }
 }
 
-/// The outcome that counts where all must be open, and its place: the strictest. Among equals the first by what decides, so
-/// that the order of ends makes no difference to what is said.
-pub fn worst<'a>(outcomes: impl Iterator<Item = Outcome<'a>>) -> Option<(usize, Outcome<'a>)> {
-    outcomes.enumerate().min_by_key(|(_, outcome)| {
+/// What was decided, and of which direction's policies.
+pub type OneWay<'a> = (Direction, Outcome<'a>);
+
+/// The outcome that counts where all must be open, and its place: the strictest. Among equals one of the direction that was asked
+/// about, then the first by what decides, so that the order of ends makes no difference to what is said.
+pub fn worst<'a>(asked: Direction, outcomes: impl Iterator<Item = OneWay<'a>>) -> Option<(usize, OneWay<'a>)> {
+    outcomes.enumerate().min_by_key(|(_, (direction, outcome))| {
         let by = outcome.deciding.map(|deciding| (deciding.bound.id, deciding.place));
-        (rank(outcome.verdict), by)
+        (rank(outcome.verdict), *direction != asked, by)
     })
 }

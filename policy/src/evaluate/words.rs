@@ -150,6 +150,11 @@ pub fn of_backend(service: &ResourceId, behind: &[String], by: usize, why: &str)
     format!("{service} leads to {decides}{others}: {why}")
 }
 
+/// Why a workload is kept from calling itself by what it lets in.
+pub fn of_itself(workload: &ResourceId, why: &str) -> String {
+    format!("{workload} calls itself, so what it lets in counts already as it calls: {why}")
+}
+
 /// Why a Service's address is judged like any other.
 pub fn of_address(service: &ResourceId, asked: &Asked, why: &str) -> String {
     format!("nothing is behind {service} at {}, so its address counts like any other: {why}", called(asked))

@@ -154,14 +154,15 @@ pub fn entry(text: &str) -> Result<Vec<Prefix>, Wrong> {
 const EXAMPLE: &str = "write an address, a prefix such as 192.0.2.0/24 or 2001:db8::/32, or a range of addresses a-b";
 
 fn address(text: &str) -> Result<Addr, Wrong> {
-    let parsed: Result<IpAddr, _> = text.parse();
-    parsed.map(addr).map_err(|_| ("not an IP address".to_owned(), EXAMPLE.to_owned()))
+    let parsed = text.parse().map_err(|_| ("not an IP address".to_owned(), EXAMPLE.to_owned()))?;
+    not_mapped(parsed).map(addr)
 }
 
 fn prefix(text: &str) -> Result<Prefix, Wrong> {
     let Some((first, bits)) = text.split_once('/') else { return address(text).map(Prefix::host) };
     let parsed: IpAddr =
         first.parse().map_err(|_| ("not an IP address before the /".to_owned(), EXAMPLE.to_owned()))?;
+    let parsed = not_mapped(parsed)?;
     let most = if parsed.is_ipv4() { 32 } else { 128 };
     let bits: u8 = bits.parse().ok().filter(|bits| *bits <= most).ok_or_else(|| {
         ("not a prefix length".to_owned(), format!("write a whole number from 0 to {most} after the /"))
@@ -173,6 +174,15 @@ fn prefix(text: &str) -> Result<Prefix, Wrong> {
         return Err(("has bits set after its prefix".to_owned(), remedy));
     }
     Ok(prefix)
+}
+
+/// IPv4 is written as IPv4, as in documents.
+fn not_mapped(address: IpAddr) -> Result<IpAddr, Wrong> {
+    let IpAddr::V6(v6) = address else { return Ok(address) };
+    match v6.to_ipv4_mapped() {
+        Some(v4) => Err(("a v4-mapped IPv6 address".to_owned(), format!("write the IPv4 address: {v4}"))),
+        None => Ok(address),
+    }
 }
 
 /// The prefixes that together are a range, both ends included.
@@ -240,6 +250,7 @@ mod tests {
             ("::/129", 1, "::/129", "not a prefix length", "from 0 to 128"),
             ("1.2.3.9-1.2.3.4", 1, "1.2.3.9-1.2.3.4", "ends before", "lower address first"),
             ("1.2.3.9-::1", 1, "1.2.3.9-::1", "from one family", "one range for each"),
+            ("::ffff:1.2.3.4", 1, "::ffff:1.2.3.4", "v4-mapped", "write the IPv4 address: 1.2.3.4"),
             ("1.2.3.4\nnetwork", 2, "network", "not an IP address", "write an address"),
         ];
         for (text, line, value, problem, remedy) in rows {

@@ -10,7 +10,7 @@ use std::{
 
 use weir_common::addr::Protocol;
 
-use crate::model::{Labels, PortName, Resource, Resources, Selector, ServiceRef};
+use crate::model::{Labels, PortName, Resource, Resources, Selector, ServiceRef, Workload};
 
 /// The resources, with what is asked of them again and again.
 pub struct Crowd<'a> {
@@ -19,6 +19,7 @@ pub struct Crowd<'a> {
     namespaces: OnceCell<BTreeSet<&'a str>>,
     port_names: OnceCell<HashSet<(&'a str, Protocol)>>,
     cgroups: OnceCell<BTreeSet<&'a str>>,
+    wired: OnceCell<Vec<(&'a Resource, &'a Workload)>>,
 }
 
 impl<'a> Crowd<'a> {
@@ -29,6 +30,7 @@ impl<'a> Crowd<'a> {
             namespaces: OnceCell::new(),
             port_names: OnceCell::new(),
             cgroups: OnceCell::new(),
+            wired: OnceCell::new(),
         }
     }
 
@@ -90,6 +92,12 @@ impl<'a> Crowd<'a> {
             self.resources.workloads().filter_map(|(_, workload)| workload.cgroup.as_deref()).collect()
         });
         cgroup.match_indices('/').find_map(|(end, _)| all.get(cgroup.get(..end)?).copied())
+    }
+
+    /// Workloads whose packets are judged on an interface: those of one node, so few.
+    pub fn wired(&self) -> &[(&'a Resource, &'a Workload)] {
+        self.wired
+            .get_or_init(|| self.resources.workloads().filter(|(_, workload)| workload.interface.is_some()).collect())
     }
 
     fn selects_namespace(&self, selector: &Selector, namespace: &str) -> bool {

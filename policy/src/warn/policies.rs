@@ -9,7 +9,7 @@ use super::{Found, crowd::Crowd, rules, shadow};
 use crate::{
     evaluate::{Member, selects},
     id::Kind,
-    model::{Policy, PolicyType, Resource, Tier, Timestamp},
+    model::{OnChange, Policy, PolicyType, Resource, Tier, Timestamp},
 };
 
 const DIRECTIONS: [Direction; 2] = [Direction::Ingress, Direction::Egress];
@@ -20,6 +20,7 @@ pub fn check(crowd: &Crowd<'_>, resource: &Resource, policy: &Policy, now: Times
         return;
     }
     selects_nobody(crowd, resource, policy, found);
+    drains_in_vain(crowd, resource, policy, found);
     for direction in DIRECTIONS {
         if policy.tier == Tier::Namespace && !policy.isolates(direction) {
             ignored(policy, direction, found);
@@ -44,6 +45,26 @@ fn selects_nobody(crowd: &Crowd<'_>, resource: &Resource, policy: &Policy, found
         let field = fields.iter().find(|(kind, _)| *kind == resource.id().kind);
         let selector = field.map_or("subject", |(_, field)| field);
         found.note(format!("spec.{selector}"), format!("its {selector} matches no workload"));
+    }
+}
+
+/// What follows in a connection is judged packet by packet on an interface, without a memory of which connections live.
+fn drains_in_vain(crowd: &Crowd<'_>, resource: &Resource, policy: &Policy, found: &mut Found) {
+    if policy.on_change != OnChange::Drain {
+        return;
+    }
+    let mut judged = crowd
+        .wired()
+        .iter()
+        .filter(|(other, workload)| selects(resource.id(), policy, &Member::of(crowd.resources, other, workload)));
+    if let Some((workload, _)) = judged.next() {
+        let more = judged.count();
+        let others = if more == 0 { String::new() } else { format!(" and of {more} more") };
+        let id = workload.id();
+        found.note(
+            "spec.onChange",
+            format!("living connections of {id}{others} stop all the same: packets are judged on its interface; leave out `interface`, or accept that they are cut"),
+        );
     }
 }
 

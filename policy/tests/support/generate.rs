@@ -229,8 +229,21 @@ fn a_workload(n: usize) -> impl Strategy<Value = Resource> {
         };
         // Each is always in one namespace, or two of them could run in one cgroup.
         let namespace = if n == 0 { NAMESPACES[0] } else { namespace };
-        Resource::new(namespace, &format!("w{n}-{namespace}"), labels, Spec::Workload(workload), Origin::default())
+        named(n, namespace, labels, workload)
     })
+}
+
+/// Most are pods, which no policy keeps from themselves.
+fn kind(n: usize) -> Kind {
+    if n.is_multiple_of(3) { Kind::Workload } else { Kind::Pod }
+}
+
+fn named(n: usize, namespace: &str, labels: Labels, workload: Workload) -> Resource {
+    let id = ResourceId::new(kind(n), namespace, format!("w{n}-{namespace}"));
+    match id.kind {
+        Kind::Pod => Resource::foreign(id, labels, Spec::Workload(workload), Origin::default(), ""),
+        _ => Resource::new(namespace, &id.name, labels, Spec::Workload(workload), Origin::default()),
+    }
 }
 
 fn a_policy_resource(n: usize) -> impl Strategy<Value = Resource> {
@@ -287,6 +300,18 @@ fn a_service_resource() -> impl Strategy<Value = Resource> {
     })
 }
 
+/// A Service that leads back to some of those who call it: no slice names it, and it selects by few labels.
+fn a_way_back() -> impl Strategy<Value = Resource> {
+    let selector = prop_oneof![1 => Just(Labels::new()), 1 => labels()];
+    let ports = prop::collection::vec(a_service_port(), 1..4);
+    (prop::sample::select(NAMESPACES.to_vec()), selector, an_address(), ports).prop_map(
+        |(namespace, selector, address, ports)| {
+            let service = Service { addresses: vec![address], selector: Some(selector), ports };
+            Resource::new(namespace, "own", Labels::new(), Spec::Service(service), Origin::default())
+        },
+    )
+}
+
 fn an_endpoint_port() -> impl Strategy<Value = EndpointPort> {
     let protocol = prop::sample::select(vec![Protocol::TCP, Protocol::UDP]);
     (a_service_port_name(), protocol, prop::option::of(1u16..12)).prop_map(|(name, protocol, port)| EndpointPort {
@@ -301,7 +326,7 @@ fn a_slice() -> impl Strategy<Value = Resource> {
     let ports = prop::collection::vec(an_endpoint_port(), 0..3);
     (a_service(), 0usize..2, prop::collection::vec(endpoint, 0..3), ports).prop_map(|(service, n, endpoints, ports)| {
         let namespace = service.namespace.clone();
-        let pod = |n: usize| ResourceId::new(Kind::Workload, &namespace, format!("w{n}-{namespace}"));
+        let pod = |n: usize| ResourceId::new(kind(n), &namespace, format!("w{n}-{namespace}"));
         let endpoints = endpoints.into_iter().map(|(addresses, n)| Endpoint { addresses, pod: n.map(pod) }).collect();
         let slice = EndpointSlice { service: Some(service.clone()), endpoints, ports };
         Resource::new(
@@ -318,7 +343,7 @@ fn a_slice() -> impl Strategy<Value = Resource> {
 pub fn a_state() -> impl Strategy<Value = Vec<Resource>> {
     let workloads = (1usize..7).prop_flat_map(|count| (0..count).map(a_workload).collect::<Vec<_>>());
     let policies = (1usize..7).prop_flat_map(|count| (0..count).map(a_policy_resource).collect::<Vec<_>>());
-    let others = prop_oneof![3 => a_node().boxed(), 2 => a_namespace().boxed(), 3 => a_service_resource().boxed(), 3 => a_slice().boxed()];
+    let others = prop_oneof![3 => a_node().boxed(), 2 => a_namespace().boxed(), 3 => a_service_resource().boxed(), 3 => a_way_back().boxed(), 3 => a_slice().boxed()];
     (workloads, policies, prop::collection::vec(others, 0..9))
         .prop_map(|(workloads, policies, others)| {
             let mut seen = BTreeSet::new();
@@ -336,6 +361,7 @@ pub fn a_change() -> impl Strategy<Value = Edit> {
         1 => a_node().boxed(),
         1 => a_namespace().boxed(),
         2 => a_service_resource().boxed(),
+        2 => a_way_back().boxed(),
         2 => a_slice().boxed(),
     ];
     (put, prop::bool::weighted(0.3)).prop_map(|(resource, gone)| match gone {
@@ -351,8 +377,10 @@ fn own_addresses_only(workloads: Vec<Resource>) -> Vec<Resource> {
     let own = workloads.into_iter().map(|resource| {
         let Spec::Workload(workload) = resource.spec() else { return resource };
         let addresses = workload.addresses.iter().filter(|addr| taken.insert(**addr)).copied().collect();
-        let spec = Spec::Workload(Workload { addresses, ..workload.clone() });
-        Resource::new(&resource.id().namespace, &resource.id().name, resource.labels().clone(), spec, Origin::default())
+        let workload = Workload { addresses, ..workload.clone() };
+        let id = resource.id();
+        let n = id.name.strip_prefix('w').and_then(|rest| rest.split_once('-')).and_then(|(n, _)| n.parse().ok());
+        named(n.unwrap(), &id.namespace, resource.labels().clone(), workload)
     });
     own.collect()
 }

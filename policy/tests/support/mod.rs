@@ -10,7 +10,6 @@ use std::net::IpAddr;
 
 use weir_common::{
     addr::{Addr, Protocol},
-    decide::{Image, Query},
     verdict::{Direction, Reason, Verdict},
 };
 use weir_policy::{
@@ -126,8 +125,8 @@ pub fn ask(
     protocol: Protocol,
     port: u16,
 ) -> Said {
-    let local = compiled.workloads.get(workload).unwrap().identity;
-    let decision = Image::open(compiled).unwrap().decide(&Query { local, direction, remote, protocol, port });
+    let own = compiled.seen_by(compiled.workloads.get(workload).unwrap());
+    let decision = own.decide(direction, remote, protocol, port).unwrap();
     let name = |rule: u32| {
         let rule = &compiled.rules[rule as usize];
         (rule.policy.clone(), rule.rule.clone())

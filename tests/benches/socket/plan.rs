@@ -6,7 +6,7 @@
 use std::time::Instant;
 
 use anyhow::Result;
-use clap::Args;
+use clap::{Args, ValueEnum};
 
 use crate::empty::Hooks;
 use crate::ends::Job;
@@ -33,6 +33,34 @@ pub struct Options {
     /// Leave out how cost grows with rules and identities
     #[arg(long)]
     no_sizes: bool,
+    /// Measure only these; rows that need another stay empty [default: all]
+    #[arg(long, value_delimiter = ',', value_name = "PART,...")]
+    only: Vec<Part>,
+}
+
+impl Options {
+    fn wants(&self, part: Part) -> bool {
+        (self.only.is_empty() && !(self.no_sizes && part == Part::Sizes)) || self.only.contains(&part)
+    }
+}
+
+/// What can be measured by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Part {
+    /// `connect()` of a UDP socket
+    Verdict,
+    /// The same, about peers of whom nothing is remembered
+    Fresh,
+    /// `connect()` of a TCP socket
+    Connect,
+    /// A TCP connection from beginning to end
+    Connection,
+    /// Bytes over an open one
+    RoundTrip,
+    /// How a verdict's cost grows with rules and identities
+    Sizes,
+    /// Connections with the real agent running
+    Agent,
 }
 
 /// A cluster of 10,000 peers, and a handful of rules.
@@ -66,16 +94,18 @@ pub fn run(options: &Options) -> Result<Report> {
     }
     say(start, "tables of 10,000 identities compiled");
     let patience = Patience { rounds: options.rounds, milliseconds: options.milliseconds };
-    usual(&mut field, patience, rules.is_ok(), &mut report)?;
+    usual(&mut field, patience, (options, rules.is_ok()), &mut report)?;
     say(start, "usual cases measured");
-    if !options.no_sizes {
+    if options.wants(Part::Sizes) {
         sizes(&mut field, patience, &mut report)?;
         say(start, "sizes measured");
     }
-    if let Err(error) = stack::measure(&mut field, patience, USUAL, &mut report) {
-        report.notes.push(format!("the real agent was not measured: {error:#}"));
+    if options.wants(Part::Agent) {
+        if let Err(error) = stack::measure(&mut field, patience, USUAL, &mut report) {
+            report.notes.push(format!("the real agent was not measured: {error:#}"));
+        }
+        say(start, "the real agent measured");
     }
-    say(start, "the real agent measured");
     if let (turns, others @ 1..) = field.bare_turns() {
         report.notes.push(format!(
             "somebody else's programs were attached to cgroups in {others} of {turns} turns without any: \"no BPF\" takes \
@@ -96,22 +126,25 @@ fn prepare(field: &mut Field, shape: Shape) -> Result<()> {
     Ok(())
 }
 
-fn usual(field: &mut Field, patience: Patience, nft: bool, report: &mut Report) -> Result<()> {
+fn usual(field: &mut Field, patience: Patience, (options, nft): (&Options, bool), report: &mut Report) -> Result<()> {
     use Contestant::{Alone, Conntrack, Empty, Linear, Nothing, Weir};
     let firewalls: &[Contestant] = if nft { &[Conntrack, Linear] } else { &[] };
-    let mut compete = |job, field_of: &[Contestant], report: &mut Report| -> Result<Samples> {
+    let mut compete = |part, job, field_of: &[Contestant], report: &mut Report| -> Result<Samples> {
+        if !options.wants(part) {
+            return Ok(Samples::default());
+        }
         let samples = field.compete(job, &[field_of, firewalls].concat(), patience)?;
         report.times(job, &samples, name);
         Ok(samples)
     };
     let all = [Nothing, Empty(Hooks::Connect), Empty(Hooks::All), Weir(QUIET), Weir(USUAL)];
-    let verdict = compete(Job::Verdict, &all, report)?;
-    let fresh = compete(Job::Fresh, &[Nothing, Empty(Hooks::Connect), Weir(QUIET)], report)?;
-    let connect = compete(Job::Connect, &all, report)?;
+    let verdict = compete(Part::Verdict, Job::Verdict, &all, report)?;
+    let fresh = compete(Part::Fresh, Job::Fresh, &[Nothing, Empty(Hooks::Connect), Weir(QUIET)], report)?;
+    let connect = compete(Part::Connect, Job::Connect, &all, report)?;
     let whole = [Nothing, Empty(Hooks::All), Weir(QUIET), Weir(USUAL), Alone(USUAL)];
-    let connection = compete(Job::Connection, &whole, report)?;
+    let connection = compete(Part::Connection, Job::Connection, &whole, report)?;
     let open = [Nothing, Empty(Hooks::Packets), Weir(USUAL), Alone(USUAL)];
-    let round_trip = compete(Job::RoundTrip, &open, report)?;
+    let round_trip = compete(Part::RoundTrip, Job::RoundTrip, &open, report)?;
 
     let hook = verdict.adds(Empty(Hooks::Connect), Nothing);
     let added = |shape| verdict.adds(Weir(shape), Nothing);

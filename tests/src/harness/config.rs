@@ -27,6 +27,8 @@ pub struct Options {
     pub xdp_mode: &'static str,
     /// The agent's TCP listener with mutual TLS.
     pub tls: Option<Tls>,
+    /// Run the agent in this cgroup of the tree it manages, and not outside.
+    pub agent_cgroup: Option<&'static str>,
 }
 
 /// A listener with certificates.
@@ -52,6 +54,7 @@ impl Default for Options {
             interfaces: vec!["v-*".to_owned()],
             xdp_mode: "auto",
             tls: None,
+            agent_cgroup: None,
         }
     }
 }

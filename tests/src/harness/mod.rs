@@ -86,6 +86,14 @@ impl Harness {
     pub fn agent_command(&self) -> Result<Command, HarnessError> {
         let file = self.world.write("agent.yaml", &config::agent(&self.world, &self.options))?;
         let mut command = self.world.probe(Who::Node);
+        if let Some(name) = self.options.agent_cgroup {
+            // A second --cgroup would be refused as a repetition; so by way of a second probe.
+            command
+                .args(["exec", "--"])
+                .arg(program("weir-probe"))
+                .arg("--cgroup")
+                .arg(self.world.managed().join(name));
+        }
         command.args(["exec", "--"]).arg(program("weir-agent")).arg("--config").arg(file);
         Ok(command)
     }

@@ -17,7 +17,7 @@ use nix::sys::signal::Signal;
 
 pub use running::Running;
 
-use crate::report::{Attempt, Report};
+use crate::report::Attempt;
 use crate::world::{Who, World, WorldError};
 
 /// Enough for anything that is not traffic.
@@ -76,12 +76,7 @@ impl World {
     /// When it does not listen in time.
     pub fn serve(&self, who: Who, line: &str) -> Result<Running, WorldError> {
         let mut server = self.start(&format!("{}-server", who.name()), self.probe_line(who, line))?;
-        let addresses = line.matches("--listen").count();
-        for count in 1..=addresses {
-            server.wait_for(SOON, |reports| {
-                reports.iter().filter(|report| matches!(report, Report::Listening { .. })).nth(count - 1).map(|_| ())
-            })?;
-        }
+        server.wait_listening(line.matches("--listen").count())?;
         Ok(server)
     }
 

@@ -112,6 +112,15 @@ impl Running {
         self.reports().iter().filter(|report| matches!(report, Report::Accepted { .. })).count()
     }
 
+    /// Waits until a server listens on as many addresses.
+    ///
+    /// # Errors
+    /// When it does not in time.
+    pub fn wait_listening(&mut self, addresses: usize) -> Result<(), WorldError> {
+        let listens = |report: &&Report| matches!(report, Report::Listening { .. });
+        self.wait_for(super::SOON, |reports| (reports.iter().filter(listens).count() >= addresses).then_some(()))
+    }
+
     /// Waits until `look` finds what it wants among the reports.
     ///
     /// # Errors

@@ -43,6 +43,19 @@ impl Bench {
         bench
     }
 
+    /// Packets at the interface come from Workload `default/workload` and go to it.
+    pub fn on_wire(name: &str, documents: &str, workload: &str) -> Self {
+        let mut bench = Self::bare(name, documents, Verdict::Deny);
+        let id = ResourceId::new(Kind::Workload, "default", workload);
+        bench.kernel.install_on_wire_for_dry_runs(&bench.compiled, &id).unwrap_or_else(|error| panic!("{error}"));
+        bench
+    }
+
+    /// Says what the interface refuses, and whose own it is (1: that of [`Self::on_wire`]).
+    pub fn edge(&mut self, refuses: u32, workload: u32) {
+        self.kernel.edge_for_dry_runs(refuses, workload).unwrap_or_else(|error| panic!("{error}"));
+    }
+
     fn bare(name: &str, documents: &str, unknown: Verdict) -> Self {
         let guard = ONE_AT_A_TIME.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         let cgroup = weir_tests::world::cgroup::mount()
@@ -62,6 +75,31 @@ impl Bench {
         self.kernel.dry_run(hook, frame).unwrap_or_else(|error| panic!("{error}"))
     }
 
+    /// Whether a packet passes, whatever the hook's own word for that is.
+    pub fn passes(&self, hook: PacketHook, frame: &[u8]) -> bool {
+        match (hook, self.run(hook, frame)) {
+            (PacketHook::Xdp, answer @ (1 | 2)) => answer == 2,
+            (PacketHook::Ingress | PacketHook::Egress, answer @ (0 | 1)) => answer == 1,
+            (PacketHook::FromWorkload | PacketHook::ToWorkload, answer @ (2 | u32::MAX)) => answer == u32::MAX,
+            (_, answer) => panic!("{hook:?} answers {answer}"),
+        }
+    }
+
+    /// The packet is refused, for this reason and no other.
+    pub fn refuses(&self, hook: PacketHook, frame: &[u8], reason: Reason, name: &str) {
+        let before = self.decided(place(hook), Verdict::Deny, reason);
+        assert!(!self.passes(hook, frame), "{name}: passes {hook:?}");
+        let after = self.decided(place(hook), Verdict::Deny, reason);
+        assert_eq!(after, before + 1, "{name}: refused at {hook:?}, but not as {}", reason.name());
+    }
+
+    /// How many packets this hook has refused, for whatever reason.
+    pub fn refused(&self, hook: PacketHook) -> u64 {
+        let cells = self.kernel.counters().unwrap_or_else(|error| panic!("{error}"));
+        let here = cells.iter().filter(|cell| cell.hook == place(hook) && cell.verdict == Verdict::Deny);
+        here.map(|cell| cell.decided).sum()
+    }
+
     pub fn merged(&mut self) -> Vec<(MergeKey, MergeValue)> {
         self.events.take_merged().unwrap_or_else(|error| panic!("{error}")).entries
     }
@@ -73,6 +111,17 @@ impl Bench {
     pub fn counted(&self, hook: Hook, verdict: Verdict, reason: Reason) -> Option<CounterCell> {
         let cells = self.kernel.counters().unwrap_or_else(|error| panic!("{error}"));
         cells.into_iter().find(|cell| (cell.hook, cell.verdict, cell.reason) == (hook, verdict, reason))
+    }
+}
+
+/// Where a program's decisions are counted.
+pub const fn place(hook: PacketHook) -> Hook {
+    match hook {
+        PacketHook::Xdp => Hook::Xdp,
+        PacketHook::Ingress => Hook::Ingress,
+        PacketHook::Egress => Hook::Egress,
+        PacketHook::FromWorkload => Hook::FromWorkload,
+        PacketHook::ToWorkload => Hook::ToWorkload,
     }
 }
 

@@ -12,12 +12,20 @@
     reason = "a test's helpers fail by panicking, as its tests do"
 )]
 
+mod attacks_fragments;
+mod attacks_headers;
+mod attacks_policy;
+mod attacks_sources;
 mod bench;
 mod bench_sets;
 mod budget;
+mod differential;
 mod edge;
 mod frames;
+mod generate;
+mod grace;
 mod own;
+mod reference;
 mod sets;
 mod slots;
 mod sockets;

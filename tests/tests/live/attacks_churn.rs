@@ -5,6 +5,7 @@
 
 use std::fs;
 use std::path::Path;
+use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
 use libtest_mimic::Trial;
@@ -71,7 +72,7 @@ fn churn(rounds: usize) -> Result<()> {
     let documents: String = (0..NAMED).map(workload).chain([document("Policy", "closed", &spec)]).collect();
     harness.apply(&documents)?;
     let pid = harness.agent_pid().context("the agent is not running")?;
-    let mut first = None;
+    let (mut first, mut last, began) = (None, None, Instant::now());
     for round in 0..=rounds {
         let managed = harness.world().managed();
         let all: Vec<_> = (0..NAMED + NAMELESS).map(|n| managed.join(name(n))).collect();
@@ -89,7 +90,10 @@ fn churn(rounds: usize) -> Result<()> {
         );
         ensure!(held.maps <= maps + 4096, "round {round}: maps of {maps} bytes became {}", held.maps);
         ensure!(held.resident_kib <= resident_kib + 16 * 1024, "round {round}: {resident_kib} KiB became {held:?}");
+        last = Some(held);
     }
+    let (first, last) = (first.context("no round")?, last.context("no round")?);
+    println!("    {} cgroups in {:.0?}: {first:?} became {last:?}", (rounds + 1) * (NAMED + NAMELESS), began.elapsed());
     agrees(&harness)
 }
 

@@ -26,6 +26,7 @@ pub fn trials() -> Vec<Trial> {
         on_stage("the_same_two_addresses_with_their_ports_swapped_are_a_new_connection", swapped),
         on_stage("an_echo_reply_passes_only_from_who_was_asked_and_as_what_was_asked", echoes),
         on_stage("an_error_reaches_a_raw_socket_only_if_it_quotes_what_the_workload_may_send", errors),
+        on_stage("an_answer_under_way_is_not_pushed_out_by_what_its_workload_asks_meanwhile", crowded),
         on_stage("adversarial 57: connected_udp_stops_when_the_policy_does", flips),
     ]
 }
@@ -86,6 +87,34 @@ fn other_ends(harness: &mut Harness) -> Result<()> {
         let answered = asking.attempt()?;
         ensure!(answered.result == "ok" && answered.received == 10, "only the true answer: {answered:?}");
     }
+    Ok(())
+}
+
+/// A workload remembers 512 peers. What has been answered, and who called, makes room before an answer does that is under way.
+fn crowded(harness: &mut Harness) -> Result<()> {
+    let spec = "
+  workloadSelector: {matchLabels: {app: web}}
+  policyTypes: [Ingress, Egress]
+  defaultAction: deny
+  ingress: [{from: [{entity: world}], ports: [{port: 7100, protocol: UDP}]}]
+  egress: [{to: [{entity: world}], ports: [{port: 53}, {protocol: UDP, port: 53}]}]";
+    harness.apply(&format!("{}{}", workloads(), document("Policy", "web", spec)))?;
+    harness
+        .wait("all workloads to be attached", |harness| harness.status().is_ok_and(|status| status.all_attached()))?;
+    let world = harness.world();
+    let asked = SocketAddr::new(Client.v4(), 53);
+    let _answers = world.serve(Client, &format!("storm-serve --listen {asked}"))?;
+    let _slow = world.serve(Web, "udp-serve --delay-ms 3000 --listen [::]:7100")?;
+    let line = format!("udp-exchange --to {}:7100 --timeout-ms 15000", Web.v4());
+    let waits = world.start("waits", world.probe_line(Client, &line))?;
+    let storm = format!("storm --threads 4 --pause-ms 0 --timeout-ms 2000 --to {asked}");
+    let storm = world.start("storm", world.probe_line(Web, &storm))?;
+    std::thread::sleep(Duration::from_millis(2500));
+    let stormed = storm.stormed()?;
+    let questions = stormed.of("udp", asked);
+    ensure!(questions.get("ok").is_some_and(|count| *count > 600), "too few to push anything out: {questions:?}");
+    let waited = waits.attempt()?;
+    ensure!(waited.result == "ok", "the answer to the one who waited, after {questions:?}: {waited:?}");
     Ok(())
 }
 

@@ -8,9 +8,10 @@ use libtest_mimic::Trial;
 use weir_tests::documents::{document, workloads};
 use weir_tests::harness::Harness;
 use weir_tests::harness::ctl::Mark;
-use weir_tests::process::Running;
+use weir_tests::process::{Running, program};
 use weir_tests::report::Withdrawn;
 use weir_tests::world::Who::{self, Api, Client, Db, Web};
+use weir_tests::world::cgroup;
 
 use crate::stage::on_stage;
 
@@ -22,6 +23,7 @@ pub fn trials() -> Vec<Trial> {
         on_stage("a_dry_run_lists_the_connections_that_would_be_cut_and_cuts_none", dry_run),
         on_stage("a_rule_that_expires_or_is_deleted_ends_what_it_had_allowed", deleted),
         on_stage("connections_older_than_enforcement_are_adopted_or_cut", older),
+        on_stage("adversarial 48: connections_of_a_cgroup_that_was_deleted_are_cut_too", orphaned),
     ]
 }
 
@@ -222,4 +224,45 @@ fn older(harness: &mut Harness) -> Result<()> {
     ensure!(adopted.remote.workload == "shop/db" && adopted.direction == "ingress", "{adopted}");
     drop(server);
     Ok(())
+}
+
+/// A process that has moved on keeps its sockets; the cgroup they were made in, one below its workload's, is gone.
+fn orphaned(harness: &mut Harness) -> Result<()> {
+    let outer = harness.world().managed().join("orphan");
+    let inner = outer.join("container");
+    [&outer, &inner].into_iter().try_for_each(|path| cgroup::create(path))?;
+    let labels = "metadata: {name: orphan, namespace: shop, labels: {app: orphan}}";
+    let orphan =
+        document("Workload", "orphan", "{cgroup: orphan}").replace("metadata: {name: orphan, namespace: shop}", labels);
+    harness.apply(&format!("{}{orphan}", workloads()))?;
+    is(harness, "attached")?;
+    settled(harness)?;
+    let server = harness.world().serve(Api, "tcp-keep --listen [::]:80")?;
+    let mut command = std::process::Command::new(program("weir-probe"));
+    command.arg("--netns").arg(harness.world().netns(Web)).arg("--cgroup").arg(&inner);
+    command.args(["tcp-hold", "--to", "10.77.0.20:80", "--connections", "3"]);
+    let mut client = harness.world().start("orphan", command)?;
+    client.holds()?;
+    let elsewhere = harness.world().cgroup(Db).join("cgroup.procs");
+    std::fs::write(elsewhere, client.pid().to_string()).context("moving the process")?;
+    cgroup::remove(&outer)?;
+    is(harness, "waiting")?;
+    let mark = Mark::now();
+    let spec = "\n  workloadSelector: {matchLabels: {app: orphan}}\n  policyTypes: [Egress]\n  defaultAction: deny";
+    let generation = harness.add(&document("Policy", "orphan-out", spec))?;
+    settled(harness)?;
+    let seen = client.withdrawn()?;
+    ensure!(ended(&seen) == [("ECONNABORTED", 3)], "{seen:?}");
+    let record = harness.record(mark, "a cut", |record| record.kind == "cut" && record.generation == generation)?;
+    ensure!(record.local.workload == "shop/orphan" && record.policy == "Policy/shop/orphan-out", "{record}");
+    drop(server);
+    Ok(())
+}
+
+fn is(harness: &mut Harness, state: &str) -> Result<()> {
+    let found = |harness: &Harness| {
+        let workloads = harness.status().map(|status| status.agent.workloads).unwrap_or_default();
+        workloads.iter().any(|workload| workload.workload == "shop/orphan" && workload.state == state)
+    };
+    Ok(harness.wait(&format!("orphan to be {state}"), found)?)
 }

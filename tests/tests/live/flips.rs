@@ -1,11 +1,14 @@
-//! Lives: weir-tests, a live test of changes under fire: two policies flip while everybody connects.
+//! Lives: weir-tests, a live test of changes under fire: three policies take turns while everybody connects.
 //! Called by: main.
 //! May touch: the stage.
-//! Never: accepts a verdict that neither policy gives, or a record that its generation does not explain.
+//! Never: accepts a verdict that no policy gives, or a record that its generation does not explain.
 //!
-//! What is alike in both policies is what tells half a change from a whole one. `web` and `db` swap their roles from one policy to
-//! the other, and the rules swap which role they name: to whom a rule is about stays the same, but old identities with new rules
-//! (or the other way round) let in exactly the wrong one.
+//! What is alike in all policies is what tells half a change from a whole one. `web` and `db` change their roles from one policy to
+//! the next, and the rules which role they name: to whom a rule is about stays the same, but old identities with new rules
+//! (or the other way round) let in the wrong one, or keep out the right one. Two guests exchange their addresses, likewise.
+//!
+//! Three policies and not two: the tables that a change is written into are those of the generation before the last. With two they
+//! would hold the same policy already, and a switch before they are complete would show nothing (docs/testing.md, "Mutations tried").
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, SocketAddr};
@@ -21,7 +24,7 @@ use weir_tests::harness::ctl::Mark;
 use weir_tests::harness::{Harness, Record};
 use weir_tests::process::Running;
 use weir_tests::report::Stormed;
-use weir_tests::world::Who::{self, Api, Db, Web};
+use weir_tests::world::Who::{self, Api, Client, Db, Polite, Web};
 
 use crate::stage::{agrees, on_stage};
 
@@ -32,21 +35,30 @@ pub fn trials() -> Vec<Trial> {
 /// How many changes; a longer run is a matter of this alone.
 const FLIPS: &str = "WEIR_FLIPS";
 
-/// One of the two policies: which port only it opens, and the roles of web and db under it.
+/// One of the policies: which port only it opens, and the roles of web and db under it.
 struct Side {
     only: u16,
     roles: [&'static str; 2],
     /// The role that rules name: always web's.
     named: &'static str,
+    /// Where the guests are; rules name the one at client's address.
+    guests: [Who; 2],
 }
 
-const SIDES: [Side; 2] =
-    [Side { only: 1, roles: ["x", "y"], named: "x" }, Side { only: 2, roles: ["y", "x"], named: "y" }];
+/// The guests, which are no workloads of this node; each has its role by its name.
+const GUESTS: [&str; 2] = ["one", "other"];
+
+const SIDES: [Side; 3] = [
+    Side { only: 1, roles: ["x", "y"], named: "x", guests: [Client, Polite] },
+    Side { only: 2, roles: ["y", "x"], named: "y", guests: [Polite, Client] },
+    Side { only: 7, roles: ["v", "x"], named: "v", guests: [Client, Polite] },
+];
 
 /// Ports by what becomes of them, added to the first port of a direction: those of egress are decided at the caller, those of
 /// ingress at the called one.
 const BOTH: u16 = 3;
 const NEITHER: u16 = 4;
+const GUEST: u16 = 5;
 const ROLE: u16 = 6;
 const OUT: u16 = 7000;
 const IN: u16 = 7010;
@@ -59,12 +71,23 @@ impl Side {
             document("Workload", name, &spec)
                 .replace("namespace: shop}", &format!("namespace: shop, labels: {{app: {name}, role: {role}}}}}"))
         };
+        let guest = |(name, at): (&str, Who)| {
+            document("Workload", name, &format!("{{addresses: [{}, \"{}\"]}}", at.v4(), at.v6()))
+                .replace("namespace: shop}", &format!("namespace: shop, labels: {{role: {name}}}}}"))
+        };
         let [web, db] = self.roles;
+        let guests: String = GUESTS.into_iter().zip(self.guests).map(guest).collect();
         workload(Web, web)
             + &workload(Db, db)
+            + &guests
             + &workload(Api, "z")
             + &self.policy("egress", OUT, IN)
             + &self.policy("ingress", IN, OUT)
+    }
+
+    /// The guest at client's address.
+    fn invited(&self) -> &'static str {
+        GUESTS.into_iter().zip(self.guests).find(|(_, at)| *at == Client).map_or("", |(name, _)| name)
     }
 
     /// The policy of a direction: `own` ports are told apart, `others` are all open, for the other direction to tell apart. The
@@ -77,6 +100,11 @@ impl Side {
             format!("{{name: only, {}}}", ports(own + self.only)),
             format!("{{name: both, {}}}", ports(own + BOTH)),
             format!(
+                "{{name: guest, {end}: [{{workloadSelector: {{matchLabels: {{role: {}}}}}}}], {}}}",
+                self.invited(),
+                ports(own + GUEST)
+            ),
+            format!(
                 "{{name: role, {end}: [{{workloadSelector: {{matchLabels: {{role: {}}}}}}}], {}}}",
                 self.named,
                 ports(own + ROLE)
@@ -85,7 +113,7 @@ impl Side {
                 "{{name: elsewhere, ports: [{{port: {others}, endPort: {last}}}, {{port: {others}, endPort: {last}, protocol: UDP}}]}}"
             ),
         ];
-        rules.rotate_left(usize::from(self.only));
+        rules.rotate_left(usize::from(self.only) % 4);
         let rules = rules.join(", ");
         document(
             "Policy",
@@ -100,11 +128,11 @@ impl Side {
 /// What a client must see.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Fate {
-    /// Allowed by both.
+    /// Allowed by all.
     Always,
-    /// Refused by both, at the caller.
+    /// Refused by all, at the caller.
     Refused,
-    /// Refused by both, at the called one.
+    /// Refused by all, at the called one.
     Lost,
     /// Allowed by one.
     Flips,
@@ -119,6 +147,8 @@ fn calls() -> Vec<Call> {
         (Api, Db, OUT + ROLE, Fate::Refused),
         (Web, Api, IN + ROLE, Fate::Always),
         (Db, Api, IN + ROLE, Fate::Lost),
+        (Api, Client, OUT + GUEST, Fate::Always),
+        (Api, Polite, OUT + GUEST, Fate::Refused),
     ];
     for (from, to) in [(Api, Web), (Api, Db), (Web, Db), (Db, Web)] {
         calls.extend([(from, to, OUT + BOTH, Fate::Always), (from, to, OUT + NEITHER, Fate::Refused)]);
@@ -138,7 +168,7 @@ fn ends(who: Who, port: u16) -> [SocketAddr; 2] {
 fn flips(harness: &mut Harness) -> Result<()> {
     let count: usize = std::env::var(FLIPS).ok().and_then(|text| text.parse().ok()).unwrap_or(1000);
     let documents = SIDES.each_ref().map(Side::documents);
-    let [first, _] = &documents;
+    let [first, ..] = &documents;
     let mut sides = BTreeMap::from([(harness.apply(first)?, 0)]);
     harness
         .wait("all workloads to be attached", |harness| harness.status().is_ok_and(|status| status.all_attached()))?;
@@ -147,7 +177,7 @@ fn flips(harness: &mut Harness) -> Result<()> {
     let clients = storm(harness)?;
     let began = Instant::now();
     for flip in 1..=count {
-        let side = flip % 2;
+        let side = flip % SIDES.len();
         let Some(documents) = documents.get(side) else { continue };
         sides.insert(harness.apply(documents)?, side);
     }
@@ -170,7 +200,7 @@ fn flips(harness: &mut Harness) -> Result<()> {
 
 /// A server for everything that is called of somebody.
 fn serve(harness: &Harness) -> Result<Vec<(Who, Running)>> {
-    let servers = [Web, Api, Db].into_iter().map(|who| {
+    let servers = [Web, Api, Db, Client, Polite].into_iter().map(|who| {
         let mut called: Vec<SocketAddr> =
             calls().into_iter().filter(|call| call.1 == who).flat_map(|(_, to, port, _)| ends(to, port)).collect();
         called.sort_unstable();
@@ -241,7 +271,7 @@ fn check_clients(seen: &[(Who, Fate, Stormed)]) -> Result<u64> {
     Ok(tries)
 }
 
-/// Datagrams between ends of which both policies say that they may talk, and which were refused: for a failure.
+/// Datagrams between ends of which all policies say that they may talk, and which were refused: for a failure.
 fn refusals(records: &[Record]) -> String {
     let always = |from: &str, to: &str, port: u16| {
         let name = |who: Who| format!("shop/{}", who.name());
@@ -258,7 +288,7 @@ fn refusals(records: &[Record]) -> String {
                 || record.hook == "sendmsg" && remote.port > IN + 9)
     });
     let shown: Vec<String> = refused.take(20).map(|record| format!("  {} {record}", record.time)).collect();
-    format!("refused, though both policies allow it:\n{}", shown.join("\n"))
+    format!("refused, though every policy allows it:\n{}", shown.join("\n"))
 }
 
 /// What is lost on the way to its server never came there.
@@ -283,13 +313,12 @@ const fn is_closed(fate: Fate) -> bool {
 /// What makes two records the same question to one policy.
 type Asked = (usize, String, String, IpAddr, String, u16);
 
-fn check_records(records: &[Record], documents: &[String; 2], sides: &BTreeMap<u64, usize>) -> Result<usize> {
+fn check_records(records: &[Record], documents: &[String; 3], sides: &BTreeMap<u64, usize>) -> Result<usize> {
     let state = |text: &String| -> Result<Resources> {
         let parsed = weir_policy::parse("flips", text).map_err(|faults| anyhow::anyhow!("{faults:?}"))?;
         Ok(parsed.into_iter().collect())
     };
-    let [first, second] = documents;
-    let states = [state(first)?, state(second)?];
+    let states = documents.iter().map(state).collect::<Result<Vec<_>>>()?;
     let mut known: HashMap<Asked, Option<Answer>> = HashMap::new();
     let mut checked = 0;
     for record in records.iter().filter(|record| record.kind == "verdict" && !record.local.workload.is_empty()) {

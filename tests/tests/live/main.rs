@@ -11,6 +11,7 @@ mod attacks_churn;
 mod attacks_kernel;
 mod attacks_places;
 mod attacks_replies;
+mod attacks_sources;
 mod attacks_ways;
 mod attacks_wire;
 mod cases;
@@ -34,7 +35,10 @@ mod rows;
 mod services;
 mod sets;
 mod stage;
+mod themselves;
 mod tls;
+mod translated;
+mod translator;
 mod updates;
 mod verdicts;
 mod worlds;
@@ -55,12 +59,14 @@ fn main() -> anyhow::Result<()> {
         verdicts::trials(),
         cases::trials(),
         pods::trials(),
+        themselves::trials(),
         conformance::trials(),
         kinds::trials(),
         icmp::trials(),
         attacks_ways::trials(),
         attacks_places::trials(),
         attacks_wire::trials(),
+        attacks_sources::trials(),
         attacks_kernel::trials(),
         attacks_churn::trials(),
         attacks_replies::trials(),
@@ -78,6 +84,7 @@ fn main() -> anyhow::Result<()> {
         random::trials(),
         policies::trials(),
         services::trials(),
+        translated::trials(),
         lifecycle::trials(),
         tls::trials(),
     ];

@@ -1,5 +1,5 @@
 //! Lives: weir-tests, live tests of Services: addresses that a proxy translates after the socket was judged.
-//! Called by: main.
+//! Called by: main; `translated`, which has the same Service.
 //! May touch: a world of its own, because the translation stays in its namespaces.
 //! Never: believes a verdict whose connection did not reach the end behind the service.
 
@@ -31,34 +31,34 @@ pub fn trials() -> Vec<Trial> {
 }
 
 /// The addresses of the service: nobody's, or the node's, which then forwards.
-struct Front {
+pub struct Front {
     v4: &'static str,
     v6: &'static str,
 }
 
-const OWN: Front = Front { v4: "10.96.0.10", v6: "fd96::10" };
+pub const OWN: Front = Front { v4: "10.96.0.10", v6: "fd96::10" };
 const BY_NODE: Front = Front { v4: "10.0.0.1", v6: "fd77:0:0:1::1" };
 
 /// The service's port, and the ends' own.
-const PORT: u16 = 80;
-const ENDS: [(Who, u16); 2] = [(Api, 8080), (Db, 8081)];
+pub const PORT: u16 = 80;
+pub const ENDS: [(Who, u16); 2] = [(Api, 8080), (Db, 8081)];
 
 /// How long a client waits for what never comes.
-const GIVE_UP_MS: u64 = 700;
+pub const GIVE_UP_MS: u64 = 700;
 /// A refusal by the kernel takes no round trip.
 const AT_ONCE_MS: f64 = 150.0;
 
 /// When everything decided has its record.
-const SETTLED: Duration = Duration::from_secs(2);
+pub const SETTLED: Duration = Duration::from_secs(2);
 
 impl Front {
-    fn address(&self, v6: bool) -> IpAddr {
+    pub fn address(&self, v6: bool) -> IpAddr {
         let text = if v6 { self.v6 } else { self.v4 };
         text.parse().unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED))
     }
 
     /// The Service, and a slice for each of its ends: ports differ, so one slice would not do.
-    fn documents(&self, ready: [bool; 2]) -> String {
+    pub fn documents(&self, ready: [bool; 2]) -> String {
         let mut text = format!(
             "---\napiVersion: v1\nkind: Service\nmetadata: {{name: front, namespace: shop}}\nspec: {{clusterIPs: [{}, \"{}\"], \
              ports: [{{name: a, port: {PORT}}}, {{name: b, port: {PORT}, protocol: UDP}}]}}\n",
@@ -80,7 +80,7 @@ impl Front {
 }
 
 /// A policy for web's egress. Its ingress is closed too: answers come back because they are answers, not because all may come.
-fn web_out(rules: &[&str]) -> String {
+pub fn web_out(rules: &[&str]) -> String {
     let rules = rules.join(", ");
     let spec = format!(
         "\n  workloadSelector: {{matchLabels: {{app: web}}}}\n  policyTypes: [Ingress, Egress]\n  defaultAction: deny\n  egress: [{rules}]"
@@ -88,7 +88,7 @@ fn web_out(rules: &[&str]) -> String {
     document("Policy", "web-out", &spec)
 }
 
-const TO_API: &str = "{name: to-api, to: [{workloadSelector: {matchLabels: {app: api}}}], \
+pub const TO_API: &str = "{name: to-api, to: [{workloadSelector: {matchLabels: {app: api}}}], \
     ports: [{port: 8080}, {port: 8080, protocol: UDP}]}";
 const TO_DB: &str = "{name: to-db, to: [{workloadSelector: {matchLabels: {app: db}}}], \
     ports: [{port: 8081}, {port: 8081, protocol: UDP}]}";
@@ -162,7 +162,7 @@ fn proxied(label: &str, front: &Front, translate: Translate, proxy: Who) -> Resu
     agrees(&harness)
 }
 
-fn servers(harness: &Harness) -> Result<Vec<[Running; 2]>> {
+pub fn servers(harness: &Harness) -> Result<Vec<[Running; 2]>> {
     // By address: an answer to a datagram must come from the address that was asked.
     let serve = |who: Who, verb: &str, port| {
         let listen = [who.v4(), who.v6()].map(|address| format!(" --listen {}", SocketAddr::new(address, port)));

@@ -14,6 +14,7 @@ use rcgen::{BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, 
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
+use weir_tests::documents::document;
 use weir_tests::harness::ctl::{Said, call};
 use weir_tests::harness::{Harness, Options, Tls};
 use weir_tests::process::{SOON, program};
@@ -22,7 +23,10 @@ use weir_tests::world::{Who, World, netns};
 use crate::test;
 
 pub fn trials() -> Vec<Trial> {
-    vec![test("over_the_network_only_a_client_with_the_right_certificate_is_served", only_ours)]
+    vec![
+        test("over_the_network_only_a_client_with_the_right_certificate_is_served", only_ours),
+        test("adversarial 63: an_agent_inside_the_tree_that_it_manages_is_never_cut_off", inside),
+    ]
 }
 
 /// Files of one party.
@@ -57,20 +61,69 @@ fn party(folder: &Path, name: &str, by: &Authority, address: &str, use_as: Exten
     Ok(files)
 }
 
-fn only_ours() -> Result<()> {
+/// A world with a listener, who may use it, and who signed both.
+struct Network {
+    world: World,
+    tls: Tls,
+    client: Party,
+    ours: Authority,
+}
+
+fn network(name: &str) -> Result<Network> {
     use ExtendedKeyUsagePurpose::{ClientAuth, ServerAuth};
-    let world = World::new("tls")?;
+    let world = World::new(name)?;
     let folder = world.folder().to_path_buf();
-    let (ours, theirs) = (authority(&folder, "ours")?, authority(&folder, "theirs")?);
+    let ours = authority(&folder, "ours")?;
     let server = party(&folder, "server", &ours, &Who::Node.v4().to_string(), ServerAuth)?;
     let client = party(&folder, "client", &ours, "client.example", ClientAuth)?;
-    let stranger = party(&folder, "stranger", &theirs, "client.example", ClientAuth)?;
     let tls = Tls {
         listen: SocketAddr::new(Who::Node.v4(), 7443),
         certificate: server.certificate,
         key: server.key,
         client_ca: ours.file.clone(),
     };
+    Ok(Network { world, tls, client, ours })
+}
+
+/// In the agent's own cgroup nothing is judged, though strangers are refused there and everywhere; and no workload can claim it.
+fn inside() -> Result<()> {
+    let Network { world, tls, client, ours } = network("inside")?;
+    let cgroups = ["weir-agent", "stranger"].map(|name| world.managed().join(name));
+    for cgroup in &cgroups {
+        weir_tests::world::cgroup::create(cgroup)?;
+    }
+    let options = Options { tls: Some(tls), unknown: "deny", agent_cgroup: Some("weir-agent"), ..Options::default() };
+    let mut harness = Harness::start(world, options)?;
+    let _server = harness.world().serve(Who::Client, "tcp-serve --listen [::]:80")?;
+    not_cut_off(&harness, &cgroups, &client, &ours)?;
+    let claim = document("Workload", "claim", "{cgroup: weir-agent}");
+    harness.apply(&format!("{claim}{}", document("Policy", "none", "{workloadSelector: {}, defaultAction: deny}")))?;
+    harness.wait("the claim to fail, with a reason", |harness| {
+        harness.status().is_ok_and(|status| {
+            let claimed = status.agent.workloads.iter().find(|workload| workload.workload.ends_with("claim"));
+            claimed.is_some_and(|w| w.state == "failed" && w.detail.contains("start it in a cgroup of its own"))
+        })
+    })?;
+    not_cut_off(&harness, &cgroups, &client, &ours)
+}
+
+fn not_cut_off(harness: &Harness, cgroups: &[PathBuf; 2], client: &Party, ours: &Authority) -> Result<()> {
+    let said = list(harness, client, ours)?;
+    ensure!(said.status.success(), "the agent does not hear us: {said:?}");
+    for (cgroup, result) in cgroups.iter().zip(["ok", "EPERM"]) {
+        let mut command = harness.world().probe(Who::Node);
+        command.args(["exec", "--"]).arg(program("weir-probe")).arg("--cgroup").arg(cgroup);
+        command.args(["tcp-connect", "--to", &format!("{}:80", Who::Client.v4())]);
+        let attempt = harness.world().start("beside", command)?.attempt()?;
+        ensure!(attempt.result == result, "from {}: {attempt:?}", cgroup.display());
+    }
+    Ok(())
+}
+
+fn only_ours() -> Result<()> {
+    let Network { world, tls, client, ours } = network("tls")?;
+    let theirs = authority(world.folder(), "theirs")?;
+    let stranger = party(world.folder(), "stranger", &theirs, "client.example", ExtendedKeyUsagePurpose::ClientAuth)?;
     let harness = Harness::start(world, Options { tls: Some(tls), ..Options::default() })?;
     let said = list(&harness, &client, &ours)?;
     ensure!(said.status.success(), "the right client is refused: {said:?}");

@@ -5,6 +5,7 @@
 
 mod collector;
 mod grpc;
+mod interfaces;
 mod layers;
 mod tls;
 
@@ -12,6 +13,7 @@ use std::path::PathBuf;
 
 use collector::collector;
 use grpc::grpc;
+use interfaces::interfaces;
 use layers::{Layers, Sources, flags};
 use weir_common::verdict::Verdict;
 
@@ -68,7 +70,7 @@ fn config(reader: &mut Sources, file: Option<&Node>, flags: &Node) -> Option<Con
         let remedy = "name the directory of the managed cgroup2 tree here or with --cgroup-root";
         reader.file.fault("cgroupRoot", None, "is missing", remedy);
     }
-    let interfaces = top.read(reader, |reader, section| reader.list(section, "interfaces", "eth0"));
+    let interfaces = top.read(reader, interfaces);
     let xdp_mode = top.read(reader, |reader, section| reader.choice(section, "xdpMode", XDP_MODES));
     let unknown = top.read(reader, |reader, section| reader.choice(section, "unknownWorkloads", UNKNOWN));
     let unselected = top.read(reader, |reader, section| reader.choice(section, "unselectedWorkloads", UNKNOWN));

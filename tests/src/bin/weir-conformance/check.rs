@@ -113,8 +113,16 @@ fn ask(
         (End::Address(from), To::End(End::Address(to))) => {
             by_tables(tables, &explanation, *from, *to, (protocol, probe.port))
         }
-        // After the Service's translation the tables see a plain opening, which other questions ask.
-        (_, To::Service(_) | To::End(_)) => Ok(false),
+        // What arrives after the Service's translation is a plain opening, which other questions ask.
+        (End::Address(from), To::Service(id)) => {
+            let addresses = resources.service(id).map(|service| service.addresses.as_slice()).unwrap_or_default();
+            let same_family = addresses.iter().find(|to| to.as_v4().is_some() == from.as_v4().is_some());
+            match (same_family, &explanation.egress) {
+                (Some(to), Some(answer)) => tables.agree(answer, *to, (protocol, probe.port)),
+                (_, _) => Ok(false),
+            }
+        }
+        (End::Workload(_), _) | (_, To::End(End::Workload(_))) => Ok(false),
     }
 }
 
@@ -125,10 +133,6 @@ fn by_tables(
     to: weir_common::addr::Addr,
     port: (weir_common::addr::Protocol, u16),
 ) -> Result<bool, String> {
-    // Own addresses are the kernel's to exempt: to the tables they are an address of a pod like it.
-    if from == to {
-        return Ok(false);
-    }
     let mut closed = false;
     for (answer, remote) in [(&explanation.egress, to), (&explanation.ingress, from)] {
         let Some(answer) = answer else { continue };

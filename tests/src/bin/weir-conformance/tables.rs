@@ -7,7 +7,6 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use weir_common::addr::{Addr, Protocol};
-use weir_common::decide::{Image, Query};
 use weir_common::verdict::Verdict;
 use weir_policy::{Answer, Compiled, Compiler, Context, Fault, Kind, ResourceId, Resources, addr, compile};
 
@@ -73,9 +72,9 @@ impl Tables {
         let compiled = self.places.get(&answer.workload).and_then(|node| self.nodes.get(node));
         let compiled = compiled.ok_or_else(|| format!("no node judges {}", answer.workload))?;
         let local = compiled.workloads.get(&answer.workload);
-        let local = local.ok_or_else(|| format!("the tables do not know {}", answer.workload))?.identity;
-        let image = Image::open(compiled).ok_or("the image does not open")?;
-        let said = image.decide(&Query { local, direction: answer.direction, remote, protocol, port });
+        let local = local.ok_or_else(|| format!("the tables do not know {}", answer.workload))?;
+        let said = compiled.seen_by(local).decide(answer.direction, remote, protocol, port);
+        let said = said.ok_or("the image does not open")?;
         let rule = usize::try_from(said.rule).ok().and_then(|rule| compiled.rules.get(rule));
         let rule = rule.ok_or_else(|| format!("the tables name rule {}, which is none", said.rule))?;
         if (said.verdict, said.reason, &rule.policy, &rule.rule)

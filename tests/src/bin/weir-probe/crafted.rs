@@ -20,12 +20,15 @@ use nix::net::if_::if_nametoindex;
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
 use crate::attempt::report;
+use crate::xsk;
 
 /// Where bytes are put in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Layer {
     /// A frame, by a packet socket
     Frame,
+    /// A frame, by an XDP socket
+    Xdp,
     /// An IP packet with its header, by a raw socket
     Packet,
     /// What follows the IP header, by a raw socket of the protocol
@@ -58,11 +61,17 @@ impl Send {
     pub fn run(self) -> Result<()> {
         let bytes = unhex(&self.bytes)?;
         report(|attempt| {
+            if let Layer::Xdp = self.layer {
+                for _ in 0..self.count {
+                    attempt.sent += xsk::send(&self.interface, &bytes)? as u64;
+                }
+                return Ok(());
+            }
             let (socket, to) = match (self.layer, self.to) {
                 (Layer::Frame, _) => (packet_socket()?, link(&self.interface)?),
                 (Layer::Packet, Some(to)) => (raw(to, libc::IPPROTO_RAW, true)?, to.into()),
                 (Layer::Payload, Some(to)) => (raw(to, self.protocol, false)?, to.into()),
-                (Layer::Packet | Layer::Payload, None) => return Err(ErrorKind::InvalidInput.into()),
+                (Layer::Xdp | Layer::Packet | Layer::Payload, _) => return Err(ErrorKind::InvalidInput.into()),
             };
             for _ in 0..self.count {
                 attempt.sent += socket.send_to(&bytes, &to)? as u64;

@@ -18,6 +18,7 @@ mod udp;
 mod uring;
 mod ways;
 mod work;
+mod xsk;
 
 use std::fs::{self, File};
 use std::os::unix::process::CommandExt;

@@ -33,6 +33,9 @@ pub struct Serve {
     /// Answer from this port instead of the one asked
     #[arg(long, value_name = "PORT")]
     reply_from: Option<u16>,
+    /// Answer this much later
+    #[arg(long, default_value_t = 0)]
+    delay_ms: u64,
     /// Join this group
     #[arg(long, value_name = "ADDRESS")]
     join: Option<IpAddr>,
@@ -95,6 +98,7 @@ impl Serve {
             let datagram = buffer.get(..length).unwrap_or_default();
             count.lock().unwrap_or_else(PoisonError::into_inner).note(peer, datagram, end.now_ms());
             if !self.silent {
+                thread::sleep(Duration::from_millis(self.delay_ms));
                 // Whether it arrives is what the client reports.
                 drop(answer.unwrap_or(socket).send_to(datagram, peer));
             }
@@ -125,6 +129,9 @@ pub struct Exchange {
     /// Use this address of our own
     #[arg(long, value_name = "ADDRESS")]
     from: Option<IpAddr>,
+    /// Use `--from` although it is nobody's here: IP_TRANSPARENT (IPv4, privileged), IPV6_FREEBIND (for everybody)
+    #[arg(long, requires = "from")]
+    foreign: bool,
     /// Use this port of our own
     #[arg(long, default_value_t = 0)]
     port: u16,
@@ -152,8 +159,20 @@ impl Exchange {
         Ok(Report::Attempt(attempt).print()?)
     }
 
+    fn bind(&self) -> io::Result<UdpSocket> {
+        let address = SocketAddr::new(self.from.unwrap_or(any(self.to)), self.port);
+        let socket = Socket::new(Domain::for_address(address), Type::DGRAM, Some(Protocol::UDP))?;
+        match (self.foreign, address) {
+            (true, SocketAddr::V4(_)) => socket.set_ip_transparent_v4(true)?,
+            (true, SocketAddr::V6(_)) => socket.set_freebind_v6(true)?,
+            (false, _) => {}
+        }
+        socket.bind(&address.into())?;
+        Ok(socket.into())
+    }
+
     fn talk(&self, attempt: &mut Attempt) -> io::Result<()> {
-        let socket = UdpSocket::bind((self.from.unwrap_or(any(self.to)), self.port))?;
+        let socket = self.bind()?;
         socket.set_read_timeout(Some(Duration::from_millis(self.timeout_ms)))?;
         socket.set_broadcast(self.broadcast)?;
         attempt.local = socket.local_addr().ok();

@@ -60,6 +60,17 @@ pub struct Reach {
     timeout_ms: u64,
 }
 
+/// Again after an interruption: the kernel takes a ring of io_uring down by a signal of its own, and a socket with a time limit does
+/// not go on waiting by itself.
+fn read(socket: &mut Socket, buffer: &mut [u8]) -> io::Result<u64> {
+    loop {
+        match socket.read(buffer) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            result => return Ok(result? as u64),
+        }
+    }
+}
+
 impl Reach {
     pub fn run(self) -> Result<()> {
         report(|attempt| {
@@ -68,11 +79,11 @@ impl Reach {
             socket.set_write_timeout(Some(Duration::from_millis(self.timeout_ms)))?;
             attempt.sent = self.start(&socket)?;
             let mut buffer = [0; 2048];
-            attempt.received = socket.read(&mut buffer)? as u64;
+            attempt.received = read(&mut socket, &mut buffer)?;
             for _ in 0..self.hold_ms / 50 {
                 std::thread::sleep(Duration::from_millis(50));
                 socket.write_all(WORDS)?;
-                attempt.received += socket.read(&mut buffer)? as u64;
+                attempt.received += read(&mut socket, &mut buffer)?;
             }
             attempt.sent = attempt.received.max(attempt.sent);
             Ok(())

@@ -29,11 +29,11 @@ pub struct Key {
     pub protocol: String,
 }
 
-/// A record that must be there, and what it must say.
+/// A record that must be there, and what it must say. Several, if it may be about either address of a translated call: one must
+/// be there, and none may say anything else.
 #[derive(Clone, Debug)]
 pub struct Wanted {
-    pub key: Key,
-    pub says: Says,
+    pub one_of: Vec<(Key, Says)>,
     /// The question, for people.
     pub about: String,
 }
@@ -87,19 +87,24 @@ impl Flows {
     /// Looks for a record.
     pub fn find(&self, wanted: &Wanted) -> Found {
         let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        let Wanted { key, says, about } = wanted;
-        let end = format!(
-            "{about}: {} of {} on node {}, generation {}",
-            key.direction, key.workload, key.node, key.generation
-        );
-        match seen.get(key).map(Vec::as_slice) {
-            None | Some([]) => Found::Missing(format!("{end}: no record came; it must say {}", says.shown())),
-            Some([only]) if only == says => Found::Right,
-            Some(said) => {
-                let said: Vec<_> = said.iter().map(Says::shown).collect();
-                Found::Wrong(format!("{end}: the record says {}; it must say {}", said.join(" and "), says.shown()))
+        let mut missing = Vec::new();
+        for (key, says) in &wanted.one_of {
+            let Key { node, generation, direction, workload, remote, port, .. } = key;
+            let end = format!(
+                "{}: {direction} of {workload} on node {node}, generation {generation}, {remote} at port {port}",
+                wanted.about
+            );
+            match seen.get(key).map(Vec::as_slice) {
+                None | Some([]) => missing.push(format!("{end}: no record came; it must say {}", says.shown())),
+                Some([only]) if only == says => {}
+                Some(said) => {
+                    let said: Vec<_> = said.iter().map(Says::shown).collect();
+                    let (said, must) = (said.join(" and "), says.shown());
+                    return Found::Wrong(format!("{end}: the record says {said}; it must say {must}"));
+                }
             }
         }
+        if missing.len() < wanted.one_of.len() { Found::Right } else { Found::Missing(missing.join("; or ")) }
     }
 }
 

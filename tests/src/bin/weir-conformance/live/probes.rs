@@ -40,6 +40,8 @@ pub struct Probe {
     /// Who must listen where: the ends behind a Service, or the one end that is called.
     ends: Vec<(Seat, u16)>,
     explanation: Explanation,
+    /// Where it may arrive, and what is said of a call to there.
+    arrives: Vec<(SocketAddr, Explanation)>,
     /// What a proxy has to translate for it.
     front: Option<Front>,
 }
@@ -86,19 +88,26 @@ impl Asked<'_> {
 
     fn direct(&self, transport: Transport, source: Addr, to: &Backend, allowed: bool) -> Result<Probe, String> {
         let (word, target, port) = to;
-        let protocol = ends::protocol(self.expected)?;
-        let question = Question { from: End::Address(source), to: End::Address(addr(*target)), protocol, port: *port };
-        let explanation = evaluate(self.resources, &context(), &question).map_err(|error| error.to_string())?;
+        let explanation = self.explain(source, to)?;
+        let target = SocketAddr::new(*target, *port);
         Ok(Probe {
             from: self.seat(&self.expected.from)?,
-            target: SocketAddr::new(*target, *port),
+            target,
             source: ip(source),
             transport,
             allowed,
             ends: vec![(self.seat(word)?, *port)],
+            arrives: vec![(target, explanation.clone())],
             explanation,
             front: None,
         })
+    }
+
+    /// What is said of a call of this end's own address.
+    fn explain(&self, source: Addr, (_, target, port): &Backend) -> Result<Explanation, String> {
+        let protocol = ends::protocol(self.expected)?;
+        let question = Question { from: End::Address(source), to: End::Address(addr(*target)), protocol, port: *port };
+        evaluate(self.resources, &context(), &question).map_err(|error| error.to_string())
     }
 
     /// A Service is called at its address where there is a program to translate it, as often as there are ends behind it, which
@@ -120,6 +129,7 @@ impl Asked<'_> {
             ends: behind.iter().map(|(_, address, port)| (*address, *port)).collect(),
         };
         let ends = behind.iter().map(|(word, _, port)| Ok((self.seat(word)?, *port)));
+        let arrives = |end: &Backend| Ok((SocketAddr::new(end.1, end.2), self.explain(source, end)?));
         let probe = Probe {
             from: self.seat(&self.expected.from)?,
             target: SocketAddr::new(address, self.expected.port),
@@ -128,6 +138,7 @@ impl Asked<'_> {
             allowed: self.expected.allowed,
             ends: ends.collect::<Result<_, String>>()?,
             explanation: explanation.map_err(|error| error.to_string())?,
+            arrives: behind.iter().map(arrives).collect::<Result<_, String>>()?,
             front: Some(front),
         };
         Ok(Plan::Ask(vec![probe; behind.len()]))
@@ -213,18 +224,21 @@ pub fn judge(expected: &Expected, probes: &[Probe], results: &[String]) -> Optio
 }
 
 /// The records that must come of an opening: of the end that denies, or of both.
+///
+/// A caller's record names the address that was called, or after a translation that of the end: whichever there are, each must say
+/// what is said of that address. Where there are several ends, any of them may be the one that was called.
 pub fn wanted(state: &State, expected: &Expected, probe: &Probe, generations: &BTreeMap<String, u64>) -> Vec<Wanted> {
-    // A caller's records may name the Service's address or the end's, and any of several ends.
-    if probe.front.is_some() {
-        return Vec::new();
+    let out = probe.explanation.egress.as_ref();
+    let leaves = out.is_none_or(|answer| answer.verdict.passes());
+    let mut egress: Vec<_> = out.map(|answer| (answer, probe.target)).into_iter().collect();
+    let mut ingress = Vec::new();
+    for (target, explanation) in probe.arrives.iter().filter(|_| leaves) {
+        let translated = *target != probe.target;
+        egress.extend(explanation.egress.as_ref().filter(|_| translated).map(|answer| (answer, *target)));
+        let from = SocketAddr::new(probe.source, target.port());
+        ingress.extend(explanation.ingress.as_ref().map(|answer| (answer, from)));
     }
-    let Explanation { egress, ingress, .. } = &probe.explanation;
-    let leaves = egress.as_ref().is_none_or(|answer| answer.verdict.passes());
-    let ends = [
-        egress.as_ref().map(|answer| (answer, probe.target.ip())),
-        ingress.as_ref().filter(|_| leaves).map(|answer| (answer, probe.source)),
-    ];
-    let record = |(answer, remote): (&Answer, IpAddr)| {
+    let record = |(answer, remote): &(&Answer, SocketAddr)| {
         let id = &answer.workload;
         let pod = state.pods.iter().find(|pod| pod.namespace == id.namespace && pod.name == id.name)?;
         let node = node_of(pod);
@@ -234,11 +248,14 @@ pub fn wanted(state: &State, expected: &Expected, probe: &Probe, generations: &B
             generation,
             direction: answer.direction.name(),
             workload: format!("{}/{}", id.namespace, id.name),
-            remote,
-            port: probe.target.port(),
+            remote: remote.ip(),
+            port: remote.port(),
             protocol: expected.protocol.clone(),
         };
-        answer.logged.then(|| Wanted { key, says: Says::of(answer), about: shown(expected) })
+        answer.logged.then(|| (key, Says::of(answer)))
     };
-    ends.into_iter().flatten().filter_map(record).collect()
+    let sides = [egress, ingress].into_iter().filter(|side| !side.is_empty());
+    // Where one of them makes no record, there need not be any.
+    let one_of = sides.filter_map(|side| side.iter().map(&record).collect::<Option<Vec<_>>>());
+    one_of.map(|one_of| Wanted { one_of, about: shown(expected) }).collect()
 }
