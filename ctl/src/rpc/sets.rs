@@ -53,9 +53,8 @@ impl SetClient {
         let call = self.client.load(ReceiverStream::new(receiver));
         let answered = answer_within(LOADED, SERVICE, &self.endpoint, call).await;
         // Of a list that could not be read the agent has refused what came.
-        match reader.await {
-            Ok(Err(error)) => return Err(Failure::Usage(format!("{source}: {error}; nothing was loaded"))),
-            Ok(Ok(())) | Err(_) => {}
+        if let Ok(Err(error)) = reader.await {
+            return Err(Failure::Usage(format!("{source}: {error}; nothing was loaded")));
         }
         let v1::LoadSetResponse { entries, before, faults, more_faults, warnings } = answered?;
         let faults = faults.into_iter().map(fault).collect();
