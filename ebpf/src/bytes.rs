@@ -120,22 +120,11 @@ pub enum Headers {
     Refused(Reason),
 }
 
-impl Headers {
-    /// Why what was read is refused at a socket, which is handed IP packets and nothing else.
-    #[inline(always)]
-    pub const fn refuses(self) -> Option<Reason> {
-        match self {
-            Self::Read => None,
-            Self::NotIp | Self::Arp => Some(Reason::Malformed),
-            Self::Refused(reason) => Some(reason),
-        }
-    }
-}
-
-/// Reads the headers of a packet at a cgroup_skb hook.
+/// Reads the headers of a packet at a cgroup_skb hook. Why it is refused at once stands in the packet, if it is: the hooks have no
+/// room for it elsewhere.
 #[inline(always)]
-pub fn headers(ctx: &SkBuffContext, packet: &mut Packet) -> Headers {
-    answer(weir_parse_skb(ctx.skb.skb, packet))
+pub fn headers(ctx: &SkBuffContext, packet: &mut Packet) {
+    let _ = weir_parse_skb(ctx.skb.skb, packet);
 }
 
 /// Reads the headers of a frame at XDP.
@@ -180,7 +169,12 @@ extern "C" fn weir_parse_skb(skb: *mut __sk_buff, packet: *mut Packet) -> u32 {
         Some([first]) => u32::from(first >> 4),
         None => 0,
     };
-    weir_read_skb(skb, 0, version, packet)
+    let code = weir_read_skb(skb, 0, version, packet);
+    if !packet.is_null() {
+        // SAFETY: not null, and the verifier checks that every caller hands memory of this size.
+        unsafe { (*packet).refused = code as u8 };
+    }
+    code
 }
 
 /// Reads the headers of a frame at TC.

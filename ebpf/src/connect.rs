@@ -85,7 +85,7 @@ fn judge(ctx: &SockAddrContext, hook: Hook, target: (Addr, Port)) -> i32 {
         return DENY;
     }
     if foreign {
-        note_foreign(&subject, &judged, &caller);
+        note_foreign(&subject, &judged);
     }
     if subject.protocol != Protocol::TCP {
         emit::verdict(&subject, &judged, &caller);
@@ -133,7 +133,7 @@ pub const fn is_foreign(local: &Local, caller: u64) -> bool {
 /// Tells of a call that uses another workload's socket, if the caller's policy allows it too: else the root's program refuses it,
 /// and tells. One that was moved, or was handed the socket; a nested cgroup is the workload's own.
 #[inline(never)]
-pub fn note_foreign(subject: &Subject, judged: &Judged, caller: &Caller) {
+pub fn note_foreign(subject: &Subject, judged: &Judged) {
     let workload = who::caller().workload;
     if workload == subject.local.workload {
         return;
@@ -141,7 +141,7 @@ pub fn note_foreign(subject: &Subject, judged: &Judged, caller: &Caller) {
     if tables::judge(workload, &emit::question(subject)).decision.verdict.passes() {
         let (verdict, reason) = (Verdict::Allow, Reason::CallerMismatch);
         let decision = Decision { verdict, reason, ..judged.decision };
-        emit::verdict(subject, &Judged { decision, ..*judged }, caller);
+        emit::verdict(subject, &Judged { decision, ..*judged }, &Caller::current());
     }
 }
 

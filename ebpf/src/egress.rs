@@ -17,7 +17,7 @@ use weir_common::{
 };
 
 use crate::{
-    bytes::{self, Headers, SOCK_RAW, SOCK_STREAM, Sock},
+    bytes::{self, SOCK_RAW, SOCK_STREAM, Sock},
     connect::{ALLOW, DENY},
     emit::{self, Subject},
     replies::{self, Asked},
@@ -72,8 +72,8 @@ fn try_egress(ctx: &SkBuffContext, local: impl FnOnce() -> Local) -> Outcome {
     }
     let local = local();
     let mut packet = Packet::EMPTY;
-    let read = bytes::headers(ctx, &mut packet);
-    judge(ctx, local, sock, &packet, read)
+    bytes::headers(ctx, &mut packet);
+    judge(ctx, local, sock, &packet)
 }
 
 #[inline(always)]
@@ -83,7 +83,7 @@ fn is_tcp(sock: &Sock) -> bool {
 
 /// One subject and one decision for whatever comes of it: the stack holds no second of either beside what `emit` needs.
 #[inline(always)]
-fn judge(ctx: &SkBuffContext, local: Local, sock: Sock, packet: &Packet, read: Headers) -> Outcome {
+fn judge(ctx: &SkBuffContext, local: Local, sock: Sock, packet: &Packet) -> Outcome {
     let subject = Subject {
         hook: Hook::Egress,
         direction: Direction::Egress,
@@ -98,7 +98,7 @@ fn judge(ctx: &SkBuffContext, local: Local, sock: Sock, packet: &Packet, read: H
         ifindex: 0,
     };
     let workload = subject.local.workload;
-    if let Some(reason) = read.refuses() {
+    if let Some(reason) = Reason::from_u8(packet.refused) {
         return decided(&subject, &Judged::refusal(reason), packet);
     }
     let mut judged = tables::judge(workload, &emit::question(&subject));
@@ -142,7 +142,7 @@ fn takes_from_anybody(sock: &Sock, packet: &Packet) -> bool {
 fn answer(subject: &Subject, judged: &mut Judged, packet: &Packet) {
     let Some(asked) = packet.answers() else { return };
     let passes = judged.decision.verdict.passes();
-    *judged = replies::judge_as_answer(subject, asked);
+    replies::judge_again_as_answer(subject, asked, judged);
     if judged.decision.verdict.passes() && !passes {
         judged.decision.reason = Reason::Reply;
         replies::note_answered(subject, asked);
@@ -150,7 +150,7 @@ fn answer(subject: &Subject, judged: &mut Judged, packet: &Packet) {
     }
     // The first decision stands, and is asked for again: two of them at a time take more stack than there is.
     let answers = judged.decision.verdict.passes();
-    *judged = tables::judge(subject.local.workload, &emit::question(subject));
+    tables::judge_again(subject.local.workload, &emit::question(subject), judged);
     if answers {
         judged.decision.staged = Cell::ABSENT;
     }

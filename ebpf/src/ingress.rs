@@ -17,7 +17,7 @@ use weir_common::{
 };
 
 use crate::{
-    bytes::{self, Headers, SOCK_STREAM, Sock},
+    bytes::{self, SOCK_STREAM, Sock},
     connect::{ALLOW, DENY},
     emit::{self, Caller, Subject},
     quotes,
@@ -78,12 +78,12 @@ fn try_ingress(ctx: &SkBuffContext, local: impl FnOnce() -> Local) -> Outcome {
     }
     let local = local();
     let mut packet = Packet::EMPTY;
-    let read = bytes::headers(ctx, &mut packet);
-    judge(ctx, local, sock, &mut packet, read)
+    bytes::headers(ctx, &mut packet);
+    judge(ctx, local, sock, &mut packet)
 }
 
 #[inline(always)]
-fn judge(ctx: &SkBuffContext, local: Local, sock: Sock, packet: &mut Packet, read: Headers) -> Outcome {
+fn judge(ctx: &SkBuffContext, local: Local, sock: Sock, packet: &mut Packet) -> Outcome {
     let subject = Subject {
         hook: Hook::Ingress,
         direction: Direction::Ingress,
@@ -97,7 +97,7 @@ fn judge(ctx: &SkBuffContext, local: Local, sock: Sock, packet: &mut Packet, rea
         tcp_flags: packet.tcp_flags,
         ifindex: 0,
     };
-    if let Some(reason) = read.refuses() {
+    if let Some(reason) = Reason::from_u8(packet.refused) {
         return decided(&subject, &Judged::refusal(reason), packet);
     }
     let mut judged = tables::judge(subject.local.workload, &emit::question(&subject));

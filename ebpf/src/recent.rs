@@ -36,7 +36,8 @@ fn place(question: [u64; 4]) -> Option<*mut Entry> {
 
 /// Fills in what was decided under this active word; `false` when it is not remembered.
 ///
-/// A function of its own, as is [`remember`]: what they need of the stack is free again when the tables are looked at.
+/// A function of its own: what it needs of the stack is free again when the tables are looked at. ([`remember`] is none: one call
+/// more from the egress programs is more than the stack has room for.)
 #[inline(never)]
 pub fn recall(active: u64, workload: u32, query: &Query, judged: &mut Judged) -> bool {
     look(active, workload, query, judged)
@@ -68,7 +69,7 @@ pub fn look(active: u64, workload: u32, query: &Query, judged: &mut Judged) -> b
 }
 
 /// Keeps a decision until another takes its place.
-#[inline(never)]
+#[inline(always)]
 pub fn remember(active: u64, workload: u32, query: &Query, judged: &Judged) {
     let question = recent::question(active, workload, query);
     let Some(entry) = place(question) else { return };

@@ -73,14 +73,21 @@ pub fn by_port(local: Port) -> u64 {
 /// only if it did ask this socket. A rule that lets a peer ask on every port would else let every socket ask it.
 #[inline(always)]
 pub fn judge_as_answer(subject: &Subject, local_port: Port) -> Judged {
+    let mut judged = Judged::NO_TABLES;
+    judge_again_as_answer(subject, local_port, &mut judged);
+    judged
+}
+
+/// The same in place of another decision.
+#[inline(always)]
+pub fn judge_again_as_answer(subject: &Subject, local_port: Port, judged: &mut Judged) {
     let asked = Query { direction: Direction::Ingress, port: local_port.number(), ..emit::question(subject) };
-    let mut judged = tables::judge(subject.local.workload, &asked);
+    tables::judge_again(subject.local.workload, &asked, judged);
     // What has no ports is matched to its socket by the kernel.
     let by_rule = subject.protocol != Protocol::UDP && judged.decision.reason as u8 == Reason::Rule as u8;
     if !by_rule && !has_asked(subject, subject.cookie) && !has_asked(subject, by_port(local_port)) {
         judged.decision.verdict = Verdict::Deny;
     }
-    judged
 }
 
 /// Whether the peer has asked: noted by the socket, or where `sk_lookup` judges alone by its port.

@@ -94,14 +94,11 @@ fn judge(ctx: &SockAddrContext, target: (Addr, Port)) -> i32 {
         let foreign = foreign && replies::first_of_socket(subject.local.workload, subject.cookie ^ caller << 16);
         // Quiet first: a later datagram of the socket may make a record, and is then the first that needs a name.
         let first = !judged.decision.quiet && replies::first_of_socket(subject.local.workload, subject.cookie);
-        if foreign || first {
-            let caller = Caller::current();
-            if foreign {
-                connect::note_foreign(&subject, &judged, &caller);
-            }
-            if first {
-                emit::named(Kind::Attempt, &subject, &caller);
-            }
+        if foreign {
+            connect::note_foreign(&subject, &judged);
+        }
+        if first {
+            note_sender(&subject);
         }
         // Behind a service's address `egress` may see the datagram translated already, and the answer comes from this address.
         if judged.decision.translated {
@@ -112,4 +109,10 @@ fn judge(ctx: &SockAddrContext, target: (Addr, Port)) -> i32 {
     }
     emit::refused(&subject, &judged);
     DENY
+}
+
+/// Says who is the first to send from a socket. A function of its own in the object, for the sake of the stack.
+#[inline(never)]
+fn note_sender(subject: &Subject) {
+    emit::named(Kind::Attempt, subject, &Caller::current());
 }

@@ -90,8 +90,15 @@ impl Judged {
 #[inline(always)]
 pub fn judge(workload: u32, query: &Query) -> Judged {
     let mut judged = Judged::NO_TABLES;
-    let _ = weir_judge(workload, query, &raw mut judged);
+    judge_again(workload, query, &mut judged);
     judged
+}
+
+/// The same in place of another decision, for programs without room for two on their stack.
+#[inline(always)]
+pub fn judge_again(workload: u32, query: &Query, judged: &mut Judged) {
+    *judged = Judged::NO_TABLES;
+    let _ = weir_judge(workload, query, judged);
 }
 
 /// The same for programs that judge at one place only and have room on their stack: without a call when it is remembered. Fills in

@@ -9,8 +9,9 @@ use crate::{
     verdict::Reason,
 };
 
-/// Bytes of the header itself.
+/// Bytes of the header itself, and of the shortest extension header.
 const HEADER: u32 = 40;
+const SHORTEST: u32 = 8;
 /// The most that the extension headers looked through can take, in bits that the kernel's verifier sees.
 const MOST: u32 = 0x3fff;
 
@@ -21,6 +22,12 @@ mod next {
     pub const FRAGMENT: u8 = 44;
     pub const AUTHENTICATION: u8 = 51;
     pub const DESTINATION: u8 = 60;
+
+    /// Whether what follows is one of them.
+    #[inline(always)]
+    pub const fn is_extension(number: u8) -> bool {
+        matches!(number, HOP_BY_HOP | ROUTING | FRAGMENT | AUTHENTICATION | DESTINATION)
+    }
 }
 
 /// RFC 8200 sections 3 and 4.
@@ -41,10 +48,19 @@ pub fn read<B: Bytes, const ALL: bool>(bytes: &B, offset: u32, packet: &mut Pack
         return Err(Fault::Refused(Reason::Martian));
     }
     let mut used = 0u32;
-    for _ in 0..=MAX_EXTENSIONS {
+    for depth in 0..=MAX_EXTENSIONS {
         used = bytes.any(used);
         if used > payload || used > MOST {
             return Err(transport::short(packet));
+        }
+        if next::is_extension(next) {
+            if depth == MAX_EXTENSIONS {
+                break;
+            }
+            // What stands behind the packet's end is no header of it.
+            if payload - used < SHORTEST {
+                return Err(transport::short(packet));
+            }
         }
         let at = offset + HEADER + used;
         packet.protocol = Protocol(next);
@@ -87,9 +103,6 @@ pub fn read<B: Bytes, const ALL: bool>(bytes: &B, offset: u32, packet: &mut Pack
 #[inline(always)]
 fn fragment<B: Bytes, const ALL: bool>(bytes: &B, packet: &mut Packet, at: u32, rest: u32) -> Result<u8, Fault> {
     let [following, _, hi, lo, a, b, c, d] = bytes.load::<8>(at).ok_or(MALFORMED)?;
-    if rest < 8 {
-        return Err(MALFORMED);
-    }
     let (place, more) = ((u16::from_be_bytes([hi, lo]) & 0xfff8) as u32, lo & 1);
     if packet.first_fragment == 1 || following == next::FRAGMENT || (ALL && place == 0 && more == 0) {
         return Err(Fault::Refused(Reason::FragNested));

@@ -82,6 +82,8 @@ pub struct Packet {
     pub first_fragment: u8,
     /// Bytes of the IP header, options and extension headers included.
     pub header: u16,
+    /// Number of the [`Reason`] to refuse it for, where a kernel program keeps it here; else 0.
+    pub refused: u8,
 }
 
 /// TCP flag bits (RFC 9293 section 3.1).
@@ -185,6 +187,7 @@ impl Packet {
             later_fragment: 0,
             first_fragment: 0,
             header: 0,
+            refused: 0,
         }
     }
 

@@ -145,7 +145,8 @@ fn six(body: &[u8]) -> Checked<Read> {
     for depth in 0.. {
         let short = if read.fragment == Fragment::First { Reason::TinyFragment } else { Reason::Malformed };
         let (next, size) = match read.protocol {
-            0 | 43 | 60 | 44 | 51 if depth == 7 => return Err(Reason::ExtDepth),
+            0 | 43 | 60 | 44 | 51 if depth == 6 => return Err(Reason::ExtDepth),
+            0 | 43 | 60 | 44 | 51 if payload.len() < 8 => return Err(short),
             44 => {
                 let fragment = Ipv6FragmentHeaderSlice::from_slice(payload).map_err(|_| Reason::Malformed)?;
                 let place = usize::from(fragment.fragment_offset().value()) * 8;
