@@ -19,8 +19,8 @@ use weir_common::{
     addr::Addr,
     decide::{Image, Query},
     image::{
-        FIRST_IDENTITY, FLAG_LIMITS, FLAG_REFUSE, FLAG_SETS, FLAG_STAGED, LimitEntry, SOCKET_MPTCP, SOCKET_RAW,
-        SOCKET_SCTP, Section, header, reserved,
+        FIRST_IDENTITY, FLAG_LIMITS, FLAG_LIMITS_ALL, FLAG_REFUSE, FLAG_SETS, FLAG_STAGED, LimitEntry, SOCKET_MPTCP,
+        SOCKET_RAW, SOCKET_SCTP, Section, header, reserved,
     },
     verdict::{Direction, Reason, Verdict},
 };
@@ -74,7 +74,7 @@ fn limits_are_found_by_destination_and_port() {
     for (to, word, port, expected) in rows {
         assert_eq!(limits_on(&compiled, to, word, *port), *expected, "{to} {port}/{word}");
     }
-    assert_eq!(Image::open(&compiled).unwrap().flags(), FLAG_LIMITS);
+    assert_eq!(Image::open(&compiled).unwrap().flags(), FLAG_LIMITS | FLAG_LIMITS_ALL);
 }
 
 #[test]

@@ -33,13 +33,13 @@ fn every_fault_is_reported_at_its_place_with_a_remedy() {
         ),
         (
             "cgroupRoot: /w\ninterfaces: [{name: eth0, refuse: [martian, bogus]}]\n",
-            &[("a.yaml:2:34: interfaces[0].refuse: names what cannot be refused", "martian, spoofed, ethertype")],
+            &[("a.yaml:2:35: interfaces[0].refuse: names what cannot be refused", "martian, spoofed, ethertype")],
         ),
         (
             "cgroupRoot: /w\ninterfaces: [{refuse: [martian], mode: native}]\n",
             &[
                 ("a.yaml:2:14: interfaces[0].name: is missing", "name the interface"),
-                ("a.yaml:2:32: interfaces[0].mode: unknown key", "known here: name, refuse"),
+                ("a.yaml:2:34: interfaces[0].mode: unknown key", "known here: name, refuse"),
             ],
         ),
         ("cgroupRoot: /w\ninterfaces: eth0\n", &[("a.yaml:2:13: interfaces: must be a list (eth0)", "[eth0, ...]")]),

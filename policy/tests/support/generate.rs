@@ -240,9 +240,10 @@ fn kind(n: usize) -> Kind {
 
 fn named(n: usize, namespace: &str, labels: Labels, workload: Workload) -> Resource {
     let id = ResourceId::new(kind(n), namespace, format!("w{n}-{namespace}"));
-    match id.kind {
-        Kind::Pod => Resource::foreign(id, labels, Spec::Workload(workload), Origin::default(), ""),
-        _ => Resource::new(namespace, &id.name, labels, Spec::Workload(workload), Origin::default()),
+    if id.kind == Kind::Pod {
+        Resource::foreign(id, labels, Spec::Workload(workload), Origin::default(), "")
+    } else {
+        Resource::new(namespace, &id.name, labels, Spec::Workload(workload), Origin::default())
     }
 }
 

@@ -141,6 +141,9 @@ fn adversarial_8_a_flood_of_first_fragments_pushes_others_out_and_lets_nothing_t
     assert!(bench.passes(Xdp, &first(1, 53)) && bench.passes(Xdp, &later(1, 1008, true)), "and known again");
 }
 
+/// Extension headers in their order, each with its own number.
+type Chain = Vec<(u8, Vec<u8>)>;
+
 /// adversarial 12: a fragment header where none belongs.
 #[test]
 fn adversarial_12_a_second_fragment_header_or_one_of_a_packet_in_one_piece_is_refused() {
@@ -149,7 +152,7 @@ fn adversarial_12_a_second_fragment_header_or_one_of_a_packet_in_one_piece_is_re
     let head = (44, extension::fragment(0, true, 1));
     let tail = (44, extension::fragment(64, false, 1));
     let options = (60, extension::options(0));
-    let rows: [(&str, Vec<(u8, Vec<u8>)>); 6] = [
+    let rows: [(&str, Chain); 6] = [
         ("in one piece", vec![whole.clone()]),
         ("in one piece, twice", vec![whole.clone(), whole.clone()]),
         ("a first one within a first one", vec![head.clone(), head.clone()]),

@@ -91,10 +91,10 @@ impl Model {
         if read.dst != IpAddr::from([10, 0, 0, 2]) && read.dst != IpAddr::from([0xfd00, 0, 0, 0, 0, 0, 0, 2]) {
             return both(None);
         }
-        self.to_service(&read)
+        self.judge_service(&read)
     }
 
-    fn to_service(&mut self, read: &Read) -> (Answer, Answer) {
+    fn judge_service(&mut self, read: &Read) -> (Answer, Answer) {
         let key = Datagram(read.src, read.dst, read.ident, if read.src.is_ipv4() { read.protocol } else { 0 });
         let known = self.firsts.get(&key).copied();
         let fresh = known.is_some_and(|(_, round)| round == self.round);

@@ -111,7 +111,7 @@ pub fn ethernet(ethertype: u16, body: &[u8]) -> Vec<u8> {
 pub fn v4(src: [u8; 4], dst: [u8; 4], protocol: u8, options: &[u8], piece: Piece, payload: &[u8]) -> Vec<u8> {
     let words = 5 + options.len() / 4;
     let length = u16::try_from(words * 4 + payload.len()).unwrap().to_be_bytes();
-    let place = (piece.place / 8 | if piece.more { 0x2000 } else { 0 }).to_be_bytes();
+    let place = ((piece.place / 8) | if piece.more { 0x2000 } else { 0 }).to_be_bytes();
     let ident = piece.ident.to_be_bytes();
     let first = 0x40 | u8::try_from(words).unwrap();
     let mut packet = vec![first, 0, length[0], length[1], ident[0], ident[1], place[0], place[1], 64, protocol, 0, 0];

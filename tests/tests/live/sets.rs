@@ -11,7 +11,7 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 use libtest_mimic::Trial;
-use serde_json::Value;
+use serde::Deserialize;
 use weir_tests::documents::{document, workloads};
 use weir_tests::harness::Harness;
 use weir_tests::harness::ctl::Mark;
@@ -50,10 +50,25 @@ fn ctl(harness: &Harness, line: &str, input: &str) -> Result<String> {
     Ok(harness.ctl(&line.split(' ').collect::<Vec<_>>(), input)?.ok()?)
 }
 
-/// The set as `weirctl set list` shows it.
-fn listed(harness: &Harness) -> Result<Value> {
-    let all: Value = harness.ctl(&["set", "list", "-o", "json"], "")?.json()?;
-    all["sets"].as_array().and_then(|sets| sets.first()).cloned().context("no set is listed")
+/// A set as `weirctl set list` shows it.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Listed {
+    loaded: u64,
+    next_expiry: Option<String>,
+    packets: u64,
+    bytes: u64,
+}
+
+#[derive(Debug, Deserialize)]
+struct List {
+    sets: Vec<Listed>,
+}
+
+/// The one set there is.
+fn listed(harness: &Harness) -> Result<Listed> {
+    let all: List = harness.ctl(&["set", "list", "-o", "json"], "")?.json()?;
+    all.sets.into_iter().next().context("no set is listed")
 }
 
 fn loaded(harness: &mut Harness) -> Result<()> {
@@ -71,7 +86,7 @@ fn loaded(harness: &mut Harness) -> Result<()> {
     })?;
     ensure!(drop.policy == "AddressSet/guests", "{drop}");
     let set = listed(harness)?;
-    ensure!(set["loaded"] == 3 && set["packets"].as_u64() >= Some(2) && set["bytes"].as_u64() >= Some(80), "{set}");
+    ensure!(set.loaded == 3 && set.packets >= 2 && set.bytes >= 80, "{set:?}");
 
     let (v4, v6) = (Client.v4(), Client.v6());
     ctl(harness, &format!("set remove guests {v4} {v6}"), "")?;
@@ -84,7 +99,7 @@ fn loaded(harness: &mut Harness) -> Result<()> {
     sleep(until.saturating_duration_since(Instant::now()));
     ensure!(reaches(harness, Client, 80)? == [true, true], "the entry has not ended");
     harness.wait("the ended entry to be taken out", |harness| {
-        listed(harness).is_ok_and(|set| set["loaded"] == 1 && set["nextExpiry"].is_null())
+        listed(harness).is_ok_and(|set| set.loaded == 1 && set.next_expiry.is_none())
     })?;
     let again = harness.ctl(&["set", "remove", "guests", "203.0.113.9"], "")?;
     ensure!(!again.status.success() && again.err.contains("203.0.113.9/32 was not loaded"), "{again:?}");
@@ -109,7 +124,7 @@ fn restarted(harness: &mut Harness) -> Result<()> {
     // With its document goes what was loaded.
     ctl(harness, "delete addressset guests", "")?;
     stage(harness, "{action: block}")?;
-    ensure!(reaches(harness, Client, 80)? == [true, true] && listed(harness)?["loaded"] == 0, "it came back");
+    ensure!(reaches(harness, Client, 80)? == [true, true] && listed(harness)?.loaded == 0, "it came back");
     Ok(())
 }
 
