@@ -9,7 +9,9 @@ pub const SLOTS: u32 = 2;
 pub const MAX_ENDPOINTS: u32 = 131_072;
 /// Prefixes a slot's CIDR table holds.
 pub const MAX_CIDRS: u32 = 65_536;
-/// Entries of [`SETS`] for one slot: the images of one generation's address sets.
+/// Buffers of a slot: address sets that are loaded without a generation of their own change from one to the other.
+pub const SET_BUFFERS: u32 = 2;
+/// Entries of [`SETS`] for one buffer: the images of the address sets in force.
 pub const SET_IMAGES: u32 = 4;
 /// Offset of the image for IPv4 addresses (`crate::sets::v4`).
 pub const SET_V4: u32 = 0;
@@ -53,8 +55,10 @@ pub const TABLES: &str = "TABLES";
 pub const ENDPOINTS: &str = "ENDPOINTS";
 /// Slot -> trie of prefix to identity.
 pub const CIDRS: &str = "CIDRS";
-/// Slot x [`SET_IMAGES`] + which -> lines of an image of the address sets.
+/// (Slot x [`SET_BUFFERS`] + buffer) x [`SET_IMAGES`] + which -> lines of an image of the address sets.
 pub const SETS: &str = "SETS";
+/// Slot -> the buffer in force. A program reads it once, so that it sees the images of one load together.
+pub const SET_BUFFER: &str = "SET_BUFFER";
 /// Packets and bytes that each address set refused, per CPU.
 pub const SET_COUNTS: &str = "SET_COUNTS";
 /// Attach-point storage: who the cgroup's workload is.

@@ -21,7 +21,7 @@ use weir_common::{
     image::Page,
     maps::{
         FRAGMENT_BUCKETS, LIMIT_SLOTS, MAX_CGROUPS, MAX_CIDRS, MAX_EDGES, MAX_ENDPOINTS, MAX_INTERFACES, MAX_LIMITS,
-        MAX_MERGED, MAX_WORKLOADS, REPLY_BUCKETS, RING_BYTES, SET_IMAGES, SLOTS,
+        MAX_MERGED, MAX_WORKLOADS, REPLY_BUCKETS, RING_BYTES, SET_BUFFERS, SET_IMAGES, SLOTS,
     },
     sets::{Count, Line, MAX_SETS},
 };
@@ -56,9 +56,12 @@ pub static ENDPOINTS: ArrayOfMaps<Endpoints, { SLOTS as usize }> = ArrayOfMaps::
 /// Slot -> CIDR peers. Written by the agent.
 #[btf_map]
 pub static CIDRS: ArrayOfMaps<Cidrs, { SLOTS as usize }> = ArrayOfMaps::new();
-/// Slot and kind -> image of the address sets. Written by the agent.
+/// Slot, buffer and kind -> image of the address sets. Written by the agent.
 #[btf_map]
-pub static SETS: ArrayOfMaps<SetLines, { (SLOTS * SET_IMAGES) as usize }> = ArrayOfMaps::new();
+pub static SETS: ArrayOfMaps<SetLines, { (SLOTS * SET_BUFFERS * SET_IMAGES) as usize }> = ArrayOfMaps::new();
+/// Slot -> the buffer of its address sets. Written by the agent, one store for each load.
+#[btf_map]
+pub static SET_BUFFER: Array<u32, { SLOTS as usize }> = Array::new();
 /// By the address set's number: what it refused. Written by XDP.
 #[btf_map]
 pub static SET_COUNTS: PerCpuArray<Count, { MAX_SETS as usize }> = PerCpuArray::new();

@@ -7,7 +7,7 @@
 
 use weir_common::{
     image::FLAG_SETS_ALLOW,
-    maps::{SET_IMAGES, SET_SCOPE, SET_V4, SET_V6},
+    maps::{SET_BUFFERS, SET_IMAGES, SET_SCOPE, SET_V4, SET_V6},
     packet::Packet,
     sets::{
         Line, Lines, held,
@@ -22,14 +22,25 @@ use crate::{
     maps::{self, SetLines},
 };
 
-/// An image of one slot; one that is not there has no lines.
+/// An image; one that is not there has no lines.
 struct Image(Option<&'static SetLines>);
 
 impl Image {
     #[inline(always)]
-    fn of(slot: u32, which: u32) -> Self {
-        Self(maps::SETS.get(slot * SET_IMAGES + which))
+    fn of(place: u32, which: u32) -> Self {
+        Self(maps::SETS.get(place + which))
     }
+}
+
+/// Where the images are that this run looks at, from beginning to end: a leaf of one load says nothing in the images of another.
+#[inline(always)]
+fn place(slot: u32) -> u32 {
+    let buffer = match maps::SET_BUFFER.get_ptr(slot) {
+        // SAFETY: a live map value; volatile because the agent writes it.
+        Some(buffer) => (unsafe { buffer.read_volatile() }) & 1,
+        None => 0,
+    };
+    (slot * SET_BUFFERS + buffer) * SET_IMAGES
 }
 
 impl Lines for Image {
@@ -45,38 +56,39 @@ impl Lines for Image {
 /// limiter's answers.
 #[inline(always)]
 pub fn refused(slot: u32, flags: u64, packet: &Packet) -> u64 {
+    let place = place(slot);
     let leaf = match packet.src.as_v4() {
-        Some(addr) => v4::find(&Image::of(slot, SET_V4), u32::from_be_bytes(addr)),
+        Some(addr) => v4::find(&Image::of(place, SET_V4), u32::from_be_bytes(addr)),
         None => {
             let (hi, lo) = packet.src.halves();
-            weir_find_v6(slot, hi, lo)
+            weir_find_v6(place, hi, lo)
         }
     };
     if leaf == 0 && flags & FLAG_SETS_ALLOW == 0 {
         return 0;
     }
-    weir_refused(slot, leaf, packet)
+    weir_refused(place, leaf, packet)
 }
 
 /// The leaf of the longest prefix that holds an IPv6 address; 0 if none does.
 #[inline(never)]
 #[unsafe(no_mangle)]
-extern "C" fn weir_find_v6(slot: u32, hi: u64, lo: u64) -> u32 {
-    let lengths = v6::lengths(&Image::of(slot, SET_V6), hi);
-    v6::find(lengths, |length| weir_probe_v6(slot, hi, lo, length))
+extern "C" fn weir_find_v6(place: u32, hi: u64, lo: u64) -> u32 {
+    let lengths = v6::lengths(&Image::of(place, SET_V6), hi);
+    v6::find(lengths, |length| weir_probe_v6(place, hi, lo, length))
 }
 
 /// The same for one length.
 #[inline(never)]
 #[unsafe(no_mangle)]
-extern "C" fn weir_probe_v6(slot: u32, hi: u64, lo: u64, length: u32) -> u32 {
-    v6::probe(&Image::of(slot, SET_V6), hi, lo, length)
+extern "C" fn weir_probe_v6(place: u32, hi: u64, lo: u64, length: u32) -> u32 {
+    v6::probe(&Image::of(place, SET_V6), hi, lo, length)
 }
 
 /// Asks which sets hold the packet's source and whether those that are asked let it pass; counts, where one does not.
 #[inline(never)]
 #[unsafe(no_mangle)]
-extern "C" fn weir_refused(slot: u32, leaf: u32, packet: *const Packet) -> u64 {
+extern "C" fn weir_refused(place: u32, leaf: u32, packet: *const Packet) -> u64 {
     if packet.is_null() {
         return 0;
     }
@@ -84,15 +96,15 @@ extern "C" fn weir_refused(slot: u32, leaf: u32, packet: *const Packet) -> u64 {
     let packet = unsafe { &*packet };
     let held = match packet.src.as_v4() {
         Some(addr) => {
-            let image = Image::of(slot, SET_V4);
+            let image = Image::of(place, SET_V4);
             // What was found quickly may not say which set it was.
             held(&image, if leaf == 0 { 0 } else { v4::name(&image, u32::from_be_bytes(addr)) }, emit::now)
         }
-        None => held(&Image::of(slot, SET_V6), leaf, emit::now),
+        None => held(&Image::of(place, SET_V6), leaf, emit::now),
     };
     let going =
         Going { protocol: packet.protocol, port: packet.dst_port.number(), any_port: packet.later_fragment != 0 };
-    let answer = scope::judge(&Image::of(slot, SET_SCOPE), held, going);
+    let answer = scope::judge(&Image::of(place, SET_SCOPE), held, going);
     if answer != 0 {
         count((answer >> 8) as u8, packet.length);
     }

@@ -72,7 +72,21 @@ impl Slots {
 
     /// Takes over address sets that were loaded since, without another generation.
     pub(super) fn reload_sets(&mut self, compiled: &Compiled, loaded: &Loaded) -> Result<(), KernelError> {
-        self.sets.reload(self.number(), compiled, loaded)
+        if self.unsettled {
+            self.grace.wait()?;
+            self.unsettled = false;
+        }
+        let slot = self.number();
+        if self.sets.reload(slot, compiled, loaded)? {
+            self.settle();
+            // What is not given back now is when the next load takes its place.
+            if !self.unsettled
+                && let Err(error) = self.sets.retire(slot)
+            {
+                tracing::warn!(%error, "the address sets before keep their memory until the next ones are loaded");
+            }
+        }
+        Ok(())
     }
 
     /// The address sets.

@@ -4,17 +4,18 @@
 //! Never: writes into an image in force what is not right after each single store; builds one for a slot when there already is one.
 //!
 //! Both slots lead to the same images while sets stay as they are. Other sets make new images, for the idle slot; an entry more or
-//! less is stored into those in force; where that takes more room than they have, new ones take their place with one store.
+//! less is stored into those in force. What is loaded without another generation goes into the idle buffer of the slot in force, and
+//! one store makes that the one that programs look at: a program reads it once, and so sees one load's images, never two's.
 
 use std::{collections::BTreeMap, sync::Arc};
 
 use aya::{
     Ebpf,
-    maps::{ArrayOfMaps, MapData, MapError, PerCpuArray, PerCpuValues},
+    maps::{Array, ArrayOfMaps, MapData, MapError, PerCpuArray, PerCpuValues},
 };
 use nix::time::{ClockId, clock_gettime};
 use weir_common::{
-    maps::{self, SET_IMAGES, SET_SCOPE, SET_V4, SET_V6, SLOTS},
+    maps::{self, SET_BUFFERS, SET_IMAGES, SET_SCOPE, SET_V4, SET_V6, SLOTS},
     sets::{Line, MAX_SETS},
 };
 use weir_policy::{
@@ -31,6 +32,7 @@ use super::{
 /// The images of the address sets, and which of them each slot leads to.
 pub(super) struct Sets {
     outer: ArrayOfMaps<MapData, MapData>,
+    buffers: Array<MapData, u32>,
     numbers: BTreeMap<String, u32>,
     current: Images,
     /// Made for an install that is under way.
@@ -65,15 +67,26 @@ struct Part {
 /// What a slot leads to.
 #[derive(Default)]
 struct Led {
+    buffer: u32,
     images: u64,
     scopes: Vec<Scope>,
+    scope: Option<Mapped>,
 }
 
 impl Sets {
     pub(super) fn take(ebpf: &mut Ebpf, seed: u64) -> Result<Self, KernelError> {
-        let outer = take(ebpf, maps::SETS)?;
+        let (outer, buffers) = (take(ebpf, maps::SETS)?, take(ebpf, maps::SET_BUFFER)?);
         let led = Default::default();
-        Ok(Self { outer, numbers: BTreeMap::new(), current: Images::default(), pending: None, led, made: 0, seed })
+        Ok(Self {
+            outer,
+            buffers,
+            numbers: BTreeMap::new(),
+            current: Images::default(),
+            pending: None,
+            led,
+            made: 0,
+            seed,
+        })
     }
 
     /// Makes the idle slot lead to images of these sets; how many images were made.
@@ -100,16 +113,30 @@ impl Sets {
         new
     }
 
-    /// Takes over what was loaded, in the slot in force: a new image, and one store for each family.
-    pub(super) fn reload(&mut self, slot: u32, compiled: &Compiled, loaded: &Loaded) -> Result<(), KernelError> {
+    /// Takes over what was loaded, in the slot in force: new images in its idle buffer, which one store puts in force. No program may
+    /// be in that buffer any more. `false`: there is nothing new.
+    pub(super) fn reload(&mut self, slot: u32, compiled: &Compiled, loaded: &Loaded) -> Result<bool, KernelError> {
         let parts = parts(&compiled.sets, &self.numbers, loaded);
         if parts == self.current.parts {
-            return Ok(());
+            return Ok(false);
         }
         let images = self.build(parts, loaded)?;
-        self.lead(slot, Some(&images))?;
+        let Some(led) = self.led.get_mut(slot as usize) else { return Ok(false) };
+        let buffer = led.buffer ^ 1;
+        images.put(&mut self.outer, place(slot, buffer))?;
+        put(&mut self.outer, place(slot, buffer) + SET_SCOPE, led.scope.as_ref())?;
+        self.buffers.set(slot, buffer, 0).map_err(error::map(maps::SET_BUFFER))?;
+        (led.buffer, led.images) = (buffer, images.id);
         self.current = images;
-        Ok(())
+        Ok(true)
+    }
+
+    /// Gives back what the idle buffer of a slot leads to, once no program is in it any more.
+    pub(super) fn retire(&mut self, slot: u32) -> Result<(), KernelError> {
+        let Some(led) = self.led.get(slot as usize) else { return Ok(()) };
+        let idle = place(slot, led.buffer ^ 1);
+        put(&mut self.outer, idle + SET_V4, None)?;
+        put(&mut self.outer, idle + SET_V6, None)
     }
 
     /// Takes over that an entry of `prefix` was added, removed, or got another end. `false`: there is no room for it.
@@ -144,7 +171,10 @@ impl Sets {
     /// Forgets what the slots lead to: the next installs make everything anew.
     pub(super) fn forget(&mut self) {
         self.current = Images::default();
-        self.led = Default::default();
+        for led in &mut self.led {
+            led.images = 0;
+            led.scopes.clear();
+        }
     }
 
     fn build(&mut self, parts: Vec<Part>, loaded: &Loaded) -> Result<Images, KernelError> {
@@ -164,8 +194,7 @@ impl Sets {
         }
         // Until both are there the slot leads to neither set of images for certain.
         led.images = 0;
-        put(&mut self.outer, slot, SET_V4, images.v4.as_ref().map(|(_, map)| map))?;
-        put(&mut self.outer, slot, SET_V6, images.v6.as_ref().map(|(_, map)| map))?;
+        images.put(&mut self.outer, place(slot, led.buffer))?;
         led.images = images.id;
         Ok(())
     }
@@ -174,25 +203,33 @@ impl Sets {
         let Some(led) = self.led.get_mut(slot as usize).filter(|led| led.scopes != scopes) else { return Ok(()) };
         led.scopes.clear();
         let map = Mapped::of(&Scope::image(&scopes)).map_err(error::map(maps::SETS))?;
-        put(&mut self.outer, slot, SET_SCOPE, Some(&map))?;
-        led.scopes = scopes;
+        put(&mut self.outer, place(slot, led.buffer) + SET_SCOPE, Some(&map))?;
+        (led.scopes, led.scope) = (scopes, Some(map));
         Ok(())
     }
 }
 
-/// Makes a slot lead to a map; without one, to a map that holds nothing.
-fn put(
-    outer: &mut ArrayOfMaps<MapData, MapData>,
-    slot: u32,
-    which: u32,
-    map: Option<&Mapped>,
-) -> Result<(), KernelError> {
+impl Images {
+    /// Makes a buffer lead to them.
+    fn put(&self, outer: &mut ArrayOfMaps<MapData, MapData>, place: u32) -> Result<(), KernelError> {
+        put(outer, place + SET_V4, self.v4.as_ref().map(|(_, map)| map))?;
+        put(outer, place + SET_V6, self.v6.as_ref().map(|(_, map)| map))
+    }
+}
+
+/// First entry of a buffer.
+const fn place(slot: u32, buffer: u32) -> u32 {
+    (slot * SET_BUFFERS + buffer) * SET_IMAGES
+}
+
+/// Makes an entry lead to a map; without one, to a map that holds nothing.
+fn put(outer: &mut ArrayOfMaps<MapData, MapData>, entry: u32, map: Option<&Mapped>) -> Result<(), KernelError> {
     let nothing = match map {
         Some(_) => None,
         None => Some(Mapped::of(&[[0; 8]]).map_err(error::map(maps::SETS))?),
     };
     let Some(map) = map.or(nothing.as_ref()) else { return Ok(()) };
-    outer.set(slot * SET_IMAGES + which, map.data(), 0).map_err(error::map(maps::SETS))
+    outer.set(entry, map.data(), 0).map_err(error::map(maps::SETS))
 }
 
 /// An image in a map of its own.

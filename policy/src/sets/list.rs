@@ -197,8 +197,8 @@ fn range(first: Addr, last: Addr) -> Result<Vec<Prefix>, Wrong> {
     let mut prefixes = Vec::new();
     loop {
         // The largest block that begins here and does not pass the end.
-        let left = (last - from).saturating_add(1);
-        let block = from.trailing_zeros().min(left.ilog2());
+        let most = (last - from).checked_add(1).map_or(128, u128::ilog2);
+        let block = from.trailing_zeros().min(most);
         prefixes.push(Prefix::new(Addr(from.to_be_bytes()), 128 - block.min(128) as u8));
         match from.checked_add(1u128.checked_shl(block).unwrap_or(0)).filter(|next| *next != 0 && *next <= last) {
             Some(next) if next > from => from = next,
