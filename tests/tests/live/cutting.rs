@@ -3,6 +3,8 @@
 //! May touch: the stage.
 //! Never: believes one end: both processes must have seen the same, and a record must say why.
 
+use std::time::Duration;
+
 use anyhow::{Context, Result, ensure};
 use libtest_mimic::Trial;
 use weir_tests::documents::{document, workloads};
@@ -17,9 +19,10 @@ use crate::stage::on_stage;
 
 pub fn trials() -> Vec<Trial> {
     vec![
-        on_stage("a_connection_that_a_change_forbids_is_cut_at_both_ends_and_no_other", both_ends),
+        on_stage("adversarial 65: a_connection_that_a_change_forbids_is_cut_at_both_ends_and_no_other", both_ends),
         on_stage("a_connected_datagram_socket_that_a_change_forbids_gets_an_error", datagrams),
-        on_stage("a_policy_that_drains_lets_living_connections_go_on_and_refuses_new_ones", drains),
+        on_stage("adversarial 65: a_policy_that_drains_lets_living_connections_go_on_and_refuses_new_ones", drains),
+        on_stage("adversarial 66: a_transfer_that_a_change_forbids_stops_and_goes_on_anew_when_allowed", transfer),
         on_stage("a_dry_run_lists_the_connections_that_would_be_cut_and_cuts_none", dry_run),
         on_stage("a_rule_that_expires_or_is_deleted_ends_what_it_had_allowed", deleted),
         on_stage("connections_older_than_enforcement_are_adopted_or_cut", older),
@@ -118,6 +121,31 @@ fn both_ends(harness: &mut Harness) -> Result<()> {
         ensure!(said == (by, rule, "deny", generation) && record.count == 0, "{record}");
         let cuts = harness.records_since(mark)?.into_iter().filter(|record| record.kind == "cut").count();
         ensure!(cuts == 6, "{cuts} records of 6 cuts");
+    }
+    Ok(())
+}
+
+/// Ten gigabytes, which take longer than the change.
+fn transfer(harness: &mut Harness) -> Result<()> {
+    for policy in [only_from("db", ""), shut_in("")] {
+        open(harness)?;
+        let _server = harness.world().serve(Api, "tcp-serve --listen [::]:80")?;
+        for to in ADDRESSES {
+            let mark = Mark::now();
+            let line = format!("tcp-connect --to {to} --bytes 10000000000 --timeout-ms 20000");
+            let client = harness.world().start("transfer", harness.world().probe_line(Web, &line))?;
+            harness.record(mark, "the opening", |record| {
+                record.verdict == "allow" && record.local.workload == "shop/web" && record.remote.port == 80
+            })?;
+            std::thread::sleep(Duration::from_millis(100));
+            harness.add(&policy)?;
+            let cut = client.attempt()?;
+            ensure!(["ECONNRESET", "ECONNABORTED", "EPIPE"].contains(&cut.result.as_str()), "{to}: {cut:?}");
+            ensure!(cut.received > 1_000_000 && cut.elapsed_ms < 15_000.0, "under way, and not waited for: {cut:?}");
+            open(harness)?;
+            let again = harness.world().attempt(Web, &format!("tcp-connect --to {to} --bytes 10000000"))?;
+            ensure!(again.result == "ok" && again.received == 10_000_000, "allowed again: {again:?}");
+        }
     }
     Ok(())
 }
