@@ -417,7 +417,7 @@ const OTHERS: &[(&str, Row)] = &[
     ),
     (
         "AddressSet",
-        ("an action that is none", "{action: drop, addresses: []}", &[("spec.action", "known here: block")]),
+        ("an action that is none", "{action: drop, addresses: []}", &[("spec.action", "known here: block, allow")]),
     ),
     (
         "AddressSet",
