@@ -238,6 +238,12 @@ fn the_edges_of_the_families_are_where_they_should_be() {
     }
 }
 
+#[test]
+fn a_half_of_all_of_ipv6_is_longer_than_all_of_it() {
+    let world = World::of(&[(1, prefix("::/0"), 0), (2, prefix("::/1"), 0), (0, prefix("8000::/1"), 0)]);
+    world.check(["::/0", "::/1", "8000::/1", "2001:db8::/32"].iter().flat_map(|text| edges(&prefix(text))));
+}
+
 fn random(state: &mut u64) -> u64 {
     *state ^= *state << 13;
     *state ^= *state >> 7;

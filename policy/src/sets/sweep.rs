@@ -13,20 +13,22 @@ use crate::model::Prefix;
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Item {
     pub prefix: Prefix,
+    /// Bits of the entry: a half of `::/0` is still less than an entry of its length.
+    pub bits: u8,
     pub holder: Holder,
 }
 
 impl Item {
     pub fn of(source: &Source<'_>, (prefix, expires): (Prefix, u64)) -> Self {
         let Source { set, blocks, plain, .. } = *source;
-        Self { prefix, holder: Holder { set, blocks, plain, ends: source.ends(expires) } }
+        Self { prefix, bits: prefix.bits, holder: Holder { set, blocks, plain, ends: source.ends(expires) } }
     }
 }
 
 /// Puts items in the order of the sweep: a prefix before those inside it; of the same prefix the set with the lower number last, so
 /// that it is the first to be named.
 pub(super) fn order(items: &mut [Item]) {
-    items.sort_unstable_by_key(|item| (item.prefix, u32::MAX - item.holder.set, item.holder.ends));
+    items.sort_unstable_by_key(|item| (item.prefix, item.bits, u32::MAX - item.holder.set, item.holder.ends));
 }
 
 /// All items of one family, in order.
