@@ -133,7 +133,11 @@ fn load(cgroup: &Path) -> (Kernel, Events) {
         strict: false,
         ingress: IngressHook::Cgroup,
     };
-    Kernel::load(options).unwrap_or_else(|error| panic!("{error}"))
+    Kernel::load(options).unwrap_or_else(|error| {
+        // Nobody else will: there is no bench yet.
+        let _ = fs::remove_dir(cgroup);
+        panic!("{error}")
+    })
 }
 
 /// Generation 7 of `documents`.
