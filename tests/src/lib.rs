@@ -3,6 +3,7 @@
 //! May touch: what its worlds own (see `world`).
 //! Never: anything of the host beyond that; every process it starts ends with its world.
 
+pub mod assembled;
 pub mod documents;
 pub mod flood;
 pub mod harness;

@@ -33,7 +33,7 @@ fn every_fault_is_reported_at_its_place_with_a_remedy() {
         ),
         (
             "cgroupRoot: /w\ninterfaces: [{name: eth0, refuse: [martian, bogus]}]\n",
-            &[("a.yaml:2:35: interfaces[0].refuse: names what cannot be refused", "martian, spoofed, ethertype")],
+            &[("a.yaml:2:45: interfaces[0].refuse[1]: is not usable (bogus)", "write martian or spoofed or ethertype")],
         ),
         (
             "cgroupRoot: /w\ninterfaces: [{refuse: [martian], mode: native}]\n",

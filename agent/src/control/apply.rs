@@ -94,7 +94,10 @@ impl<D: Datapath> Control<D> {
     fn change(&mut self, candidate: Resources, changes: Vec<Changed>, dry_run: bool) -> Result<Applied, ControlError> {
         let effective = changes.iter().any(|change| change.action != Action::Unchanged);
         if !effective {
-            let warnings = odd(&self.force.resources, &changes, self.force.context.now);
+            let mut warnings = odd(&self.force.resources, &changes, self.force.context.now);
+            if !dry_run {
+                warnings.extend(self.save_again());
+            }
             return Ok(Applied { generation: self.generation(), changes, warnings, ..Applied::default() });
         }
         if !dry_run {

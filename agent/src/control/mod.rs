@@ -81,6 +81,8 @@ pub struct Control<D> {
     observed: Observed,
     /// Generation by which telemetry was told the names of what is attached; 0 before the first time.
     named: u64,
+    /// What is in force could not be saved yet.
+    unsaved: bool,
     ring: RingLosses,
     changes: broadcast::Sender<Arc<ChangeSet>>,
     start_ns: u64,
@@ -142,6 +144,7 @@ impl<D: Datapath> Control<D> {
             next_set_expiry: None,
             observed: Observed::default(),
             named: 0,
+            unsaved: false,
             ring: RingLosses::default(),
             changes: broadcast::channel(WATCH_BACKLOG).0,
             start_ns: now,
@@ -168,6 +171,8 @@ impl<D: Datapath> Control<D> {
         self.follow_host_addresses(host::addresses());
         self.follow_pods();
         self.reconcile();
+        // Told when it failed first.
+        let _ = self.save_again();
         self.report_losses();
     }
 

@@ -60,15 +60,29 @@ impl<D: Datapath> Control<D> {
         Ok(())
     }
 
-    /// Saves what is in force; a warning if that failed.
-    pub(super) fn save(&self) -> Option<String> {
+    /// Saves what is in force; a warning if that failed. It is then tried again until it is saved.
+    pub(super) fn save(&mut self) -> Option<String> {
         let path = self.settings.state_dir.join(FILE);
-        let error = write(&path, &text(self.generation(), &self.force.resources)).err()?;
-        tracing::error!(error = %error, path = %path.display(), "the policy in force could not be saved");
+        let failed = write(&path, &text(self.generation(), &self.force.resources)).err();
+        // Once, and not with every try.
+        match (&failed, self.unsaved) {
+            (Some(error), false) => {
+                tracing::error!(error = %error, path = %path.display(), "the policy in force could not be saved");
+            }
+            (None, true) => tracing::info!(path = %path.display(), "the policy in force is saved now"),
+            (Some(_), true) | (None, false) => {}
+        }
+        self.unsaved = failed.is_some();
+        let error = failed?;
         Some(format!(
             "in force, but not saved: {error} ({}); a restart would bring back the policy before it",
             path.display()
         ))
+    }
+
+    /// Saves what could not be saved before, if there is something; a warning if it still cannot.
+    pub(super) fn save_again(&mut self) -> Option<String> {
+        if self.unsaved { self.save() } else { None }
     }
 }
 

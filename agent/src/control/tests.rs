@@ -251,7 +251,35 @@ fn a_policy_that_cannot_be_saved_is_in_force_with_a_warning() {
     std::fs::write(world.dir.path().join("state"), "a file where the directory should be").unwrap();
     let applied = world.apply(&[WEB]);
     assert_eq!(applied.generation, 2);
-    assert!(applied.warnings.iter().any(|warning| warning.contains("not saved")), "{:?}", applied.warnings);
+    let warns = |applied: &Applied| applied.warnings.iter().any(|warning| warning.contains("not saved"));
+    assert!(warns(&applied), "{:?}", applied.warnings);
+    let again = world.apply(&[WEB]);
+    assert!(
+        again.generation == 2 && warns(&again),
+        "nothing changed, and it is not saved either: {:?}",
+        again.warnings
+    );
+}
+
+#[test]
+fn a_policy_that_could_not_be_saved_is_saved_as_soon_as_it_can_be() {
+    type Retry = fn(&mut World);
+    let saved = |by: Retry| {
+        let mut world = world();
+        let state = world.dir.path().join("state");
+        std::fs::write(&state, "a file where the directory should be").unwrap();
+        let _ = world.apply(&[WEB]);
+        std::fs::remove_file(&state).unwrap();
+        by(&mut world);
+        world.saved().unwrap_or_default()
+    };
+    let rows: [(&str, Retry); 2] = [
+        ("by itself", |world| world.control.tick()),
+        ("by applying the same again", |world| assert!(world.apply(&[WEB]).warnings.is_empty())),
+    ];
+    for (name, by) in rows {
+        assert!(saved(by).contains("generation 2\n"), "{name}");
+    }
 }
 
 #[test]

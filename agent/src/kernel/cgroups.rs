@@ -184,6 +184,8 @@ impl Cgroups {
             Err(error) => return state(AttachState::Failed, error.to_string()),
         };
         if self.own.path().is_some_and(|own| own.starts_with(&path)) {
+            // It may have been moved there.
+            self.attached.remove(&workload.id);
             let problem = format!("the agent itself runs in {}: start it in a cgroup of its own", path.display());
             return state(AttachState::Failed, problem);
         }

@@ -189,12 +189,12 @@ impl Interfaces {
 
     /// Makes an interface's entries, before any packet asks for them.
     pub(super) fn enter(&mut self, index: u32, place: u32, edge: EdgeWords) -> Result<(), KernelError> {
-        self.edges.set(place, edge, 0).map_err(error::map(maps::EDGES))?;
+        // Counters first: where there is no room for one more, `place` is another's.
         let zero = PerCpuValues::try_from(vec![[0, 0, u64::from(place)]; nr_cpus().map_or(1, |count| count)]);
-        match zero {
-            Ok(zero) => self.seen.insert(index, zero, 0).map_err(error::map(maps::SEEN)),
-            Err(_) => Ok(()),
+        if let Ok(zero) = zero {
+            self.seen.insert(index, zero, 0).map_err(error::map(maps::SEEN))?;
         }
+        self.edges.set(place, edge, 0).map_err(error::map(maps::EDGES))
     }
 
     /// Packets seen and passed, by interface.

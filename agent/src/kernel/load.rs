@@ -32,8 +32,10 @@ pub(super) fn load() -> Result<Ebpf, KernelError> {
     let places = places::of_running_kernel();
     match load_with(places) {
         Err(error) if places.known != 0 => {
+            // Whatever else was wrong is still wrong, and then that is what there is to say.
+            let loaded = load_with(TaskPlaces::UNKNOWN)?;
             tracing::info!(%error, "this kernel does not let programs read the calling task: they ask by helpers, which is slower");
-            load_with(TaskPlaces::UNKNOWN)
+            Ok(loaded)
         }
         loaded => loaded,
     }

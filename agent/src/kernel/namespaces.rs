@@ -147,7 +147,7 @@ impl Walk<'_> {
 }
 
 /// The processes of one cgroup; a threaded one names them by their threads.
-fn processes(cgroup: &Path) -> Vec<String> {
+pub(super) fn processes(cgroup: &Path) -> Vec<String> {
     let read = |name: &str| fs::read_to_string(cgroup.join(name));
     let text = read("cgroup.procs").or_else(|_| read("cgroup.threads")).unwrap_or_default();
     text.lines().map(str::to_owned).collect()

@@ -11,6 +11,8 @@ use std::{
     process,
 };
 
+use super::namespaces::processes;
+
 /// Levels below the root in which the agent is looked for: as deep as the kernel programs look.
 const MAX_DEPTH: usize = 12;
 
@@ -62,10 +64,6 @@ fn find(path: &Path, pid: &str, depth: usize) -> Option<PathBuf> {
     let below = fs::read_dir(path).ok().filter(|_| depth > 0)?;
     let directories = below.flatten().filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
     directories.into_iter().find_map(|entry| find(&entry.path(), pid, depth - 1))
-}
-
-fn processes(cgroup: &Path) -> Vec<String> {
-    fs::read_to_string(cgroup.join("cgroup.procs")).unwrap_or_default().lines().map(str::to_owned).collect()
 }
 
 #[cfg(test)]

@@ -10,8 +10,7 @@ use anyhow::{Context, Result, bail};
 use aya::programs::links::FdLink;
 use aya::programs::{CgroupAttachMode, CgroupSkbAttachType, Program};
 use aya::{Ebpf, EbpfLoader};
-use object::write::{Object, Symbol, SymbolSection};
-use object::{Architecture, BinaryFormat, Endianness, SectionKind, SymbolFlags, SymbolKind, SymbolScope};
+use weir_tests::assembled::Assembled;
 
 /// Program and the section that says what kind it is: one for each hook that Weir uses.
 const PROGRAMS: [(&str, &str); 10] = [
@@ -125,24 +124,10 @@ fn attach(program: &mut Program, name: &str, cgroup: &File) -> Result<FdLink> {
     })
 }
 
-/// The object file, as a compiler would write it.
 fn object() -> Result<Vec<u8>> {
-    let mut object = Object::new(BinaryFormat::Elf, Architecture::Bpf, Endianness::Little);
+    let mut assembled = Assembled::default();
     for (name, section) in PROGRAMS {
-        let section = object.add_section(Vec::new(), section.into(), SectionKind::Text);
-        let value = object.append_section_data(section, &CODE, 8);
-        object.add_symbol(Symbol {
-            name: name.into(),
-            value,
-            size: CODE.len() as u64,
-            kind: SymbolKind::Text,
-            scope: SymbolScope::Dynamic,
-            weak: false,
-            section: SymbolSection::Section(section),
-            flags: SymbolFlags::None,
-        });
+        let _ = assembled.program(name, section, &CODE);
     }
-    let license = object.add_section(Vec::new(), b"license".to_vec(), SectionKind::Data);
-    object.append_section_data(license, b"Dual MIT/GPL\0", 1);
-    object.write().context("writing an object file")
+    assembled.finish().context("writing an object file")
 }

@@ -12,9 +12,8 @@ use std::time::{Duration, Instant};
 
 use aya::programs::{SocketFilter, TestRun as _, TestRunOptions};
 use aya::{Ebpf, EbpfLoader};
-use object::write::{Object, Symbol, SymbolSection};
-use object::{Architecture, BinaryFormat, Endianness, SectionKind, SymbolFlags, SymbolKind, SymbolScope};
 use weir_common::verdict::Verdict;
+use weir_tests::assembled::Assembled;
 
 use crate::bench::Bench;
 
@@ -65,21 +64,7 @@ fn lingers(bench: &mut Bench) -> (Duration, Duration) {
 }
 
 fn load() -> Ebpf {
-    let mut object = Object::new(BinaryFormat::Elf, Architecture::Bpf, Endianness::Little);
-    let section = object.add_section(Vec::new(), b"socket".to_vec(), SectionKind::Text);
-    let code = CODE.concat();
-    object.append_section_data(section, &code, 8);
-    object.add_symbol(Symbol {
-        name: NAME.into(),
-        value: 0,
-        size: code.len() as u64,
-        kind: SymbolKind::Text,
-        scope: SymbolScope::Dynamic,
-        weak: false,
-        section: SymbolSection::Section(section),
-        flags: SymbolFlags::None,
-    });
-    let license = object.add_section(Vec::new(), b"license".to_vec(), SectionKind::Data);
-    object.append_section_data(license, b"Dual MIT/GPL\0", 1);
-    EbpfLoader::new().load(&object.write().unwrap()).unwrap()
+    let mut assembled = Assembled::default();
+    let _ = assembled.program(NAME, "socket", &CODE.concat());
+    EbpfLoader::new().load(&assembled.finish().unwrap()).unwrap()
 }

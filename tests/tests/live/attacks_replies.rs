@@ -104,18 +104,28 @@ fn crowded(harness: &mut Harness) -> Result<()> {
     let world = harness.world();
     let asked = SocketAddr::new(Client.v4(), 53);
     let _answers = world.serve(Client, &format!("storm-serve --listen {asked}"))?;
-    let _slow = world.serve(Web, "udp-serve --delay-ms 3000 --listen [::]:7100")?;
-    let line = format!("udp-exchange --to {}:7100 --timeout-ms 15000", Web.v4());
+    let _slow = world.serve(Web, "udp-serve --delay-ms 6000 --listen [::]:7100")?;
+    let line = format!("udp-exchange --to {}:7100 --timeout-ms 20000", Web.v4());
+    let (mark, before) = (Mark::now(), let_out(harness)?);
     let waits = world.start("waits", world.probe_line(Client, &line))?;
+    harness.record(mark, "the question", |record| record.is("allow", "ingress") && record.local.port == 7100)?;
     let storm = format!("storm --threads 4 --pause-ms 0 --timeout-ms 2000 --to {asked}");
     let storm = world.start("storm", world.probe_line(Web, &storm))?;
-    std::thread::sleep(Duration::from_millis(2500));
-    let stormed = storm.stormed()?;
-    let questions = stormed.of("udp", asked);
-    ensure!(questions.get("ok").is_some_and(|count| *count > 600), "too few to push anything out: {questions:?}");
+    // Each leaves two entries of the 512, from a socket of its own.
+    harness.wait("web to ask much", |harness| let_out(harness).is_ok_and(|now| now > before + 1500))?;
+    ensure!(waits.attempts().is_empty(), "answered before web had asked enough to push the answer out");
+    let questions = storm.stormed()?.of("udp", asked);
     let waited = waits.attempt()?;
     ensure!(waited.result == "ok", "the answer to the one who waited, after {questions:?}: {waited:?}");
     Ok(())
+}
+
+/// Datagrams that were let out on this node until now.
+fn let_out(harness: &Harness) -> Result<u64> {
+    let counters = harness.status()?.agent.counters;
+    let allowed =
+        counters.iter().filter(|counter| (counter.hook.as_str(), counter.verdict.as_str()) == ("egress", "allow"));
+    Ok(allowed.map(|counter| counter.decided).sum())
 }
 
 fn swapped(harness: &mut Harness) -> Result<()> {

@@ -3,7 +3,7 @@
 //! May touch: the stage.
 //! Never: believes one end: both processes must have seen the same, and a record must say why.
 
-use std::time::Duration;
+use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 use libtest_mimic::Trial;
@@ -13,7 +13,7 @@ use weir_tests::harness::ctl::Mark;
 use weir_tests::process::{Running, program};
 use weir_tests::report::Withdrawn;
 use weir_tests::world::Who::{self, Api, Client, Db, Web};
-use weir_tests::world::cgroup;
+use weir_tests::world::{WorldError, cgroup, netns};
 
 use crate::stage::on_stage;
 
@@ -125,19 +125,33 @@ fn both_ends(harness: &mut Harness) -> Result<()> {
     Ok(())
 }
 
+/// Bytes that have left the namespace of `who` until now.
+fn sent(harness: &Harness, who: Who) -> Result<u64> {
+    let text = netns::inside(&harness.world().netns(who), || {
+        let file = Path::new("/proc/thread-self/net/dev");
+        std::fs::read_to_string(file).map_err(|source| WorldError::File {
+            action: "reading",
+            path: file.to_owned(),
+            source,
+        })
+    })?;
+    // The name, eight figures of what came, then the bytes that left (proc_pid_net(5)).
+    let interfaces = text.lines().filter_map(|line| line.split_once(':'));
+    Ok(interfaces.filter_map(|(_, figures)| figures.split_whitespace().nth(8)?.parse::<u64>().ok()).sum())
+}
+
 /// Ten gigabytes, which take longer than the change.
 fn transfer(harness: &mut Harness) -> Result<()> {
     for policy in [only_from("db", ""), shut_in("")] {
         open(harness)?;
         let _server = harness.world().serve(Api, "tcp-serve --listen [::]:80")?;
         for to in ADDRESSES {
-            let mark = Mark::now();
             let line = format!("tcp-connect --to {to} --bytes 10000000000 --timeout-ms 20000");
+            let before = sent(harness, Web)?;
             let client = harness.world().start("transfer", harness.world().probe_line(Web, &line))?;
-            harness.record(mark, "the opening", |record| {
-                record.verdict == "allow" && record.local.workload == "shop/web" && record.remote.port == 80
+            harness.wait("the transfer to be under way", |harness| {
+                sent(harness, Web).is_ok_and(|now| now > before + 10_000_000)
             })?;
-            std::thread::sleep(Duration::from_millis(100));
             harness.add(&policy)?;
             let cut = client.attempt()?;
             ensure!(["ECONNRESET", "ECONNABORTED", "EPIPE"].contains(&cut.result.as_str()), "{to}: {cut:?}");

@@ -16,10 +16,7 @@ use aya::maps::Array;
 use aya::programs::links::FdLink;
 use aya::programs::{CgroupAttachMode, CgroupSockAddr};
 use aya::{Ebpf, EbpfLoader};
-use object::write::{Object, Relocation, SectionId, Symbol, SymbolId, SymbolSection};
-use object::{
-    Architecture, BinaryFormat, Endianness, RelocationFlags, SectionKind, SymbolFlags, SymbolKind, SymbolScope,
-};
+use weir_tests::assembled::Assembled;
 
 /// Each program with the rules it looks at. IPv4 through an IPv6 socket is the business of `connect6`, but of `sendmsg4`.
 const PROGRAMS: [(&str, &str, &[u8]); 4] = [
@@ -150,42 +147,21 @@ fn replace(v6: bool) -> Vec<Instruction> {
     body
 }
 
-/// The object file, as a compiler would write it.
 fn object() -> Result<Vec<u8>> {
-    let mut object = Object::new(BinaryFormat::Elf, Architecture::Bpf, Endianness::Little);
-    let map = map(&mut object);
+    let mut assembled = Assembled::default();
+    let rules_of_all = assembled.array(RULES, size_of::<Rule>() as u32, 3);
     for (name, section, rules) in PROGRAMS {
-        let section = object.add_section(Vec::new(), section.into(), SectionKind::Text);
         let Code { instructions, maps } = code(rules, name.ends_with('6'));
         let bytes: Vec<u8> = instructions.into_iter().flat_map(encode).collect();
-        object.append_section_data(section, &bytes, 8);
-        object.add_symbol(symbol(name, SymbolKind::Text, section, bytes.len() as u64));
+        let program = assembled.program(name, section, &bytes);
         for offset in maps {
-            // R_BPF_64_64
-            let flags = RelocationFlags::Elf { r_type: 1 };
-            object.add_relocation(section, Relocation { offset, symbol: map, addend: 0, flags })?;
+            assembled.refer(program, offset, rules_of_all)?;
         }
     }
-    let license = object.add_section(Vec::new(), b"license".to_vec(), SectionKind::Data);
-    object.append_section_data(license, b"Dual MIT/GPL\0", 1);
-    object.write().context("writing an object file")
+    assembled.finish().context("writing an object file")
 }
 
 fn encode((operation, registers, offset, immediate): Instruction) -> [u8; 8] {
     let ([o0, o1], [i0, i1, i2, i3]) = (offset.to_le_bytes(), immediate.to_le_bytes());
     [operation, registers, o0, o1, i0, i1, i2, i3]
-}
-
-/// An array of rules: type, sizes of key and value, entries, then flags, id and pinning, all zero.
-fn map(object: &mut Object<'_>) -> SymbolId {
-    let section = object.add_section(Vec::new(), b"maps".to_vec(), SectionKind::Data);
-    let definition: [u32; 7] = [2, 4, size_of::<Rule>() as u32, 3, 0, 0, 0];
-    let bytes: Vec<u8> = definition.into_iter().flat_map(u32::to_le_bytes).collect();
-    object.append_section_data(section, &bytes, 8);
-    object.add_symbol(symbol(RULES, SymbolKind::Data, section, bytes.len() as u64))
-}
-
-fn symbol(name: &str, kind: SymbolKind, section: SectionId, size: u64) -> Symbol {
-    let (scope, section) = (SymbolScope::Dynamic, SymbolSection::Section(section));
-    Symbol { name: name.into(), value: 0, size, kind, scope, weak: false, section, flags: SymbolFlags::None }
 }

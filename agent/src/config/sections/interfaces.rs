@@ -3,6 +3,8 @@
 //! May touch: its list in the file and the flags.
 //! Never: takes an entry that it understands half.
 
+use std::str::FromStr;
+
 use crate::{
     config::{
         InterfaceOption,
@@ -40,17 +42,18 @@ fn with_refusals(reader: &mut Reader, path: &str, entry: &Node) -> Option<Interf
     if section.get("name").is_none() {
         reader.fault(&section.field("name"), Some(entry), "is missing", "name the interface, or write a pattern");
     }
-    let words: Vec<String> = reader.list(&section, "refuse", "martian").unwrap_or_default();
-    let mut refuses = 0;
-    for word in words {
-        match REFUSALS.iter().find(|(known, _)| *known == word) {
-            Some((_, bit)) => refuses |= bit,
-            None => {
-                let known: Vec<&str> = REFUSALS.iter().map(|(known, _)| *known).collect();
-                let remedy = format!("choose from {}", known.join(", "));
-                reader.fault(&section.field("refuse"), section.get("refuse"), "names what cannot be refused", &remedy);
-            }
-        }
+    let known: Vec<&str> = REFUSALS.iter().map(|(known, _)| *known).collect();
+    let refused: Vec<Refusal> = reader.list(&section, "refuse", &known.join(" or ")).unwrap_or_default();
+    Some(InterfaceOption { name: name?, refuses: refused.iter().fold(0, |all, Refusal(bit)| all | bit) })
+}
+
+/// What an interface may refuse, by its word.
+struct Refusal(u32);
+
+impl FromStr for Refusal {
+    type Err = ();
+
+    fn from_str(word: &str) -> Result<Self, ()> {
+        REFUSALS.iter().find(|(known, _)| *known == word).map(|(_, bit)| Self(*bit)).ok_or(())
     }
-    Some(InterfaceOption { name: name?, refuses })
 }
