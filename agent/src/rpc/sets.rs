@@ -60,7 +60,7 @@ impl SetService for Sets {
         let Some(first) = next(&mut pieces).await? else {
             return Err(Status::invalid_argument("the stream is empty; its first message names the set"));
         };
-        let (name, expires_in) = (first.name, first.expires_in_ns);
+        let (name, expires_in, allow_empty) = (first.name, first.expires_in_ns, first.allow_empty);
         let mut list = List::default();
         list.push(&first.text);
         let mut last = first.last;
@@ -82,6 +82,11 @@ impl SetService for Sets {
                 return Ok(Response::new(v1::LoadSetResponse { faults, more_faults, ..Default::default() }));
             }
         };
+        if prefixes.is_empty() && !allow_empty {
+            let words =
+                "the list has no entries, nothing was changed; say --allow-empty to take out all that was loaded";
+            return Err(Status::invalid_argument(words));
+        }
         let changed = answer(self.control.load_set(name, prefixes, expires_in)).await?;
         Ok(Response::new(v1::LoadSetResponse {
             entries: convert::count(changed.added),

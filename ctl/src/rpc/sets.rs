@@ -42,11 +42,13 @@ impl SetClient {
         source: &str,
         list: impl Read + Send + 'static,
         expires_in: Duration,
+        allow_empty: bool,
     ) -> Result<SetChanged, Failure> {
         let (sender, receiver) = mpsc::channel(4);
         let first = v1::LoadSetRequest {
             name: name.to_owned(),
             expires_in_ns: nanoseconds(expires_in),
+            allow_empty,
             ..v1::LoadSetRequest::default()
         };
         let reader = tokio::task::spawn_blocking(move || send(first, list, &sender));

@@ -21,7 +21,8 @@ use crate::view::{AddressSets, SetChanged, SetEntry};
 
 const EXAMPLES: &str = "Examples:
   weirctl set load drop drop.txt                  # in place of what was loaded before, all at once
-  curl -s https://example.org/list | weirctl set load drop -
+  curl -fsSO https://example.org/list && weirctl set load drop list
+  weirctl set load drop - --allow-empty < /dev/null # take out all that was loaded
   weirctl set add drop 192.0.2.7 2001:db8::/48 --expires-in 1h
   weirctl set remove drop 192.0.2.7
   weirctl set list                                # sets, entries, and what each has refused
@@ -50,6 +51,9 @@ enum SetVerb {
         name: String,
         /// The list; - for standard input.
         file: PathBuf,
+        /// Load the list also if it has no entries, which takes out all that was loaded.
+        #[arg(long)]
+        allow_empty: bool,
         #[command(flatten)]
         how: How,
     },
@@ -107,8 +111,9 @@ struct How {
 pub async fn run(arguments: Arguments, connection: &Connection) -> Result<(), Failure> {
     let mut client = connection.sets()?;
     match arguments.verb {
-        SetVerb::Load { name, file, how } => {
-            let changed = client.load(&name, &file.display().to_string(), open(&file)?, how.expires()).await?;
+        SetVerb::Load { name, file, allow_empty, how } => {
+            let source = file.display().to_string();
+            let changed = client.load(&name, &source, open(&file)?, how.expires(), allow_empty).await?;
             let what = format!("{} loaded into {name}, in place of {}", entries(changed.added), changed.removed);
             told(&changed, how.output, &what, "line ")
         }

@@ -156,6 +156,7 @@ fn faulty(harness: &mut Harness) -> Result<()> {
             "192.0.2.1\nexample.org\n10.0.0.1/8\n",
             "line 2: \"example.org\": not an IP address; write",
         ),
+        ("set load guests -", "# only this\n", "the list has no entries, nothing was changed; say --allow-empty"),
         ("set load guests -", "192.0.2.1\nexample.org\n10.0.0.1/8\n", "line 3: \"10.0.0.1/8\": has bits set"),
         (
             "set add guests 192.0.2.1 10.0.0.0/40",
@@ -171,5 +172,7 @@ fn faulty(harness: &mut Harness) -> Result<()> {
         ensure!(!said.status.success() && said.err.contains(expected), "{line}: {said:?}");
         ensure!(ctl(harness, "set show guests", "")? == "192.0.2.0/24\n", "{line} has changed something");
     }
+    let said = ctl(harness, "set load guests - --allow-empty", "# only this\n")?;
+    ensure!(said.starts_with("0 entries loaded into guests, in place of 1"), "{said}");
     Ok(())
 }
