@@ -55,8 +55,12 @@ pub const TABLES: &str = "TABLES";
 pub const ENDPOINTS: &str = "ENDPOINTS";
 /// Slot -> trie of prefix to identity.
 pub const CIDRS: &str = "CIDRS";
-/// (Slot x [`SET_BUFFERS`] + buffer) x [`SET_IMAGES`] + which -> lines of an image of the address sets.
+/// (Slot x [`SET_BUFFERS`] + buffer) x [`SET_IMAGES`] + which -> lines of an image of the address sets, without its tables of fixed size.
 pub const SETS: &str = "SETS";
+/// Slot x [`SET_BUFFERS`] + buffer -> the tables of fixed size for IPv4 addresses.
+pub const SET_TABLES_V4: &str = "SET_TABLES_V4";
+/// The same for IPv6 addresses.
+pub const SET_TABLES_V6: &str = "SET_TABLES_V6";
 /// Slot -> the buffer in force. A program reads it once, so that it sees the images of one load together.
 pub const SET_BUFFER: &str = "SET_BUFFER";
 /// Packets and bytes that each address set refused, per CPU.

@@ -19,11 +19,17 @@ use weir_common::{
     sets::{Line, Lines, v4, v6},
 };
 
-type SetLines = Array<Line, 1, { 1 << 12 | 1 << 10 }>;
-
 /// As in the real object.
+type SetLines = Array<Line, 1, { 1 << 12 | 1 << 10 }>;
+type TablesV4 = Array<Line, { v4::HEAP as usize }, { 1 << 10 }>;
+type TablesV6 = Array<Line, { v6::HEAP as usize }, { 1 << 10 }>;
+
 #[btf_map]
 static SETS: ArrayOfMaps<SetLines, 4> = ArrayOfMaps::new();
+#[btf_map]
+static SET_TABLES_V4: ArrayOfMaps<TablesV4, 4> = ArrayOfMaps::new();
+#[btf_map]
+static SET_TABLES_V6: ArrayOfMaps<TablesV6, 4> = ArrayOfMaps::new();
 #[btf_map]
 static TRIE: LpmTrie<Addr, u32, 2_000_000, { BPF_F_NO_PREALLOC as usize }> = LpmTrie::new();
 /// What is looked up.
@@ -35,13 +41,34 @@ static STATE: Array<[u64; 2], 1> = Array::new();
 
 const EACH: u32 = 64;
 
-struct Image(Option<&'static SetLines>);
+struct ImageV4(Option<&'static TablesV4>);
 
-impl Lines for Image {
+impl Lines for ImageV4 {
     type Line = Line;
 
     #[inline(always)]
     fn line(&self, index: u32) -> Option<&Line> {
+        SETS.get(SET_V4)?.get(index.wrapping_sub(v4::HEAP))
+    }
+
+    #[inline(always)]
+    fn table(&self, index: u32) -> Option<&Line> {
+        self.0?.get(index)
+    }
+}
+
+struct ImageV6(Option<&'static TablesV6>);
+
+impl Lines for ImageV6 {
+    type Line = Line;
+
+    #[inline(always)]
+    fn line(&self, index: u32) -> Option<&Line> {
+        SETS.get(SET_V6)?.get(index.wrapping_sub(v6::HEAP))
+    }
+
+    #[inline(always)]
+    fn table(&self, index: u32) -> Option<&Line> {
         self.0?.get(index)
     }
 }
@@ -70,7 +97,7 @@ fn empty(_: XdpContext) -> u32 {
 #[xdp]
 fn sets_v4(_: XdpContext) -> u32 {
     run(|addr| match addr.as_v4() {
-        Some(addr) => v4::find(&Image(SETS.get(SET_V4)), u32::from_be_bytes(addr)),
+        Some(addr) => v4::find(&ImageV4(SET_TABLES_V4.get(0)), u32::from_be_bytes(addr)),
         None => 0,
     })
 }
@@ -79,7 +106,7 @@ fn sets_v4(_: XdpContext) -> u32 {
 fn sets_v6(_: XdpContext) -> u32 {
     run(|addr| {
         let (hi, lo) = addr.halves();
-        bench_find_v6(hi, lo)
+        if v6::is_near(&ImageV6(SET_TABLES_V6.get(0)), hi) { bench_find_v6(hi, lo) } else { 0 }
     })
 }
 
@@ -91,14 +118,14 @@ fn trie(_: XdpContext) -> u32 {
 #[inline(never)]
 #[unsafe(no_mangle)]
 extern "C" fn bench_find_v6(hi: u64, lo: u64) -> u32 {
-    let lengths = v6::lengths(&Image(SETS.get(SET_V6)), hi);
+    let lengths = v6::lengths(&ImageV6(SET_TABLES_V6.get(0)), hi);
     v6::find(lengths, |length| bench_probe_v6(hi, lo, length))
 }
 
 #[inline(never)]
 #[unsafe(no_mangle)]
 extern "C" fn bench_probe_v6(hi: u64, lo: u64, length: u32) -> u32 {
-    v6::probe(&Image(SETS.get(SET_V6)), hi, lo, length)
+    v6::probe(&ImageV6(SET_TABLES_V6.get(0)), hi, lo, length)
 }
 
 /// Licence string the kernel reads.

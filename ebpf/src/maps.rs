@@ -23,7 +23,7 @@ use weir_common::{
         FRAGMENT_BUCKETS, LIMIT_SLOTS, MAX_CGROUPS, MAX_CIDRS, MAX_EDGES, MAX_ENDPOINTS, MAX_INTERFACES, MAX_LIMITS,
         MAX_MERGED, MAX_WORKLOADS, REPLY_BUCKETS, RING_BYTES, SET_BUFFERS, SET_IMAGES, SLOTS,
     },
-    sets::{Count, Line, MAX_SETS},
+    sets::{Count, Line, MAX_SETS, v4, v6},
 };
 
 use crate::{emit, recent::Entry};
@@ -43,6 +43,11 @@ pub type Cidrs = LpmTrie<Addr, u32, { MAX_CIDRS as usize }>;
 /// Lines of one image of the address sets. Written by the agent through a mapping of its own, in use or not: each store leaves it
 /// one that can be read.
 pub type SetLines = Array<Line, 1, { BPF_F_INNER_MAP | BPF_F_MMAPABLE }>;
+/// The lines that every image for IPv4 addresses begins with. All arrays of this kind have this length, so that the kernel reads them
+/// without calling a function.
+pub type SetTablesV4 = Array<Line, { v4::HEAP as usize }, BPF_F_MMAPABLE>;
+/// The same for IPv6 addresses.
+pub type SetTablesV6 = Array<Line, { v6::HEAP as usize }, BPF_F_MMAPABLE>;
 
 /// The active generation; its low bit is the slot. Written by the agent.
 #[btf_map]
@@ -56,9 +61,15 @@ pub static ENDPOINTS: ArrayOfMaps<Endpoints, { SLOTS as usize }> = ArrayOfMaps::
 /// Slot -> CIDR peers. Written by the agent.
 #[btf_map]
 pub static CIDRS: ArrayOfMaps<Cidrs, { SLOTS as usize }> = ArrayOfMaps::new();
-/// Slot, buffer and kind -> image of the address sets. Written by the agent.
+/// Slot, buffer and kind -> image of the address sets, from its `HEAP` on. Written by the agent.
 #[btf_map]
 pub static SETS: ArrayOfMaps<SetLines, { (SLOTS * SET_BUFFERS * SET_IMAGES) as usize }> = ArrayOfMaps::new();
+/// Slot and buffer -> tables of fixed size. Written by the agent.
+#[btf_map]
+pub static SET_TABLES_V4: ArrayOfMaps<SetTablesV4, { (SLOTS * SET_BUFFERS) as usize }> = ArrayOfMaps::new();
+/// The same for IPv6.
+#[btf_map]
+pub static SET_TABLES_V6: ArrayOfMaps<SetTablesV6, { (SLOTS * SET_BUFFERS) as usize }> = ArrayOfMaps::new();
 /// Slot -> the buffer of its address sets. Written by the agent, one store for each load.
 #[btf_map]
 pub static SET_BUFFER: Array<u32, { SLOTS as usize }> = Array::new();

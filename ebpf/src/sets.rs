@@ -19,16 +19,35 @@ use weir_common::{
 use crate::{
     atomic, emit,
     limiter::AUDIT,
-    maps::{self, SetLines},
+    maps::{self, SetLines, SetTablesV4, SetTablesV6},
 };
 
-/// An image; one that is not there has no lines.
-struct Image(Option<&'static SetLines>);
+/// The images for IPv4 addresses; one that is not there has no lines.
+struct ImageV4 {
+    tables: Option<&'static SetTablesV4>,
+    place: u32,
+}
 
-impl Image {
+/// The same for IPv6 addresses.
+struct ImageV6 {
+    tables: Option<&'static SetTablesV6>,
+    place: u32,
+}
+
+/// The image that says which sets are asked.
+struct ImageScope(Option<&'static SetLines>);
+
+impl ImageV4 {
     #[inline(always)]
-    fn of(place: u32, which: u32) -> Self {
-        Self(maps::SETS.get(place + which))
+    fn of(place: u32) -> Self {
+        Self { tables: maps::SET_TABLES_V4.get(place), place }
+    }
+}
+
+impl ImageV6 {
+    #[inline(always)]
+    fn of(place: u32) -> Self {
+        Self { tables: maps::SET_TABLES_V6.get(place), place }
     }
 }
 
@@ -40,15 +59,54 @@ fn place(slot: u32) -> u32 {
         Some(buffer) => (unsafe { buffer.read_volatile() }) & 1,
         None => 0,
     };
-    (slot * SET_BUFFERS + buffer) * SET_IMAGES
+    slot * SET_BUFFERS + buffer
 }
 
-impl Lines for Image {
+/// What an image has beside tables of fixed size.
+#[inline(always)]
+fn rest(place: u32, which: u32) -> Option<&'static SetLines> {
+    maps::SETS.get(place * SET_IMAGES + which)
+}
+
+impl Lines for ImageV4 {
+    type Line = Line;
+
+    #[inline(always)]
+    fn line(&self, index: u32) -> Option<&Line> {
+        rest(self.place, SET_V4)?.get(index.wrapping_sub(v4::HEAP))
+    }
+
+    #[inline(always)]
+    fn table(&self, index: u32) -> Option<&Line> {
+        self.tables?.get(index)
+    }
+}
+
+impl Lines for ImageV6 {
+    type Line = Line;
+
+    #[inline(always)]
+    fn line(&self, index: u32) -> Option<&Line> {
+        rest(self.place, SET_V6)?.get(index.wrapping_sub(v6::HEAP))
+    }
+
+    #[inline(always)]
+    fn table(&self, index: u32) -> Option<&Line> {
+        self.tables?.get(index)
+    }
+}
+
+impl Lines for ImageScope {
     type Line = Line;
 
     #[inline(always)]
     fn line(&self, index: u32) -> Option<&Line> {
         self.0?.get(index)
+    }
+
+    #[inline(always)]
+    fn table(&self, index: u32) -> Option<&Line> {
+        self.line(index)
     }
 }
 
@@ -58,10 +116,10 @@ impl Lines for Image {
 pub fn refused(slot: u32, flags: u64, packet: &Packet) -> u64 {
     let place = place(slot);
     let leaf = match packet.src.as_v4() {
-        Some(addr) => v4::find(&Image::of(place, SET_V4), u32::from_be_bytes(addr)),
+        Some(addr) => v4::find(&ImageV4::of(place), u32::from_be_bytes(addr)),
         None => {
             let (hi, lo) = packet.src.halves();
-            weir_find_v6(place, hi, lo)
+            if v6::is_near(&ImageV6::of(place), hi) { weir_find_v6(place, hi, lo) } else { 0 }
         }
     };
     if leaf == 0 && flags & FLAG_SETS_ALLOW == 0 {
@@ -74,7 +132,7 @@ pub fn refused(slot: u32, flags: u64, packet: &Packet) -> u64 {
 #[inline(never)]
 #[unsafe(no_mangle)]
 extern "C" fn weir_find_v6(place: u32, hi: u64, lo: u64) -> u32 {
-    let lengths = v6::lengths(&Image::of(place, SET_V6), hi);
+    let lengths = v6::lengths(&ImageV6::of(place), hi);
     v6::find(lengths, |length| weir_probe_v6(place, hi, lo, length))
 }
 
@@ -82,7 +140,7 @@ extern "C" fn weir_find_v6(place: u32, hi: u64, lo: u64) -> u32 {
 #[inline(never)]
 #[unsafe(no_mangle)]
 extern "C" fn weir_probe_v6(place: u32, hi: u64, lo: u64, length: u32) -> u32 {
-    v6::probe(&Image::of(place, SET_V6), hi, lo, length)
+    v6::probe(&ImageV6::of(place), hi, lo, length)
 }
 
 /// Asks which sets hold the packet's source and whether those that are asked let it pass; counts, where one does not.
@@ -96,15 +154,15 @@ extern "C" fn weir_refused(place: u32, leaf: u32, packet: *const Packet) -> u64 
     let packet = unsafe { &*packet };
     let held = match packet.src.as_v4() {
         Some(addr) => {
-            let image = Image::of(place, SET_V4);
+            let image = ImageV4::of(place);
             // What was found quickly may not say which set it was.
             held(&image, if leaf == 0 { 0 } else { v4::name(&image, u32::from_be_bytes(addr)) }, emit::now)
         }
-        None => held(&Image::of(place, SET_V6), leaf, emit::now),
+        None => held(&ImageV6::of(place), leaf, emit::now),
     };
     let going =
         Going { protocol: packet.protocol, port: packet.dst_port.number(), any_port: packet.later_fragment != 0 };
-    let answer = scope::judge(&Image::of(place, SET_SCOPE), held, going);
+    let answer = scope::judge(&ImageScope(rest(place, SET_SCOPE)), held, going);
     if answer != 0 {
         count((answer >> 8) as u8, packet.length);
     }

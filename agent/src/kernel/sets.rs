@@ -7,16 +7,21 @@
 //! less is stored into those in force. What is loaded without another generation goes into the idle buffer of the slot in force, and
 //! one store makes that the one that programs look at: a program reads it once, and so sees one load's images, never two's.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    io,
+    os::fd::{AsFd as _, AsRawFd as _},
+    sync::Arc,
+};
 
 use aya::{
     Ebpf,
-    maps::{Array, ArrayOfMaps, MapData, MapError, PerCpuArray, PerCpuValues},
+    maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, PerCpuValues},
 };
 use nix::time::{ClockId, clock_gettime};
 use weir_common::{
     maps::{self, SET_BUFFERS, SET_IMAGES, SET_SCOPE, SET_V4, SET_V6, SLOTS},
-    sets::{Line, MAX_SETS},
+    sets::{Line, MAX_SETS, v4, v6},
 };
 use weir_policy::{
     Compiled, CompiledSet, Prefix,
@@ -26,12 +31,12 @@ use weir_policy::{
 use super::{
     error::{self, KernelError},
     generation::take,
-    mapped::Mapped,
+    mapped::{self, Mapped},
 };
 
 /// The images of the address sets, and which of them each slot leads to.
 pub(super) struct Sets {
-    outer: ArrayOfMaps<MapData, MapData>,
+    outer: Outer,
     buffers: Array<MapData, u32>,
     numbers: BTreeMap<String, u32>,
     current: Images,
@@ -70,12 +75,21 @@ struct Led {
     buffer: u32,
     images: u64,
     scopes: Vec<Scope>,
-    scope: Option<Mapped>,
+    scope: Option<mapped::Array>,
 }
+
+/// The maps of maps that lead to images.
+struct Outer {
+    images: MapOfMaps,
+    tables: [MapOfMaps; 2],
+}
+
+/// An array of maps, by the descriptors of those. Of its own type aya has no way to make an entry lead to nothing again.
+type MapOfMaps = HashMap<MapData, u32, u32>;
 
 impl Sets {
     pub(super) fn take(ebpf: &mut Ebpf, seed: u64) -> Result<Self, KernelError> {
-        let (outer, buffers) = (take(ebpf, maps::SETS)?, take(ebpf, maps::SET_BUFFER)?);
+        let (outer, buffers) = (Outer::take(ebpf)?, take(ebpf, maps::SET_BUFFER)?);
         let led = Default::default();
         Ok(Self {
             outer,
@@ -123,20 +137,26 @@ impl Sets {
         let images = self.build(parts, loaded)?;
         let Some(led) = self.led.get_mut(slot as usize) else { return Ok(false) };
         let buffer = led.buffer ^ 1;
-        images.put(&mut self.outer, place(slot, buffer))?;
-        put(&mut self.outer, place(slot, buffer) + SET_SCOPE, led.scope.as_ref())?;
+        self.outer.put(place(slot, buffer), &images)?;
+        self.outer.put_scope(place(slot, buffer), led.scope.as_ref())?;
         self.buffers.set(slot, buffer, 0).map_err(error::map(maps::SET_BUFFER))?;
         (led.buffer, led.images) = (buffer, images.id);
         self.current = images;
         Ok(true)
     }
 
-    /// Gives back what the idle buffer of a slot leads to, once no program is in it any more.
+    /// Gives back what was in force before a reload of this slot: its idle buffer's images, and what the other slot still leads to,
+    /// once no program is in any of them any more.
     pub(super) fn retire(&mut self, slot: u32) -> Result<(), KernelError> {
-        let Some(led) = self.led.get(slot as usize) else { return Ok(()) };
-        let idle = place(slot, led.buffer ^ 1);
-        put(&mut self.outer, idle + SET_V4, None)?;
-        put(&mut self.outer, idle + SET_V6, None)
+        let mut idle = Vec::new();
+        for (number, led) in (0..).zip(&mut self.led) {
+            idle.push(place(number, led.buffer ^ 1));
+            if number != slot && led.images != self.current.id {
+                led.images = 0;
+                idle.push(place(number, led.buffer));
+            }
+        }
+        idle.into_iter().try_for_each(|place| self.outer.put(place, &Images::default()))
     }
 
     /// Takes over that an entry of `prefix` was added, removed, or got another end. `false`: there is no room for it.
@@ -179,8 +199,8 @@ impl Sets {
 
     fn build(&mut self, parts: Vec<Part>, loaded: &Loaded) -> Result<Images, KernelError> {
         let sources = sources(&parts, loaded);
-        let v4 = V4::build(&sources).map(mapped).transpose()?;
-        let v6 = V6::build(&sources, self.seed).map(mapped).transpose()?;
+        let v4 = V4::build(&sources).map(|image| mapped(image, v4::HEAP)).transpose()?;
+        let v6 = V6::build(&sources, self.seed).map(|image| mapped(image, v6::HEAP)).transpose()?;
         self.made += 1;
         Ok(Images { id: self.made, parts, v4, v6 })
     }
@@ -194,7 +214,7 @@ impl Sets {
         }
         // Until both are there the slot leads to neither set of images for certain.
         led.images = 0;
-        images.put(&mut self.outer, place(slot, led.buffer))?;
+        self.outer.put(place(slot, led.buffer), images)?;
         led.images = images.id;
         Ok(())
     }
@@ -202,39 +222,63 @@ impl Sets {
     fn scope(&mut self, slot: u32, scopes: Vec<Scope>) -> Result<(), KernelError> {
         let Some(led) = self.led.get_mut(slot as usize).filter(|led| led.scopes != scopes) else { return Ok(()) };
         led.scopes.clear();
-        let map = Mapped::of(&Scope::image(&scopes)).map_err(error::map(maps::SETS))?;
-        put(&mut self.outer, place(slot, led.buffer) + SET_SCOPE, Some(&map))?;
+        let map = mapped::Array::of(&Scope::image(&scopes)).map_err(error::map(maps::SETS))?;
+        self.outer.put_scope(place(slot, led.buffer), Some(&map))?;
         (led.scopes, led.scope) = (scopes, Some(map));
         Ok(())
     }
 }
 
-impl Images {
-    /// Makes a buffer lead to them.
-    fn put(&self, outer: &mut ArrayOfMaps<MapData, MapData>, place: u32) -> Result<(), KernelError> {
-        put(outer, place + SET_V4, self.v4.as_ref().map(|(_, map)| map))?;
-        put(outer, place + SET_V6, self.v6.as_ref().map(|(_, map)| map))
+impl Outer {
+    fn take(ebpf: &mut Ebpf) -> Result<Self, KernelError> {
+        let mut take = |name| {
+            let Some(Map::ArrayOfMaps(data)) = ebpf.take_map(name) else { return Err(KernelError::NoMap(name)) };
+            MapOfMaps::try_from(Map::HashMap(data)).map_err(error::map(name))
+        };
+        Ok(Self { images: take(maps::SETS)?, tables: [take(maps::SET_TABLES_V4)?, take(maps::SET_TABLES_V6)?] })
+    }
+
+    /// Makes a buffer lead to these images.
+    fn put(&mut self, place: u32, images: &Images) -> Result<(), KernelError> {
+        let maps = [images.v4.as_ref().map(|(_, map)| map), images.v6.as_ref().map(|(_, map)| map)];
+        let kinds = [(SET_V4, maps::SET_TABLES_V4), (SET_V6, maps::SET_TABLES_V6)];
+        for ((map, tables), (which, name)) in maps.into_iter().zip(&mut self.tables).zip(kinds) {
+            lead(tables, place, map.map(Mapped::tables)).map_err(error::map(name))?;
+            lead(&mut self.images, place * SET_IMAGES + which, map.map(Mapped::rest))
+                .map_err(error::map(maps::SETS))?;
+        }
+        Ok(())
+    }
+
+    /// Makes a buffer lead to this scope.
+    fn put_scope(&mut self, place: u32, scope: Option<&mapped::Array>) -> Result<(), KernelError> {
+        lead(&mut self.images, place * SET_IMAGES + SET_SCOPE, scope).map_err(error::map(maps::SETS))
     }
 }
 
-/// First entry of a buffer.
+/// Number of a buffer.
 const fn place(slot: u32, buffer: u32) -> u32 {
-    (slot * SET_BUFFERS + buffer) * SET_IMAGES
+    slot * SET_BUFFERS + buffer
 }
 
-/// Makes an entry lead to a map; without one, to a map that holds nothing.
-fn put(outer: &mut ArrayOfMaps<MapData, MapData>, entry: u32, map: Option<&Mapped>) -> Result<(), KernelError> {
-    let nothing = match map {
-        Some(_) => None,
-        None => Some(Mapped::of(&[[0; 8]]).map_err(error::map(maps::SETS))?),
-    };
-    let Some(map) = map.or(nothing.as_ref()) else { return Ok(()) };
-    outer.set(entry, map.data(), 0).map_err(error::map(maps::SETS))
+/// Makes an entry lead to a map, or to none.
+fn lead(outer: &mut MapOfMaps, entry: u32, map: Option<&mapped::Array>) -> Result<(), MapError> {
+    match map {
+        Some(map) => outer.insert(entry, map.data().fd().as_fd().as_raw_fd().cast_unsigned(), 0),
+        None => match outer.remove(&entry) {
+            Err(error) if is_missing(&error) => Ok(()),
+            removed => removed,
+        },
+    }
 }
 
-/// An image in a map of its own.
-fn mapped<T>((image, lines): (T, Vec<Line>)) -> Result<(T, Mapped), KernelError> {
-    Ok((image, Mapped::of(&lines).map_err(error::map(maps::SETS))?))
+fn is_missing(error: &MapError) -> bool {
+    matches!(error, MapError::SyscallError(error) if error.io_error.kind() == io::ErrorKind::NotFound)
+}
+
+/// An image in maps of its own.
+fn mapped<T>((image, lines): (T, Vec<Line>), tables: u32) -> Result<(T, Mapped), KernelError> {
+    Ok((image, Mapped::of(&lines, tables).map_err(error::map(maps::SETS))?))
 }
 
 /// A set keeps its number while it is there. There are no more sets than numbers: the compiler refuses them.

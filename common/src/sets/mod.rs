@@ -67,12 +67,18 @@ impl Words for [core::sync::atomic::AtomicU64; 8] {
     }
 }
 
-/// An image.
+/// An image. Its first lines are tables that are as large in every image of its kind, up to that kind's `HEAP`; the rest is as large
+/// as it takes.
+///
+/// They are apart because the kernel reads an array that has the length its programs were verified with without calling anything; a call
+/// costs more than all that is done with what it brings.
 pub trait Lines {
     /// How a line lies in memory.
     type Line: Words;
-    /// A line, if there are so many.
+    /// A line of the rest, if there are so many. Where an image lies in one piece, any line.
     fn line(&self, index: u32) -> Option<&Self::Line>;
+    /// A line of the tables.
+    fn table(&self, index: u32) -> Option<&Self::Line>;
 }
 
 impl Lines for [Line] {
@@ -81,12 +87,16 @@ impl Lines for [Line] {
     fn line(&self, index: u32) -> Option<&Line> {
         self.get(index as usize)
     }
+
+    fn table(&self, index: u32) -> Option<&Line> {
+        self.get(index as usize)
+    }
 }
 
-/// A word of an image; 0 where there is none.
+/// A word of a line; 0 where there is none.
 #[inline(always)]
-pub fn word<L: Lines + ?Sized>(lines: &L, line: u32, index: u32) -> u64 {
-    match lines.line(line) {
+pub fn word<W: Words>(line: Option<&W>, index: u32) -> u64 {
+    match line {
         Some(line) => line.word(index),
         None => 0,
     }
@@ -94,14 +104,8 @@ pub fn word<L: Lines + ?Sized>(lines: &L, line: u32, index: u32) -> u64 {
 
 /// Half `index` (modulo 16) of a line as 32 bits.
 #[inline(always)]
-pub fn half<L: Lines + ?Sized>(lines: &L, line: u32, index: u32) -> u32 {
-    (word(lines, line, index >> 1) >> (32 * (index & 1))) as u32
-}
-
-/// Byte `index` of a table that begins at `line`.
-#[inline(always)]
-pub fn byte<L: Lines + ?Sized>(lines: &L, line: u32, index: u32) -> u8 {
-    (word(lines, line + (index >> 6), index >> 3) >> (8 * (index & 7))) as u8
+pub fn half<W: Words>(line: Option<&W>, index: u32) -> u32 {
+    (word(line, index >> 1) >> (32 * (index & 1))) as u32
 }
 
 /// Which sets hold an address. All of it 0: none.
@@ -116,7 +120,7 @@ pub struct Held {
 /// What a leaf stands for now. `now` is asked only where something expires.
 #[inline(always)]
 pub fn held<L: Lines + ?Sized>(lines: &L, leaf: u32, now: impl Fn() -> u64) -> Held {
-    let base = word(lines, 0, 0) as u32;
+    let base = word(lines.table(0), 0) as u32;
     let mut number = leaf & NUMBER;
     let mut clock = 0;
     let mut held = Held::default();

@@ -54,7 +54,7 @@ pub struct Going {
 /// A set that blocks beats every set that allows. Where some allow, one of them must hold the source.
 #[inline(always)]
 pub fn judge<L: Lines + ?Sized>(scope: &L, held: Held, going: Going) -> u64 {
-    let Some(head) = scope.line(0) else { return 0 };
+    let Some(head) = scope.table(0) else { return 0 };
     let mut asked = head.word(header::ALWAYS);
     let tables = head.word(header::TABLES);
     if tables != 0 {
@@ -83,12 +83,12 @@ fn of_ports<L: Lines + ?Sized>(scope: &L, tables: u64, tcp: u64, udp: u64, going
     if going.any_port {
         return any;
     }
-    word(scope, table + (u32::from(going.port) >> 3), u32::from(going.port))
+    word(scope.line(table + (u32::from(going.port) >> 3)), u32::from(going.port))
 }
 
 #[inline(always)]
 fn answer<L: Lines + ?Sized>(scope: &L, reason: Reason, set: u32) -> u64 {
-    let rule = half(scope, RULES + (set >> 4), set);
+    let rule = half(scope.line(RULES + (set >> 4)), set);
     reason as u64 | (set as u64) << 8 | (rule as u64) << 32
 }
 

@@ -31,7 +31,7 @@ pub const ASK: u64 = 2;
 #[inline(always)]
 pub fn find<L: Lines + ?Sized>(lines: &L, addr: u32) -> u32 {
     let block = addr >> 8;
-    match word(lines, FRONT + (block >> 8), block >> 5) >> (2 * (block & 31)) & 3 {
+    match word(lines.table(FRONT + (block >> 8)), block >> 5) >> (2 * (block & 31)) & 3 {
         CLEAN => 0,
         BLOCKED => PLAIN,
         _ => look(lines, addr, true),
@@ -46,11 +46,11 @@ pub fn name<L: Lines + ?Sized>(lines: &L, addr: u32) -> u32 {
 
 #[inline(always)]
 fn look<L: Lines + ?Sized>(lines: &L, addr: u32, quick: bool) -> u32 {
-    let top = half(lines, TOP + (addr >> 16), addr >> 12 & 15);
+    let top = half(lines.table(TOP + (addr >> 16)), addr >> 12 & 15);
     if top & TAG == 0 {
         return top;
     }
-    let group = half(lines, top & !(TAG | PLAIN), addr >> 8 & 15);
+    let group = half(lines.line(top & !(TAG | PLAIN)), addr >> 8 & 15);
     if group & TAG == 0 {
         return group;
     }
@@ -65,5 +65,5 @@ fn look<L: Lines + ?Sized>(lines: &L, addr: u32, quick: bool) -> u32 {
     if quick && leaf & PLAIN != 0 {
         return PLAIN;
     }
-    half(lines, (leaf & !(TAG | PLAIN)) + (addr >> 4 & 15), addr & 15)
+    half(lines.line((leaf & !(TAG | PLAIN)) + (addr >> 4 & 15)), addr & 15)
 }

@@ -4,24 +4,32 @@
 //! Never: looks for a length that nothing near the address has.
 //!
 //! ```text
-//! line 0        header: where the tables begin, and how large they are
+//! line 0        header: where the records and the buckets begin, and how much of the tables is in use
 //! lines 1..     classes: 256 pairs of words that say which lengths to look for
 //! lines SHORT.. a class for each /16, for lengths 1 to 31 (64 KiB)
-//! A             a class for each hashed /32, for lengths 32 to 47; up to 1 MiB
-//! B             a class for each hashed /48, for lengths 48 to 128
-//! buckets       one line for each hashed (prefix, length): three prefixes with their leaves
+//! lines A..     a class for each hashed /32, for lengths 32 to 47; as much of 1 MiB as it takes
+//! lines B..     a class for each hashed /48, for lengths 48 to 128; as much of 4 MiB as it takes
+//! further       buckets: one line for each hashed (prefix, length): three prefixes with their leaves
 //! ```
 //! Two addresses that share a class by chance cost each other a look that finds nothing. A bucket that overflowed says so, and the
 //! next one is looked at too, up to [`PROBES`]. The length 0 is kept as two of length 1.
 
-use super::{Lines, Words as _, byte};
+use super::{Lines, Words as _, word};
 
 /// First line of the classes.
 pub const CLASSES: u32 = 1;
 /// First line of the table of /16s.
 pub const SHORT: u32 = CLASSES + 64;
+/// First line of the table of hashed /32s.
+pub const A: u32 = SHORT + (1 << 10);
+/// Most bits of an index into A.
+pub const A_BITS: u32 = 20;
+/// First line of the table of hashed /48s.
+pub const B: u32 = A + (1 << (A_BITS - 6));
+/// Most bits of an index into B.
+pub const B_BITS: u32 = 22;
 /// First line after the tables of fixed size.
-pub const HEAP: u32 = SHORT + 1024;
+pub const HEAP: u32 = B + (1 << (B_BITS - 6));
 /// Buckets that one prefix may be in.
 pub const PROBES: u32 = 16;
 /// Prefixes of a bucket.
@@ -33,12 +41,10 @@ pub const OVERFLOWED: u64 = 1 << 56;
 pub mod header {
     /// Bits of an index into A, into B, and into the buckets, a byte each.
     pub const BITS: u32 = 1;
-    /// First lines of A and B, a half each.
-    pub const MARKS: u32 = 2;
     /// First line of the buckets.
-    pub const BUCKETS: u32 = 3;
+    pub const BUCKETS: u32 = 2;
     /// What the hashes begin with, so that nobody can make prefixes that collide.
-    pub const SEED: u32 = 4;
+    pub const SEED: u32 = 3;
 }
 
 /// Lengths to look for, longest at the lowest bit.
@@ -116,26 +122,40 @@ pub const fn masked(hi: u64, lo: u64, length: u32) -> (u64, u64) {
 /// The lengths of the prefixes that may hold an address which begins with `hi`.
 #[inline(always)]
 pub fn lengths<L: Lines + ?Sized>(lines: &L, hi: u64) -> Lengths {
-    let Some(head) = lines.line(0) else { return Lengths::default() };
-    let (sizes, marks) = (head.word(header::BITS), head.word(header::MARKS));
-    let near = byte(lines, SHORT, (hi >> 48) as u32);
-    let a = byte(lines, marks as u32, hash_32(hi, sizes as u8 as u32));
-    if near | a == 0 {
-        return Lengths::default();
-    }
+    let sizes = word(lines.table(0), header::BITS);
+    let (near, a) = near(lines, hi, sizes);
     let (a, near) = (class(lines, a), class(lines, near));
     let mut lengths = Lengths { long: 0, short: near.short & OF_SHORT | a.short & !OF_SHORT & !OF_B };
     if a.short & OF_B | a.long != 0 {
-        let b = class(lines, byte(lines, (marks >> 32) as u32, hash_48(hi, (sizes >> 8) as u8 as u32)));
+        let b = class(lines, byte(lines, B, hash_48(hi, (sizes >> 8) as u8 as u32)));
         lengths = lengths.or(Lengths { long: b.long, short: b.short & OF_B });
     }
     lengths
 }
 
+/// Whether any prefix may hold an address which begins with `hi`: what most addresses are asked, and no more.
+#[inline(always)]
+pub fn is_near<L: Lines + ?Sized>(lines: &L, hi: u64) -> bool {
+    let (near, a) = near(lines, hi, word(lines.table(0), header::BITS));
+    near | a != 0
+}
+
+/// The classes of its /16 and its /32.
+#[inline(always)]
+fn near<L: Lines + ?Sized>(lines: &L, hi: u64, sizes: u64) -> (u8, u8) {
+    (byte(lines, SHORT, (hi >> 48) as u32), byte(lines, A, hash_32(hi, sizes as u8 as u32)))
+}
+
+/// Byte `index` of a table that begins at `line`.
+#[inline(always)]
+fn byte<L: Lines + ?Sized>(lines: &L, line: u32, index: u32) -> u8 {
+    (word(lines.table(line + (index >> 6)), index >> 3) >> (8 * (index & 7))) as u8
+}
+
 #[inline(always)]
 fn class<L: Lines + ?Sized>(lines: &L, class: u8) -> Lengths {
     let (line, first) = (CLASSES + (class as u32 >> 2), 2 * (class as u32 & 3));
-    match lines.line(line) {
+    match lines.table(line) {
         Some(line) => Lengths { long: line.word(first), short: line.word(first + 1) },
         None => Lengths::default(),
     }
@@ -144,7 +164,7 @@ fn class<L: Lines + ?Sized>(lines: &L, class: u8) -> Lengths {
 /// The leaf of the prefix of this length (1 to 128) that holds the address; 0 if none does.
 #[inline(always)]
 pub fn probe<L: Lines + ?Sized>(lines: &L, hi: u64, lo: u64, length: u32) -> u32 {
-    let Some(head) = lines.line(0) else { return 0 };
+    let Some(head) = lines.table(0) else { return 0 };
     let (bits, first) = ((head.word(header::BITS) >> 16) as u8 as u32, head.word(header::BUCKETS) as u32);
     let (hi, lo) = masked(hi, lo, length);
     let hash = hash(head.word(header::SEED), hi, lo, length);

@@ -10,8 +10,8 @@ use weir_common::{
     sets::{
         Line,
         v6::{
-            CLASSES, HEAP, Lengths, OVERFLOWED, PROBES, SHORT, SLOTS, bucket, hash, hash_32, hash_48, header, masked,
-            next_bucket,
+            A, A_BITS, B, B_BITS, CLASSES, HEAP, Lengths, OVERFLOWED, PROBES, SHORT, SLOTS, bucket, hash, hash_32,
+            hash_48, header, masked, next_bucket,
         },
     },
 };
@@ -90,13 +90,12 @@ impl V6 {
 
     fn try_build(leaves: &[(Key, u32)], sizes: Sizes, seed: u64, records: Records) -> Result<(Self, Vec<Line>), Full> {
         let mut built = Self { records, sizes, classes: Classes::default(), seed };
-        let end = sizes.buckets_line() + (1 << sizes.buckets);
+        let end = HEAP + (1 << sizes.buckets);
         let mut lines = vec![[0; 8]; (end + built.records.lines()) as usize];
         let memory = lines.as_mut_slice();
         memory.set(0, 0, u64::from(end));
         memory.set(0, header::BITS, u64::from(sizes.a | sizes.b << 8 | sizes.buckets << 16));
-        memory.set(0, header::MARKS, u64::from(HEAP) | u64::from(sizes.b_line()) << 32);
-        memory.set(0, header::BUCKETS, u64::from(sizes.buckets_line()));
+        memory.set(0, header::BUCKETS, u64::from(HEAP));
         memory.set(0, header::SEED, seed);
         for (key, leaf) in leaves {
             built.put(memory, *key, *leaf)?;
@@ -161,10 +160,9 @@ impl V6 {
     /// Stores a prefix with its leaf. A leaf of 0 takes it out; its place stays its own, for a reader may be there.
     fn put<M: Memory + ?Sized>(&self, memory: &mut M, key: Key, leaf: u32) -> Result<(), Full> {
         let Key { hi, lo, length } = key;
-        let first = self.sizes.buckets_line();
         let (hash, bits) = (hash(self.seed, hi, lo, length), self.sizes.buckets);
         let places = iter::successors(Some(bucket(hash, bits)), |at| Some(next_bucket(hash, bits, *at)));
-        let buckets = places.take(PROBES as usize).map(|at| first + at);
+        let buckets = places.take(PROBES as usize).map(|at| HEAP + at);
         let mut free = None;
         for bucket in buckets.clone() {
             let last = word(memory, bucket, 7);
@@ -206,9 +204,9 @@ impl V6 {
             }
             return;
         }
-        self.mark_one(memory, HEAP, hash_32(key.hi, self.sizes.a), lengths);
+        self.mark_one(memory, A, hash_32(key.hi, self.sizes.a), lengths);
         if key.length >= 48 {
-            self.mark_one(memory, self.sizes.b_line(), hash_48(key.hi, self.sizes.b), lengths);
+            self.mark_one(memory, B, hash_48(key.hi, self.sizes.b), lengths);
         }
     }
 
@@ -238,8 +236,7 @@ impl V6 {
                 mark(b, hash_48(key.hi, self.sizes.b));
             }
         }
-        let tables = [SHORT, HEAP, self.sizes.b_line()];
-        for (table, cells) in tables.into_iter().zip(cells) {
+        for (table, cells) in [SHORT, A, B].into_iter().zip(cells) {
             for (index, lengths) in cells {
                 let class = self.classes.number(memory, lengths);
                 set_byte(memory, table, index, class);
@@ -300,17 +297,7 @@ impl Sizes {
         };
         let bits = |entries: usize, least: u32, most: u32| (entries.max(1) * 8).ilog2().clamp(least, most);
         let buckets = (leaves.len() * 5 / 11 + 64).next_power_of_two().ilog2();
-        Self { a: bits(distinct(32, 32), 10, 20), b: bits(distinct(48, 16), 10, 22), buckets }
-    }
-
-    /// First line of B.
-    const fn b_line(self) -> u32 {
-        HEAP + (1 << (self.a - 6))
-    }
-
-    /// First line of the buckets.
-    const fn buckets_line(self) -> u32 {
-        self.b_line() + (1 << (self.b - 6))
+        Self { a: bits(distinct(32, 32), 10, A_BITS), b: bits(distinct(48, 16), 10, B_BITS), buckets }
     }
 }
 

@@ -8,7 +8,11 @@ use aya::{
     maps::{Array, ArrayOfMaps, LpmTrie, MapData, lpm_trie::Key},
     programs::{TestRun as _, TestRunOptions, Xdp},
 };
-use weir_common::{addr::Addr, maps::SET_V4, maps::SET_V6, sets::Line};
+use weir_common::{
+    addr::Addr,
+    maps::{SET_V4, SET_V6},
+    sets::{Line, v4, v6},
+};
 use weir_policy::{
     Prefix,
     sets::{Entries, NEVER, Source, V4, V6},
@@ -19,8 +23,9 @@ const ADDRS: u32 = 65_536;
 /// Addresses of one run of a program.
 const EACH: f64 = 64.0;
 const ROUNDS: usize = 15;
-/// `BPF_F_INNER_MAP` and `BPF_F_MMAPABLE`, as the object's template has them.
-const FLAGS: u32 = 1 << 12 | 1 << 10;
+/// `BPF_F_MMAPABLE` and `BPF_F_INNER_MAP`, as the object's templates have them.
+const MMAPABLE: u32 = 1 << 10;
+const INNER_MAP: u32 = 1 << 12;
 
 type Lines = Array<MapData, Line>;
 
@@ -75,6 +80,16 @@ fn addresses(prefixes: &[Prefix], entries: &Entries, listed: bool) -> Vec<Addr> 
     found
 }
 
+/// Makes an entry of a map of maps lead to an array of these lines.
+fn put(ebpf: &mut Ebpf, name: &str, entry: u32, lines: &[Line], flags: u32) {
+    let mut inner = Lines::create(lines.len() as u32, flags).unwrap();
+    for (index, line) in (0..).zip(lines).filter(|(_, line)| **line != [0; 8]) {
+        inner.set(index, line, 0).unwrap();
+    }
+    let mut outer: ArrayOfMaps<_, Lines> = ebpf.map_mut(name).unwrap().try_into().unwrap();
+    outer.set(entry, &inner, 0).unwrap();
+}
+
 /// The object with one family's prefixes in images and trie.
 struct Measured {
     ebpf: Ebpf,
@@ -94,12 +109,11 @@ impl Measured {
         let entries: Entries = prefixes.iter().map(|prefix| (*prefix, NEVER)).collect();
         let source = [Source { set: 0, blocks: true, plain: true, shift: 0, entries: &entries }];
         let lines = if v4 { V4::build(&source).unwrap().1 } else { V6::build(&source, random(&mut 7)).unwrap().1 };
-        let mut inner = Lines::create(lines.len() as u32, FLAGS).unwrap();
-        for (index, line) in (0..).zip(&lines).filter(|(_, line)| **line != [0; 8]) {
-            inner.set(index, line, 0).unwrap();
-        }
-        let mut outer: ArrayOfMaps<_, Lines> = ebpf.map_mut("SETS").unwrap().try_into().unwrap();
-        outer.set(if v4 { SET_V4 } else { SET_V6 }, &inner, 0).unwrap();
+        let (name, which, heap) =
+            if v4 { ("SET_TABLES_V4", SET_V4, v4::HEAP) } else { ("SET_TABLES_V6", SET_V6, v6::HEAP) };
+        let (tables, rest) = lines.split_at(heap as usize);
+        put(&mut ebpf, name, 0, tables, MMAPABLE);
+        put(&mut ebpf, "SETS", which, rest, MMAPABLE | INNER_MAP);
         let mut trie: LpmTrie<_, [u8; 16], u32> = ebpf.map_mut("TRIE").unwrap().try_into().unwrap();
         for prefix in &prefixes {
             trie.insert(&Key::new(prefix.bits.into(), prefix.addr.0), 1, 0).unwrap();
