@@ -135,7 +135,13 @@ impl Datapath for FakeDatapath {
             hooks: vec!["ingress"],
             uncovered: vec!["icmp_echo"],
         };
-        let interfaces = vec![InterfaceState { name: "eth0".into(), index: 7, mode: "native", detail: String::new() }];
+        let interfaces = vec![InterfaceState {
+            name: "eth0".into(),
+            index: 7,
+            mode: "native",
+            detail: String::new(),
+            refuses: vec!["martian"],
+        }];
         Observed {
             workloads: workloads.iter().enumerate().map(state).collect(),
             interfaces,

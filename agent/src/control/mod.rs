@@ -16,6 +16,7 @@ mod expiry;
 pub mod explain;
 mod host;
 mod living;
+pub mod node;
 mod pods;
 mod set_store;
 pub mod sets;

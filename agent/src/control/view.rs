@@ -9,7 +9,7 @@ use tokio::sync::broadcast;
 use weir_common::event::LimitStats;
 use weir_policy::{Compiled, Kind, Resource, ResourceId};
 
-use super::{ChangeSet, Control, ControlError};
+use super::{ChangeSet, Control, ControlError, node::NodeOnly};
 use crate::datapath::{CounterCell, Datapath, InterfaceSeen, Observed};
 
 /// A resource and the generation that last changed it.
@@ -62,6 +62,8 @@ pub struct Status {
     pub resources: BTreeMap<Kind, u64>,
     /// Pods of this node without a cgroup, and why.
     pub unplaced: BTreeMap<ResourceId, String>,
+    /// What has only what holds for the whole node.
+    pub node_only: Vec<NodeOnly>,
 }
 
 impl<D: Datapath> Control<D> {
@@ -111,6 +113,7 @@ impl<D: Datapath> Control<D> {
             compiled,
             resources,
             unplaced,
+            node_only: self.node_only(),
         })
     }
 

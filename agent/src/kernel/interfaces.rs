@@ -60,6 +60,8 @@ pub struct InterfaceState {
     pub mode: &'static str,
     /// Why, where that needs saying.
     pub detail: String,
+    /// What is refused there beside what contradicts itself, in the words of the configuration.
+    pub refuses: Vec<&'static str>,
 }
 
 /// The mode of an interface that exists and could not be attached.
@@ -110,7 +112,8 @@ impl Interfaces {
                 .collect();
             if matching.is_empty() {
                 let detail = "no interface of this name".to_owned();
-                states.push(InterfaceState { name: pattern.name.clone(), index: 0, mode: "waiting", detail });
+                let refuses = words(pattern.refuses);
+                states.push(InterfaceState { name: pattern.name.clone(), index: 0, mode: "waiting", detail, refuses });
             }
             for (index, name) in matching {
                 let edge = [refused_on(options, name), owners.get(&index).copied().unwrap_or(0)];
@@ -144,7 +147,8 @@ impl Interfaces {
         match state {
             Ok(state) => {
                 self.failed.remove(&index);
-                InterfaceState { name: name.to_owned(), ..state }
+                let [refuses, _] = edge;
+                InterfaceState { name: name.to_owned(), refuses: words(refuses), ..state }
             }
             Err(error) => self.not_attached(index, name, error.to_string()),
         }
@@ -156,7 +160,7 @@ impl Interfaces {
             tracing::error!(interface = name, detail, "an interface is not attached");
             self.failed.insert(index, detail.clone());
         }
-        InterfaceState { name: name.to_owned(), index, mode: FAILED, detail }
+        InterfaceState { name: name.to_owned(), index, mode: FAILED, detail, refuses: Vec::new() }
     }
 
     fn attach(
@@ -176,7 +180,7 @@ impl Interfaces {
         if !detail.is_empty() {
             tracing::warn!(interface = name, detail, "native XDP is not possible here, using generic mode");
         }
-        let state = InterfaceState { name: name.to_owned(), index, mode: used, detail };
+        let state = InterfaceState { name: name.to_owned(), index, mode: used, detail, refuses: Vec::new() };
         self.attached.insert(index, Attached { place, edge, _link: link, state: state.clone() });
         Ok(state)
     }
@@ -224,6 +228,11 @@ impl Attached {
 fn refused_on(options: &Options, name: &str) -> u32 {
     let fitting = options.interfaces.iter().filter(|option| matches(&option.name, name));
     fitting.fold(0, |refuses, option| refuses | option.refuses)
+}
+
+/// The words for bits of [`weir_common::edge`].
+fn words(refuses: u32) -> Vec<&'static str> {
+    REFUSALS.iter().filter(|(_, bit)| refuses & bit != 0).map(|(word, _)| *word).collect()
 }
 
 fn attach_xdp(ebpf: &mut Ebpf, mode: XdpMode, index: u32) -> Result<(XdpLink, &'static str, String), ProgramError> {

@@ -21,6 +21,7 @@ mod places;
 mod sets;
 mod slot;
 pub mod sockets;
+pub mod unowned;
 mod wires;
 
 use std::sync::Arc;

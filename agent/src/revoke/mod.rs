@@ -18,7 +18,8 @@ pub mod sweep;
 pub mod view;
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeSet, HashMap, hash_map::Entry},
+    io,
     path::PathBuf,
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
@@ -39,7 +40,10 @@ use self::{
 };
 use crate::{
     exporter::Queue,
-    kernel::sockets::{Door, Living},
+    kernel::{
+        namespaces::{Found, Namespace},
+        sockets::{Door, Living},
+    },
     runtime::Stop,
     telemetry::names::Names,
 };
@@ -109,7 +113,7 @@ impl Revoker {
     ///
     /// # Errors
     /// The managed tree cannot be read.
-    pub fn would_cut(&self, view: &View, root: PathBuf) -> std::io::Result<Swept> {
+    pub fn would_cut(&self, view: &View, root: PathBuf) -> io::Result<Swept> {
         Sweeper::new(root).sweep(view, &self.known)
     }
 
@@ -315,7 +319,7 @@ impl Work {
 
 /// A known connection in each namespace that its workload lives in.
 fn targets(
-    found: &crate::kernel::namespaces::Found,
+    found: &Found,
     connection: &Connection,
     cookie: Option<u64>,
     direction: Direction,
@@ -335,12 +339,27 @@ fn targets(
 
 /// What a hand cuts with: doors of its own.
 fn tool() -> Tool {
-    let mut doors = std::collections::HashMap::new();
-    Box::new(move |target: &Target| {
-        let door = match doors.entry(target.namespace.id) {
-            std::collections::hash_map::Entry::Occupied(entry) => entry.into_mut(),
-            std::collections::hash_map::Entry::Vacant(entry) => entry.insert(Door::open(&target.namespace)?),
-        };
-        door.cut(&target.living)
+    let mut doors = HashMap::new();
+    Box::new(move |targets: &[Target]| {
+        let mut results = Vec::with_capacity(targets.len());
+        for together in targets.chunk_by(|one, next| one.namespace.id == next.namespace.id) {
+            let Some(first) = together.first() else { continue };
+            match door(&mut doors, &first.namespace) {
+                Ok(door) => results.extend(door.cut(together.iter().map(|target| &target.living))),
+                Err(error) => {
+                    let same =
+                        || io::Error::new(error.kind(), format!("its network namespace cannot be entered: {error}"));
+                    results.extend(together.iter().map(|_| Err(same())));
+                }
+            }
+        }
+        results
+    })
+}
+
+fn door<'a>(doors: &'a mut HashMap<u64, Door>, namespace: &Namespace) -> io::Result<&'a mut Door> {
+    Ok(match doors.entry(namespace.id) {
+        Entry::Occupied(entry) => entry.into_mut(),
+        Entry::Vacant(entry) => entry.insert(Door::open(namespace)?),
     })
 }

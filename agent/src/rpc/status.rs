@@ -35,6 +35,7 @@ pub fn response(status: &Status, info: &Info) -> v1::StatusResponse {
         resources: status.resources.iter().map(|(kind, count)| (kind.name().to_owned(), *count)).collect(),
         cgroup_root: info.cgroup_root.display().to_string(),
         connections: Some(connections(&info.revoker.report())),
+        node_only: node_only(status),
     }
 }
 
@@ -104,7 +105,17 @@ fn interfaces(status: &Status) -> Vec<v1::InterfaceStatus> {
             packets_seen: packets,
             packets_passed: passed,
             packets_dropped: packets.saturating_sub(passed),
+            refuses: interface.refuses.iter().map(ToString::to_string).collect(),
         }
+    });
+    shown.collect()
+}
+
+fn node_only(status: &Status) -> Vec<v1::NodeOnlyStatus> {
+    let shown = status.node_only.iter().map(|one| v1::NodeOnlyStatus {
+        pod: one.pod.as_ref().map(|pod| format!("{}/{}", pod.namespace, pod.name)).unwrap_or_default(),
+        cgroup: one.cgroup.clone().unwrap_or_default(),
+        processes: count(one.processes),
     });
     shown.collect()
 }

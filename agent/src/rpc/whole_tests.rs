@@ -126,6 +126,7 @@ async fn policy_is_served_and_the_counters_of_status_agree() {
     };
     let status = tokio::time::timeout(Duration::from_secs(5), settled).await.unwrap();
     assert_eq!(status.counters.iter().map(|c| c.decided).sum::<u64>(), 625);
+    assert_eq!(status.interfaces[0].refuses, ["martian"]);
     let exporter = status.exporter.unwrap();
     assert_eq!((exporter.records_lost, exporter.records_sent, exporter.state.as_str()), (0, 0, "connecting"));
     assert!(exporter.records_queued >= 601, "{}", exporter.records_queued);

@@ -84,7 +84,13 @@ fn names() -> (Names, u32) {
             hooks: vec![],
             uncovered: vec![],
         }],
-        interfaces: vec![InterfaceState { name: "eth0".into(), index: 7, mode: "native", detail: String::new() }],
+        interfaces: vec![InterfaceState {
+            name: "eth0".into(),
+            index: 7,
+            mode: "native",
+            detail: String::new(),
+            refuses: vec!["martian"],
+        }],
         enforcing: true,
         own: None,
     });

@@ -12,7 +12,7 @@ use super::style::{BAD, BOLD, DIM, GOOD, ODD, PLAIN, clean, paint, state};
 use super::table::Table;
 use super::time::{full, span};
 use crate::agreement::Agreement;
-use crate::view::{Agent, Blocked, Collector, Connections, Exporter};
+use crate::view::{Agent, Blocked, Collector, Connections, Exporter, NodeOnly};
 
 /// What is needed to show times.
 #[derive(Clone, Debug)]
@@ -61,6 +61,8 @@ pub fn agent(out: &mut dyn Write, agent: &Agent, counters: &Agreement, clock: &C
     }
     section(out, "Workloads", &workloads(agent))?;
     uncovered(out, agent)?;
+    section(out, "Node only", &node_only(agent))?;
+    meaning_of_node_only(out, agent)?;
     section(out, "Interfaces", &interfaces(agent))?;
     section(out, "Rate limits", &limits(agent))?;
     section(out, "Counters", &self::counters(agent))?;
@@ -153,12 +155,37 @@ fn uncovered(out: &mut dyn Write, agent: &Agent) -> io::Result<()> {
     writeln!(out, "{}", paint(DIM, &format!("not covered: {}; {how}", found.join("; "))))
 }
 
+/// What counts as the node, and which default its sockets have.
+fn node_only(agent: &Agent) -> Table {
+    let mut table = Table::new(&["WHAT", "CGROUP", ">PROCESSES", "ITS SOCKETS"]);
+    for NodeOnly { pod, cgroup, processes } in &agent.node_only {
+        let what =
+            if pod.is_empty() { "processes of no workload".to_owned() } else { format!("pod {pod}, host network") };
+        let default = match cgroup.as_str() {
+            "" => "not judged: outside of the cgroup root".to_owned(),
+            _ => format!("unknown workload: {}", agent.unknown_workloads),
+        };
+        table.styled([(what, PLAIN), (or_dash(cgroup), PLAIN), (processes.to_string(), PLAIN), (default, ODD)]);
+    }
+    table
+}
+
+fn meaning_of_node_only(out: &mut dyn Write, agent: &Agent) -> io::Result<()> {
+    if agent.node_only.is_empty() {
+        return Ok(());
+    }
+    let meaning = "no policy selects these: they have what holds for the node (unknownWorkloads; limits and address sets at its \
+                   interfaces), as has everything outside of the cgroup root (docs/coverage.md)";
+    writeln!(out, "{}", paint(DIM, meaning))
+}
+
 fn interfaces(agent: &Agent) -> Table {
-    let mut table = Table::new(&["INTERFACE", "MODE", ">SEEN", ">PASSED", ">DROPPED", "DETAIL"]);
+    let mut table = Table::new(&["INTERFACE", "MODE", "REFUSES", ">SEEN", ">PASSED", ">DROPPED", "DETAIL"]);
     for interface in &agent.interfaces {
         table.styled([
             (interface.name.clone(), PLAIN),
             (interface.mode.clone(), state(&interface.mode)),
+            (or_dash(&interface.refuses.join(",")), PLAIN),
             (interface.packets_seen.to_string(), PLAIN),
             (interface.packets_passed.to_string(), PLAIN),
             (interface.packets_dropped.to_string(), PLAIN),

@@ -6,7 +6,9 @@
 use weir_proto::v1;
 
 use super::convert::time;
-use crate::view::{Agent, Blocked, Collector, Connections, Counter, Exporter, Interface, Limit, Node, Workload};
+use crate::view::{
+    Agent, Blocked, Collector, Connections, Counter, Exporter, Interface, Limit, Node, NodeOnly, Workload,
+};
 
 pub fn agent(wire: v1::StatusResponse) -> Agent {
     Agent {
@@ -27,7 +29,12 @@ pub fn agent(wire: v1::StatusResponse) -> Agent {
         limits: wire.limits.into_iter().map(limit).collect(),
         exporter: wire.exporter.map(exporter),
         connections: wire.connections.map(connections),
+        node_only: wire.node_only.into_iter().map(node_only).collect(),
     }
+}
+
+fn node_only(wire: v1::NodeOnlyStatus) -> NodeOnly {
+    NodeOnly { pod: wire.pod, cgroup: wire.cgroup, processes: wire.processes }
 }
 
 fn connections(wire: v1::ConnectionStatus) -> Connections {
@@ -73,6 +80,7 @@ fn interface(wire: v1::InterfaceStatus) -> Interface {
         packets_seen: wire.packets_seen,
         packets_passed: wire.packets_passed,
         packets_dropped: wire.packets_dropped,
+        refuses: wire.refuses,
     }
 }
 

@@ -6,9 +6,9 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use weir_policy::{Kind, ResourceId, parse_all};
+use weir_policy::{ResourceId, parse_all};
 
-use super::resource::{id, kind, show};
+use super::resource::{named, show};
 use crate::cli::Connection;
 use crate::failure::Failure;
 use crate::files;
@@ -18,18 +18,16 @@ use crate::render::style::clean;
 const EXAMPLES: &str = "Examples:
   weirctl delete policy api -n shop
   weirctl delete policy shop/api shop/web
+  weirctl delete Policy/shop/api AddressSet/blocked
   weirctl delete -f policy.yaml --dry-run";
 
 /// Arguments of delete.
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Arguments {
-    /// Workload, Policy, RateLimit or AddressSet.
-    #[arg(value_parser = kind, required_unless_present = "files", conflicts_with = "files")]
-    kind: Option<Kind>,
-    /// NAME, or NAMESPACE/NAME.
-    #[arg(required_unless_present = "files", conflicts_with = "files")]
-    names: Vec<String>,
+    /// KIND and then NAME or NAMESPACE/NAME; or KIND/NAME and KIND/NAMESPACE/NAME, as other verbs show them.
+    #[arg(value_name = "KIND NAME|KIND/NAME", required_unless_present = "files", conflicts_with = "files")]
+    resources: Vec<String>,
     /// Namespace of the names [default: default].
     #[arg(short, long, conflicts_with = "files")]
     namespace: Option<String>,
@@ -46,9 +44,10 @@ pub struct Arguments {
 
 /// Runs it.
 pub async fn run(arguments: &Arguments, connection: &Connection) -> Result<(), Failure> {
-    let ids = match arguments.kind {
-        Some(kind) => arguments.names.iter().map(|name| id(kind, name, arguments.namespace.as_deref())).collect(),
-        None => from_files(arguments),
+    let ids = if arguments.files.is_empty() {
+        named(&arguments.resources, arguments.namespace.as_deref())
+    } else {
+        from_files(arguments)
     }?;
     let changed = connection.agent()?.delete(&ids, arguments.dry_run).await?;
     show(&changed, arguments.output)

@@ -10,7 +10,7 @@ use serde::Serialize;
 use serde_json::Value;
 use weir_policy::Kind;
 
-use super::resource::{id, kind};
+use super::resource::{id, kind, whole};
 use crate::cli::Connection;
 use crate::failure::Failure;
 use crate::render::output;
@@ -21,13 +21,14 @@ const EXAMPLES: &str = "Examples:
   weirctl get policies
   weirctl get workloads -n shop
   weirctl get policy shop/api -o yaml
+  weirctl get Policy/shop/api -o yaml
   weirctl get all -o yaml > backup.yaml";
 
 /// Arguments of get.
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Arguments {
-    /// Workload, Policy, RateLimit, AddressSet, or all.
+    /// Workload, Policy, RateLimit, AddressSet, or all; or a whole name, KIND/NAME or KIND/NAMESPACE/NAME.
     #[arg(value_parser = wanted)]
     kind: Wanted,
     /// NAME, or NAMESPACE/NAME; without it, all of the kind.
@@ -40,11 +41,12 @@ pub struct Arguments {
     output: Format,
 }
 
-/// One kind, or any.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// One kind, or any, or one resource by its whole name.
+#[derive(Clone, Debug, PartialEq, Eq)]
 enum Wanted {
     All,
     Kind(Kind),
+    One(String),
 }
 
 /// How to show resources.
@@ -56,17 +58,25 @@ enum Format {
 }
 
 fn wanted(word: &str) -> Result<Wanted, String> {
-    if word.eq_ignore_ascii_case("all") { Ok(Wanted::All) } else { kind(word).map(Wanted::Kind) }
+    match word {
+        all if all.eq_ignore_ascii_case("all") => Ok(Wanted::All),
+        whole if whole.contains('/') => Ok(Wanted::One(whole.to_owned())),
+        word => kind(word).map(Wanted::Kind),
+    }
 }
 
 /// Runs it.
 pub async fn run(arguments: &Arguments, connection: &Connection) -> Result<(), Failure> {
     let namespace = arguments.namespace.as_deref();
-    let listing = match (arguments.kind, &arguments.name) {
+    let listing = match (&arguments.kind, &arguments.name) {
         (Wanted::All, Some(_)) => return Err(Failure::Usage("a NAME needs a KIND other than all".to_owned())),
+        (Wanted::One(word), Some(name)) => {
+            return Err(Failure::Usage(format!("{word} is a name already; {name} is one too many")));
+        }
+        (Wanted::One(word), None) => connection.agent()?.get(&whole(word, namespace)?).await?,
         (Wanted::All, None) => connection.agent()?.list("", namespace.unwrap_or_default()).await?,
         (Wanted::Kind(kind), None) => connection.agent()?.list(kind.name(), namespace.unwrap_or_default()).await?,
-        (Wanted::Kind(kind), Some(name)) => connection.agent()?.get(&id(kind, name, namespace)?).await?,
+        (Wanted::Kind(kind), Some(name)) => connection.agent()?.get(&id(*kind, name, namespace)?).await?,
     };
     let mut out = output::open();
     match arguments.output {

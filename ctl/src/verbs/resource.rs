@@ -21,8 +21,42 @@ pub fn kind(word: &str) -> Result<Kind, String> {
     word.parse::<Kind>().map_err(|unknown| unknown.to_string())
 }
 
+/// The resources that words stand for: a kind and names of that kind, or each word a kind with its name.
+pub fn named(words: &[String], namespace: Option<&str>) -> Result<Vec<ResourceId>, Failure> {
+    match words {
+        [word, names @ ..] if !word.contains('/') => {
+            let kind = kind(word).map_err(Failure::Usage)?;
+            if names.is_empty() {
+                return Err(Failure::Usage(format!("{kind} needs a NAME, as in {}", example(kind))));
+            }
+            names.iter().map(|name| id(kind, name, namespace)).collect()
+        }
+        words => words.iter().map(|word| whole(word, namespace)).collect(),
+    }
+}
+
+/// The resource that `KIND/NAME` or `KIND/NAMESPACE/NAME` stands for: as it is printed, so that it can be copied.
+pub fn whole(word: &str, namespace: Option<&str>) -> Result<ResourceId, Failure> {
+    let (first, name) = word.split_once('/').unwrap_or((word, ""));
+    let kind = kind(first).map_err(|unknown| Failure::Usage(format!("{word} is not KIND/NAME: {unknown}")))?;
+    if name.is_empty() {
+        return Err(Failure::Usage(format!("{word} names no resource; write {}", example(kind))));
+    }
+    id(kind, name, namespace)
+}
+
+fn example(kind: Kind) -> String {
+    if kind.namespaced() { format!("{kind}/shop/api") } else { format!("{kind}/blocked") }
+}
+
 /// The resource that `NAME` or `NAMESPACE/NAME`, and perhaps `-n`, stand for.
 pub fn id(kind: Kind, name: &str, namespace: Option<&str>) -> Result<ResourceId, Failure> {
+    if name.split('/').any(str::is_empty) || name.split('/').count() > 2 {
+        return Err(Failure::Usage(format!(
+            "{name} is not NAME or NAMESPACE/NAME of a {kind}; an example: {}",
+            example(kind)
+        )));
+    }
     let (written, name) = name.rsplit_once('/').map_or((None, name), |(namespace, name)| (Some(namespace), name));
     let namespace = match (kind.namespaced(), written, namespace) {
         (false, None, None) => "",
@@ -159,9 +193,35 @@ mod tests {
             (Kind::AddressSet, "bad", None, Some("AddressSet/bad")),
             (Kind::AddressSet, "bad", Some("shop"), None),
             (Kind::AddressSet, "shop/bad", None, None),
+            (Kind::Policy, "Policy/shop/api", None, None),
+            (Kind::Policy, "shop/", None, None),
+            (Kind::Policy, "", None, None),
         ] {
             let id = id(kind, name, flag).ok().map(|id| id.to_string());
             assert_eq!(id.as_deref(), expected, "{kind} {name} {flag:?}");
+        }
+    }
+
+    #[test]
+    fn resources_are_named_by_kind_and_name_or_as_they_are_printed() {
+        for (words, flag, expected) in [
+            ("policy api shop/web", None, Some("Policy/default/api Policy/shop/web")),
+            ("Policy/shop/api addressset/blocked", None, Some("Policy/shop/api AddressSet/blocked")),
+            ("policies/api", Some("shop"), Some("Policy/shop/api")),
+            ("Policy/shop/api", Some("other"), None),
+            ("policy", None, None),
+            ("policy policy/shop/api", None, None),
+            ("Policy/shop/api web", None, None),
+            ("shop/api", None, None),
+            ("Policy/", None, None),
+            ("Policy//api", None, None),
+            ("Policy/shop/api/more", None, None),
+            ("AddressSet/shop/blocked", None, None),
+        ] {
+            let split: Vec<String> = words.split(' ').map(str::to_owned).collect();
+            let ids = named(&split, flag).ok();
+            let ids = ids.map(|ids| ids.iter().map(ResourceId::to_string).collect::<Vec<_>>().join(" "));
+            assert_eq!(ids.as_deref(), expected, "{words} {flag:?}");
         }
     }
 }

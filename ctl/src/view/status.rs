@@ -29,6 +29,16 @@ pub struct Agent {
     pub limits: Vec<Limit>,
     pub exporter: Option<Exporter>,
     pub connections: Option<Connections>,
+    pub node_only: Vec<NodeOnly>,
+}
+
+/// What no policy selects: a pod in the node's network, or processes of no workload.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct NodeOnly {
+    pub pod: String,
+    pub cgroup: String,
+    pub processes: u64,
 }
 
 /// What became of living connections when the policy changed.
@@ -83,6 +93,7 @@ pub struct Interface {
     pub packets_seen: u64,
     pub packets_passed: u64,
     pub packets_dropped: u64,
+    pub refuses: Vec<String>,
 }
 
 /// Decisions of one kind.

@@ -11,8 +11,8 @@ use weir_proto::v1::policy_service_server::PolicyService;
 use weir_proto::v1::{
     ApplyRequest, ApplyResponse, BlockedConnection, Change, ConnectionStatus, Counter, DeleteRequest, DeleteResponse,
     Direction, DoomedConnection, ExplainRequest, ExplainResponse, ExporterStatus, Fault, GetRequest, GetResponse,
-    InterfaceStatus, LimitStatus, ListRequest, ListResponse, Resource, StatusRequest, StatusResponse, Verdict,
-    WatchRequest, WatchResponse, WorkloadStatus, explain_response::Side,
+    InterfaceStatus, LimitStatus, ListRequest, ListResponse, NodeOnlyStatus, Resource, StatusRequest, StatusResponse,
+    Verdict, WatchRequest, WatchResponse, WorkloadStatus, explain_response::Side,
 };
 
 /// Refuses documents that hold the word "bad".
@@ -181,6 +181,7 @@ impl PolicyService for FakeAgent {
                 packets_seen: 10,
                 packets_passed: 9,
                 packets_dropped: 1,
+                refuses: words(&["martian", "ethertype"]),
                 ..InterfaceStatus::default()
             }],
             counters: vec![counter("connect", "deny", 10, 2), counter("connect", "allow", 90, 0)],
@@ -201,8 +202,13 @@ impl PolicyService for FakeAgent {
             resources: [("Policy".to_owned(), 2), ("Workload".to_owned(), 1)].into(),
             cgroup_root: "/sys/fs/cgroup/weir".to_owned(),
             connections: Some(connections()),
+            node_only: vec![node_only("kube-system/proxy", "kubepods/pod1", 2), node_only("", ".", 30)],
         }))
     }
+}
+
+fn node_only(pod: &str, cgroup: &str, processes: u64) -> NodeOnlyStatus {
+    NodeOnlyStatus { pod: pod.to_owned(), cgroup: cgroup.to_owned(), processes }
 }
 
 /// Something of everything.

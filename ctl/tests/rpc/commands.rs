@@ -49,8 +49,10 @@ async fn get_shows_resources_in_three_ways() {
     let table = "KIND    NAMESPACE  NAME      GENERATION\nPolicy  shop       api                3\n\
                  Policy  shop       database           3\n";
     assert_eq!((seen.code, seen.out.as_str()), (Some(0), table));
-    let seen = world.run("get policy api -n shop -o yaml").await;
-    assert!(seen.code == Some(0) && seen.out.starts_with("apiVersion: weir.dev/v1alpha1\n"), "{seen:?}");
+    for line in ["get policy api -n shop -o yaml", "get Policy/shop/api -o yaml"] {
+        let seen = world.run(line).await;
+        assert!(seen.code == Some(0) && seen.out.starts_with("apiVersion: weir.dev/v1alpha1\n"), "{line}: {seen:?}");
+    }
     let seen = world.run("get all -o yaml").await;
     assert_eq!(seen.out.matches("---\n").count(), 1);
     let seen = world.run("get policies -o json").await;
@@ -67,6 +69,7 @@ async fn what_the_agent_refuses_is_exit_code_1() {
     for (line, message) in [
         ("get policy web -n shop", "Policy/shop/web does not exist"),
         ("delete policy api missing", "Policy/default/missing does not exist"),
+        ("delete Policy/shop/missing", "Policy/shop/missing does not exist"),
         ("explain --from shop/web --to nobody --port 1", "no workload is called nobody"),
         ("observe --address nowhere", "neither an IP address nor a CIDR"),
         (&format!("delete -f {invalid}"), "spec.mode"),
@@ -84,6 +87,11 @@ async fn delete_names_what_is_gone() {
     let file = world.file("set.yaml", document);
     for (line, expected) in [
         ("delete policy shop/api", "deleted   Policy/shop/api\ngeneration 9 is in force\n"),
+        ("delete Policy/shop/api", "deleted   Policy/shop/api\ngeneration 9 is in force\n"),
+        (
+            "delete policy/api AddressSet/blocked",
+            "deleted   Policy/default/api\ndeleted   AddressSet/blocked\ngeneration 9 is in force\n",
+        ),
         (
             "delete ratelimits a b -n shop",
             "deleted   RateLimit/shop/a\ndeleted   RateLimit/shop/b\ngeneration 9 is in force\n",
@@ -109,8 +117,17 @@ async fn usage_is_exit_code_2() {
         "get ingresses",
         "get all api",
         "get addressset bad -n shop",
+        "delete",
         "delete policy",
+        "delete shop/api",
+        "delete Policy/",
+        "delete Policy/shop/api web",
+        "delete policy Policy/shop/api",
         "delete policy shop/api -n other",
+        "delete Policy/shop/api -n other",
+        "delete Policy/shop/api -f a.yaml",
+        "get Policy/shop/api web",
+        "get Policy/shop/api -n other",
         "observe --since soon",
         "explain --from a --to b --port https",
         "--agent agent.sock status",

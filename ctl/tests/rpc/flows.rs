@@ -102,7 +102,10 @@ async fn status_shows_everything_and_whether_the_numbers_agree() {
         "not cut yet        shop/web TCP 10.0.0.2:40000 -> 10.0.0.4:5432 by Policy/shop/web default egress: its process holds \
          the socket's lock for 1500 ms",
         "shop/web       256  attached  web     -          -            10.0.0.2,fd00::2  connect,ingress",
-        "eth0       native    10       9        1",
+        "eth0       native  martian,ethertype    10       9        1",
+        "pod kube-system/proxy, host network  kubepods/pod1          2  unknown workload: allow",
+        "processes of no workload             .                     30  unknown workload: allow",
+        "no policy selects these",
         "connect  deny     default       10         8     2",
         "agree: 100 decided = 98 recorded + 2 lost",
         "history            98/65536 records, 0 evicted",
@@ -115,6 +118,8 @@ async fn status_shows_everything_and_whether_the_numbers_agree() {
     let seen = world.run("status -o json").await;
     let status: serde_json::Value = serde_json::from_str(&seen.out).unwrap();
     assert_eq!(status["agent"]["counters"][0]["decided"], 10);
+    assert_eq!(status["agent"]["nodeOnly"][0]["pod"], "kube-system/proxy");
+    assert_eq!(status["agent"]["interfaces"][0]["refuses"][1], "ethertype");
     assert_eq!(status["countersAgree"]["agree"], true);
     assert_eq!(status["collectorAgrees"]["agree"], true);
 }

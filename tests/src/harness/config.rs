@@ -91,11 +91,14 @@ pub fn agent(world: &World, options: &Options) -> String {
     file.to_string()
 }
 
+/// How many records the collector of a world keeps.
+pub const KEPT: usize = 200_000;
+
 /// The collector's file.
 pub fn collector(world: &World, _options: &Options) -> String {
     json!({
         "listen": {"socket": {"path": collector_socket(world), "allowedUids": [0]}},
-        "history": {"records": 200_000},
+        "history": {"records": KEPT},
         "log": {"level": "info", "format": "text"},
     })
     .to_string()

@@ -14,7 +14,7 @@ use super::{Harness, HarnessError, Record, Status};
 use crate::process::program;
 
 /// How long records may take from the kernel to the collector.
-pub const ARRIVE_WITHIN: Duration = Duration::from_secs(10);
+pub const ARRIVE_WITHIN: Duration = Duration::from_secs(30);
 const LOOK: Duration = Duration::from_millis(50);
 
 /// What one call of weirctl gave.
@@ -161,14 +161,20 @@ impl Harness {
 }
 
 /// A point in time, to tell the records of one step from those before.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Mark(Timestamp);
 
 impl Mark {
     /// Now. Record times come from another clock, brought to the wall clock once: a little slack is due.
     #[must_use]
     pub fn now() -> Mark {
-        Mark(Timestamp::now().saturating_sub(Duration::from_millis(2)).unwrap_or_default())
+        Mark::before(Duration::from_millis(2))
+    }
+
+    /// So long ago.
+    #[must_use]
+    pub fn before(since: Duration) -> Mark {
+        Mark(Timestamp::now().saturating_sub(since).unwrap_or_default())
     }
 }
 

@@ -30,6 +30,18 @@ pub struct Agent {
     pub exporter: Option<Exporter>,
     #[serde(default)]
     pub connections: Connections,
+    #[serde(default)]
+    pub node_only: Vec<NodeOnly>,
+}
+
+/// weir.v1.NodeOnlyStatus.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase")]
+#[expect(missing_docs, reason = "the fields are those of weir.v1.NodeOnlyStatus, documented there")]
+pub struct NodeOnly {
+    pub pod: String,
+    pub cgroup: String,
+    pub processes: u64,
 }
 
 /// weir.v1.ConnectionStatus.
@@ -82,6 +94,8 @@ pub struct Interface {
     pub mode: String,
     #[serde(default)]
     pub detail: String,
+    #[serde(default)]
+    pub refuses: Vec<String>,
 }
 
 /// weir.v1.Counter.

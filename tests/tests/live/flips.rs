@@ -10,22 +10,19 @@
 //! Three policies and not two: the tables that a change is written into are those of the generation before the last. With two they
 //! would hold the same policy already, and a switch before they are complete would show nothing (docs/testing.md, "Mutations tried").
 
-use std::collections::{BTreeMap, HashMap};
-use std::net::{IpAddr, SocketAddr};
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::time::Instant;
 
 use anyhow::{Context as _, Result, ensure};
 use libtest_mimic::Trial;
-use weir_common::addr::Protocol;
-use weir_common::verdict::Verdict;
-use weir_policy::{Answer, Context, End, Kind, Question, ResourceId, Resources, addr, evaluate};
 use weir_tests::documents::document;
-use weir_tests::harness::ctl::Mark;
-use weir_tests::harness::{Harness, Record};
+use weir_tests::harness::Harness;
 use weir_tests::process::Running;
 use weir_tests::report::Stormed;
 use weir_tests::world::Who::{self, Api, Client, Db, Polite, Web};
 
+use crate::flips_records::{LOOK, Watch};
 use crate::stage::{agrees, on_stage};
 
 pub fn trials() -> Vec<Trial> {
@@ -61,7 +58,7 @@ const NEITHER: u16 = 4;
 const GUEST: u16 = 5;
 const ROLE: u16 = 6;
 const OUT: u16 = 7000;
-const IN: u16 = 7010;
+pub const IN: u16 = 7010;
 
 impl Side {
     fn documents(&self) -> String {
@@ -127,7 +124,7 @@ impl Side {
 
 /// What a client must see.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Fate {
+pub enum Fate {
     /// Allowed by all.
     Always,
     /// Refused by all, at the caller.
@@ -139,9 +136,9 @@ enum Fate {
 }
 
 /// Who calls whom, at which port.
-type Call = (Who, Who, u16, Fate);
+pub type Call = (Who, Who, u16, Fate);
 
-fn calls() -> Vec<Call> {
+pub fn calls() -> Vec<Call> {
     let mut calls = vec![
         (Api, Web, OUT + ROLE, Fate::Always),
         (Api, Db, OUT + ROLE, Fate::Refused),
@@ -172,7 +169,7 @@ fn flips(harness: &mut Harness) -> Result<()> {
     let mut sides = BTreeMap::from([(harness.apply(first)?, 0)]);
     harness
         .wait("all workloads to be attached", |harness| harness.status().is_ok_and(|status| status.all_attached()))?;
-    let mark = Mark::now();
+    let mut watch = Watch::new(&documents)?;
     let servers = serve(harness)?;
     let clients = storm(harness)?;
     let began = Instant::now();
@@ -180,6 +177,9 @@ fn flips(harness: &mut Harness) -> Result<()> {
         let side = flip % SIDES.len();
         let Some(documents) = documents.get(side) else { continue };
         sides.insert(harness.apply(documents)?, side);
+        if watch.looked.elapsed() > LOOK {
+            watch.look(harness, &sides)?;
+        }
     }
     let took = began.elapsed();
     let seen = clients
@@ -190,9 +190,11 @@ fn flips(harness: &mut Harness) -> Result<()> {
     let servers = check_servers(servers);
     agrees(harness)?;
     // A record that no policy explains says more than what a client missed.
-    let records = harness.records_since(mark)?;
-    let checked = check_records(&records, &documents, &sides)?;
-    let tries = tries.with_context(|| refusals(&records))?;
+    watch.look(harness, &sides)?;
+    let checked = watch.checked;
+    ensure!(checked > 1000, "only {checked} records");
+    let tries =
+        tries.with_context(|| format!("refused, though every policy allows it:\n{}", watch.refused.join("\n")))?;
     servers?;
     println!("    {count} flips in {took:.1?}; {tries} tries; {checked} records, each explained by its generation");
     Ok(())
@@ -271,26 +273,6 @@ fn check_clients(seen: &[(Who, Fate, Stormed)]) -> Result<u64> {
     Ok(tries)
 }
 
-/// Datagrams between ends of which all policies say that they may talk, and which were refused: for a failure.
-fn refusals(records: &[Record]) -> String {
-    let always = |from: &str, to: &str, port: u16| {
-        let name = |who: Who| format!("shop/{}", who.name());
-        calls().iter().any(|call| {
-            call.3 == Fate::Always && (name(call.0).as_str(), name(call.1).as_str(), call.2) == (from, to, port)
-        })
-    };
-    let refused = records.iter().filter(|record| {
-        let (local, remote) = (&record.local, &record.remote);
-        record.verdict == "deny"
-            && (always(&local.workload, &remote.workload, remote.port)
-                || always(&remote.workload, &local.workload, local.port)
-                // The port an answer is sent from is not known yet.
-                || record.hook == "sendmsg" && remote.port > IN + 9)
-    });
-    let shown: Vec<String> = refused.take(20).map(|record| format!("  {} {record}", record.time)).collect();
-    format!("refused, though every policy allows it:\n{}", shown.join("\n"))
-}
-
 /// What is lost on the way to its server never came there.
 fn check_servers(servers: Vec<(Who, Running)>) -> Result<()> {
     for (who, server) in servers {
@@ -308,76 +290,4 @@ fn check_servers(servers: Vec<(Who, Running)>) -> Result<()> {
 
 const fn is_closed(fate: Fate) -> bool {
     matches!(fate, Fate::Refused | Fate::Lost)
-}
-
-/// What makes two records the same question to one policy.
-type Asked = (usize, String, String, IpAddr, String, u16);
-
-fn check_records(records: &[Record], documents: &[String; 3], sides: &BTreeMap<u64, usize>) -> Result<usize> {
-    let state = |text: &String| -> Result<Resources> {
-        let parsed = weir_policy::parse("flips", text).map_err(|faults| anyhow::anyhow!("{faults:?}"))?;
-        Ok(parsed.into_iter().collect())
-    };
-    let states = documents.iter().map(state).collect::<Result<Vec<_>>>()?;
-    let mut known: HashMap<Asked, Option<Answer>> = HashMap::new();
-    let mut checked = 0;
-    for record in records.iter().filter(|record| record.kind == "verdict" && !record.local.workload.is_empty()) {
-        let Some((protocol, port, remote)) = called(record) else { continue };
-        let (_, side) =
-            sides.range(..=record.generation).next_back().with_context(|| format!("too early: {record}"))?;
-        let asked =
-            (*side, record.local.workload.clone(), record.direction.clone(), remote, record.protocol.clone(), port);
-        let answer = match known.get(&asked) {
-            Some(answer) => answer.clone(),
-            None => {
-                let state = states.get(*side).context("no such side")?;
-                let answer = answer(state, record, protocol, port, remote);
-                known.insert(asked, answer.clone());
-                answer
-            }
-        };
-        let answer = answer.with_context(|| format!("nobody asked: {record}"))?;
-        let explained = if record.reason == "reply" {
-            // What a rule let ask lets answer; the question has a record of its own.
-            record.verdict == "allow"
-        } else {
-            let said = (record.verdict.as_str(), record.reason.as_str(), &record.policy, &record.rule);
-            said == (answer.verdict.name(), answer.reason.name(), &answer.policy, &answer.rule)
-        };
-        ensure!(explained, "{record}: the policy of side {side} says {answer:?}");
-        checked += 1;
-    }
-    ensure!(checked > 1000, "only {checked} records");
-    // The collector of a world keeps so many; what it has dropped nobody has checked.
-    ensure!(records.len() < 200_000, "{} records: more than are kept, so rest longer between tries", records.len());
-    Ok(checked)
-}
-
-/// What was called, and the other end's address; nothing of what has no ports.
-fn called(record: &Record) -> Option<(Protocol, u16, IpAddr)> {
-    let protocol = match record.protocol.as_str() {
-        "TCP" => Protocol::TCP,
-        "UDP" => Protocol::UDP,
-        _ => return None,
-    };
-    let port = if record.direction == "ingress" { record.local.port } else { record.remote.port };
-    Some((protocol, port, record.remote.address?.to_canonical()))
-}
-
-fn answer(state: &Resources, record: &Record, protocol: Protocol, port: u16, remote: IpAddr) -> Option<Answer> {
-    let (namespace, name) = record.local.workload.split_once('/')?;
-    let own = End::Workload(ResourceId::new(Kind::Workload, namespace, name));
-    let other = End::Address(addr(remote));
-    let egress = record.direction == "egress";
-    let (from, to) = if egress { (own, other) } else { (other, own) };
-    let context = Context {
-        generation: record.generation,
-        unknown: Verdict::Allow,
-        unselected: Verdict::Allow,
-        host_addresses: Vec::new(),
-        tick_ns: 0,
-        now: weir_policy::Timestamp(0),
-    };
-    let explanation = evaluate(state, &context, &Question { from, to, protocol, port }).ok()?;
-    if egress { explanation.egress } else { explanation.ingress }
 }

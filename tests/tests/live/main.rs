@@ -21,6 +21,7 @@ mod crafted;
 mod cutting;
 mod cutting_hard;
 mod flips;
+mod flips_records;
 mod icmp;
 mod kinds;
 mod lifecycle;

@@ -11,6 +11,7 @@ use anyhow::{Result, ensure};
 use libtest_mimic::Trial;
 use weir_tests::harness::Harness;
 use weir_tests::harness::ctl::Mark;
+use weir_tests::harness::status::NodeOnly;
 use weir_tests::process::program;
 use weir_tests::report::Attempt;
 use weir_tests::world::{Who, cgroup};
@@ -18,11 +19,15 @@ use weir_tests::world::{Who, cgroup};
 use crate::stage::on_stage;
 
 const UID: &str = "5b1f0e2c-7d54-4c0f-9a51-0d6b8a1f6e77";
-/// A tick, and some slack on a busy machine.
-const SOON: Duration = Duration::from_secs(3);
+const GUEST: &str = "6c1f0e2c-7d54-4c0f-9a51-0d6b8a1f6e78";
+/// A tick is a second; the rest is for a busy machine.
+const SOON: Duration = Duration::from_secs(15);
 
 pub fn trials() -> Vec<Trial> {
-    vec![on_stage("a pod is policed in its cgroup from when it appears, and no more when it is gone", comes_and_goes)]
+    vec![
+        on_stage("a pod is policed in its cgroup from when it appears, and no more when it is gone", comes_and_goes),
+        on_stage("adversarial 54: what has only its node's policies is let be by others and shown as such", node_only),
+    ]
 }
 
 fn comes_and_goes(harness: &mut Harness) -> Result<()> {
@@ -63,6 +68,61 @@ fn comes_and_goes(harness: &mut Harness) -> Result<()> {
     Ok(cgroup::remove(&root.join("kubepods.slice"))?)
 }
 
+/// A pod in its node's network, and processes of no workload: policies that select all pods of the namespace do not select them.
+fn node_only(harness: &mut Harness) -> Result<()> {
+    let root = harness.world().managed();
+    harness.apply(&format!("{}---\n{}", documents(harness.world().name()), guest(harness.world().name())))?;
+    let _server = harness.world().serve(Who::Client, "tcp-serve --listen [::]:7070")?;
+    let place = format!("kubepods/pod{GUEST}");
+    let (pod, stray) = (make(&root, &format!("{place}/container"))?, make(&root, "stray/deeper")?);
+    let mut stays = Vec::new();
+    for (number, cgroup) in [&pod, &stray, &stray].into_iter().enumerate() {
+        let free = connect(harness, cgroup)?;
+        ensure!(free.result == "ok", "{}: {free:?}", cgroup.display());
+        let line = format!("tcp-serve --listen [::]:717{number}");
+        let mut server = harness.world().start("node-only", probe(harness, cgroup, &line))?;
+        server.wait_listening(1)?;
+        stays.push(server);
+    }
+    let status = harness.status()?;
+    let one =
+        |pod: &str, cgroup: &str, processes| NodeOnly { pod: pod.to_owned(), cgroup: cgroup.to_owned(), processes };
+    ensure!(
+        status.agent.node_only == [one("shop/guest", &place, 1), one("", "stray", 2)],
+        "{:?}",
+        status.agent.node_only
+    );
+    ensure!(
+        status.agent.workloads.iter().all(|workload| workload.workload != "shop/guest"),
+        "{:?}",
+        status.agent.workloads
+    );
+    let text = harness.ctl(&["status"], "")?.ok()?;
+    for said in [
+        "pod shop/guest, host network",
+        "processes of no workload",
+        "unknown workload: allow",
+        "no policy selects these",
+    ] {
+        ensure!(text.contains(said), "{said} in:\n{text}");
+    }
+    drop(stays);
+    // A document without the UID says nothing of where the pod runs: its processes are nobody's.
+    harness.apply(&guest(harness.world().name()).replace(&format!(", uid: {GUEST}"), ""))?;
+    let status = harness.status()?;
+    ensure!(status.agent.node_only == [one("shop/guest", "", 0)], "{:?}", status.agent.node_only);
+    ensure!(harness.ctl(&["status"], "")?.ok()?.contains("not judged: outside of the cgroup root"), "{status:?}");
+    cgroup::remove(&root.join("stray"))?;
+    Ok(cgroup::remove(&root.join("kubepods"))?)
+}
+
+fn guest(node: &str) -> String {
+    format!(
+        "apiVersion: v1\nkind: Pod\nmetadata: {{name: guest, namespace: shop, uid: {GUEST}}}\n\
+         spec: {{nodeName: {node}, hostNetwork: true}}\nstatus: {{podIP: 192.0.2.77}}\n"
+    )
+}
+
 fn documents(node: &str) -> String {
     format!(
         "apiVersion: v1\nkind: Pod\nmetadata: {{name: web, namespace: shop, uid: {UID}}}\nspec: {{nodeName: {node}}}\n\
@@ -85,12 +145,15 @@ fn state(harness: &mut Harness, wanted: &str) -> Result<()> {
 }
 
 fn connect(harness: &Harness, cgroup: &Path) -> Result<Attempt> {
-    let world = harness.world();
-    let mut command = Command::new(program("weir-probe"));
-    command.arg("--netns").arg(world.netns(Who::Web)).arg("--cgroup").arg(cgroup);
     let line = format!("tcp-connect --to {}:7070 --timeout-ms 1000 --bytes 8", Who::Client.v4());
+    Ok(harness.world().start("pod", probe(harness, cgroup, &line))?.attempt()?)
+}
+
+fn probe(harness: &Harness, cgroup: &Path, line: &str) -> Command {
+    let mut command = Command::new(program("weir-probe"));
+    command.arg("--netns").arg(harness.world().netns(Who::Web)).arg("--cgroup").arg(cgroup);
     command.args(line.split_whitespace());
-    Ok(world.start("pod", command)?.attempt()?)
+    command
 }
 
 /// A cgroup with its parents.

@@ -15,10 +15,12 @@ use weir_tests::process::Running;
 use weir_tests::report::{Attempt, Served};
 use weir_tests::world::Who;
 
-/// A refusal by the kernel takes no network round trip; this is generous for a busy machine.
-const AT_ONCE_MS: f64 = 150.0;
 /// How long clients wait for what never arrives: below the first retransmission of a SYN.
 const GIVE_UP_MS: u64 = 700;
+/// How long they wait for everything else, where a busy machine is no fault.
+const PATIENCE_MS: u64 = 8000;
+/// A refusal that the client was told of at once, and not when it asked again.
+const AT_ONCE_MS: f64 = 900.0;
 
 /// How traffic is made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -122,12 +124,29 @@ pub fn judge(harness: &mut Harness, policies: &str, rows: &[Row]) -> Result<()> 
         let what = format!("{:?} {:?}", case.row, case.family);
         harness.record(mark, &what, |record| case.is_proved_by(record, generation, &servers))?;
     }
+    // What passes, passes the first time.
+    let refused: Vec<Record> =
+        harness.records_since(mark)?.into_iter().filter(|record| record.verdict == "deny").collect();
+    for case in cases.iter().filter(|case| case.row.fate == Fate::Passes) {
+        let found = refused.iter().find(|record| case.is_of(record));
+        ensure!(
+            found.is_none(),
+            "{:?} {:?}: refused before it passed: {}",
+            case.row,
+            case.family,
+            found.map_or(String::new(), ToString::to_string)
+        );
+    }
     Ok(())
 }
 
 fn line(row: &Row, family: Family) -> String {
     let to = SocketAddr::new(address(row.to, family), row.port);
-    let wait = format!("--to {to} --timeout-ms {GIVE_UP_MS}");
+    let wait = match row.fate {
+        Fate::Unheard | Fate::Lost => GIVE_UP_MS,
+        Fate::Passes | Fate::Refused | Fate::Answered => PATIENCE_MS,
+    };
+    let wait = format!("--to {to} --timeout-ms {wait}");
     match row.how {
         How::Tcp => format!("tcp-connect {wait} --bytes 1000"),
         How::UdpConnected => format!("udp-exchange {wait} --connected"),
@@ -154,6 +173,16 @@ impl Case<'_> {
         };
         ensure!(as_it_must, "{row:?} {family:?}: the client saw {attempt:?}");
         Ok(())
+    }
+
+    /// Whether a record speaks of this row's traffic on its way to the called end.
+    fn is_of(&self, record: &Record) -> bool {
+        let Row { from, to, port, how, .. } = *self.row;
+        let (from, to) = (address(from, self.family), address(to, self.family));
+        let (called, local, remote) =
+            if record.direction == "ingress" { (&record.local, to, from) } else { (&record.remote, from, to) };
+        let protocol = if how == How::Tcp { "TCP" } else { "UDP" };
+        record.protocol == protocol && called.port == port && record.between(local, remote)
     }
 
     /// The record names everything: who, what, why, which policy and which process.

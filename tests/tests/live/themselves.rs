@@ -34,7 +34,7 @@ pub fn trials() -> Vec<Trial> {
 const UID: &str = "7c1f0e2c-7d54-4c0f-9a51-0d6b8a1f6e78";
 /// The Service's port, and the pod's own.
 const PORTS: [u16; 2] = [80, 8080];
-const GIVE_UP_MS: u64 = 1_500;
+const GIVE_UP_MS: u64 = 8_000;
 
 /// A policy of the cluster's beside the one that closes the pod both ways, and the rule that denies the call.
 const STEPS: [(&str, Option<&str>); 4] = [

@@ -20,7 +20,7 @@ use weir_tests::report::Attempt;
 use weir_tests::world::Who::{self, Api, Db, Web};
 use weir_tests::world::{World, cgroup};
 
-use crate::services::{ENDS, GIVE_UP_MS, OWN, PORT, SETTLED, TO_API, servers, web_out};
+use crate::services::{ENDS, OWN, PATIENCE_MS, PORT, SETTLED, TO_API, servers, web_out};
 use crate::stage::agrees;
 use crate::test;
 use crate::translator::Translator;
@@ -111,6 +111,9 @@ const STATES: [State; 5] = [
     },
     State { name: "a Service nobody has told of", ready: None, to: Api, before: Fate::Passes, after: Fate::Service },
 ];
+
+/// How long a client waits for what never comes.
+const GIVE_UP_MS: u64 = 700;
 
 const CALLS: [(&str, &str); 3] =
     [("TCP", "tcp-connect --bytes 1000"), ("UDP", "udp-exchange"), ("UDP connected", "udp-exchange --connected")];
@@ -210,7 +213,10 @@ impl Call<'_> {
         let mut command = std::process::Command::new(program("weir-probe"));
         command.arg("--netns").arg(harness.world().netns(Web)).arg("--cgroup").arg(caller);
         let to = SocketAddr::new(self.from, PORT).to_string();
-        command.args(self.verb.split_whitespace()).args(["--to", &to, "--timeout-ms", &GIVE_UP_MS.to_string()]);
+        // A connection that is denied late gets no answer before the first retransmission.
+        let fate = if self.place.is_before() { self.state.before } else { self.state.after };
+        let wait = if fate == Fate::Late { GIVE_UP_MS } else { PATIENCE_MS };
+        command.args(self.verb.split_whitespace()).args(["--to", &to, "--timeout-ms", &wait.to_string()]);
         Ok(harness.world().start("translated-client", command)?.attempt()?)
     }
 

@@ -39,6 +39,8 @@ pub struct Suite {
     seconds: f64,
     /// Names of the tests that failed.
     failures: Vec<String>,
+    /// What the harness said of each failure after all tests, in the order it did: its headline, then what the test printed.
+    reasons: Vec<Vec<String>>,
     /// Names of the tests that were skipped without being listed above.
     skipped: Vec<String>,
     /// Whether its result line was seen; one that crashed prints none.
@@ -96,10 +98,14 @@ impl Tally {
         if self.ignored == 0 { closing } else { format!("{closing}, {} skipped", self.ignored) }
     }
 
-    /// Everything that is not as it should be, once more at the end where it is found.
+    /// Everything that is not as it should be, once more at the end where it is found, with its reason: whoever reads the end of
+    /// a long log on another machine may have nothing else.
     pub fn print(&self) {
         for suite in &self.suites {
-            suite.failures.iter().for_each(|test| println!("FAILED   {}: {test}", suite.name));
+            for test in &suite.failures {
+                println!("FAILED   {}: {test}", suite.name);
+                suite.reason(test).iter().for_each(|line| println!("         {line}"));
+            }
             suite.skipped.iter().for_each(|test| println!("SKIPPED  {}: {test} (counts as failed)", suite.name));
         }
         if self.passed + self.failed == 0 {
@@ -108,8 +114,24 @@ impl Tally {
     }
 }
 
+/// How many lines of a failure's reason are repeated, and how many characters of each.
+const REASON: (usize, usize) = (8, 300);
+
 impl Suite {
+    /// What is known of why a test failed.
+    fn reason(&self, test: &str) -> &[String] {
+        let is_of = |reason: &&Vec<String>| reason.first().is_some_and(|headline| headline == test);
+        self.reasons.iter().find(is_of).and_then(|reason| reason.get(1..)).unwrap_or_default()
+    }
+
     fn line(&mut self, line: &str) {
+        if let Some(headline) = line.strip_prefix("---- ").and_then(|rest| rest.strip_suffix(" ----")) {
+            self.reasons.push(vec![headline.trim_end_matches(" stdout").to_owned()]);
+        } else if let Some(reason) = self.reasons.last_mut().filter(|reason| reason.len() <= REASON.0) {
+            if !line.trim().is_empty() {
+                reason.push(line.chars().take(REASON.1).collect());
+            }
+        }
         if let Some(counts) = line.strip_prefix("test result: ") {
             self.result(counts);
         } else if let Some((name, end)) = line.strip_prefix("test ").and_then(|rest| rest.rsplit_once(" ... ")) {
@@ -198,6 +220,20 @@ test result: ok. 0 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out; fini
         assert_eq!(tally.suites[0].failures, ["connect"]);
         assert_eq!(tally.closing(), "1 passed, 1 failed");
         assert!(!tally.ok());
+    }
+
+    #[test]
+    fn the_reason_of_a_failure_is_kept_with_it() {
+        let text = "     Running tests/live.rs (/t/debug/deps/live-77)\n\
+                    test connect ... FAILED\ntest polite ... FAILED\n\nfailures:\n\n\
+                    ---- connect ----\nrefused by nobody\n  log: late\n\n---- polite stdout ----\n\nassertion failed: a\n\n\
+                    failures:\n    connect\n    polite\n\n\
+                    test result: FAILED. 0 passed; 2 failed; 0 ignored; 0 measured; 0 filtered out; finished in 2.00s\n";
+        let tally = read(text, false);
+        assert_eq!(tally.suites[0].reason("connect"), ["refused by nobody", "  log: late"]);
+        assert_eq!(tally.suites[0].reason("polite")[0], "assertion failed: a");
+        assert!(tally.suites[0].reason("other").is_empty());
+        assert_eq!(tally.closing(), "0 passed, 2 failed");
     }
 
     #[test]

@@ -13,6 +13,8 @@
 
 mod directories;
 
+pub(super) use directories::find;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     path::PathBuf,

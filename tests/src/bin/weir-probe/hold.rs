@@ -6,15 +6,15 @@
 use std::collections::BTreeMap;
 use std::io::{self, ErrorKind, Read};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsRawFd, RawFd};
 use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result};
 use clap::Args;
-use nix::errno::Errno;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use mio::unix::SourceFd;
+use mio::{Events, Interest, Poll, Token};
 use socket2::{Domain, Protocol, Socket, Type};
 use weir_tests::report::{Report, Withdrawn, error_name};
 
@@ -22,7 +22,7 @@ use crate::{Bound, End, milliseconds};
 
 const MOST: usize = 20_000;
 /// How often the end is looked for while nothing happens.
-const LOOK: u16 = 20;
+const LOOK: Duration = Duration::from_millis(20);
 
 /// Opens connections, says so, and waits for their ends.
 #[derive(Args)]
@@ -88,25 +88,27 @@ impl Held {
         Ok(Held::Tcp(socket.into()))
     }
 
-    /// How it ended; `None` while it has not.
+    /// How it ended; `None` while it has not. Reads all that has come: one is told of it only once.
     fn ended(&mut self) -> Option<String> {
         let mut buffer = [0; 512];
-        let read = match self {
-            Held::Tcp(stream) => stream.read(&mut buffer),
-            Held::Udp(socket) => socket.recv(&mut buffer).map(|length| length.max(1)),
-        };
-        match read {
-            Ok(0) => Some("closed".to_owned()),
-            Ok(_) => None,
-            Err(error) if error.kind() == ErrorKind::WouldBlock => None,
-            Err(error) => Some(error_name(&error)),
+        loop {
+            let read = match self {
+                Held::Tcp(stream) => stream.read(&mut buffer),
+                Held::Udp(socket) => socket.recv(&mut buffer).map(|length| length.max(1)),
+            };
+            match read {
+                Ok(0) => return Some("closed".to_owned()),
+                Ok(_) => {}
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return None,
+                Err(error) => return Some(error_name(&error)),
+            }
         }
     }
 
-    fn descriptor(&self) -> BorrowedFd<'_> {
+    fn descriptor(&self) -> RawFd {
         match self {
-            Held::Tcp(stream) => stream.as_fd(),
-            Held::Udp(socket) => socket.as_fd(),
+            Held::Tcp(stream) => stream.as_raw_fd(),
+            Held::Udp(socket) => socket.as_raw_fd(),
         }
     }
 }
@@ -199,41 +201,84 @@ impl Keep {
 }
 
 /// Waits until every connection has ended, or the end; with listeners only until the end.
-fn watch(end: &End, listeners: &[TcpListener], mut held: Vec<Held>) -> Result<()> {
-    let mut seen = Withdrawn { held: held.len() as u64, ..Withdrawn::default() };
-    while !(end.reached() || held.is_empty() && listeners.is_empty()) {
-        let ready = {
-            let descriptors = listeners.iter().map(AsFd::as_fd).chain(held.iter().map(Held::descriptor));
-            let mut watched: Vec<PollFd<'_>> =
-                descriptors.map(|descriptor| PollFd::new(descriptor, PollFlags::POLLIN)).collect();
-            match poll(&mut watched, PollTimeout::from(LOOK)) {
-                // A signal: the end is looked for at the top.
-                Err(Errno::EINTR) => continue,
-                other => drop(other?),
-            }
-            watched.iter().map(|one| one.any().unwrap_or(true)).collect::<Vec<_>>()
-        };
-        let (_, of_held) = ready.split_at(listeners.len());
-        let mut of_held = of_held.iter();
-        held.retain_mut(|one| {
-            let result = of_held.next().filter(|ready| **ready).and_then(|_| one.ended());
-            result.is_none_or(|result| {
-                note(&mut seen, result);
-                false
-            })
-        });
-        for listener in listeners {
-            while held.len() < MOST
-                && let Ok((stream, _)) = listener.accept()
-            {
-                stream.set_nonblocking(true)?;
-                held.push(Held::Tcp(stream));
-                seen.held += 1;
+fn watch(end: &End, listeners: &[TcpListener], held: Vec<Held>) -> Result<()> {
+    let mut room = Room::new(listeners)?;
+    for one in held {
+        room.hold(one)?;
+    }
+    let mut events = Events::with_capacity(1024);
+    while !(end.reached() || room.living == 0 && listeners.is_empty()) {
+        match room.poll.poll(&mut events, Some(LOOK)) {
+            // A signal: the end is looked for at the top.
+            Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+            other => other?,
+        }
+        for event in &events {
+            match listeners.get(event.token().0) {
+                Some(listener) => room.accept(listener)?,
+                None => room.look(event.token()),
             }
         }
     }
-    seen.living = held.len() as u64;
-    Ok(Report::Withdrawn(seen).print()?)
+    room.seen.living = room.living as u64;
+    Ok(Report::Withdrawn(room.seen).print()?)
+}
+
+/// Connections that are held. The listeners have the first tokens, then comes each place of `held`.
+struct Room {
+    poll: Poll,
+    listeners: usize,
+    held: Vec<Option<Held>>,
+    /// Places whose connection has ended.
+    free: Vec<usize>,
+    living: usize,
+    seen: Withdrawn,
+}
+
+impl Room {
+    fn new(listeners: &[TcpListener]) -> Result<Self> {
+        let poll = Poll::new()?;
+        for (index, listener) in listeners.iter().enumerate() {
+            poll.registry().register(&mut SourceFd(&listener.as_raw_fd()), Token(index), Interest::READABLE)?;
+        }
+        let (held, free) = (Vec::new(), Vec::new());
+        Ok(Self { poll, listeners: listeners.len(), held, free, living: 0, seen: Withdrawn::default() })
+    }
+
+    fn hold(&mut self, one: Held) -> Result<()> {
+        let place = self.free.pop().unwrap_or(self.held.len());
+        let token = Token(self.listeners + place);
+        self.poll.registry().register(&mut SourceFd(&one.descriptor()), token, Interest::READABLE)?;
+        match self.held.get_mut(place) {
+            Some(free) => *free = Some(one),
+            None => self.held.push(Some(one)),
+        }
+        self.living += 1;
+        self.seen.held += 1;
+        Ok(())
+    }
+
+    /// Is told of a connection once for all that has come, so everybody who waits is let in.
+    fn accept(&mut self, listener: &TcpListener) -> Result<()> {
+        while self.living < MOST
+            && let Ok((stream, _)) = listener.accept()
+        {
+            stream.set_nonblocking(true)?;
+            self.hold(Held::Tcp(stream))?;
+        }
+        Ok(())
+    }
+
+    fn look(&mut self, token: Token) {
+        let Some(place) = token.0.checked_sub(self.listeners) else { return };
+        let Some(one) = self.held.get_mut(place) else { return };
+        if let Some(result) = one.as_mut().and_then(Held::ended) {
+            note(&mut self.seen, result);
+            *one = None;
+            self.free.push(place);
+            self.living -= 1;
+        }
+    }
 }
 
 fn note(seen: &mut Withdrawn, result: String) {

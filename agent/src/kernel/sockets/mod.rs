@@ -1,5 +1,5 @@
 //! Lives: agent, user space.
-//! Called by: `revoke`, which lists the sockets of a network namespace and cuts some.
+//! Called by: `revoke`, which lists the sockets of a network namespace and cuts some (`cuts`).
 //! May touch: one sock_diag netlink socket per door; the sockets it is told to cut.
 //! Never: asks for extended information, which waits for each socket's lock; cuts a socket that is not the very one it was shown.
 //!
@@ -7,14 +7,17 @@
 //! waits for the socket's lock, so whoever calls [`Door::cut`] must be able to wait (`revoke::hands`). Before kernel 6.9 every
 //! sock_diag call waits behind one that waits.
 
+mod cuts;
+
+pub use cuts::Cut;
+
 use std::{io, net::IpAddr, os::fd::AsFd as _, time::Duration};
 
 use netlink_packet_core::{
-    DefaultNla, NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload,
-    NetlinkSerializable, Nla as _,
+    DefaultNla, NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload, NetlinkSerializable, Nla as _,
 };
 use netlink_packet_sock_diag::{
-    SockDiagDestroy, SockDiagMessage,
+    SockDiagMessage,
     inet::{ExtensionFlags, InetRequest, InetResponse, SocketId, StateFlags, nlas::Nla},
 };
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_SOCK_DIAG};
@@ -108,15 +111,6 @@ pub struct Door {
     buffer: Vec<u8>,
 }
 
-/// What became of a socket that was to be cut.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Cut {
-    /// Both ends got an error.
-    Done,
-    /// There is none (any more).
-    Gone,
-}
-
 impl Door {
     /// Opens a door into `namespace`; it stays open when the namespace's processes are gone.
     ///
@@ -148,36 +142,18 @@ impl Door {
         Ok(())
     }
 
-    /// Cuts one socket: it and its peer get an error at once. Waits for the socket's lock.
-    ///
-    /// # Errors
-    /// The kernel refuses.
-    pub fn cut(&mut self, living: &Living) -> io::Result<Cut> {
-        let name = if living.is_any() { self.identify(living)? } else { Some(living.name.clone()) };
-        let Some(Name { family, id }) = name else { return Ok(Cut::Gone) };
-        let request = request(family, living.protocol, u32::MAX, id);
-        let message = SockDiagDestroy::new(SockDiagMessage::InetRequest(request));
-        self.send(message, NLM_F_REQUEST | NLM_F_ACK)?;
-        unless_gone(self.receive(&mut |_: SockDiagMessage| {})).map(|done| done.map_or(Cut::Gone, |()| Cut::Done))
-    }
-
-    /// The very socket that has these ends. The kernel takes a listener, or a server's datagram socket, for a connection that is
-    /// gone: cut by its ends alone, a server would lose the socket it serves by.
-    fn identify(&mut self, living: &Living) -> io::Result<Option<Name>> {
-        let Name { family, id } = living.name.clone();
-        let request = request(family, living.protocol, u32::MAX, id);
-        self.send(SockDiagMessage::InetRequest(request), NLM_F_REQUEST | NLM_F_ACK)?;
-        let (protocol, mut found) = (living.protocol, None);
-        let answered = self.receive(&mut |answer| {
-            if let SockDiagMessage::InetResponse(response) = answer {
-                found = Some(self::living(protocol, *response));
-            }
-        });
-        let same = |found: &Living| (found.local, found.remote) == (living.local, living.remote);
-        Ok(unless_gone(answered)?.and(found).filter(same).map(|found| found.name))
-    }
-
     fn send<T>(&mut self, message: T, flags: u16) -> io::Result<()>
+    where
+        T: NetlinkSerializable + std::fmt::Debug,
+        NetlinkPayload<T>: From<T>,
+    {
+        let mut request = Vec::new();
+        self.add(message, flags, &mut request);
+        self.socket.send(&request, 0).map(drop)
+    }
+
+    /// Writes a message behind those that are to be sent with it.
+    fn add<T>(&mut self, message: T, flags: u16, request: &mut Vec<u8>)
     where
         T: NetlinkSerializable + std::fmt::Debug,
         NetlinkPayload<T>: From<T>,
@@ -187,36 +163,38 @@ impl Door {
         (header.flags, header.sequence_number) = (flags, self.sequence);
         let mut packet = NetlinkMessage::new(header, NetlinkPayload::from(message));
         packet.finalize();
-        let mut buffer = vec![0; packet.buffer_len()];
-        packet.serialize(&mut buffer);
-        self.socket.send(&buffer, 0).map(drop)
+        let start = request.len();
+        request.resize(start + packet.buffer_len(), 0);
+        packet.serialize(request.get_mut(start..).unwrap_or_default());
     }
 
     /// Reads answers up to the end of the list, or to the acknowledgement.
     fn receive(&mut self, take: &mut dyn FnMut(SockDiagMessage)) -> io::Result<()> {
         loop {
-            self.buffer.clear();
-            // Mostly it is there already: the kernel answers while it is asked.
-            match self.socket.recv(&mut self.buffer, AT_ONCE) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    self.wait()?;
-                    self.socket.recv(&mut self.buffer, 0)?;
-                }
-                other => drop(other?),
-            }
+            self.fill()?;
             if self.read(take)? {
                 return Ok(());
             }
         }
     }
 
+    /// Receives the next part of an answer.
+    fn fill(&mut self) -> io::Result<()> {
+        self.buffer.clear();
+        // Mostly it is there already: the kernel answers while it is asked.
+        match self.socket.recv(&mut self.buffer, AT_ONCE) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                self.wait()?;
+                self.socket.recv(&mut self.buffer, 0).map(drop)
+            }
+            other => other.map(drop),
+        }
+    }
+
     /// Reads what was received; whether that was the end.
     fn read(&self, take: &mut dyn FnMut(SockDiagMessage)) -> io::Result<bool> {
-        let mut rest = self.buffer.as_slice();
-        while !rest.is_empty() {
-            let message = NetlinkMessage::<SockDiagMessage>::deserialize(rest).map_err(unreadable)?;
-            let length = usize::try_from(message.header.length).unwrap_or(usize::MAX).next_multiple_of(4);
-            rest = rest.get(length..).unwrap_or_default();
+        for message in Messages(&self.buffer) {
+            let message = message?;
             if message.header.sequence_number != self.sequence {
                 // The rest of an answer that somebody stopped reading.
                 continue;
@@ -245,6 +223,24 @@ impl Door {
             0 => Err(io::Error::new(io::ErrorKind::TimedOut, "no answer from sock_diag")),
             _ => Ok(()),
         }
+    }
+}
+
+/// The messages of what was received.
+struct Messages<'a>(&'a [u8]);
+
+impl Iterator for Messages<'_> {
+    type Item = io::Result<NetlinkMessage<SockDiagMessage>>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.0.is_empty() {
+            return None;
+        }
+        let read = NetlinkMessage::<SockDiagMessage>::deserialize(self.0).map_err(unreadable);
+        let length =
+            read.as_ref().map_or(usize::MAX, |message| usize::try_from(message.header.length).unwrap_or(usize::MAX));
+        self.0 = length.checked_next_multiple_of(4).and_then(|length| self.0.get(length..)).unwrap_or_default();
+        Some(read)
     }
 }
 
@@ -331,6 +327,10 @@ mod tests {
         Door::open(&found.namespaces[0].namespace).unwrap()
     }
 
+    fn cut(door: &mut Door, living: &Living) -> io::Result<Cut> {
+        door.cut([living]).pop().unwrap()
+    }
+
     fn ends(ends: Ends) -> (Addr, u16) {
         (super::addr(ends.ip()), ends.port())
     }
@@ -359,10 +359,10 @@ mod tests {
             let found = find(&mut door, Protocol::TCP, local, remote).unwrap();
             assert_eq!(found.state, state::ESTABLISHED, "{listen}");
             assert_ne!(found.cgroup, 0, "{listen}");
-            assert_eq!(door.cut(&found).unwrap(), Cut::Done, "{listen}");
+            assert_eq!(cut(&mut door, &found).unwrap(), Cut::Done, "{listen}");
             assert_eq!(client.read(&mut [0]).unwrap_err().kind(), ErrorKind::ConnectionAborted, "{listen}");
             assert_eq!(server.read(&mut [0]).unwrap_err().kind(), ErrorKind::ConnectionReset, "{listen}");
-            assert_eq!(door.cut(&found).unwrap(), Cut::Gone, "{listen}");
+            assert_eq!(cut(&mut door, &found).unwrap(), Cut::Gone, "{listen}");
         }
     }
 
@@ -374,9 +374,40 @@ mod tests {
         let (local, remote) = (ends(client.local_addr().unwrap()), ends(client.peer_addr().unwrap()));
         let known = |cookie| Living::known(Protocol::TCP, local, remote, cookie);
         // Names a socket that has had the same ends.
-        assert!(door.cut(&known(Some(1))).map_or(true, |cut| cut == Cut::Gone));
-        assert_eq!(door.cut(&known(None)).unwrap(), Cut::Done);
+        assert!(cut(&mut door, &known(Some(1))).map_or(true, |cut| cut == Cut::Gone));
+        assert_eq!(cut(&mut door, &known(None)).unwrap(), Cut::Done);
         assert_eq!(client.read(&mut [0]).unwrap_err().kind(), ErrorKind::ConnectionAborted);
+    }
+
+    /// Requests that travel together: each is answered for itself, those before and behind one that fails too.
+    #[test]
+    fn many_are_cut_at_once_and_what_became_of_each_is_told() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let connect = |_| (TcpStream::connect(listener.local_addr().unwrap()).unwrap(), listener.accept().unwrap().0);
+        let pairs: Vec<(TcpStream, TcpStream)> = (0..300).map(connect).collect();
+        let mut door = door();
+        let client = |(client, _): &(TcpStream, TcpStream)| {
+            Living::known(Protocol::TCP, ends(client.local_addr().unwrap()), ends(client.peer_addr().unwrap()), None)
+        };
+        let wanted: Vec<Living> = pairs.iter().map(client).collect();
+        let mut named = Vec::new();
+        door.list(Protocol::TCP, OPEN, &mut |living| named.push(living)).unwrap();
+        named.retain(|living| {
+            wanted.iter().any(|wanted| (wanted.local, wanted.remote) == (living.local, living.remote))
+        });
+        assert_eq!(named.len(), 300);
+        assert_eq!(cut(&mut door, &named[0]).unwrap(), Cut::Done);
+        assert_eq!(cut(&mut door, &named[299]).unwrap(), Cut::Done);
+        let mut asked = named.clone();
+        // The same by its ends alone, which is looked for first; one that was never there.
+        asked.insert(7, Living::known(Protocol::TCP, named[0].local, named[0].remote, None));
+        let became: Vec<Cut> = door.cut(&asked).into_iter().map(Result::unwrap).collect();
+        let gone: Vec<usize> = (0..asked.len()).filter(|place| became[*place] == Cut::Gone).collect();
+        assert_eq!(gone, [0, 7, 300]);
+        for (mut client, _server) in pairs {
+            assert_eq!(client.read(&mut [0]).unwrap_err().kind(), ErrorKind::ConnectionAborted);
+        }
+        assert!(door.cut([]).is_empty());
     }
 
     /// The kernel looks on among those that serve, where it finds no connection with these ends.
@@ -391,7 +422,7 @@ mod tests {
             let gone = (super::addr(us), 9);
             for (protocol, port) in [(Protocol::TCP, at.port()), (Protocol::UDP, served.port())] {
                 let known = Living::known(protocol, (super::addr(us), port), gone, None);
-                assert_eq!(door.cut(&known).unwrap(), Cut::Gone, "{address}");
+                assert_eq!(cut(&mut door, &known).unwrap(), Cut::Gone, "{address}");
             }
             drop(TcpStream::connect((us, at.port())).expect("still listens"));
             let client = UdpSocket::bind((us, 0)).unwrap();
@@ -408,7 +439,7 @@ mod tests {
             let mut door = door();
             let (local, remote) = (one.local_addr().unwrap(), other.local_addr().unwrap());
             let found = find(&mut door, Protocol::UDP, local, remote).unwrap();
-            assert_eq!(door.cut(&found).unwrap(), Cut::Done);
+            assert_eq!(cut(&mut door, &found).unwrap(), Cut::Done);
             assert_eq!(one.recv(&mut [0]).unwrap_err().kind(), ErrorKind::ConnectionAborted);
             assert!(find(&mut door, Protocol::UDP, local, remote).is_none());
         }
