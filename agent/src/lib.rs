@@ -9,7 +9,7 @@
 //!             │         ▼                               ▼ events
 //!  collector ◄── rpc::export ◄── exporter ◄── telemetry ◄┘          decisions come up, records go out
 //! ```
-//! `runtime` starts and stops all of it; begin reading there. `config`, `lock` and `logs` come before it.
+//! `metrics` shows Prometheus and probes what status shows people. `runtime` starts and stops all of it; begin reading there. `config`, `lock` and `logs` come before it.
 
 pub mod config;
 pub mod control;
@@ -18,6 +18,7 @@ pub mod exporter;
 pub mod kernel;
 pub mod lock;
 pub mod logs;
+pub mod metrics;
 pub mod revoke;
 pub mod rpc;
 pub mod runtime;

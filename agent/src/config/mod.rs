@@ -47,6 +47,8 @@ pub struct Config {
     pub collector: Option<Collector>,
     /// Records kept while the collector is away.
     pub queue_records: usize,
+    /// Where metrics and probes are served; `None` for nowhere.
+    pub metrics: Option<SocketAddr>,
     /// What is logged and how.
     pub log: Log,
 }

@@ -96,6 +96,11 @@ pub const OPTIONS: &[OptionDoc] = &[
         "65536",
         "Records kept while the collector is away; beyond it new ones are dropped and counted.",
     ),
+    absent(
+        "metrics.listen",
+        "127.0.0.1:9477",
+        "Where /metrics (OpenMetrics), /livez and /readyz are served, without TLS; absent: nowhere.",
+    ),
     option("log.level", "info", "error, warn, info, debug or trace; RUST_LOG overrides it."),
     option("log.format", "text", "text or json."),
 ];

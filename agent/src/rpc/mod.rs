@@ -69,7 +69,7 @@ pub fn listen(grpc: &Grpc) -> Result<Listeners, TransportError> {
 pub async fn serve(
     listeners: Listeners,
     control: Handle,
-    info: Info,
+    info: Arc<Info>,
     stop: Stop,
 ) -> Result<(), tonic::transport::Error> {
     let sets = SetServiceServer::new(sets::Sets::new(control.clone())).max_decoding_message_size(MAX_REQUEST);

@@ -3,7 +3,7 @@
 //! May touch: the control handle.
 //! Never: keeps state of its own; waits longer than [`PATIENCE`].
 
-use std::{future::Future, pin::Pin, time::Duration};
+use std::{future::Future, pin::Pin, sync::Arc, time::Duration};
 
 use tokio::sync::{broadcast::error::RecvError, mpsc};
 use tokio_stream::{Stream, wrappers::ReceiverStream};
@@ -24,14 +24,14 @@ const WATCH_BUFFER: usize = 64;
 /// `weir.v1.PolicyService`.
 pub struct Service {
     control: Handle,
-    info: Info,
+    info: Arc<Info>,
     stop: Stop,
 }
 
 impl Service {
     /// A service in front of `control`.
     #[must_use]
-    pub fn new(control: Handle, info: Info, stop: Stop) -> Self {
+    pub fn new(control: Handle, info: Arc<Info>, stop: Stop) -> Self {
         Self { control, info, stop }
     }
 }

@@ -20,6 +20,15 @@ pub enum RunError {
     /// A listener or the way to the collector.
     #[error(transparent)]
     Transport(#[from] weir_transport::TransportError),
+    /// The port of the metrics.
+    #[error("metrics.listen: {at} cannot be listened on; write another address and port, or leave it out")]
+    Metrics {
+        /// Where.
+        at: std::net::SocketAddr,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
     /// The system gave no thread, runtime, signal or random number.
     #[error("{what} could not be set up")]
     System {

@@ -6,6 +6,7 @@
 //! | subsystem | where | stops | deadline |
 //! |---|---|---|---|
 //! | rpc | runtime `weir-rpc` | 1st: no new requests, those under way finish | [`RPC_DEADLINE`] |
+//! | metrics | runtime `weir-rpc` | with rpc: a scrape under way is dropped | [`RPC_DEADLINE`] |
 //! | control | thread `weir-control` | 2nd: drops the kernel side, which detaches (nothing is pinned in this version) | [`CONTROL_DEADLINE`] |
 //! | revoker | thread `weir-revoker` | 3rd: after the sweep under way | [`REVOKER_DEADLINE`] |
 //! | telemetry | thread `weir-telemetry` | 4th: empties the ring and the merge tables once more | [`TELEMETRY_DEADLINE`] |
@@ -21,7 +22,7 @@ mod error;
 mod notify;
 mod subsystem;
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 pub use error::RunError;
 use subsystem::{Exits, Subsystem};
@@ -39,7 +40,7 @@ use crate::{
     datapath::{Datapath, EventSource},
     exporter::Queue,
     kernel::{self, Kernel},
-    lock,
+    lock, metrics,
     revoke::{self, Revoker},
     rpc::{self, Link},
     telemetry::{Parts, Telemetry, clock, names::Names, tally::Tally},
@@ -127,6 +128,7 @@ async fn terminated() -> Result<(), RunError> {
 /// Every subsystem that runs.
 struct Agent {
     rpc: Subsystem,
+    metrics: Option<Subsystem>,
     control: Subsystem,
     revoker: Subsystem,
     telemetry: Subsystem,
@@ -179,7 +181,7 @@ impl Agent {
         };
         let (control, handle) = control(config, datapath, settings, exits)?;
 
-        let info = rpc::Info {
+        let info = Arc::new(rpc::Info {
             node: config.node.clone(),
             unknown: config.unknown.name(),
             unselected: config.unselected.name(),
@@ -188,6 +190,10 @@ impl Agent {
             queue: Arc::clone(&queue),
             revoker,
             link,
+        });
+        let metrics = match config.metrics {
+            Some(at) => Some(serve_metrics(at, runtime, handle.clone(), Arc::clone(&info), exits)?),
+            None => None,
         };
         let listeners = {
             let _inside = runtime.enter();
@@ -196,13 +202,16 @@ impl Agent {
         let rpc = Subsystem::task("rpc", exits, runtime, |stop| async move {
             rpc::serve(listeners, handle, info, stop).await.map_err(|error| weir_transport::why(&error))
         });
-        Ok(Self { rpc, control, revoker: work, telemetry, exporter, queue })
+        Ok(Self { rpc, metrics, control, revoker: work, telemetry, exporter, queue })
     }
 
     /// Stops everything, in the order of the table above.
     fn stop(self) {
         notify::stopping();
         self.rpc.stop(RPC_DEADLINE);
+        if let Some(metrics) = self.metrics {
+            metrics.stop(RPC_DEADLINE);
+        }
         self.control.stop(CONTROL_DEADLINE);
         self.revoker.stop(REVOKER_DEADLINE);
         self.telemetry.stop(TELEMETRY_DEADLINE);
@@ -235,6 +244,23 @@ fn control<D: Datapath>(
         Ok(())
     })?;
     Ok((thread, handle))
+}
+
+/// The page for Prometheus and for probes.
+fn serve_metrics(
+    at: SocketAddr,
+    runtime: &Runtime,
+    control: actor::Handle,
+    info: Arc<rpc::Info>,
+    exits: &Exits,
+) -> Result<Subsystem, RunError> {
+    let listener = {
+        let _inside = runtime.enter();
+        metrics::listen(at).map_err(|source| RunError::Metrics { at, source })?
+    };
+    Ok(Subsystem::task("metrics", exits, runtime, |stop| async move {
+        metrics::serve(listener, control, info, stop).await.map_err(|error| error.to_string())
+    }))
 }
 
 /// The exporter's thread, with a runtime of its own so that a heavy request never delays a record.

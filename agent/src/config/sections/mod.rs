@@ -61,8 +61,8 @@ pub fn read(source: &str, text: &str, args: &Args) -> Result<Config, Vec<Fault>>
 
 fn config(reader: &mut Sources, file: Option<&Node>, flags: &Node) -> Option<Config> {
     let top = Layers::new(reader, "", file, Some(flags));
-    let [grpc_section, collector_section, queue_section, log_section] =
-        ["grpc", "collector", "queue", "log"].map(|key| top.below(reader, key));
+    let [grpc_section, collector_section, queue_section, metrics_section, log_section] =
+        ["grpc", "collector", "queue", "metrics", "log"].map(|key| top.below(reader, key));
     let node = top.read(reader, |reader, section| reader.text(section, "node"));
     let node = node.or_else(|| host_name(reader));
     let cgroup_root = top.read(reader, |reader, section| reader.path(section, "cgroupRoot"));
@@ -80,6 +80,10 @@ fn config(reader: &mut Sources, file: Option<&Node>, flags: &Node) -> Option<Con
     let grpc = grpc(reader, &grpc_section);
     let collector = collector(reader, &collector_section);
     let queue_records = queue(reader, &queue_section);
+    let metrics = metrics_section.read(reader, |reader, section| {
+        let remedy = "write ADDRESS:PORT, such as 127.0.0.1:9477";
+        reader.parsed(section, "listen", "is no address and port", remedy)
+    });
     let log = log(reader, &log_section);
     Some(Config {
         node: node?,
@@ -94,6 +98,7 @@ fn config(reader: &mut Sources, file: Option<&Node>, flags: &Node) -> Option<Con
         grpc,
         collector,
         queue_records,
+        metrics,
         log,
     })
 }

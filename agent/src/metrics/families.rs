@@ -1,0 +1,213 @@
+//! Lives: weir-agent, metrics.
+//! Called by: `text`, at each scrape.
+//! May touch: what status knows, read only.
+//! Never: a label with more values than there are limits, interfaces or kinds: whoever wants addresses reads the records.
+
+use weir_common::event::LimitStats;
+
+use crate::{
+    control::view::Status,
+    datapath::{AttachState, CounterCell},
+    rpc::Info,
+};
+
+/// What is known at one moment.
+pub struct Now<'a> {
+    pub status: &'a Status,
+    pub info: &'a Info,
+}
+
+/// What a value is to Prometheus.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Type {
+    /// Only grows, from the start of the agent on; its name ends with `_total`.
+    Counter,
+    Gauge,
+}
+
+/// A value.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Value {
+    Count(u64),
+    Number(f64),
+}
+
+/// A value and those of its family's labels, in their order.
+pub type Sample = (Vec<String>, Value);
+
+/// One metric.
+pub struct Family {
+    /// Without the `_total` of a counter, which the format adds.
+    pub name: &'static str,
+    pub help: &'static str,
+    pub kind: Type,
+    pub labels: &'static [&'static str],
+    pub read: fn(&Now<'_>) -> Vec<Sample>,
+}
+
+const fn counter(
+    name: &'static str,
+    labels: &'static [&'static str],
+    help: &'static str,
+    read: fn(&Now<'_>) -> Vec<Sample>,
+) -> Family {
+    Family { name, help, kind: Type::Counter, labels, read }
+}
+
+const fn gauge(
+    name: &'static str,
+    labels: &'static [&'static str],
+    help: &'static str,
+    read: fn(&Now<'_>) -> Vec<Sample>,
+) -> Family {
+    Family { name, help, kind: Type::Gauge, labels, read }
+}
+
+const DECISION: &[&str] = &["hook", "verdict", "reason"];
+const LIMIT: &[&str] = &["limit", "outcome"];
+const INTERFACE: &[&str] = &["interface", "outcome"];
+
+/// Every metric of the agent, in the order of the page. `docs/metrics.md` is this table.
+pub const FAMILIES: &[Family] = &[
+    gauge("weir_build_info", &["version", "abi"], "Always 1; which agent this is", |_| {
+        vec![(vec![env!("CARGO_PKG_VERSION").to_owned(), weir_common::ABI_VERSION.to_string()], Value::Count(1))]
+    }),
+    gauge("weir_start_time_seconds", &[], "When the agent started, Unix time", |now| one(seconds(now.status.start_ns))),
+    gauge("weir_enforcing", &[], "1 when a generation is in force and everything that exists is attached", |now| {
+        one(Value::Count(now.status.observed.enforcing.into()))
+    }),
+    gauge("weir_policy_generation", &[], "The generation in force", |now| one(Value::Count(now.status.generation))),
+    gauge("weir_policy_generation_time_seconds", &[], "Since when it is in force, Unix time", |now| {
+        one(seconds(now.status.generation_time_ns))
+    }),
+    gauge("weir_policy_resources", &["kind"], "Resources in force", |now| {
+        let of_kind = |(kind, count): (&weir_policy::Kind, &u64)| (vec![kind.name().to_owned()], Value::Count(*count));
+        now.status.resources.iter().map(of_kind).collect()
+    }),
+    counter("weir_decisions", DECISION, "Decisions of the kernel programs", |now| cells(now, |cell| cell.decided)),
+    counter("weir_decisions_recorded", DECISION, "Of these, decisions that are in records", |now| {
+        let recorded = |cell: &CounterCell| now.info.tally.recorded(cell.hook, cell.verdict, cell.reason);
+        cells(now, recorded)
+    }),
+    counter("weir_decisions_quiet", DECISION, "Of these, decisions by rules that want no record", |now| {
+        cells(now, |cell| cell.quiet)
+    }),
+    counter("weir_decisions_lost", DECISION, "Of these, decisions whose event found the ring full", |now| {
+        cells(now, |cell| cell.lost)
+    }),
+    counter("weir_limit_packets", LIMIT, "Packets charged against a rate limit: passed or exceeded", |now| {
+        limits(now, |stats| (stats.passed_packets, stats.exceeded_packets))
+    }),
+    counter("weir_limit_bytes", LIMIT, "Their bytes", |now| {
+        limits(now, |stats| (stats.passed_bytes, stats.exceeded_bytes))
+    }),
+    gauge("weir_interface_attached", &["interface", "mode"], "1 where the XDP program is attached", |now| {
+        let attached = |mode: &str| matches!(mode, "native" | "generic");
+        let shown = now.status.observed.interfaces.iter();
+        let sample =
+            shown.map(|one| (vec![one.name.clone(), one.mode.to_owned()], Value::Count(attached(one.mode).into())));
+        sample.collect()
+    }),
+    counter("weir_interface_packets", INTERFACE, "Frames the XDP program saw: passed or dropped", |now| {
+        let named = now.status.observed.interfaces.iter().filter(|interface| interface.index != 0);
+        let seen = named.filter_map(|one| Some((one, now.status.seen.iter().find(|seen| seen.index == one.index)?)));
+        seen.flat_map(|(one, seen)| {
+            two(&one.name, "passed", seen.passed, "dropped", seen.seen.saturating_sub(seen.passed))
+        })
+        .collect()
+    }),
+    gauge("weir_workloads", &["state"], "Local workloads by what became of attaching to them", |now| {
+        let count = |state| now.status.observed.workloads.iter().filter(|workload| workload.state == state).count();
+        let states =
+            [("attached", AttachState::Attached), ("waiting", AttachState::Waiting), ("failed", AttachState::Failed)];
+        states.map(|(word, state)| (vec![word.to_owned()], number(count(state)))).to_vec()
+    }),
+    gauge("weir_workloads_uncovered", &[], "Workloads with traffic that no hook in place sees", |now| {
+        one(number(now.status.observed.workloads.iter().filter(|workload| !workload.uncovered.is_empty()).count()))
+    }),
+    gauge("weir_connections_known", &[], "Living connections that events have told of", |now| {
+        one(number(now.info.revoker.report().known))
+    }),
+    gauge("weir_connections_draining", &[], "Forbidden connections that go on because their policy drains", |now| {
+        one(number(now.info.revoker.report().draining))
+    }),
+    gauge(
+        "weir_connections_blocked",
+        &[],
+        "Forbidden connections that wait for a lock that their process holds",
+        |now| one(number(now.info.revoker.report().blocked.len())),
+    ),
+    counter("weir_connections_cut", &[], "Connections cut because a generation forbids them", |now| {
+        one(Value::Count(now.info.revoker.report().cut))
+    }),
+    counter("weir_connections_adopted", &[], "Connections older than the programs that were judged and go on", |now| {
+        one(Value::Count(now.info.revoker.report().adopted))
+    }),
+    gauge(
+        "weir_sweep_clean_generation",
+        &[],
+        "The generation by which the last sweep found nothing forbidden; 0 while there is something",
+        |now| one(Value::Count(now.info.revoker.report().clean_generation)),
+    ),
+    gauge("weir_sweep_duration_seconds", &[], "How long the last sweep took", |now| {
+        one(Value::Number(now.info.revoker.report().sweep.as_secs_f64()))
+    }),
+    gauge(
+        "weir_collector_state",
+        &["state"],
+        "1 for the state of the stream to the collector: connected, connecting or disabled",
+        |now| {
+            let is = now.info.link.state().word;
+            let states = ["connected", "connecting", "disabled"];
+            states.map(|word| (vec![word.to_owned()], Value::Count((word == is).into()))).to_vec()
+        },
+    ),
+    gauge("weir_records_queued", &[], "Records kept for the collector", |now| {
+        one(Value::Count(now.info.queue.status().queued))
+    }),
+    gauge("weir_records_queue_capacity", &[], "Records that can be kept", |now| {
+        one(Value::Count(now.info.queue.status().capacity))
+    }),
+    counter("weir_records_sent", &[], "Records given to the stream", |now| {
+        one(Value::Count(now.info.queue.status().sent))
+    }),
+    counter("weir_records_acknowledged", &[], "Records the collector has taken over", |now| {
+        one(Value::Count(now.info.queue.status().acknowledged))
+    }),
+    counter("weir_records_lost", &[], "Decisions in records dropped because the queue was full", |now| {
+        one(Value::Count(now.info.queue.status().lost))
+    }),
+];
+
+fn one(value: Value) -> Vec<Sample> {
+    vec![(Vec::new(), value)]
+}
+
+fn two(name: &str, first: &str, one: u64, second: &str, other: u64) -> [Sample; 2] {
+    [(first, one), (second, other)].map(|(word, value)| (vec![name.to_owned(), word.to_owned()], Value::Count(value)))
+}
+
+fn number(count: usize) -> Value {
+    Value::Count(u64::try_from(count).unwrap_or(u64::MAX))
+}
+
+/// Nanoseconds as seconds: to about a tenth of a microsecond today.
+#[expect(clippy::cast_precision_loss, reason = "the format's numbers are floats")]
+fn seconds(ns: u64) -> Value {
+    Value::Number(ns as f64 / 1e9)
+}
+
+fn cells(now: &Now<'_>, value: impl Fn(&CounterCell) -> u64) -> Vec<Sample> {
+    let labels = |cell: &CounterCell| [cell.hook.name(), cell.verdict.name(), cell.reason.name()].map(str::to_owned);
+    now.status.counters.iter().map(|cell| (labels(cell).to_vec(), Value::Count(value(cell)))).collect()
+}
+
+fn limits(now: &Now<'_>, value: impl Fn(&LimitStats) -> (u64, u64)) -> Vec<Sample> {
+    // The first limit is none.
+    let numbered = now.status.compiled.limits.iter().zip(&now.status.limits).skip(1);
+    let samples = numbered.flat_map(|(limit, stats)| {
+        let (passed, exceeded) = value(stats);
+        two(&limit.policy, "passed", passed, "exceeded", exceeded)
+    });
+    samples.collect()
+}
