@@ -24,6 +24,10 @@ pub fn trials() -> Vec<Trial> {
         on_stage("a_client_is_shut_out_by_a_loaded_list_and_by_single_entries_and_is_let_in_again", loaded),
         on_stage("a_loaded_list_outlives_a_restart_of_the_agent_and_what_was_to_end_ends", restarted),
         on_stage("where_a_set_allows_only_the_clients_it_lists_reach_the_service", allowed),
+        on_stage(
+            "while_whole_lists_are_swapped_under_traffic_what_all_hold_never_passes_and_what_none_holds_always",
+            swapped,
+        ),
         on_stage("a_list_with_a_faulty_line_is_refused_with_the_line_and_changes_nothing", faulty),
     ]
 }
@@ -144,6 +148,51 @@ fn allowed(harness: &mut Harness) -> Result<()> {
         record.is("deny", "xdp") && record.reason == "not_listed" && record.remote.address == Some(Client.v4())
     })?;
     ensure!(drop.policy == "AddressSet/guests", "{drop}");
+    Ok(())
+}
+
+/// Lists that hold the client in different ways, loaded by turns, some of them with another generation of the policy.
+fn swapped(harness: &mut Harness) -> Result<()> {
+    const SWAPS: u8 = 40;
+    stage(harness, "{action: block}")?;
+    let client = format!("{}\n{}\n", Client.v4(), Client.v6());
+    let many: String = (0..2000).map(|number| format!("198.51.{}.{}\n", number / 256, number % 256)).collect();
+    let loads = [
+        ("set load guests -", format!("{client}198.18.0.0/15\n")),
+        ("set load guests - --expires-in 1h", format!("{client}{many}2001:db8::/48\n")),
+        ("set load guests -", format!("{many}{client}2000::/3\n")),
+    ];
+    ctl(harness, loads[0].0, &loads[0].1)?;
+    let ends = [Api.v4(), Api.v6()].map(|address| SocketAddr::new(address, 80));
+    let [v4, v6] = ends;
+    let server = harness.world().serve(Api, &format!("storm-serve --listen {v4} --listen {v6}"))?;
+    let storm = |who: Who, timeout: u32| {
+        let line = format!("storm --threads 3 --timeout-ms {timeout} --pause-ms 5 --to {v4} --to {v6}");
+        harness.world().start("storm", harness.world().probe_line(who, &line))
+    };
+    let (shut_out, let_in) = (storm(Client, 25)?, storm(Polite, 8000)?);
+    for swap in 0..SWAPS {
+        let (line, list) = &loads[usize::from(swap) % loads.len()];
+        ctl(harness, line, list)?;
+        if swap % 5 == 0 {
+            let spec = format!("{{action: block, addresses: [203.0.113.{swap}]}}");
+            harness.apply(&document("AddressSet", "guests", &spec))?;
+        }
+    }
+    let (shut_out, let_in) = (shut_out.stormed()?, let_in.stormed()?);
+    for (protocol, end) in ends.into_iter().flat_map(|end| [("tcp", end), ("udp", end)]) {
+        for (who, stormed, word) in [(Client, &shut_out, "ETIMEDOUT"), (Polite, &let_in, "ok")] {
+            let results = stormed.of(protocol, end);
+            let tries: u64 = results.values().sum();
+            ensure!(
+                results.keys().all(|result| result == word) && tries > 20,
+                "{who:?} to {protocol} {end}: {results:?}"
+            );
+        }
+    }
+    drop(server.stormed()?);
+    let set = listed(harness)?;
+    ensure!(set.packets > 100, "counts must outlive the swaps: {set:?}");
     Ok(())
 }
 
