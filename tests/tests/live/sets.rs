@@ -171,8 +171,7 @@ fn swapped(harness: &mut Harness) -> Result<()> {
         harness.world().start("storm", harness.world().probe_line(who, &line))
     };
     let (shut_out, let_in) = (storm(Client, 25)?, storm(Polite, 8000)?);
-    for swap in 0..SWAPS {
-        let (line, list) = &loads[usize::from(swap) % loads.len()];
+    for (swap, (line, list)) in (0..SWAPS).zip(loads.iter().cycle()) {
         ctl(harness, line, list)?;
         if swap % 5 == 0 {
             let spec = format!("{{action: block, addresses: [203.0.113.{swap}]}}");
