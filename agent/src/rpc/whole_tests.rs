@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 use tonic::{Code, transport::Channel};
+use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient};
 use weir_common::{
     event::Kind,
     verdict::{Direction, Hook, Reason, Verdict},
@@ -139,6 +140,28 @@ async fn policy_is_served_and_the_counters_of_status_agree() {
     let (result, took, _) = agent.stop();
     result.unwrap();
     assert!(took < Duration::from_secs(2), "{took:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn health_is_serving_while_the_policy_is_in_the_kernel() {
+    let agent = start();
+    drop(agent.client().await);
+    let address = format!("unix:{}/agent.sock", agent.dir.path().display()).parse().unwrap();
+    let mut client = HealthClient::new(weir_transport::connect(&address, None, false).unwrap());
+    let ask = |service: &str| HealthCheckRequest { service: service.to_owned() };
+    for service in ["", "weir.v1.PolicyService"] {
+        assert_eq!(client.check(ask(service)).await.unwrap().into_inner().status(), ServingStatus::Serving);
+    }
+    assert_eq!(client.check(ask("weir.v1.Nothing")).await.unwrap_err().code(), Code::NotFound);
+    let mut unknown = client.watch(ask("weir.v1.Nothing")).await.unwrap().into_inner();
+    assert_eq!(unknown.message().await.unwrap().unwrap().status(), ServingStatus::ServiceUnknown);
+    let mut watch = client.watch(ask("")).await.unwrap().into_inner();
+    assert_eq!(watch.message().await.unwrap().unwrap().status(), ServingStatus::Serving);
+    agent.fake.inner().fail_counters = true;
+    assert_eq!(watch.message().await.unwrap().unwrap().status(), ServingStatus::NotServing);
+    let (result, _, _) = agent.stop();
+    result.unwrap();
+    assert!(!matches!(watch.message().await, Ok(Some(_))), "the stream ends with the agent");
 }
 
 #[tokio::test(flavor = "multi_thread")]
