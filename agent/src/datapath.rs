@@ -11,7 +11,7 @@ use weir_common::event::{Event, LimitStats};
 use weir_policy::{Compiled, CompiledWorkload, Prefix, sets::Loaded};
 
 pub use crate::kernel::{
-    AttachState, CounterCell, InterfaceSeen, InterfaceState, Merged, Observed, SetCount, WorkloadState,
+    AttachState, CounterCell, InterfaceSeen, InterfaceState, LimitTable, Merged, Observed, SetCount, WorkloadState,
 };
 
 /// What a datapath reports when it cannot do what it was asked; the cause is underneath.
@@ -50,6 +50,11 @@ pub trait Datapath: Send + 'static {
     /// # Errors
     /// The counters could not be read.
     fn limit_stats(&self, limits: usize) -> Result<Vec<LimitStats>, DatapathError>;
+    /// How full the table of the limits' clients is.
+    ///
+    /// # Errors
+    /// The table could not be read.
+    fn limit_table(&self) -> Result<LimitTable, DatapathError>;
     /// Packets seen by XDP.
     ///
     /// # Errors

@@ -19,8 +19,8 @@ use weir_common::{
 use weir_policy::{Compiled, CompiledWorkload, Prefix, ResourceId, sets::Loaded};
 
 use crate::datapath::{
-    AttachState, CounterCell, Datapath, DatapathError, EventSource, InterfaceSeen, InterfaceState, Merged, Observed,
-    SetCount, WorkloadState,
+    AttachState, CounterCell, Datapath, DatapathError, EventSource, InterfaceSeen, InterfaceState, LimitTable, Merged,
+    Observed, SetCount, WorkloadState,
 };
 
 /// What a fake kernel holds; the test keeps a handle.
@@ -157,6 +157,10 @@ impl Datapath for FakeDatapath {
 
     fn limit_stats(&self, limits: usize) -> Result<Vec<LimitStats>, DatapathError> {
         Ok((0..limits as u64).map(|n| LimitStats { passed_packets: n * 10, ..LimitStats::default() }).collect())
+    }
+
+    fn limit_table(&self) -> Result<LimitTable, DatapathError> {
+        Ok(LimitTable { slots: 8, busy_permille: 500 })
     }
 
     fn seen(&self) -> Result<Vec<InterfaceSeen>, DatapathError> {

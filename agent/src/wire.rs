@@ -15,7 +15,9 @@ use weir_common::event::{Event, LimitStats};
 use weir_policy::{Compiled, CompiledWorkload, Prefix, sets::Loaded};
 
 use crate::{
-    datapath::{CounterCell, Datapath, DatapathError, EventSource, InterfaceSeen, Merged, Observed, SetCount},
+    datapath::{
+        CounterCell, Datapath, DatapathError, EventSource, InterfaceSeen, LimitTable, Merged, Observed, SetCount,
+    },
     kernel::{self, Events, Kernel},
 };
 
@@ -51,6 +53,10 @@ impl Datapath for Kernel {
 
     fn limit_stats(&self, limits: usize) -> Result<Vec<LimitStats>, DatapathError> {
         Ok(Self::limit_stats(self, limits)?)
+    }
+
+    fn limit_table(&self) -> Result<LimitTable, DatapathError> {
+        Ok(Self::limit_table(self)?)
     }
 
     fn seen(&self) -> Result<Vec<InterfaceSeen>, DatapathError> {

@@ -190,17 +190,44 @@ impl<'a, T: Tables> Image<'a, T> {
     }
 
     /// One rate limit.
-    #[inline(always)]
     pub fn limit(&self, number: u16) -> Option<LimitEntry> {
-        let n = number as u32;
-        let word = |i| self.word(Section::Limits, n, i);
-        Some(LimitEntry::from_words([word(0)?, word(1)?, word(2)?, word(3)?, word(4)?, word(5)?, word(6)?, word(7)?]))
+        let (page, first) = self.limit_page(number)?;
+        Some(LimitEntry::from_words(core::array::from_fn(|word| page.word(first + word as u32))))
     }
 
-    /// One word of a rate limit, for a caller that cannot afford the whole entry on its stack.
+    /// The page that has a rate limit, and the place of its first word there, for a caller that cannot afford the whole entry on
+    /// its stack.
     #[inline(always)]
-    pub fn limit_word(&self, number: u16, word: u32) -> Option<u64> {
-        self.word(Section::Limits, number as u32, word)
+    pub fn limit_page(&self, number: u16) -> Option<(&'a Page, u32)> {
+        let place = self.header.word(header::SECTIONS + Section::Limits as u32);
+        let (first_page, entries) = (place as u32, (place >> 32) as u32);
+        if number as u32 >= entries {
+            return None;
+        }
+        let index = number as u32 * image::LIMIT_WORDS;
+        let page = self.tables.page(first_page.wrapping_add(index / image::PAGE_WORDS as u32))?;
+        Some((page, index))
+    }
+
+    /// What names the client that an identity is to limits with this key; 0: it counts by its address.
+    #[inline(always)]
+    pub fn client(&self, identity: u32, key: u32) -> u64 {
+        let keys = self.header.word(header::CLIENT_KEYS) as u32;
+        self.word(Section::Clients, identity.wrapping_mul(keys).wrapping_add(key), 0).unwrap_or(0)
+    }
+
+    /// The lists of interfaces, by bit, that an interface is on.
+    #[inline(always)]
+    pub fn interface_lists(&self, ifindex: u32) -> u32 {
+        let entries = (self.header.word(header::SECTIONS + Section::Interfaces as u32) >> 32) as u32;
+        let entry = self.word(Section::Interfaces, ifindex & entries.wrapping_sub(1), 0).unwrap_or(0);
+        if entry as u32 == ifindex { (entry >> 32) as u32 } else { 0 }
+    }
+
+    /// Whether packets of this local workload's open connections are charged against limits.
+    #[inline(always)]
+    pub fn metered(&self, workload: u32) -> bool {
+        self.packed(Section::Workloads, workload).unwrap_or(0) & image::METERED != 0
     }
 
     /// Port atoms of the node: the row length of [`Section::Services`].

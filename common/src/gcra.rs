@@ -1,5 +1,5 @@
-//! Lives: kernel (XDP limiter) and host (tests, `explain`).
-//! Called by: the XDP program, once per kind of limit a packet is charged against.
+//! Lives: kernel (the limiter) and host (tests, `explain`).
+//! Called by: the limiter, once per kind of limit a packet is charged against.
 //! May touch: nothing but its arguments; the caller owns the slot and the compare-and-swap.
 //! Never: loses precision that an honest client would feel; costs are rounded to the nearest nanosecond per charge.
 //!
@@ -80,6 +80,24 @@ pub const fn earlier(a: u64, b: u64) -> u64 {
     if (a.wrapping_sub(b) as i64) > 0 { b } else { a }
 }
 
+/// Four limit numbers of 16 bits, less those that are among `others`. What is left is in the order it was, without gaps at its low
+/// end.
+#[inline(always)]
+#[must_use]
+pub const fn without(numbers: u64, others: u64) -> u64 {
+    let (mut left, mut shift, mut rest) = (0, 0, numbers);
+    while rest != 0 {
+        let number = rest & 0xffff;
+        rest >>= 16;
+        let (a, b, c, d) = (others & 0xffff, others >> 16 & 0xffff, others >> 32 & 0xffff, others >> 48);
+        if number != a && number != b && number != c && number != d {
+            left |= number << (shift & 63);
+            shift += 16;
+        }
+    }
+    left
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -110,6 +128,21 @@ mod tests {
             let passed = run(Limit::new(rate, burst), gap, packets, units);
             let off = passed.abs_diff(expected.min(packets));
             assert!(off <= 2, "{rate}/s burst {burst}: passed {passed}, expected {expected}");
+        }
+    }
+
+    #[test]
+    fn limits_that_two_lists_share_stand_in_the_second_no_more() {
+        let rows = [
+            (0, 0, 0),
+            (0x0003_0002_0001, 0, 0x0003_0002_0001),
+            (0x0003_0002_0001, 0x0002, 0x0003_0001),
+            (0x0004_0003_0002_0001, 0x0001_0002_0003_0004, 0),
+            (0x0004_0003_0002_0001, 0x0005_0000_0000_0000, 0x0004_0003_0002_0001),
+            (0x0004_0003_0002_0001, 0x0001_0000_0000_0004, 0x0003_0002),
+        ];
+        for (numbers, others, left) in rows {
+            assert_eq!(without(numbers, others), left, "{numbers:#x} without {others:#x}");
         }
     }
 

@@ -14,6 +14,7 @@
 //!    atom ─ PORT_ROWS ─► port class ;   cells[peer class][port class] ─ CELLS ─► verdict, reason, rule
 //! STAGED_SETS, where a policy is staged: the same of what the set would answer were staged policies enforced
 //! service class, atom ─ SERVICES ─► up to four limits ─ LIMITS ─► intervals, bursts, client key
+//! identity ─ CLIENTS ─► whom limits by workload charge
 //! ```
 
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout};
@@ -68,6 +69,8 @@ pub mod header {
     pub const UNKNOWN: u32 = 3;
     /// Port atoms of the node: the row length of [`super::Section::Services`].
     pub const ATOMS: u32 = 4;
+    /// Client keys of the node: the row length of [`super::Section::Clients`].
+    pub const CLIENT_KEYS: u32 = 5;
     /// First of the section words, in the order of [`super::Section`]: first page in the low half, entries in the high half.
     pub const SECTIONS: u32 = 8;
 }
@@ -103,7 +106,7 @@ pub enum Section {
     Cells = 4,
     /// By service class x atoms + atom: four limit numbers of 16 bits, 0 for none.
     Services = 5,
-    /// By limit number: [`LimitEntry`], eight words each.
+    /// By limit number: [`LimitEntry`], sixteen words each.
     Limits = 6,
     /// By number of the local workload: its identity and [`ADDRESSED`], 32 bits each. Added by the agent when it installs a compiled image, so
     /// that attach points hold only a number that outlives generations.
@@ -111,11 +114,17 @@ pub enum Section {
     /// By (set x 2 + direction): [`SetEntry`] of what the set would answer were staged policies enforced, with cells and a port row
     /// of its own. The default of a set without staged policies is absent. Empty where nothing is staged.
     StagedSets = 8,
+    /// By identity x client keys + key: what names the client that an identity is; 0 where it is none of that kind and counts by
+    /// its address. Empty where no limit counts by workload.
+    Clients = 9,
+    /// By interface index modulo its length, a power of two: the index in the low half, in the high half a bit for each list of
+    /// interfaces that limits name and it is on. Added by the agent, as only it knows the indices.
+    Interfaces = 10,
 }
 
 impl Section {
     /// Every section, in order of its number.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 11] = [
         Self::Identities,
         Self::Ports,
         Self::PortRows,
@@ -125,6 +134,8 @@ impl Section {
         Self::Limits,
         Self::Workloads,
         Self::StagedSets,
+        Self::Clients,
+        Self::Interfaces,
     ];
 
     /// Bits one entry takes.
@@ -134,9 +145,9 @@ impl Section {
         match self {
             Self::Ports | Self::PortRows => 16,
             Self::Cells | Self::Workloads => 32,
-            Self::Identities | Self::Services => 64,
+            Self::Identities | Self::Services | Self::Clients | Self::Interfaces => 64,
             Self::Sets | Self::StagedSets => 128,
-            Self::Limits => 512,
+            Self::Limits => LIMIT_WORDS * 64,
         }
     }
 }
@@ -184,6 +195,14 @@ pub const MAX_IDENTITIES: u32 = 131_072;
 
 /// Bit of an entry in [`Section::Workloads`]: the workload has addresses of its own, and may send from no others.
 pub const ADDRESSED: u32 = 1 << 31;
+/// Bit of an entry in [`Section::Workloads`]: a limit on packets or bytes may apply to it, so packets of its open connections are
+/// charged at its sockets too.
+pub const METERED: u32 = 1 << 30;
+
+/// Bit of the active word: some rate limit exists, so sockets must look for it.
+pub const ACTIVE_LIMITS: u64 = 1 << 62;
+/// Bit of the active word: some local workload is [`METERED`].
+pub const ACTIVE_METERED: u64 = 1 << 63;
 
 /// One direction of a policy set.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -309,45 +328,71 @@ impl Cell {
     }
 }
 
-/// A rate limit as XDP applies it. A kind whose limit is not set has both its words 0.
+/// The rates of one limit, by kind. A kind that is not set holds nothing back.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct LimitEntry {
+pub struct LimitRates {
     /// Packets per second.
     pub packets: Option<Limit>,
     /// Bytes of the IP packet per second.
     pub bytes: Option<Limit>,
     /// New TCP connections (SYN without ACK) per second.
     pub connections: Option<Limit>,
+}
+
+/// A rate limit as the kernel applies it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LimitEntry {
+    /// What one client may send.
+    pub client: LimitRates,
+    /// What all clients together may send.
+    pub aggregate: LimitRates,
     /// Leading bits of an IPv4 client's address that make one client, 0 to 32.
     pub prefix_v4: u8,
     /// Leading bits of an IPv6 client's address that make one client, 0 to 128.
     pub prefix_v6: u8,
-    /// 1: exceeding traffic passes and is recorded (`audit`).
-    pub audit: u8,
-    /// 1: the cheap clock (jiffies) is exact enough for this limit's burst.
-    pub coarse_clock: u8,
-    /// Rule number of the limit, for records.
+    /// [`LIMIT_AUDITS`] and so on.
+    pub flags: u8,
+    /// 0: clients count by address; else one more than the number of the client key in [`Section::Clients`].
+    pub client_key: u8,
+    /// Rule number of the limit, for records; that of its aggregate is one higher.
     pub rule: u32,
     /// Names the clients' state across generations, so that editing a limit keeps it.
     pub state: u32,
+    /// The lists of interfaces it applies to, by bit; 0: all, and sockets too.
+    pub interfaces: u32,
 }
 
+/// Limit flag: exceeding traffic passes and is recorded (`audit`).
+pub const LIMIT_AUDITS: u8 = 1;
+/// Limit flag: the cheap clock (jiffies) is exact enough for this limit's bursts.
+pub const LIMIT_COARSE_CLOCK: u8 = 2;
+
+/// Words of an entry in [`Section::Limits`]; a divisor of the page size, so that a page has all of an entry.
+pub const LIMIT_WORDS: u32 = 16;
+/// Where an entry has the rates of all clients together; those of one client come first. Of each, pairs of words: packets, bytes,
+/// connections.
+pub const LIMIT_AGGREGATE: u32 = 6;
+/// Word of an entry that [`LimitEntry::with_key`] reads.
+pub const LIMIT_KEY: u32 = 12;
+/// Word of an entry with its state and interfaces, for [`LimitEntry::with_key`] too.
+pub const LIMIT_STATE: u32 = 13;
+
 impl LimitEntry {
-    /// Packs into the section's eight words.
+    /// Packs into the section's sixteen words.
     #[must_use]
-    pub const fn to_words(self) -> [u64; 8] {
-        let packets = limit_words(self.packets);
-        let bytes = limit_words(self.bytes);
-        let connections = limit_words(self.connections);
+    pub const fn to_words(self) -> [u64; LIMIT_WORDS as usize] {
+        let [p, q, b, c, n, m] = rate_words(&self.client);
+        let [ap, aq, ab, ac, an, am] = rate_words(&self.aggregate);
         let key = self.prefix_v4 as u64
             | (self.prefix_v6 as u64) << 8
-            | (self.audit as u64) << 16
-            | (self.coarse_clock as u64) << 24
+            | (self.flags as u64) << 16
+            | (self.client_key as u64) << 24
             | (self.rule as u64) << 32;
-        [packets.0, packets.1, bytes.0, bytes.1, connections.0, connections.1, key, self.state as u64]
+        let state = self.state as u64 | (self.interfaces as u64) << 32;
+        [p, q, b, c, n, m, ap, aq, ab, ac, an, am, key, state, 0, 0]
     }
 
-    /// The limit in a pair of its words; `None` when it is not set. Pairs start at word 0 (packets), 2 (bytes), 4 (connections).
+    /// The limit in a pair of its words; `None` when it is not set.
     #[inline(always)]
     #[must_use]
     pub const fn limit(interval_q16: u64, tolerance: u64) -> Option<Limit> {
@@ -358,23 +403,56 @@ impl LimitEntry {
         }
     }
 
-    /// Unpacks from the section's eight words.
+    /// Everything but the rates, from the words [`LIMIT_KEY`] and [`LIMIT_STATE`]: the kernel fetches rates one by one, for the
+    /// sake of the stack.
     #[inline(always)]
     #[must_use]
-    pub const fn from_words(words: [u64; 8]) -> Self {
-        let [p0, p1, b0, b1, c0, c1, key, state] = words;
+    pub const fn with_key(key: u64, state: u64) -> Self {
         Self {
-            packets: Self::limit(p0, p1),
-            bytes: Self::limit(b0, b1),
-            connections: Self::limit(c0, c1),
+            client: LimitRates { packets: None, bytes: None, connections: None },
+            aggregate: LimitRates { packets: None, bytes: None, connections: None },
             prefix_v4: key as u8,
             prefix_v6: (key >> 8) as u8,
-            audit: (key >> 16) as u8,
-            coarse_clock: (key >> 24) as u8,
+            flags: (key >> 16) as u8,
+            client_key: (key >> 24) as u8,
             rule: (key >> 32) as u32,
             state: state as u32,
+            interfaces: (state >> 32) as u32,
         }
     }
+
+    /// Unpacks from the section's words.
+    #[must_use]
+    pub const fn from_words(words: [u64; LIMIT_WORDS as usize]) -> Self {
+        let [p, q, b, c, n, m, ap, aq, ab, ac, an, am, key, state, _, _] = words;
+        Self {
+            client: rates([p, q, b, c, n, m]),
+            aggregate: rates([ap, aq, ab, ac, an, am]),
+            ..Self::with_key(key, state)
+        }
+    }
+
+    /// Whether packets of open connections count: those of a limit on connections alone do not.
+    #[must_use]
+    pub const fn meters(&self) -> bool {
+        let (client, all) = (&self.client, &self.aggregate);
+        client.packets.is_some() || client.bytes.is_some() || all.packets.is_some() || all.bytes.is_some()
+    }
+}
+
+const fn rates(words: [u64; 6]) -> LimitRates {
+    let [p, q, b, c, n, m] = words;
+    LimitRates {
+        packets: LimitEntry::limit(p, q),
+        bytes: LimitEntry::limit(b, c),
+        connections: LimitEntry::limit(n, m),
+    }
+}
+
+const fn rate_words(rates: &LimitRates) -> [u64; 6] {
+    let ((p, q), (b, c), (n, m)) =
+        (limit_words(rates.packets), limit_words(rates.bytes), limit_words(rates.connections));
+    [p, q, b, c, n, m]
 }
 
 const fn limit_words(limit: Option<Limit>) -> (u64, u64) {
@@ -399,16 +477,17 @@ mod tests {
         let set = SetEntry { cells: 1 << 31, port_row: 77, port_classes: 9, sockets: SOCKET_RAW, default };
         let [first, second] = set.to_words();
         assert_eq!(SetEntry::from_words(first, second), set);
+        let (some, none) = (Some(Limit::new(1000, 100)), Some(Limit::new(0, 0)));
         let limit = LimitEntry {
-            packets: Some(Limit::new(1000, 100)),
-            bytes: None,
-            connections: Some(Limit::new(0, 0)),
+            client: LimitRates { packets: some, bytes: None, connections: none },
+            aggregate: LimitRates { packets: None, bytes: some, connections: None },
             prefix_v4: 32,
             prefix_v6: 64,
-            audit: 1,
-            coarse_clock: 0,
+            flags: LIMIT_AUDITS,
+            client_key: 3,
             rule: 99,
             state: 0xdead_beef,
+            interfaces: 0x8000_0001,
         };
         assert_eq!(LimitEntry::from_words(limit.to_words()), limit);
     }

@@ -34,6 +34,10 @@ pub const AGENT: u32 = u32::MAX;
 pub const REPLY_BUCKETS: u32 = 128;
 /// Rate limits whose passed and dropped packets are counted.
 pub const MAX_LIMITS: u32 = 1024;
+/// Rates of all clients together: three kinds for each limit, in rows of four.
+pub const LIMIT_TOTALS: u32 = MAX_LIMITS * 4;
+/// Flows of which it is noted that XDP has charged their packets, on the way to the socket: 2 MiB.
+pub const PAID_SLOTS: u32 = 1 << 18;
 /// Cgroups the programs at the root of the managed tree can tell apart.
 pub const MAX_CGROUPS: u32 = 8192;
 /// Interfaces that belong to a workload: one each at most.
@@ -91,6 +95,10 @@ pub const GRACE: &str = "GRACE";
 pub const GRACE_EVENTS: &str = "GRACE_EVENTS";
 /// Rate limit state.
 pub const LIMIT_STATE: &str = "LIMIT_STATE";
+/// Arrival times of limits on all clients together.
+pub const TOTALS: &str = "TOTALS";
+/// Packets that XDP has charged, on their way to the socket.
+pub const PAID: &str = "PAID";
 /// Per limit: packets and bytes passed and dropped, per CPU.
 pub const LIMIT_STATS: &str = "LIMIT_STATS";
 /// Reply table for unconnected UDP clients.

@@ -17,6 +17,16 @@ pub unsafe fn add(cell: *mut u64, amount: u64) {
     unsafe { atomic_xadd::<u64, u64, { AtomicOrdering::Relaxed }>(cell, amount) };
 }
 
+/// Adds to a map value and tells what it was.
+///
+/// # Safety
+/// `cell` must come from a map lookup in this run.
+#[inline(always)]
+pub unsafe fn fetch_add(cell: *mut u64, amount: u64) -> u64 {
+    // SAFETY: the caller hands a live, aligned map value.
+    unsafe { atomic_xadd::<u64, u64, { AtomicOrdering::SeqCst }>(cell, amount) }
+}
+
 /// Replaces `old` by `new`; `false` when the value was not `old` any more.
 ///
 /// # Safety

@@ -133,6 +133,13 @@ pub fn frame_headers(ctx: &XdpContext, packet: &mut Packet) -> Headers {
     answer(weir_parse_frame(ctx.ctx, packet))
 }
 
+/// Segments that a packet at a cgroup_skb hook was merged from; 1 for a plain one.
+#[inline(always)]
+pub fn segments(ctx: &SkBuffContext) -> u32 {
+    // SAFETY: a 4-byte load of a context field.
+    unsafe { (*ctx.skb.skb).gso_segs }.max(1)
+}
+
 /// Answers of the functions below, beside the numbers of [`Reason`]s.
 const READ: u32 = 0;
 const NOT_IP: u32 = 0x100;

@@ -1,7 +1,7 @@
 //! Lives: kernel, `cgroup_skb/ingress` of each workload's cgroup, and on strict nodes of the root of the managed tree.
 //! Called by: the kernel, once per packet delivered to a socket of the workload.
-//! May touch: packet bytes through `bytes::Skb`, the socket's state, the reply table.
-//! Never: changes a packet; looks into packets of established TCP connections.
+//! May touch: packet bytes through `bytes::Skb`, the socket's state, the reply table, rate limit state.
+//! Never: changes a packet; looks into packets of established TCP connections, unless limits are about their workload.
 //!
 //! Why here: the SYN is seen on the listening socket, so a denied connection never reaches the application, whatever network
 //! namespace or interface it came through. The kernel's own TCP state is the connection table (DESIGN.md D5).
@@ -11,7 +11,7 @@ use weir_common::{
     addr::Protocol,
     decide::Query,
     event::Local,
-    image::Cell,
+    image::{ACTIVE_METERED, Cell},
     packet::{Packet, tcp},
     verdict::{Direction, Hook, Reason},
 };
@@ -20,6 +20,7 @@ use crate::{
     bytes::{self, SOCK_STREAM, Sock},
     connect::{ALLOW, DENY},
     emit::{self, Caller, Subject},
+    limiter::{self, Place},
     quotes,
     replies::{self, Asked},
     tables::{self, Judged},
@@ -69,21 +70,37 @@ fn action(outcome: Outcome) -> i32 {
     }
 }
 
-/// Asks whose socket it is only where that matters: packets of open connections do not pay for the answer.
+/// Asks whose socket it is only where that matters: packets of open connections do not pay for the answer, unless limits are about
+/// them.
 #[inline(always)]
 fn try_ingress(ctx: &SkBuffContext, local: impl FnOnce() -> Local) -> Outcome {
     let sock = bytes::socket_of(ctx);
-    if sock.kind == SOCK_STREAM && sock.protocol == u32::from(Protocol::TCP.0) && LIVING >> (sock.state & 31) & 1 == 1 {
+    let word = tables::word();
+    let open =
+        sock.kind == SOCK_STREAM && sock.protocol == u32::from(Protocol::TCP.0) && LIVING >> (sock.state & 31) & 1 == 1;
+    if open && word & ACTIVE_METERED == 0 {
         return Outcome::Established;
     }
     let local = local();
+    if open && !tables::metered(word, local.workload) {
+        return Outcome::Established;
+    }
     let mut packet = Packet::EMPTY;
     bytes::headers(ctx, &mut packet);
-    judge(ctx, local, sock, &mut packet)
+    let mut said = 0;
+    if open {
+        // What cannot be read was judged when it opened, and the stack has taken it for the connection's.
+        said = if packet.refused != 0 { 0 } else { charge(ctx, local.workload, &packet) };
+        if said == 0 {
+            return Outcome::Established;
+        }
+    }
+    judge(ctx, local, said, sock, &mut packet)
 }
 
+/// `open`: what limits said of a packet of an open connection; 0 for others.
 #[inline(always)]
-fn judge(ctx: &SkBuffContext, local: Local, sock: Sock, packet: &mut Packet) -> Outcome {
+fn judge(ctx: &SkBuffContext, local: Local, open: u64, sock: Sock, packet: &mut Packet) -> Outcome {
     let subject = Subject {
         hook: Hook::Ingress,
         direction: Direction::Ingress,
@@ -101,6 +118,19 @@ fn judge(ctx: &SkBuffContext, local: Local, sock: Sock, packet: &mut Packet) -> 
         return decided(&subject, &Judged::refusal(reason), packet);
     }
     let mut judged = tables::judge(subject.local.workload, &emit::question(&subject));
+    // Whom the policy denies takes nothing from what all clients have together.
+    let said = if open == 0 && judged.decision.verdict.passes() { charge(ctx, subject.local.workload, packet) } else { open };
+    if said != 0 {
+        judged.decision = limiter::decision(said, judged.decision.remote_identity);
+        if matches!(decided(&subject, &judged, packet), Outcome::Denied) {
+            return Outcome::Denied;
+        }
+        if open != 0 {
+            return Outcome::Established;
+        }
+        // What limits say is a decision of its own; the policy's is asked for again, as the stack has no room for both.
+        tables::judge_again(subject.local.workload, &emit::question(&subject), &mut judged);
+    }
     let passes = judged.decision.verdict.passes();
     if passes && packet.protocol == Protocol::TCP {
         if packet.tcp_flags & (tcp::SYN | tcp::ACK) != tcp::SYN {
@@ -120,6 +150,12 @@ fn judge(ctx: &SkBuffContext, local: Local, sock: Sock, packet: &mut Packet) -> 
         replies::note_asked(&subject, subject.cookie);
     }
     decided(&subject, &judged, packet)
+}
+
+/// What limits say.
+#[inline(always)]
+fn charge(ctx: &SkBuffContext, workload: u32, packet: &Packet) -> u64 {
+    limiter::exceeded(tables::word(), packet, Place { workload, ifindex: 0, packets: bytes::segments(ctx) })
 }
 
 /// Whether the datagram can answer one that this socket sent: the kernel matched both ends of it to the socket (connected UDP,

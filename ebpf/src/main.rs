@@ -17,6 +17,7 @@ mod from_workload;
 mod ingress;
 mod limiter;
 mod maps;
+mod paid;
 mod post_bind;
 mod quotes;
 mod recent;

@@ -20,8 +20,8 @@ use weir_common::{
     event::{Endpoint, Event, LimitStats, Local, MergeKey, MergeValue, ReplyBucket},
     image::Page,
     maps::{
-        FRAGMENT_BUCKETS, LIMIT_SLOTS, MAX_CGROUPS, MAX_CIDRS, MAX_EDGES, MAX_ENDPOINTS, MAX_INTERFACES, MAX_LIMITS,
-        MAX_MERGED, MAX_WORKLOADS, REPLY_BUCKETS, RING_BYTES, SET_BUFFERS, SET_IMAGES, SLOTS,
+        FRAGMENT_BUCKETS, LIMIT_SLOTS, LIMIT_TOTALS, MAX_CGROUPS, MAX_CIDRS, MAX_EDGES, MAX_ENDPOINTS, MAX_INTERFACES,
+        MAX_LIMITS, MAX_MERGED, MAX_WORKLOADS, PAID_SLOTS, REPLY_BUCKETS, RING_BYTES, SET_BUFFERS, SET_IMAGES, SLOTS,
     },
     sets::{Count, Line, MAX_SETS, v4, v6},
 };
@@ -128,10 +128,16 @@ pub static GRACE: ArrayOfMaps<Array<u64, 1>, 1> = ArrayOfMaps::new();
 #[btf_map]
 pub static GRACE_EVENTS: ArrayOfMaps<Array<u64, 1>, 1> = ArrayOfMaps::new();
 
-/// Rate limit state: theoretical arrival times in two rows. Written by XDP.
+/// Arrival times of all clients together, by limit number and kind. Written by XDP and ingress.
+#[btf_map]
+pub static TOTALS: Array<u64, { LIMIT_TOTALS as usize }> = Array::new();
+/// What XDP has charged, by flow. Written by XDP, taken away by ingress.
+#[btf_map]
+pub static PAID: Array<u64, { PAID_SLOTS as usize }> = Array::new();
+/// Rate limit state: theoretical arrival times in two rows. Written by XDP and ingress.
 #[btf_map]
 pub static LIMIT_STATE: Array<u64, { LIMIT_SLOTS as usize }> = Array::new();
-/// By limit number. Written by XDP.
+/// By limit number. Written by XDP and ingress.
 #[btf_map]
 pub static LIMIT_STATS: PerCpuArray<LimitStats, { MAX_LIMITS as usize }> = PerCpuArray::new();
 /// Expected replies, `REPLY_BUCKETS` buckets per workload, so that a workload can only push out its own. Written by egress.

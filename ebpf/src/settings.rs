@@ -17,6 +17,10 @@ static TICK_NS: u64 = 0;
 #[unsafe(no_mangle)]
 pub static TASK_PLACES: TaskPlaces = TaskPlaces::UNKNOWN;
 
+/// What jiffies started at: they wrap five minutes after boot, so that whoever cannot cope finds out.
+#[unsafe(no_mangle)]
+static FIRST_JIFFY: u64 = 0;
+
 /// The secret of the keyed hash, drawn at load.
 #[inline(always)]
 pub fn secret() -> Secret {
@@ -29,4 +33,11 @@ pub fn secret() -> Secret {
 pub fn tick_ns() -> u64 {
     // SAFETY: as above.
     unsafe { core::ptr::read_volatile(&TICK_NS) }
+}
+
+/// What jiffies started at.
+#[inline(always)]
+pub fn first_jiffy() -> u64 {
+    // SAFETY: as above.
+    unsafe { core::ptr::read_volatile(&FIRST_JIFFY) }
 }

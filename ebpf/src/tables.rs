@@ -28,18 +28,25 @@ pub struct Active {
 }
 
 impl Active {
-    /// The active word; 0 when no generation was ever written, under which nothing is remembered.
-    #[inline(always)]
-    fn word() -> u64 {
-        maps::ACTIVE.get(0).copied().unwrap_or(0)
-    }
-
     /// The active generation, or `None` when none was ever written (fails closed).
     #[inline(always)]
     pub fn open() -> Option<Self> {
         let word = *maps::ACTIVE.get(0)?;
         let slot = (word & 1) as u32;
         Some(Self { word, slot, pages: maps::TABLES.get(slot)? })
+    }
+
+    /// The generation of an active word that was read before; `None` as above.
+    #[inline(always)]
+    pub fn of(word: u64) -> Option<Self> {
+        let slot = (word & 1) as u32;
+        Some(Self { word, slot, pages: maps::TABLES.get(slot)? })
+    }
+
+    /// The word it was opened by.
+    #[inline(always)]
+    pub const fn word(&self) -> u64 {
+        self.word
     }
 
     /// The slot it is in.
@@ -105,7 +112,7 @@ pub fn judge_again(workload: u32, query: &Query, judged: &mut Judged) {
 /// what is [`Judged::NO_TABLES`] before: a copy would wait for each of its parts to be stored.
 #[inline(always)]
 pub fn judge_at_once(workload: u32, query: &Query, judged: &mut Judged) {
-    if !recent::look(Active::word(), workload, query, judged) {
+    if !recent::look(word(), workload, query, judged) {
         let _ = weir_decide(workload, query, judged);
     }
 }
@@ -122,7 +129,7 @@ extern "C" fn weir_judge(workload: u32, query: *const Query, to: *mut Judged) ->
     let query = unsafe { &*query };
     // SAFETY: as above.
     let judged = unsafe { &mut *to };
-    if recent::recall(Active::word(), workload, query, judged) {
+    if recent::recall(word(), workload, query, judged) {
         return 1;
     }
     weir_decide(workload, query, to)
@@ -161,6 +168,20 @@ pub fn plausible(workload: u32, packet: &Packet) -> bool {
 #[inline(always)]
 pub fn owner(addr: &Addr) -> u32 {
     Active::open().and_then(|active| active.endpoint(addr)).map_or(0, |end| end.owner)
+}
+
+/// The active word: which generation is in force, and what it asks of every packet (`image::ACTIVE_LIMITS` and so on). 0 before the
+/// first, under which nothing is remembered.
+#[inline(always)]
+pub fn word() -> u64 {
+    maps::ACTIVE.get(0).copied().unwrap_or(0)
+}
+
+/// Whether packets of a workload's open connections are charged, in the generation of this active word.
+#[inline(always)]
+pub fn metered(word: u64, workload: u32) -> bool {
+    let Some(active) = Active::of(word) else { return false };
+    Image::open(&active).is_some_and(|image| image.metered(workload))
 }
 
 /// Flags of the active generation; none when there is none.

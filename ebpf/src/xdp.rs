@@ -11,7 +11,7 @@ use aya_ebpf::{
     programs::XdpContext,
 };
 use weir_common::{
-    decide::{Decision, Image},
+    decide::Image,
     edge::{self, Edge},
     image::{FLAG_LIMITS, FLAG_LIMITS_ALL, FLAG_SETS},
     packet::Packet,
@@ -23,7 +23,7 @@ use crate::{
     bytes::{self, Headers},
     emit::{self, Subject},
     fragments,
-    limiter::{self, AUDIT},
+    limiter::{self, AT_XDP, AUDIT, Place},
     maps, sets,
     tables::{Active, Judged},
     who,
@@ -86,7 +86,7 @@ fn try_xdp(ctx: &XdpContext, ifindex: u32, edge: Edge) -> Outcome {
     if image.flags() & FLAG_LIMITS == 0 {
         return Outcome::Unjudged;
     }
-    match limited(&image, &mut packet, edge.workload) {
+    match limited(&image, active.word(), &mut packet, edge.workload, ifindex) {
         0 => Outcome::Unjudged,
         answer => decided(&image, answer, &packet, ifindex),
     }
@@ -96,7 +96,7 @@ fn try_xdp(ctx: &XdpContext, ifindex: u32, edge: Edge) -> Outcome {
 ///
 /// A function of its own in the object, with a number for an answer, for the sake of the stack.
 #[inline(never)]
-fn limited(image: &Image<'_, Active>, packet: &mut Packet, sender: u32) -> u64 {
+fn limited(image: &Image<'_, Active>, word: u64, packet: &mut Packet, sender: u32, ifindex: u32) -> u64 {
     let service = image.identity(image.identify(&packet.dst)).service_class;
     if service == 0 && image.flags() & FLAG_LIMITS_ALL == 0 {
         return 0;
@@ -109,23 +109,11 @@ fn limited(image: &Image<'_, Active>, packet: &mut Packet, sender: u32) -> u64 {
         0 => {}
         reason => return u64::from(reason),
     }
-    let Some(atom) = image.atom(packet.protocol, packet.dst_port.number()) else { return 0 };
-    let mut numbers = image.limits_of(service, image.atoms(), atom);
-    let mut audited = 0;
-    while numbers != 0 {
-        let number = numbers as u16;
-        numbers >>= 16;
-        let answer = limiter::exceeded(image, number, packet);
-        if answer == 0 {
-            continue;
-        }
-        if answer & AUDIT == 0 {
-            return answer;
-        }
-        audited = answer;
+    let said = limiter::exceeded(word, packet, Place { workload: AT_XDP, ifindex, packets: 1 });
+    if said == 0 || said & AUDIT != 0 {
+        fragments::passed(packet);
     }
-    fragments::passed(packet);
-    audited
+    said
 }
 
 /// A frame that is neither IP nor ARP: said where it is not refused, because no rule was asked.
@@ -150,13 +138,10 @@ fn refused(reason: Reason, packet: &Packet, ifindex: u32) -> Outcome {
 /// A function of its own in the object, for the sake of the stack.
 #[inline(never)]
 fn decided(image: &Image<'_, Active>, answer: u64, packet: &Packet, ifindex: u32) -> Outcome {
-    let verdict = if answer & AUDIT == 0 { Verdict::Deny } else { Verdict::Audit };
-    let reason = Reason::from_u8(answer as u8).unwrap_or(Reason::NoTables);
-    let decision =
-        Decision { rule: (answer >> 32) as u32, ..Decision::plain(verdict, reason, image.identify(&packet.src)) };
+    let decision = limiter::decision(answer, image.identify(&packet.src));
     let judged = Judged { decision, generation: image.generation(), local_identity: image.identify(&packet.dst) };
     emit::merged(&subject(packet, ifindex), &judged, packet.length);
-    if verdict.passes() { Outcome::Audited } else { Outcome::Denied }
+    if decision.verdict.passes() { Outcome::Audited } else { Outcome::Denied }
 }
 
 #[inline(always)]

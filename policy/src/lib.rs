@@ -34,7 +34,7 @@ pub use id::{Kind, NoResourceId, ResourceId, UnknownKind};
 pub use model::{
     Action, AddressSet, Change, Client, ContainerPort, Endpoint, EndpointPort, EndpointSlice, Entity, IpBlock, Labels,
     Mode, NAMESPACE_LABEL, Node, OnChange, Operator, Origin, PROTOCOLS, Peer, Policy, PolicyType, PortMatch, PortName,
-    Prefix, Rate, RateLimit, Remark, Requirement, Resource, Resources, Rule, Selector, Service, ServicePort,
+    Prefix, Rate, RateLimit, Rates, Remark, Requirement, Resource, Resources, Rule, Selector, Service, ServicePort,
     ServiceRef, Socket, Spec, TargetPort, Tier, Timestamp, V4_BITS, Workload, addr, icmp_types, ip, protocol_name,
 };
 pub use parse::{Documents, Expectation, OtherKinds, PolicyTest, Written, parse, parse_all, parse_documents};

@@ -381,7 +381,11 @@ const OTHERS: &[(&str, Row)] = &[
     ),
     (
         "RateLimit",
-        ("a limit that limits nothing", "{ports: []}", &[("spec", "add packets, bytes or connections with perSecond")]),
+        (
+            "a limit that limits nothing",
+            "{ports: []}",
+            &[("spec", "add packets, bytes or connections with perSecond, for each client or under aggregate")],
+        ),
     ),
     (
         "RateLimit",
@@ -394,9 +398,12 @@ const OTHERS: &[(&str, Row)] = &[
     (
         "RateLimit",
         (
-            "a rate of 0",
-            "{packets: {perSecond: 0}}",
-            &[("spec.packets.perSecond", "write a whole number from 1 to 1000000000000")],
+            "rates below 0 and above 2^63",
+            "{packets: {perSecond: -1}, aggregate: {bytes: {perSecond: 9223372036854775809}}}",
+            &[
+                ("spec.packets.perSecond", "write a whole number from 0 to 9223372036854775808"),
+                ("spec.aggregate.bytes.perSecond", "write a whole number from 0 to 9223372036854775808"),
+            ],
         ),
     ),
     (
@@ -405,6 +412,58 @@ const OTHERS: &[(&str, Row)] = &[
             "a burst of more than an hour",
             "{packets: {perSecond: 1, burst: 3601}}",
             &[("spec.packets.burst", "write a whole number from 1 to 3600")],
+        ),
+    ),
+    (
+        "RateLimit",
+        (
+            "bursts that could not be, and one that would never come",
+            "{packets: {perSecond: 0, burst: 1}, bytes: {perSecond: 5, burst: 0}, connections: {perSecond: 1.5}}",
+            &[
+                ("spec.packets.burst", "remove burst: perSecond 0 lets nothing pass, or raise perSecond"),
+                ("spec.bytes.burst", "write a whole number from 1 to 65535"),
+                ("spec.connections.perSecond", "write a whole number from 0 to 9223372036854775808"),
+            ],
+        ),
+    ),
+    (
+        "RateLimit",
+        (
+            "an aggregate that limits nothing",
+            "{aggregate: {}}",
+            &[("spec.aggregate", "add packets, bytes or connections with perSecond")],
+        ),
+    ),
+    (
+        "RateLimit",
+        (
+            "empty lists, which would read as none and mean all",
+            "{packets: {perSecond: 1}, interfaces: [], addresses: [], client: {workloadLabels: []}}",
+            &[
+                ("spec.interfaces", "name interfaces that the agent manages, or remove the line"),
+                ("spec.addresses", "list addresses or prefixes, or remove the line"),
+                (
+                    "spec.client.workloadLabels",
+                    "list the labels whose values together name a client, such as [app], or remove the line",
+                ),
+            ],
+        ),
+    ),
+    (
+        "RateLimit",
+        (
+            "interfaces, addresses and labels that are none",
+            "{packets: {perSecond: 1}, interfaces: [a/b, eth0, eth0], addresses: [10.0.0.1/8, api], client: {workloadLabels: [-a]}}",
+            &[
+                (
+                    "spec.interfaces[0]",
+                    "write the name of an interface that the agent manages, such as eth0, or a pattern, such as bond*",
+                ),
+                ("spec.interfaces[2]", "remove one of the two"),
+                ("spec.addresses[0]", "write 10.0.0.0/8, or 10.0.0.1/32 for this one address"),
+                ("spec.addresses[1]", "write a prefix such as 10.0.0.0/8 or \"fd00::/8\""),
+                ("spec.client.workloadLabels[0]", KEY),
+            ],
         ),
     ),
     (

@@ -19,12 +19,12 @@ use weir_common::{
     addr::Addr,
     decide::{Image, Query},
     image::{
-        FIRST_IDENTITY, FLAG_LIMITS, FLAG_LIMITS_ALL, FLAG_REFUSE, FLAG_SETS, FLAG_STAGED, LimitEntry, SOCKET_MPTCP,
-        SOCKET_RAW, SOCKET_SCTP, Section, header, reserved,
+        FIRST_IDENTITY, FLAG_LIMITS, FLAG_LIMITS_ALL, FLAG_REFUSE, FLAG_SETS, FLAG_STAGED, LIMIT_AUDITS,
+        LIMIT_COARSE_CLOCK, LimitEntry, SOCKET_MPTCP, SOCKET_RAW, SOCKET_SCTP, Section, header, reserved,
     },
     verdict::{Direction, Reason, Verdict},
 };
-use weir_policy::{Compiled, Context, Kind, Resource, ResourceId, Resources, cases::WORLD, compile};
+use weir_policy::{Compiled, Compiler, Context, Edit, Kind, Resource, ResourceId, Resources, cases::WORLD, compile};
 
 /// Names of the limits that a packet to `to` is charged against.
 fn limits_on(compiled: &Compiled, to: &str, word: &str, port: u16) -> Vec<String> {
@@ -100,16 +100,40 @@ fn a_limit_keeps_its_numbers_and_defaults() {
     );
     let compiled = tables(&resources(&[&text]));
     let entry = limit_named(&compiled, "RateLimit/shop/all");
-    assert_eq!(entry.packets, Some(weir_common::gcra::Limit::new(1000, 100)));
-    assert_eq!(entry.bytes, Some(weir_common::gcra::Limit::new(1000, 65_535)));
-    assert_eq!(entry.connections, Some(weir_common::gcra::Limit::new(5, 2)));
-    assert_eq!((entry.prefix_v4, entry.prefix_v6, entry.audit), (32, 64, 1));
+    assert_eq!(entry.client.packets, Some(weir_common::gcra::Limit::new(1000, 100)));
+    assert_eq!(entry.client.bytes, Some(weir_common::gcra::Limit::new(1000, 65_535)));
+    assert_eq!(entry.client.connections, Some(weir_common::gcra::Limit::new(5, 2)));
+    assert_eq!((entry.prefix_v4, entry.prefix_v6, entry.flags & LIMIT_AUDITS), (32, 64, LIMIT_AUDITS));
     assert_eq!(compiled.rules[entry.rule as usize].policy, "RateLimit/shop/all");
     let edited = limit("all", "{packets: {perSecond: 1}, client: {prefixLengthIPv4: 24, prefixLengthIPv6: 48}}");
     let edited =
         limit_named(&tables(&resources(&[&limit("aaa", "{packets: {perSecond: 9}}"), &edited])), "RateLimit/shop/all");
     assert_eq!(edited.state, entry.state, "an edit and a new neighbour keep the clients' state");
-    assert_eq!((edited.prefix_v4, edited.prefix_v6, edited.audit), (24, 48, 0));
+    assert_eq!((edited.prefix_v4, edited.prefix_v6, edited.flags & LIMIT_AUDITS), (24, 48, 0));
+}
+
+#[test]
+fn a_limit_keeps_the_number_it_is_counted_under_whatever_comes_and_goes() {
+    let put = |name: &str, rate: u32| {
+        let text = limit(name, &format!("{{packets: {{perSecond: {rate}}}}}"));
+        Edit::Put(resources(&[&text]).iter().next().unwrap().clone())
+    };
+    let gone = |name: &str| Edit::Remove(ResourceId::new(Kind::RateLimit, "shop", name));
+    let mut compiler = Compiler::new(context());
+    let number = |compiler: &Compiler, name: &str| {
+        let wanted = format!("RateLimit/shop/{name}");
+        compiler.compiled().limits.iter().position(|limit| limit.policy == wanted)
+    };
+    let _ = compiler.apply([put("m", 1)]).unwrap();
+    let first = number(&compiler, "m");
+    let _ = compiler.apply([put("a", 1), put("z", 1)]).unwrap();
+    let _ = compiler.apply([put("m", 9), gone("a")]).unwrap();
+    assert_eq!((first, number(&compiler, "m"), number(&compiler, "a")), (Some(1), Some(1), None));
+    let _ = compiler.apply([put("b", 1)]).unwrap();
+    assert_eq!(number(&compiler, "b"), Some(4), "a number that was given back rests");
+    let crowd: Vec<Edit> = ["c", "d", "e"].map(|name| put(name, 1)).into();
+    assert!(compiler.apply(crowd).is_err(), "more than four on one packet");
+    assert_eq!((number(&compiler, "m"), number(&compiler, "b")), (Some(1), Some(4)), "a refused change moves none");
 }
 
 #[test]
@@ -126,8 +150,8 @@ fn the_coarse_clock_is_used_only_where_the_burst_bridges_its_ticks() {
         let context = Context { tick_ns, ..context() };
         let compiled = compile(&resources(&[&limit("a", spec)]), &context).unwrap();
         assert_eq!(
-            limit_named(&compiled, "RateLimit/shop/a").coarse_clock,
-            expected,
+            limit_named(&compiled, "RateLimit/shop/a").flags & LIMIT_COARSE_CLOCK,
+            expected * LIMIT_COARSE_CLOCK,
             "{spec} with a tick of {tick_ns}"
         );
     }

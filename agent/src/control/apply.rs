@@ -139,7 +139,7 @@ impl<D: Datapath> Control<D> {
             self.settings.names.retract(generation);
             tracing::error!(generation, error = %source, "the kernel did not take the generation over");
             let context = self.force.context.clone();
-            let before = Compiler::of(&self.force.resources, context.clone());
+            let before = self.force.compiler.again(&self.force.resources, context.clone());
             // It was compiled before, so it can be.
             self.force.compiler = before.unwrap_or_else(|_| Compiler::new(context));
             return Err(ControlError::Install { generation, source });
@@ -181,7 +181,7 @@ impl<D: Datapath> Control<D> {
             return;
         }
         let context = Context { host_addresses, generation: self.generation() + 1, ..self.force.context.clone() };
-        match Compiler::of(&self.force.resources, context) {
+        match self.force.compiler.again(&self.force.resources, context) {
             Ok(compiler) => {
                 self.force.compiler = compiler;
                 // A failure is logged where it happens, as is one to save; both are tried again.

@@ -185,6 +185,14 @@ impl<D: Datapath> Control<D> {
     /// Attaches what is missing and publishes what is attached.
     fn reconcile(&mut self) {
         let observed = self.datapath.reconcile(&self.force.compiled.local());
+        if observed.interfaces != self.observed.interfaces
+            && !self.force.compiled.interface_lists.is_empty()
+            // Limits that name interfaces know them by index. A failure is tried again with the next tick.
+            && let Err(error) = self.datapath.install(&self.force.compiled, &self.loaded)
+        {
+            tracing::error!(error = %error, "limits on interfaces do not follow these");
+            return;
+        }
         let generation = self.generation();
         // A new generation may have renamed what is attached as before.
         if observed != self.observed || self.named != generation {

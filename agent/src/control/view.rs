@@ -7,10 +7,10 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use tokio::sync::broadcast;
 use weir_common::event::LimitStats;
-use weir_policy::{Compiled, Kind, Resource, ResourceId};
+use weir_policy::{Compiled, Kind, LimitInfo, Resource, ResourceId};
 
 use super::{ChangeSet, Control, ControlError, node::NodeOnly};
-use crate::datapath::{CounterCell, Datapath, InterfaceSeen, Observed};
+use crate::datapath::{CounterCell, Datapath, InterfaceSeen, LimitTable, Observed};
 
 /// A resource and the generation that last changed it.
 #[derive(Clone, Debug)]
@@ -56,6 +56,8 @@ pub struct Status {
     pub counters: Vec<CounterCell>,
     /// By limit number; the first is none.
     pub limits: Vec<LimitStats>,
+    /// How full the table of clients is; `None` while there is no limit.
+    pub limit_table: Option<LimitTable>,
     /// Packets seen by XDP.
     pub seen: Vec<InterfaceSeen>,
     /// Resources by kind.
@@ -109,6 +111,10 @@ impl<D: Datapath> Control<D> {
             observed: self.observed.clone(),
             counters: self.datapath.counters().map_err(ControlError::Counters)?,
             limits: self.datapath.limit_stats(compiled.limits.len()).map_err(ControlError::Counters)?,
+            limit_table: match compiled.limits.iter().any(LimitInfo::is_some) {
+                true => Some(self.datapath.limit_table().map_err(ControlError::Counters)?),
+                false => None,
+            },
             seen: self.datapath.seen().map_err(ControlError::Counters)?,
             compiled,
             resources,

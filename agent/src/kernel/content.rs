@@ -11,9 +11,11 @@ use std::{
 use weir_common::{
     addr::Addr,
     event::{Endpoint, NATIVE, SHARED},
-    image::{ADDRESSED, PAGE_WORDS, Page, Section, header},
+    image::{ADDRESSED, METERED, PAGE_WORDS, Page, Section, header},
 };
 use weir_policy::{Compiled, Kind, Prefix, ResourceId};
+
+use super::limits;
 
 /// What the maps of a slot are to hold for one generation.
 #[derive(Clone, Debug)]
@@ -27,6 +29,8 @@ pub(super) struct Content {
     themselves: BTreeMap<Addr, Endpoint>,
     /// Identity by prefix, in order of prefix.
     pub cidrs: Prefixes,
+    /// What the active word says beside the install's number.
+    pub marks: u64,
 }
 
 /// Identity by address.
@@ -54,12 +58,23 @@ impl Content {
             owners: BTreeMap::new(),
             themselves: BTreeMap::new(),
             cidrs: Prefixes::default(),
+            marks: 0,
         }
     }
 
-    pub(super) fn of(compiled: &Compiled, numbers: &BTreeMap<ResourceId, u32>) -> Self {
+    /// `present`: the interfaces that programs are attached to, by index.
+    pub(super) fn of(
+        compiled: &Compiled,
+        numbers: &BTreeMap<ResourceId, u32>,
+        present: &BTreeMap<u32, String>,
+    ) -> Self {
+        let metered = limits::metered(compiled, numbers);
+        let mut pages = pages(compiled);
+        append(&mut pages, Section::Workloads, &workloads(compiled, numbers, &metered));
+        append(&mut pages, Section::Interfaces, &limits::interfaces(compiled, present));
         Self {
-            pages: with_workloads(compiled, numbers),
+            pages,
+            marks: limits::marks(compiled, &metered),
             identities: identities(compiled),
             owners: owners(compiled, numbers),
             themselves: themselves(compiled, numbers),
@@ -134,29 +149,33 @@ where
     changes
 }
 
-/// The compiled image with the section that says which identity each workload number has in this generation.
-fn with_workloads(compiled: &Compiled, numbers: &BTreeMap<ResourceId, u32>) -> Vec<Arc<Page>> {
-    let mut pages = pages(compiled);
+/// Which identity each workload number has in this generation, two to a word.
+fn workloads(compiled: &Compiled, numbers: &BTreeMap<ResourceId, u32>, metered: &BTreeSet<u32>) -> Vec<u64> {
     let entries = numbers.values().max().map_or(0, |highest| highest + 1);
-    let first_page = pages.len() as u64;
     let mut words = vec![0u64; (entries as usize).div_ceil(2)];
     for workload in compiled.workloads.values() {
         let Some(number) = numbers.get(&workload.id) else { continue };
         if let Some(word) = words.get_mut(*number as usize / 2) {
             let addressed = if workload.addresses.is_empty() { 0 } else { ADDRESSED };
-            *word |= u64::from(workload.identity | addressed) << (32 * (number & 1));
+            let metered = if metered.contains(number) { METERED } else { 0 };
+            *word |= u64::from(workload.identity | addressed | metered) << (32 * (number & 1));
         }
     }
-    let place = (header::SECTIONS + Section::Workloads as u32) as usize;
+    words
+}
+
+/// Adds a section to the compiled image.
+fn append(pages: &mut Vec<Arc<Page>>, section: Section, words: &[u64]) {
+    let entries = words.len() as u64 * 64 / u64::from(section.entry_bits());
+    let (first_page, place) = (pages.len() as u64, (header::SECTIONS + section as u32) as usize);
     if let Some(word) = pages.first_mut().and_then(|page| Arc::make_mut(page).words.get_mut(place)) {
-        *word = first_page | u64::from(entries) << 32;
+        *word = first_page | entries << 32;
     }
     pages.extend(words.chunks(PAGE_WORDS).map(|chunk| {
         let mut page = Page::zeroed();
         page.words.iter_mut().zip(chunk).for_each(|(to, from)| *to = *from);
         Arc::new(page)
     }));
-    pages
 }
 
 /// Whose own each address is. Pods reach theirs, whatever policies say; a native workload that isolates itself means it.

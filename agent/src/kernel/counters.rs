@@ -9,7 +9,6 @@ use aya::{
 };
 use weir_common::{
     counters::{self, CELLS, describe},
-    event::LimitStats,
     maps,
     verdict::{Hook, Reason, Verdict},
 };
@@ -59,23 +58,6 @@ pub(super) fn read(ebpf: &Ebpf) -> Result<Vec<CounterCell>, KernelError> {
         }
     }
     Ok(cells)
-}
-
-pub(super) fn read_limits(ebpf: &Ebpf, limits: usize) -> Result<Vec<LimitStats>, KernelError> {
-    let map = ebpf.map(maps::LIMIT_STATS).ok_or(KernelError::NoMap(maps::LIMIT_STATS))?;
-    let map: PerCpuArray<&MapData, [u64; 4]> = PerCpuArray::try_from(map).map_err(error::map(maps::LIMIT_STATS))?;
-    let read = |number: usize| {
-        let values = map.get(&(number as u32), 0).map_err(error::map(maps::LIMIT_STATS))?;
-        let mut total = LimitStats::default();
-        for [passed_packets, passed_bytes, exceeded_packets, exceeded_bytes] in values.iter() {
-            total.passed_packets += passed_packets;
-            total.passed_bytes += passed_bytes;
-            total.exceeded_packets += exceeded_packets;
-            total.exceeded_bytes += exceeded_bytes;
-        }
-        Ok(total)
-    };
-    (0..limits.min(maps::MAX_LIMITS as usize)).map(read).collect()
 }
 
 fn open<'a>(ebpf: &'a Ebpf, name: &'static str) -> Result<PerCpuArray<&'a MapData, u64>, KernelError> {

@@ -67,7 +67,9 @@ impl Kernel {
     /// # Errors
     /// As there.
     pub fn install_for_dry_runs(&mut self, compiled: &Compiled, workload: &ResourceId) -> Result<(), KernelError> {
-        self.tables.install(compiled, &BTreeMap::from([(workload.clone(), 0)]), &Loaded::default()).map(drop)
+        self.renumber(&compiled.limits)?;
+        let numbers = BTreeMap::from([(workload.clone(), 0)]);
+        self.tables.install(compiled, &numbers, &BTreeMap::new(), &Loaded::default()).map(drop)
     }
 
     /// [`Kernel::install`], with the interface that test runs come in by as `workload`'s own.
@@ -81,7 +83,9 @@ impl Kernel {
     ) -> Result<(), KernelError> {
         const NUMBER: u32 = 1;
         self.wires.own_for_dry_runs(LOOPBACK, NUMBER)?;
-        self.tables.install(compiled, &BTreeMap::from([(workload.clone(), NUMBER)]), &Loaded::default()).map(drop)
+        self.renumber(&compiled.limits)?;
+        let numbers = BTreeMap::from([(workload.clone(), NUMBER)]);
+        self.tables.install(compiled, &numbers, &BTreeMap::new(), &Loaded::default()).map(drop)
     }
 
     /// Says what is special about the interface that test runs come in by: bits of [`weir_common::edge`], and whose own it is.

@@ -8,7 +8,8 @@
 //! ```
 //! The wait is part of the install: when it returns, nothing still judges by the generation before, so what that let through can
 //! be found on its socket (`revoke`).
-//! The active word is a counter of installs; its low bit is the slot. The generation's own number is in its image. A slot keeps its
+//! The active word is a counter of installs; its low bit is the slot, its high bits say what is asked of every packet. The
+//! generation's own number is in its image. A slot keeps its
 //! maps from one install to the next, and only what differs from what it holds is written; what it holds is two generations old.
 
 use std::collections::BTreeMap;
@@ -104,11 +105,13 @@ impl Slots {
         &mut self,
         compiled: &Compiled,
         numbers: &BTreeMap<ResourceId, u32>,
+        present: &BTreeMap<u32, String>,
         loaded: &Loaded,
     ) -> Result<(Written, Vec<u32>), KernelError> {
         let next = self.installs + 1;
         let number = (next & 1) as u32;
-        let content = Content::of(compiled, numbers);
+        let content = Content::of(compiled, numbers, present);
+        let marks = content.marks;
         if self.unsettled {
             self.grace.wait()?;
             self.unsettled = false;
@@ -125,7 +128,7 @@ impl Slots {
             None => self.outer.renew(number, content)?,
         };
         let sets = self.sets.prepare(number, compiled, loaded)?;
-        self.active.set(0, next, 0).map_err(error::map(maps::ACTIVE))?;
+        self.active.set(0, next | marks, 0).map_err(error::map(maps::ACTIVE))?;
         *place = Some(slot);
         self.installs = next;
         self.generation = compiled.generation;

@@ -185,6 +185,11 @@ impl Interfaces {
         Ok(state)
     }
 
+    /// The interfaces that programs are attached to, by index.
+    pub(super) fn names(&self) -> BTreeMap<u32, String> {
+        self.attached.iter().map(|(index, attached)| (*index, attached.state.name.clone())).collect()
+    }
+
     /// The lowest place that no attached interface has; the table of counters has as many entries, and refuses one more.
     fn free_place(&self) -> u32 {
         let taken: BTreeSet<u32> = self.attached.values().map(|attached| attached.place).collect();
@@ -261,6 +266,7 @@ fn present() -> BTreeMap<u32, String> {
         .collect()
 }
 
-fn matches(pattern: &str, name: &str) -> bool {
+/// Whether a name or pattern is an interface's.
+pub(super) fn matches(pattern: &str, name: &str) -> bool {
     glob::Pattern::new(pattern).map_or(pattern == name, |pattern| pattern.matches(name))
 }

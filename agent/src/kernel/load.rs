@@ -52,6 +52,8 @@ pub(super) fn load_with(places: TaskPlaces) -> Result<Ebpf, KernelError> {
     set(&mut loader, "SECRET_0", &secret_0);
     set(&mut loader, "SECRET_1", &secret_1);
     set(&mut loader, "TICK_NS", &tick);
+    let first_jiffy = first_jiffy(tick);
+    set(&mut loader, "FIRST_JIFFY", &first_jiffy);
     set(&mut loader, "TASK_PLACES", &places);
     let mut ebpf = loader.load(OBJECT)?;
     for name in attach::programs() {
@@ -105,6 +107,12 @@ pub(super) fn random_word() -> u64 {
 pub fn tick_ns() -> u64 {
     let resolution = clock_getres(ClockId::CLOCK_MONOTONIC_COARSE).map(|time| time.tv_nsec());
     resolution.ok().and_then(|nanoseconds| u64::try_from(nanoseconds).ok()).unwrap_or(0)
+}
+
+/// What the kernel's jiffies started at (`INITIAL_JIFFIES`): five minutes before they wrap in 32 bits.
+fn first_jiffy(tick_ns: u64) -> u64 {
+    let per_second = 1_000_000_000u64.checked_div(tick_ns).unwrap_or(0);
+    (1 << 32) - 300 * per_second
 }
 
 /// Forwards what the programs log; stops when dropped.

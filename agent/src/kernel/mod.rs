@@ -12,6 +12,8 @@ mod error;
 mod events;
 mod generation;
 mod interfaces;
+mod limit_state;
+mod limits;
 mod load;
 mod lookups;
 mod mapped;
@@ -38,6 +40,7 @@ pub use dry_run::{PacketHook, ProgramSize, Runner};
 pub use error::KernelError;
 pub use events::{Events, Merged};
 pub use interfaces::{InterfaceOption, InterfaceState, REFUSALS, XdpMode};
+pub use limit_state::LimitTable;
 pub use load::tick_ns;
 pub use sets::SetCount;
 pub use slot::{ReadBack, Written};
@@ -46,7 +49,7 @@ use weir_common::{
     image::{FLAG_REFUSE, SET_REFUSES},
     verdict::{Direction, Hook},
 };
-use weir_policy::{Compiled, CompiledWorkload, Prefix, ResourceId, sets::Loaded};
+use weir_policy::{Compiled, CompiledWorkload, LimitInfo, Prefix, ResourceId, sets::Loaded};
 
 /// What the kernel side is to manage.
 #[derive(Clone, Debug)]
@@ -80,6 +83,7 @@ pub struct Kernel {
     options: Options,
     tables: generation::Slots,
     numbers: BTreeMap<ResourceId, u32>,
+    limits: Arc<Vec<LimitInfo>>,
     cgroups: cgroups::Cgroups,
     interfaces: interfaces::Interfaces,
     wires: wires::Wires,
@@ -117,8 +121,20 @@ impl Kernel {
         let interfaces = interfaces::Interfaces::take(&mut ebpf)?;
         let wires = wires::Wires::take(&mut ebpf)?;
         let (numbers, lookups, refusing) = (BTreeMap::new(), lookups::Lookups::default(), Refusing::default());
-        let kernel =
-            Self { ebpf, options, tables, numbers, cgroups, interfaces, wires, lookups, refusing, _logger: logger };
+        let limits = Arc::default();
+        let kernel = Self {
+            ebpf,
+            options,
+            tables,
+            numbers,
+            limits,
+            cgroups,
+            interfaces,
+            wires,
+            lookups,
+            refusing,
+            _logger: logger,
+        };
         Ok((kernel, events))
     }
 
@@ -137,7 +153,8 @@ impl Kernel {
     /// As there.
     pub fn install_with(&mut self, compiled: &Compiled, loaded: &Loaded) -> Result<Written, KernelError> {
         let numbers = cgroups::number(&self.numbers, &compiled.local())?;
-        let (written, new_sets) = self.tables.install(compiled, &numbers, loaded)?;
+        self.renumber(&compiled.limits)?;
+        let (written, new_sets) = self.tables.install(compiled, &numbers, &self.interfaces.names(), loaded)?;
         sets::clear(&mut self.ebpf, &new_sets)?;
         self.refusing = Refusing::of(compiled, &numbers);
         self.numbers = numbers;
@@ -172,6 +189,17 @@ impl Kernel {
     #[must_use]
     pub fn set_bytes(&self) -> usize {
         self.tables.sets().bytes()
+    }
+
+    /// A number that goes from one limit to another starts at nothing.
+    fn renumber(&mut self, limits: &Arc<Vec<LimitInfo>>) -> Result<(), KernelError> {
+        for (number, limit) in (0u32..).zip(limits.iter()).filter(|(_, limit)| limit.is_some()) {
+            if self.limits.get(number as usize).is_none_or(|before| before.policy != limit.policy) {
+                limit_state::forget(&mut self.ebpf, number)?;
+            }
+        }
+        self.limits = Arc::clone(limits);
+        Ok(())
     }
 
     /// Brings attachments in line with `workloads` and with the interfaces that exist now. Call after `install` and
@@ -239,7 +267,15 @@ impl Kernel {
     /// # Errors
     /// When a map cannot be read.
     pub fn limit_stats(&self, limits: usize) -> Result<Vec<weir_common::event::LimitStats>, KernelError> {
-        counters::read_limits(&self.ebpf, limits)
+        limit_state::stats(&self.ebpf, limits)
+    }
+
+    /// How full the table of the limits' clients is.
+    ///
+    /// # Errors
+    /// When the map cannot be read.
+    pub fn limit_table(&self) -> Result<LimitTable, KernelError> {
+        limit_state::table(&self.ebpf)
     }
 
     /// Packets XDP saw and passed, by interface index.

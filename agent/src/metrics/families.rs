@@ -3,11 +3,13 @@
 //! May touch: what status knows, read only.
 //! Never: a label with more values than there are limits, interfaces or kinds: whoever wants addresses reads the records.
 
+use std::collections::BTreeMap;
+
 use weir_common::event::LimitStats;
 
 use crate::{
     control::view::Status,
-    datapath::{AttachState, CounterCell},
+    datapath::{AttachState, CounterCell, LimitTable},
     rpc::Info,
 };
 
@@ -100,6 +102,17 @@ pub const FAMILIES: &[Family] = &[
     }),
     counter("weir_limit_bytes", LIMIT, "Their bytes", |now| {
         limits(now, |stats| (stats.passed_bytes, stats.exceeded_bytes))
+    }),
+    gauge("weir_limit_table_slots", &[], "Places of the table of clients; no value while there is no limit", |now| {
+        now.status.limit_table.map(|table| one(Value::Count(table.slots))).unwrap_or_default()
+    }),
+    gauge("weir_limit_table_busy_ratio", &[], "Share of these places that are in use, by a sample", |now| {
+        let busy = |table: LimitTable| one(Value::Number(f64::from(table.busy_permille) / 1000.0));
+        now.status.limit_table.map(busy).unwrap_or_default()
+    }),
+    gauge("weir_limit_table_crowded_ratio", &[], "Share of clients whose places are all in use by others", |now| {
+        let crowded = |table: LimitTable| one(Value::Number(f64::from(table.crowded_permille()) / 1000.0));
+        now.status.limit_table.map(crowded).unwrap_or_default()
     }),
     gauge("weir_interface_attached", &["interface", "mode"], "1 where the XDP program is attached", |now| {
         let attached = |mode: &str| matches!(mode, "native" | "generic");
@@ -203,11 +216,12 @@ fn cells(now: &Now<'_>, value: impl Fn(&CounterCell) -> u64) -> Vec<Sample> {
 }
 
 fn limits(now: &Now<'_>, value: impl Fn(&LimitStats) -> (u64, u64)) -> Vec<Sample> {
-    // The first limit is none.
-    let numbered = now.status.compiled.limits.iter().zip(&now.status.limits).skip(1);
-    let samples = numbered.flat_map(|(limit, stats)| {
-        let (passed, exceeded) = value(stats);
-        two(&limit.policy, "passed", passed, "exceeded", exceeded)
-    });
-    samples.collect()
+    // A resource may stand for several numbers, and a number for none.
+    let mut sums: BTreeMap<&str, (u64, u64)> = BTreeMap::new();
+    let numbered = now.status.compiled.limits.iter().zip(&now.status.limits).filter(|(limit, _)| limit.is_some());
+    for (limit, stats) in numbered {
+        let (sum, (passed, exceeded)) = (sums.entry(&limit.policy).or_default(), value(stats));
+        *sum = (sum.0.saturating_add(passed), sum.1.saturating_add(exceeded));
+    }
+    sums.into_iter().flat_map(|(name, sum)| two(name, "passed", sum.0, "exceeded", sum.1)).collect()
 }

@@ -31,6 +31,11 @@ pub fn response(status: &Status, info: &Info) -> v1::StatusResponse {
         interfaces: interfaces(status),
         counters: counters(status, info),
         limits: limits(status),
+        limit_table: status.limit_table.map(|table| v1::LimitTable {
+            slots: table.slots,
+            busy_permille: table.busy_permille,
+            crowded_permille: table.crowded_permille(),
+        }),
         exporter: Some(exporter(info)),
         resources: status.resources.iter().map(|(kind, count)| (kind.name().to_owned(), *count)).collect(),
         cgroup_root: info.cgroup_root.display().to_string(),
@@ -134,8 +139,7 @@ fn counters(status: &Status, info: &Info) -> Vec<v1::Counter> {
 }
 
 fn limits(status: &Status) -> Vec<v1::LimitStatus> {
-    // The first limit is none.
-    let numbered = status.compiled.limits.iter().zip(&status.limits).skip(1);
+    let numbered = status.compiled.limits.iter().zip(&status.limits).filter(|(limit, _)| limit.is_some());
     let shown = numbered.map(|(limit, stats)| v1::LimitStatus {
         limit: limit.policy.clone(),
         passed_packets: stats.passed_packets,

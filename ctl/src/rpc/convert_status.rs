@@ -7,7 +7,7 @@ use weir_proto::v1;
 
 use super::convert::time;
 use crate::view::{
-    Agent, Blocked, Collector, Connections, Counter, Exporter, Interface, Limit, Node, NodeOnly, Workload,
+    Agent, Blocked, Collector, Connections, Counter, Exporter, Interface, Limit, LimitTable, Node, NodeOnly, Workload,
 };
 
 pub fn agent(wire: v1::StatusResponse) -> Agent {
@@ -27,6 +27,11 @@ pub fn agent(wire: v1::StatusResponse) -> Agent {
         interfaces: wire.interfaces.into_iter().map(interface).collect(),
         counters: wire.counters.into_iter().map(counter).collect(),
         limits: wire.limits.into_iter().map(limit).collect(),
+        limit_table: wire.limit_table.map(|table| LimitTable {
+            slots: table.slots,
+            busy_permille: table.busy_permille,
+            crowded_permille: table.crowded_permille,
+        }),
         exporter: wire.exporter.map(exporter),
         connections: wire.connections.map(connections),
         node_only: wire.node_only.into_iter().map(node_only).collect(),

@@ -8,6 +8,7 @@ mod completion;
 mod delete;
 mod explain;
 mod get;
+mod limits;
 mod observe;
 mod resource;
 mod set;
@@ -34,6 +35,8 @@ pub enum Verb {
     Delete(delete::Arguments),
     /// Show what the agent enforces, what it counted, and whether the collector has the same numbers.
     Status(status::Arguments),
+    /// Show rate limits, what they let through and held back, and how full their table is.
+    Limits(limits::Arguments),
     /// Show flow records from the collector.
     Observe(observe::Arguments),
     /// Say whether something is allowed, and why.
@@ -58,6 +61,7 @@ pub async fn run(cli: Cli) -> Result<Outcome, Failure> {
         Verb::Get(arguments) => get::run(&arguments, &connection).await?,
         Verb::Delete(arguments) => delete::run(&arguments, &connection).await?,
         Verb::Status(arguments) => status::run(&arguments, &connection).await?,
+        Verb::Limits(arguments) => limits::run(&arguments, &connection).await?,
         Verb::Observe(arguments) => observe::run(arguments, &connection).await?,
         Verb::Explain(arguments) => return explain::run(&arguments, &connection).await,
         Verb::Policy(arguments) => return offline::run(&arguments),

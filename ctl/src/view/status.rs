@@ -27,6 +27,8 @@ pub struct Agent {
     pub interfaces: Vec<Interface>,
     pub counters: Vec<Counter>,
     pub limits: Vec<Limit>,
+    /// Where limits keep the state of clients; absent while there is no limit.
+    pub limit_table: Option<LimitTable>,
     pub exporter: Option<Exporter>,
     pub connections: Option<Connections>,
     pub node_only: Vec<NodeOnly>,
@@ -118,6 +120,15 @@ pub struct Limit {
     pub passed_bytes: u64,
     pub exceeded_packets: u64,
     pub exceeded_bytes: u64,
+}
+
+/// How full the table of the limits' clients is.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct LimitTable {
+    pub slots: u64,
+    pub busy_permille: u32,
+    pub crowded_permille: u32,
 }
 
 /// The agent's way to its collector.

@@ -11,8 +11,8 @@ use weir_proto::v1::policy_service_server::PolicyService;
 use weir_proto::v1::{
     ApplyRequest, ApplyResponse, BlockedConnection, Change, ConnectionStatus, Counter, DeleteRequest, DeleteResponse,
     Direction, DoomedConnection, ExplainRequest, ExplainResponse, ExporterStatus, Fault, GetRequest, GetResponse,
-    InterfaceStatus, LimitStatus, ListRequest, ListResponse, NodeOnlyStatus, Resource, StatusRequest, StatusResponse,
-    Verdict, WatchRequest, WatchResponse, WorkloadStatus, explain_response::Side,
+    InterfaceStatus, LimitStatus, LimitTable, ListRequest, ListResponse, NodeOnlyStatus, Resource, StatusRequest,
+    StatusResponse, Verdict, WatchRequest, WatchResponse, WorkloadStatus, explain_response::Side,
 };
 
 /// Refuses documents that hold the word "bad".
@@ -190,6 +190,7 @@ impl PolicyService for FakeAgent {
                 passed_packets: 5,
                 ..LimitStatus::default()
             }],
+            limit_table: Some(LimitTable { slots: 1024, busy_permille: 100, crowded_permille: 10 }),
             exporter: Some(ExporterStatus {
                 collector: "unix:/run/weir/collector.sock".to_owned(),
                 state: "connected".to_owned(),

@@ -8,17 +8,18 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::{
     compiler::Compiler,
     faults::Problems,
+    limits::LooksAt,
     parts::Group,
     port_rows::TooManyPorts,
     tables::{KINDS, SetKey},
-    terms::Asked,
+    terms::{Asked, Term},
     update::Work,
     workloads::Placed,
 };
 use crate::{
     evaluate::Trial,
     id::ResourceId,
-    model::{ContainerPort, Mode},
+    model::{ContainerPort, IpBlock, Mode, Peer},
 };
 
 impl Compiler {
@@ -154,17 +155,30 @@ impl Compiler {
         self.in_force = now;
     }
 
-    /// Takes the rate limits over: the labels and ports they look at count like those of policies.
+    /// Takes the rate limits over: the labels, addresses and ports they look at count like those of policies.
     pub(super) fn limit(&mut self, work: &mut Work, problems: &mut Problems) {
         if !work.limits {
             return;
         }
-        let old: Vec<_> = self.limits.selectors().cloned().collect();
+        let old = self.limits.looks_at();
         let list = self.rate_limits.values().cloned().collect();
         self.limits.replace(list, &self.context, &mut self.rules, &mut self.ports, problems);
-        for selector in self.limits.selectors() {
-            self.terms.relevant.workloads(selector, true);
+        let new = self.limits.looks_at();
+        for (looks_at, more) in [(&new, true), (&old, false)] {
+            looks_at.selectors.iter().for_each(|selector| self.terms.relevant.workloads(selector, more));
+            looks_at.labels.iter().for_each(|label| self.terms.relevant.label(label, more));
         }
-        old.iter().for_each(|selector| self.terms.relevant.workloads(selector, false));
+        let held = looks_at_terms(&new).map(|term| self.terms.hold(term)).collect();
+        for term in std::mem::replace(&mut self.limits.held, held) {
+            self.terms.release(term);
+        }
     }
+}
+
+/// The addresses that limits name are told apart as if a rule named them.
+fn looks_at_terms(looks_at: &LooksAt) -> impl Iterator<Item = Term> {
+    looks_at.addresses.iter().map(|prefix| {
+        let ip_block = IpBlock { cidr: *prefix, except: BTreeSet::new() };
+        Term { namespace: String::new(), peer: Peer::IpBlock { ip_block } }
+    })
 }

@@ -3,7 +3,7 @@
 //! May touch: nothing.
 //! Never: changed after the compiler has made it; generations share what they have in common, so that one costs little.
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
 use rpds::RedBlackTreeMapSync;
 use serde::{Deserialize, Serialize};
@@ -47,8 +47,10 @@ pub struct Compiled {
     pub rules: Arc<Vec<RuleInfo>>,
     /// Every workload, by id.
     pub workloads: RedBlackTreeMapSync<ResourceId, Arc<CompiledWorkload>>,
-    /// Rate limit by number; the first is none.
+    /// Rate limit by number; the first is none, and so are numbers that are free. A limit keeps its number while it is there.
     pub limits: Arc<Vec<LimitInfo>>,
+    /// Lists of interfaces that limits name, by number: names and patterns.
+    pub interface_lists: Arc<Vec<BTreeSet<String>>>,
     /// How large the tables are.
     pub sizes: Sizes,
 }
@@ -84,6 +86,14 @@ pub struct LimitInfo {
     pub policy: String,
     /// Its rule number.
     pub rule: u32,
+}
+
+impl LimitInfo {
+    /// Whether the number stands for a limit.
+    #[must_use]
+    pub fn is_some(&self) -> bool {
+        !self.policy.is_empty()
+    }
 }
 
 /// A workload as the agent attaches and reports it.

@@ -133,10 +133,24 @@ impl Compiler {
     /// # Errors
     /// Every reason why they cannot be in force together, each at the document it is about.
     pub fn of(resources: &Resources, context: Context) -> Result<Self, Vec<Fault>> {
+        Self::with(resources, context, BTreeMap::new())
+    }
+
+    /// The same where limits have numbers already.
+    fn with(resources: &Resources, context: Context, numbers: BTreeMap<ResourceId, u16>) -> Result<Self, Vec<Fault>> {
         let mut compiler = Self { resources: resources.clone(), ..Self::blank(context) };
+        compiler.limits.numbers = numbers;
         let all = resources.shared().map(|new| (new.id().clone(), Changed { old: None, new: Some(Arc::clone(new)) }));
         compiler.update(&all.collect(), None)?;
         Ok(compiler)
+    }
+
+    /// These resources in another context, from scratch. What the kernel keeps about limits goes on under their numbers.
+    ///
+    /// # Errors
+    /// As for [`Compiler::of`].
+    pub fn again(&self, resources: &Resources, context: Context) -> Result<Self, Vec<Fault>> {
+        Self::with(resources, context, self.limits.numbers.clone())
     }
 
     /// Changes resources, all of them or none; the generation's number is one higher then.
@@ -219,6 +233,7 @@ impl Compiler {
             rules: Arc::clone(&self.rules.infos),
             workloads: self.described.clone(),
             limits: Arc::clone(&self.limits.infos),
+            interface_lists: Arc::clone(&self.limits.interfaces),
         }
     }
 
@@ -261,8 +276,10 @@ impl Compiler {
     /// Back to what was in force before a change that failed midway.
     fn start_over(&mut self, context: Context) {
         let resources = std::mem::take(&mut self.resources);
+        // What the kernel counts of limits goes on under their numbers.
+        let numbers = std::mem::take(&mut self.limits.numbers);
         // It was in force before, so it can be.
-        *self = Self::of(&resources, context.clone()).unwrap_or_else(|_| Self::new(context));
+        *self = Self::with(&resources, context.clone(), numbers).unwrap_or_else(|_| Self::new(context));
     }
 
     /// The image: the header's page, then each section from a page of its own.
@@ -281,6 +298,7 @@ impl Compiler {
             (header::FLAGS, limits | sets | allow | quiet | staged | refuse),
             (header::UNKNOWN, u64::from(unknown.0)),
             (header::ATOMS, u64::from(self.ports.stride())),
+            (header::CLIENT_KEYS, self.limits.client_keys() as u64),
         ];
         let mut pages = vec![Arc::new(Page::zeroed())];
         for section in Section::ALL {
@@ -310,8 +328,9 @@ impl Compiler {
             Section::Cells => &self.tables.cells,
             Section::Services => &self.limits.services,
             Section::Limits => &self.limits.entries,
-            // The agent's to fill: only it knows which numbers the workloads have on this node.
-            Section::Workloads => return None,
+            Section::Clients => &self.limits.clients,
+            // The agent's to fill: only it knows which numbers workloads and interfaces have on this node.
+            Section::Workloads | Section::Interfaces => return None,
         })
     }
 

@@ -44,7 +44,9 @@ impl Compiler {
         }
         problems.none()?;
         let mut problems = Problems::default();
-        self.write_identities(&touched, &reclassed, work.limits);
+        // A region may go on under other blocks.
+        let all = work.limits || (work.split && self.limits.names_addresses());
+        self.write_identities(&touched, &reclassed, all);
         match self.ports.write() {
             Ok(renewed) => self.limits.write(renewed, &self.ports, &mut problems),
             Err(error) => error.note(&mut problems),
@@ -109,11 +111,16 @@ impl Compiler {
                     Owner::Workload { set, .. } => set,
                     Owner::Entity(_) | Owner::Node { .. } | Owner::Behind { .. } => 0,
                 };
-                let service_class = self.limits.class(view.end(number).and_then(|end| end.member));
+                let end = view.end(number);
+                self.limits.write_clients(number, end.and_then(|end| end.member));
+                let service_class = self.limits.class(end);
                 // More than 16 bits number were refused.
                 let small = |number| u16::try_from(number).unwrap_or_default();
                 Identity { set: small(set), peer_class: small(self.classes.of(number)), service_class }.to_word()
             });
+            if self.identities.parts.key(number).is_none() {
+                self.limits.write_clients(number, None);
+            }
             self.identity_words.set(number as usize, word);
         }
     }
@@ -161,6 +168,7 @@ impl Compiler {
             &mut self.tables.cells,
             &mut self.limits.services,
             &mut self.limits.entries,
+            &mut self.limits.clients,
         ];
         sections.into_iter().map(|words| words.take_touched()).sum()
     }

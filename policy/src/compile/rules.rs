@@ -55,6 +55,12 @@ impl Rules {
         self.start(id)
     }
 
+    /// Numbers a document with these rules: the first of them.
+    pub fn put_several(&mut self, id: &ResourceId, rules: &[&str]) -> u32 {
+        self.put(id, rules.iter().map(|rule| (*rule).to_owned()).collect());
+        self.start(id)
+    }
+
     /// Gives the numbers of a document back.
     pub fn remove(&mut self, id: &ResourceId) {
         let Some(range) = self.ranges.remove(id) else { return };

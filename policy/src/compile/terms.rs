@@ -163,10 +163,13 @@ pub struct Relevant {
 impl Relevant {
     /// Counts a selector of workloads.
     pub fn workloads(&mut self, selector: &Selector, more: bool) {
-        for key in selector.keys() {
-            if count(&mut self.labels, key.clone(), more) {
-                self.changed_labels.insert(key.clone());
-            }
+        selector.keys().for_each(|key| self.label(key, more));
+    }
+
+    /// Counts a label of workloads.
+    pub fn label(&mut self, key: &str, more: bool) {
+        if count(&mut self.labels, key.to_owned(), more) {
+            self.changed_labels.insert(key.to_owned());
         }
     }
 

@@ -50,6 +50,8 @@ pub(super) struct Work {
     pub renamed: BTreeSet<ResourceId>,
     /// Whether the ranges of pods have changed.
     pub ranges: bool,
+    /// Whether the address space is split anew.
+    pub split: bool,
     /// Whether rate limits have.
     pub limits: bool,
     /// Whether address sets have.
@@ -90,6 +92,7 @@ impl Compiler {
         self.describe(&mut work);
         let split = self.split(&mut work);
         self.identify(&mut work);
+        work.split = split;
         if split {
             self.fill_space();
         }

@@ -49,18 +49,37 @@ fn addresses<S: Serializer>(addresses: &[Addr], serializer: S) -> Result<S::Ok, 
     serializer.collect_seq(addresses.iter().map(|addr| ip(*addr).to_string()))
 }
 
-/// How much one client may send to the selected workloads.
+/// How much clients may send to the selected destinations.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct RateLimit {
-    /// Destination workloads of the namespace; `None`: every destination on the managed interfaces.
+    /// Interfaces whose incoming traffic it is about, by name or pattern; empty: all, and what arrives at sockets otherwise.
+    #[serde(skip_serializing_if = "BTreeSet::is_empty")]
+    pub interfaces: BTreeSet<String>,
+    /// Destination workloads of the namespace; `None`: every destination.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub workload_selector: Option<Selector>,
+    /// Destination addresses; empty: all.
+    #[serde(skip_serializing_if = "BTreeSet::is_empty")]
+    pub addresses: BTreeSet<Prefix>,
     /// Destination ports; empty: all.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub ports: Vec<PortMatch>,
     /// What makes one client.
     pub client: Client,
+    /// What one client may send.
+    #[serde(flatten)]
+    pub rates: Rates,
+    /// What all clients together may send.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub aggregate: Option<Rates>,
+    /// Whether exceeding traffic is dropped.
+    pub mode: Mode,
+}
+
+/// Rates by what they count.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Rates {
     /// Packets a second.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub packets: Option<Rate>,
@@ -70,12 +89,10 @@ pub struct RateLimit {
     /// New TCP connections a second.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub connections: Option<Rate>,
-    /// Whether exceeding traffic is dropped.
-    pub mode: Mode,
 }
 
-/// Addresses that share this many leading bits are one client.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+/// Whose traffic counts together. Addresses that share this many leading bits are one client.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Client {
     /// Of IPv4 addresses, 0 to 32.
     #[serde(rename = "prefixLengthIPv4")]
@@ -83,11 +100,14 @@ pub struct Client {
     /// Of IPv6 addresses, 0 to 128.
     #[serde(rename = "prefixLengthIPv6")]
     pub prefix_v6: u8,
+    /// Workloads of one namespace that share the values of these labels are one client, whatever their addresses.
+    #[serde(rename = "workloadLabels", skip_serializing_if = "BTreeSet::is_empty")]
+    pub labels: BTreeSet<String>,
 }
 
 impl Default for Client {
     fn default() -> Self {
-        Self { prefix_v4: 32, prefix_v6: 64 }
+        Self { prefix_v4: 32, prefix_v6: 64, labels: BTreeSet::new() }
     }
 }
 

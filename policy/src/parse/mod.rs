@@ -7,6 +7,7 @@ mod faults;
 mod fields;
 mod keys;
 mod kube;
+mod limit;
 mod nulls;
 mod offline;
 mod policy;
@@ -142,7 +143,7 @@ fn spec(kind: Kind, namespace: &str, top: &fields::Fields<'_>, faults: &mut Faul
     match kind {
         Kind::Workload => small::workload(&field, faults).map(Spec::Workload),
         Kind::Policy => policy::policy(&field, namespace, faults).map(Spec::Policy),
-        Kind::RateLimit => small::rate_limit(&field, faults).map(Spec::RateLimit),
+        Kind::RateLimit => limit::rate_limit(&field, faults).map(Spec::RateLimit),
         Kind::AddressSet => small::address_set(&field, faults).map(Spec::AddressSet),
         // Of other API versions, which `kube` reads.
         Kind::NetworkPolicy

@@ -81,7 +81,8 @@ fn requirement(field: &Field<'_>, faults: &mut Faults) -> Option<Requirement> {
     Some(Requirement { key: key?, operator, values })
 }
 
-fn label_key(field: &Field<'_>, faults: &mut Faults) -> Option<String> {
+/// A label key.
+pub fn label_key(field: &Field<'_>, faults: &mut Faults) -> Option<String> {
     let text = field.text(faults)?;
     if !is_label_key(text) {
         field.fault(faults, "not a label key", LABEL_KEY_REMEDY);

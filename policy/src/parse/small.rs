@@ -1,5 +1,5 @@
 //! Lives: host.
-//! Called by: `parse`, for documents of the kinds Workload, RateLimit and AddressSet.
+//! Called by: `parse`, for documents of the kinds Workload and AddressSet.
 //! May touch: the list of faults.
 //! Never: leaves a default to the reader of the model.
 
@@ -10,11 +10,10 @@ use weir_common::addr::Protocol;
 use super::{
     faults::Faults,
     fields::{Field, Fields},
-    policy::{named_ports, numbered_ports, word},
+    policy::{named_ports, numbered_ports},
     scalars,
-    selector::selector,
 };
-use crate::model::{AddressSet, Client, Mode, PortMatch, Rate, RateLimit, SetAction, Workload};
+use crate::model::{AddressSet, PortMatch, SetAction, Workload};
 
 /// The spec of a workload.
 pub fn workload(field: &Field<'_>, faults: &mut Faults) -> Option<Workload> {
@@ -95,63 +94,4 @@ fn set_ports(fields: &Fields<'_>, faults: &mut Faults) -> Vec<PortMatch> {
         field.fault(faults, "address sets know TCP and UDP only", remedy);
     }
     ports
-}
-
-/// The spec of a rate limit.
-pub fn rate_limit(field: &Field<'_>, faults: &mut Faults) -> Option<RateLimit> {
-    let known = ["workloadSelector", "ports", "client", "packets", "bytes", "connections", "mode"];
-    let fields = field.fields(faults, &known)?;
-    let workload_selector = match fields.get("workloadSelector") {
-        Some(field) => Some(selector(&field, faults)?),
-        None => None,
-    };
-    if !["packets", "bytes", "connections"].iter().any(|kind| fields.get(kind).is_some()) {
-        field.fault(faults, "a rate limit that limits nothing", "add packets, bytes or connections with perSecond");
-    }
-    Some(RateLimit {
-        workload_selector,
-        ports: numbered_ports(&fields, "rate limits", faults),
-        client: client(&fields, faults),
-        packets: rate(&fields, "packets", 1, faults),
-        bytes: rate(&fields, "bytes", LARGEST_PACKET, faults),
-        connections: rate(&fields, "connections", 1, faults),
-        mode: word(&fields, "mode", Mode::OF_LIMITS, Mode::Enforce, faults),
-    })
-}
-
-/// Bytes of the largest IP packet: a smaller burst by default would refuse it whatever the rate.
-const LARGEST_PACKET: u64 = 65_535;
-/// Highest rate: more than any interface carries, and far from overflow.
-const MAX_RATE: u64 = 1_000_000_000_000;
-/// A burst may be worth an hour of the rate, which is what the kernel's arithmetic keeps.
-const MAX_BURST_SECONDS: u64 = 3600;
-
-fn client(fields: &Fields<'_>, faults: &mut Faults) -> Client {
-    let absent = Client::default();
-    let Some(client) =
-        fields.get("client").and_then(|field| field.fields(faults, &["prefixLengthIPv4", "prefixLengthIPv6"]))
-    else {
-        return absent;
-    };
-    let mut bits = |name, most: u8, absent| {
-        let number = client.get(name).and_then(|field| field.integer(faults, 0, most.into()));
-        number.and_then(|number| u8::try_from(number).ok()).unwrap_or(absent)
-    };
-    Client {
-        prefix_v4: bits("prefixLengthIPv4", 32, absent.prefix_v4),
-        prefix_v6: bits("prefixLengthIPv6", 128, absent.prefix_v6),
-    }
-}
-
-/// A rate; the burst is a tenth of a second's worth unless given, and at least `least`.
-fn rate(fields: &Fields<'_>, name: &str, least: u64, faults: &mut Faults) -> Option<Rate> {
-    let fields = fields.get(name)?.fields(faults, &["perSecond", "burst"])?;
-    let per_second = fields.require(faults, "perSecond", "write how many units a second may pass");
-    let per_second = per_second.and_then(|field| field.integer(faults, 1, MAX_RATE))?;
-    let most = (per_second * MAX_BURST_SECONDS).max(least);
-    let burst = match fields.get("burst") {
-        Some(field) => field.integer(faults, 1, most)?,
-        None => (per_second / 10).max(least),
-    };
-    Some(Rate { per_second, burst })
 }

@@ -14,10 +14,14 @@ pub fn rate_limit(crowd: &Crowd<'_>, resource: &Resource, limit: &RateLimit, fou
     if !crowd.is_unknown() && selector.is_some_and(|selector| !crowd.has(&resource.id().namespace, selector)) {
         found.note("spec.workloadSelector", "its workloadSelector matches no workload");
     }
-    if limit.bytes.is_some_and(|bytes| bytes.burst < FULL_PACKET) {
-        let text =
-            format!("packets larger than its byte burst never pass; {FULL_PACKET} lets full Ethernet packets through");
-        found.note("spec.bytes.burst", text);
+    let aggregate = limit.aggregate.and_then(|rates| rates.bytes);
+    for (bytes, field) in [(limit.rates.bytes, "spec.bytes.burst"), (aggregate, "spec.aggregate.bytes.burst")] {
+        if bytes.is_some_and(|bytes| bytes.burst < FULL_PACKET) {
+            let text = format!(
+                "packets larger than its byte burst never pass; {FULL_PACKET} lets full Ethernet packets through"
+            );
+            found.note(field, text);
+        }
     }
 }
 

@@ -24,6 +24,7 @@ mod edge;
 mod frames;
 mod generate;
 mod grace;
+mod limits;
 mod own;
 mod reference;
 mod sets;

@@ -26,6 +26,7 @@ mod icmp;
 mod kinds;
 mod lifecycle;
 mod limits;
+mod limits_socket;
 mod modes;
 mod pods;
 mod policies;
@@ -77,6 +78,7 @@ fn main() -> anyhow::Result<()> {
         cutting_hard::trials(),
         limits::trials(),
         sets::trials(),
+        limits_socket::trials(),
         modes::trials(),
         refusals::trials(),
         alone::trials(),
