@@ -110,6 +110,8 @@ numbered! {
         TcpFlags = 23 => "tcp_flags",
         /// A frame that is neither IP nor ARP, or hides which it is.
         Ethertype = 24 => "ethertype",
+        /// Address sets that allow are asked about such packets, and none of them holds the source address.
+        NotListed = 25 => "not_listed",
     }
 }
 

@@ -19,6 +19,9 @@ use super::{attach, error::KernelError, places};
 /// The object file that `build.rs` made, aligned as an ELF parser wants it.
 pub(super) static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/weir.bpf.o"));
 
+/// The one that is only measured. Who does not ask for it does not have it: the linker leaves it out of the agent.
+pub(super) static BENCH_SETS: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/bench_sets.bpf.o"));
+
 /// Verifier lines shown with an error; the rest is at DEBUG.
 const VERIFIER_LINES: usize = 15;
 /// How often the programs' log lines are looked for: they are rare, and none is urgent.
@@ -99,7 +102,7 @@ fn refused(program: &'static str, source: ProgramError) -> KernelError {
 }
 
 /// A word the kernel's random generator made; `RandomState` draws its keys from there.
-fn random_word() -> u64 {
+pub(super) fn random_word() -> u64 {
     use std::hash::{BuildHasher as _, RandomState};
     RandomState::new().hash_one("weir")
 }

@@ -11,6 +11,7 @@ mod get;
 mod limits;
 mod observe;
 mod resource;
+mod set;
 mod status;
 mod top;
 mod version;
@@ -47,6 +48,8 @@ pub enum Verb {
     Policy(offline::Arguments),
     /// Follow changes of resources.
     Watch(watch::Arguments),
+    /// Load lists of addresses into address sets, and look at them.
+    Set(set::Arguments),
     /// Print a completion script for a shell.
     Completion(completion::Arguments),
     /// Print versions.
@@ -67,6 +70,7 @@ pub async fn run(cli: Cli) -> Result<Outcome, Failure> {
         Verb::Explain(arguments) => return explain::run(&arguments, &connection).await,
         Verb::Policy(arguments) => return offline::run(&arguments),
         Verb::Watch(arguments) => watch::run(&arguments, &connection).await?,
+        Verb::Set(arguments) => set::run(arguments, &connection).await?,
         Verb::Completion(arguments) => completion::run(&arguments)?,
         Verb::Version(arguments) => version::run(&arguments, &connection).await?,
     }

@@ -45,7 +45,7 @@ pub fn rate_limit(field: &Field<'_>, faults: &mut Faults) -> Option<RateLimit> {
         interfaces: interfaces(&fields, faults),
         workload_selector,
         addresses: addresses(&fields, faults),
-        ports: numbered_ports(&fields, faults),
+        ports: numbered_ports(&fields, "rate limits", faults),
         client: client(&fields, faults),
         rates: rates(&fields, faults),
         aggregate: aggregate(&fields, faults),

@@ -18,6 +18,7 @@ mod attacks_limits;
 mod attacks_policy;
 mod attacks_sources;
 mod bench;
+mod bench_sets;
 mod budget;
 mod crowding;
 mod differential;
@@ -28,6 +29,7 @@ mod grace;
 mod limits;
 mod own;
 mod reference;
+mod sets;
 mod slots;
 mod sockets;
 

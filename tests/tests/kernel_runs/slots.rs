@@ -171,7 +171,7 @@ fn a_change_of_one_rule_writes_the_pages_it_changes_and_no_address() {
     state.ports = vec![81];
     let written = bench.kernel.install(&compiled(&state.documents(), Verdict::Deny)).unwrap();
     assert!(!written.whole && (1..=4).contains(&written.pages), "{written:?}");
-    assert_eq!((written.endpoints, written.cidrs, written.blocked), (0, 0, 0), "{written:?}");
+    assert_eq!((written.endpoints, written.cidrs, written.sets), (0, 0, 0), "{written:?}");
 }
 
 /// Not a test of anything: a measurement. By name, with --ignored and --nocapture.

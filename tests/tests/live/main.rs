@@ -38,6 +38,7 @@ mod random;
 mod refusals;
 mod rows;
 mod services;
+mod sets;
 mod stage;
 mod themselves;
 mod tls;
@@ -81,6 +82,7 @@ fn main() -> anyhow::Result<()> {
         cutting::trials(),
         cutting_hard::trials(),
         limits::trials(),
+        sets::trials(),
         limits_socket::trials(),
         modes::trials(),
         refusals::trials(),
