@@ -46,6 +46,8 @@ pub(super) struct Array {
 
 // SAFETY: the mapping belongs to this value alone and is as good on one thread as on another.
 unsafe impl Send for Array {}
+// SAFETY: what is shared are atomics; the mapping ends with the value.
+unsafe impl Sync for Array {}
 
 impl Mapped {
     /// New maps that hold these lines. The first `tables` of them are there in every image of its kind.
