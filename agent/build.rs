@@ -28,8 +28,11 @@ fn main() -> Result<(), String> {
     if !status.success() {
         return Err("the kernel programs did not build (see above); if bpf-linker or core's source is missing, run `cargo xtask setup`".into());
     }
-    let built = target_dir.join(TARGET).join("release/weir");
-    fs::copy(&built, out.join("weir.bpf.o")).map_err(|error| format!("cannot copy {}: {error}", built.display()))?;
+    for object in ["weir", "bench_sets"] {
+        let built = target_dir.join(TARGET).join("release").join(object);
+        let copied = fs::copy(&built, out.join(format!("{object}.bpf.o")));
+        copied.map_err(|error| format!("cannot copy {}: {error}", built.display()))?;
+    }
     Ok(())
 }
 

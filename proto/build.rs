@@ -7,7 +7,7 @@ use std::error::Error;
 
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo::rerun-if-changed=proto");
-    let files = protox::compile(["weir/v1/flow.proto", "weir/v1/policy.proto"], ["proto"])?;
+    let files = protox::compile(["weir/v1/flow.proto", "weir/v1/policy.proto", "weir/v1/sets.proto"], ["proto"])?;
     tonic_prost_build::configure().compile_fds(files)?;
     Ok(())
 }

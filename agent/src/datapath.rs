@@ -3,15 +3,16 @@
 //! May touch: nothing; `kernel` implements these over aya, the tests over memory.
 //! Never: names aya; lets a caller see a half-installed generation.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use std::{io, time::Duration};
 
 use weir_common::event::{Event, LimitStats};
-use weir_policy::{Compiled, CompiledWorkload};
+use weir_policy::{Compiled, CompiledWorkload, Prefix, sets::Loaded};
 
 pub use crate::kernel::{
-    AttachState, CounterCell, InterfaceSeen, InterfaceState, LimitTable, Merged, Observed, Shield, WorkloadState,
+    AttachState, CounterCell, InterfaceSeen, InterfaceState, LimitTable, Merged, Observed, SetCount, Shield,
+    WorkloadState,
 };
 
 /// What a datapath reports when it cannot do what it was asked; the cause is underneath.
@@ -23,7 +24,21 @@ pub trait Datapath: Send + 'static {
     ///
     /// # Errors
     /// The tables could not be written.
-    fn install(&mut self, compiled: &Compiled) -> Result<(), DatapathError>;
+    fn install(&mut self, compiled: &Compiled, loaded: &Loaded) -> Result<(), DatapathError>;
+    /// Puts what was loaded into address sets in force without another generation, all at once; nothing changed on error.
+    ///
+    /// # Errors
+    /// The tables could not be written.
+    fn reload_sets(&mut self, compiled: &Compiled, loaded: &Loaded) -> Result<(), DatapathError>;
+    /// Takes over one entry that was added, removed, or got another end; `false`: that takes [`Datapath::reload_sets`].
+    fn change_sets(&mut self, loaded: &Loaded, prefix: Prefix) -> bool;
+    /// What each address set in force has refused.
+    ///
+    /// # Errors
+    /// The counters could not be read.
+    fn set_counts(&self) -> Result<BTreeMap<String, SetCount>, DatapathError>;
+    /// Bytes of kernel memory that the address sets take.
+    fn set_bytes(&self) -> usize;
     /// Attaches what is missing and detaches what is gone; called after an install and every second.
     fn reconcile(&mut self, workloads: &[Arc<CompiledWorkload>]) -> Observed;
     /// Decisions counted so far.

@@ -4,7 +4,7 @@
 //! Never: succeeds where it was told to fail.
 
 use std::{
-    collections::VecDeque,
+    collections::{BTreeMap, VecDeque},
     io,
     sync::{Arc, Mutex, MutexGuard},
     time::Duration,
@@ -16,11 +16,11 @@ use weir_common::{
     event::{Event, Kind, LimitStats, Process, Totals},
     verdict::{Direction, Hook, Reason, Verdict},
 };
-use weir_policy::{Compiled, CompiledWorkload, ResourceId};
+use weir_policy::{Compiled, CompiledWorkload, Prefix, ResourceId, sets::Loaded};
 
 use crate::datapath::{
     AttachState, CounterCell, Datapath, DatapathError, EventSource, InterfaceSeen, InterfaceState, LimitTable, Merged,
-    Observed, Shield, WorkloadState,
+    Observed, SetCount, Shield, WorkloadState,
 };
 
 /// What a fake kernel holds; the test keeps a handle.
@@ -29,6 +29,11 @@ pub struct Inner {
     pub installed: Vec<Compiled>,
     pub reconciled: Vec<Vec<ResourceId>>,
     pub fail_install: bool,
+    /// What was taken over of address sets, how often whole, and whether to refuse that, or single entries.
+    pub loaded: Loaded,
+    pub reloaded: u32,
+    pub fail_sets: bool,
+    pub sets_full: bool,
     pub fail_counters: bool,
     pub fail_merged: bool,
     pub break_wait: bool,
@@ -80,13 +85,40 @@ impl Drop for FakeDatapath {
 pub struct ToldToFail;
 
 impl Datapath for FakeDatapath {
-    fn install(&mut self, compiled: &Compiled) -> Result<(), DatapathError> {
+    fn install(&mut self, compiled: &Compiled, loaded: &Loaded) -> Result<(), DatapathError> {
         let mut inner = self.0.inner();
         if inner.fail_install {
             return Err(ToldToFail.into());
         }
         inner.installed.push(compiled.clone());
+        inner.loaded = loaded.clone();
         Ok(())
+    }
+
+    fn reload_sets(&mut self, _: &Compiled, loaded: &Loaded) -> Result<(), DatapathError> {
+        let mut inner = self.0.inner();
+        if inner.fail_sets {
+            return Err(ToldToFail.into());
+        }
+        inner.loaded = loaded.clone();
+        inner.reloaded += 1;
+        Ok(())
+    }
+
+    fn change_sets(&mut self, loaded: &Loaded, _: Prefix) -> bool {
+        let mut inner = self.0.inner();
+        if !inner.sets_full {
+            inner.loaded = loaded.clone();
+        }
+        !inner.sets_full
+    }
+
+    fn set_counts(&self) -> Result<BTreeMap<String, SetCount>, DatapathError> {
+        Ok(BTreeMap::from([("bad".to_owned(), SetCount { packets: 3, bytes: 300 })]))
+    }
+
+    fn set_bytes(&self) -> usize {
+        4096
     }
 
     fn reconcile(&mut self, workloads: &[Arc<CompiledWorkload>]) -> Observed {

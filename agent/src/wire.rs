@@ -5,26 +5,43 @@
 
 use std::sync::Arc;
 
-use std::{io, os::fd::AsFd, time::Duration};
+use std::{collections::BTreeMap, io, os::fd::AsFd, time::Duration};
 
 use nix::{
     errno::Errno,
     poll::{PollFd, PollFlags, PollTimeout, poll},
 };
 use weir_common::event::{Event, LimitStats};
-use weir_policy::{Compiled, CompiledWorkload};
+use weir_policy::{Compiled, CompiledWorkload, Prefix, sets::Loaded};
 
 use crate::{
     datapath::{
-        CounterCell, Datapath, DatapathError, EventSource, InterfaceSeen, LimitTable, Merged, Observed, Shield,
+        CounterCell, Datapath, DatapathError, EventSource, InterfaceSeen, LimitTable, Merged, Observed, SetCount,
+        Shield,
     },
     kernel::{self, Events, Kernel},
 };
 
 impl Datapath for Kernel {
-    fn install(&mut self, compiled: &Compiled) -> Result<(), DatapathError> {
-        Self::install(self, compiled)?;
+    fn install(&mut self, compiled: &Compiled, loaded: &Loaded) -> Result<(), DatapathError> {
+        Self::install_with(self, compiled, loaded)?;
         Ok(())
+    }
+
+    fn reload_sets(&mut self, compiled: &Compiled, loaded: &Loaded) -> Result<(), DatapathError> {
+        Ok(Self::reload_sets(self, compiled, loaded)?)
+    }
+
+    fn change_sets(&mut self, loaded: &Loaded, prefix: Prefix) -> bool {
+        Self::change_sets(self, loaded, prefix)
+    }
+
+    fn set_counts(&self) -> Result<BTreeMap<String, SetCount>, DatapathError> {
+        Ok(Self::set_counts(self)?)
+    }
+
+    fn set_bytes(&self) -> usize {
+        Self::set_bytes(self)
     }
 
     fn reconcile(&mut self, workloads: &[Arc<CompiledWorkload>]) -> Observed {

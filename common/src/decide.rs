@@ -102,7 +102,7 @@ impl<'a, T: Tables> Image<'a, T> {
         self.header.word(header::GENERATION)
     }
 
-    /// [`image::FLAG_LIMITS`], [`image::FLAG_BLOCKED`] and so on.
+    /// [`image::FLAG_LIMITS`], [`image::FLAG_SETS`] and so on.
     #[inline(always)]
     pub fn flags(&self) -> u64 {
         self.header.word(header::FLAGS)

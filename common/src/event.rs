@@ -353,7 +353,7 @@ pub const NATIVE: u32 = 1 << 29;
 /// [`Endpoint::owner`] of an address that several local workloads have: whoever has its identity may send from it.
 pub const SHARED: u32 = NATIVE | (NATIVE - 1);
 
-/// Key of a prefix in [`crate::maps::CIDRS`] and [`crate::maps::BLOCKED`]: the kernel's `bpf_lpm_trie_key` for 128 bits.
+/// Key of a prefix in [`crate::maps::CIDRS`]: the kernel's `bpf_lpm_trie_key` for 128 bits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
 #[repr(C, packed)]
 pub struct PrefixKey {

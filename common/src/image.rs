@@ -63,7 +63,7 @@ pub mod header {
     pub const MAGIC: u32 = 0;
     /// Number of the generation.
     pub const GENERATION: u32 = 1;
-    /// [`super::FLAG_LIMITS`], [`super::FLAG_BLOCKED`] and so on.
+    /// [`super::FLAG_LIMITS`], [`super::FLAG_SETS`] and so on.
     pub const FLAGS: u32 = 2;
     /// The cell that applies to local workloads nobody described (a [`super::Cell`]).
     pub const UNKNOWN: u32 = 3;
@@ -81,14 +81,16 @@ pub const FLAG_LIMITS: u64 = 1;
 pub const FLAG_LIMITS_ALL: u64 = 1 << 8;
 /// Header flag: some service's connections may be opened by SYN cookies, so XDP must look for it.
 pub const FLAG_SYN: u64 = 1 << 9;
-/// Header flag: some address is blocked, so XDP must look for it.
-pub const FLAG_BLOCKED: u64 = 2;
+/// Header flag: some address set is in force, so XDP must look for it.
+pub const FLAG_SETS: u64 = 2;
 /// Header flag: some cell may be quiet, so an accepted connection's is looked up once more: its close makes no record either.
 pub const FLAG_QUIET: u64 = 4;
 /// Header flag: some policy in force here is staged, so a decision is compared with what [`Section::StagedSets`] says.
 pub const FLAG_STAGED: u64 = 8;
 /// Header flag: some cell refuses, so `sk_lookup` must look for it.
 pub const FLAG_REFUSE: u64 = 16;
+/// Header flag: some address set allows, so XDP must ask about sources that no set holds, too.
+pub const FLAG_SETS_ALLOW: u64 = 32;
 
 /// The sections of an image.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -9,8 +9,16 @@ pub const SLOTS: u32 = 2;
 pub const MAX_ENDPOINTS: u32 = 131_072;
 /// Prefixes a slot's CIDR table holds.
 pub const MAX_CIDRS: u32 = 65_536;
-/// Prefixes a slot's block list holds.
-pub const MAX_BLOCKED: u32 = 262_144;
+/// Buffers of a slot: address sets that are loaded without a generation of their own change from one to the other.
+pub const SET_BUFFERS: u32 = 2;
+/// Entries of [`SETS`] for one buffer: the images of the address sets in force.
+pub const SET_IMAGES: u32 = 4;
+/// Offset of the image for IPv4 addresses (`crate::sets::v4`).
+pub const SET_V4: u32 = 0;
+/// Offset of the image for IPv6 addresses (`crate::sets::v6`).
+pub const SET_V6: u32 = 1;
+/// Offset of the image that says which sets are asked about a packet (`crate::sets::scope`).
+pub const SET_SCOPE: u32 = 2;
 /// Bytes of the event ring buffer (a power of two, as the kernel demands).
 pub const RING_BYTES: u32 = 8 * 1024 * 1024;
 /// Distinct (peer, rule, ...) keys that one merge epoch counts apart; the rest go to the fixed overflow cells.
@@ -53,8 +61,16 @@ pub const TABLES: &str = "TABLES";
 pub const ENDPOINTS: &str = "ENDPOINTS";
 /// Slot -> trie of prefix to identity.
 pub const CIDRS: &str = "CIDRS";
-/// Slot -> trie of blocked prefix to rule.
-pub const BLOCKED: &str = "BLOCKED";
+/// (Slot x [`SET_BUFFERS`] + buffer) x [`SET_IMAGES`] + which -> lines of an image of the address sets, without its tables of fixed size.
+pub const SETS: &str = "SETS";
+/// Slot x [`SET_BUFFERS`] + buffer -> the tables of fixed size for IPv4 addresses.
+pub const SET_TABLES_V4: &str = "SET_TABLES_V4";
+/// The same for IPv6 addresses.
+pub const SET_TABLES_V6: &str = "SET_TABLES_V6";
+/// Slot -> the buffer in force. A program reads it once, so that it sees the images of one load together.
+pub const SET_BUFFER: &str = "SET_BUFFER";
+/// Packets and bytes that each address set refused, per CPU.
+pub const SET_COUNTS: &str = "SET_COUNTS";
 /// Attach-point storage: who the cgroup's workload is.
 pub const LOCAL: &str = "LOCAL";
 /// Cgroup id -> workload, for the programs at the root of the managed tree.

@@ -110,8 +110,10 @@ numbered! {
         TcpFlags = 23 => "tcp_flags",
         /// A frame that is neither IP nor ARP, or hides which it is.
         Ethertype = 24 => "ethertype",
+        /// Address sets that allow are asked about such packets, and none of them holds the source address.
+        NotListed = 25 => "not_listed",
         /// A SYN that was answered by a cookie, in the listener's place; the connection is judged when the client completes it.
-        SynCookie = 25 => "syn_cookie",
+        SynCookie = 26 => "syn_cookie",
     }
 }
 

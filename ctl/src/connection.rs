@@ -7,13 +7,19 @@ use weir_transport::{ClientTls, Endpoint, connect};
 
 use crate::cli::Connection;
 use crate::failure::Failure;
-use crate::rpc::{AgentClient, CollectorClient};
+use crate::rpc::{AgentClient, CollectorClient, SetClient};
 
 impl Connection {
     /// A client of the agent.
     pub fn agent(&self) -> Result<AgentClient, Failure> {
         let channel = connect(&self.agent, self.tls(&self.agent)?.as_ref(), self.insecure)?;
         Ok(AgentClient::new(channel, self.agent.clone()))
+    }
+
+    /// A client of the agent, for its address sets.
+    pub fn sets(&self) -> Result<SetClient, Failure> {
+        let channel = connect(&self.agent, self.tls(&self.agent)?.as_ref(), self.insecure)?;
+        Ok(SetClient::new(channel, self.agent.clone()))
     }
 
     /// A client of the collector.

@@ -23,6 +23,7 @@ mod quotes;
 mod recent;
 mod replies;
 mod sendmsg;
+mod sets;
 mod settings;
 mod sk_lookup;
 mod sock_create;

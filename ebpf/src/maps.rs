@@ -20,15 +20,18 @@ use weir_common::{
     event::{Endpoint, Event, LimitStats, Local, MergeKey, MergeValue, ReplyBucket, SynStats},
     image::Page,
     maps::{
-        FRAGMENT_BUCKETS, LIMIT_SLOTS, LIMIT_TOTALS, MAX_BLOCKED, MAX_CGROUPS, MAX_CIDRS, MAX_EDGES, MAX_ENDPOINTS,
-        MAX_HERE, MAX_INTERFACES, MAX_LIMITS, MAX_MERGED, MAX_WORKLOADS, PAID_SLOTS, REPLY_BUCKETS, RING_BYTES, SLOTS,
+        FRAGMENT_BUCKETS, LIMIT_SLOTS, LIMIT_TOTALS, MAX_CGROUPS, MAX_CIDRS, MAX_EDGES, MAX_ENDPOINTS, MAX_HERE, MAX_INTERFACES,
+        MAX_LIMITS, MAX_MERGED, MAX_WORKLOADS, PAID_SLOTS, REPLY_BUCKETS, RING_BYTES, SET_BUFFERS, SET_IMAGES, SLOTS,
     },
+    sets::{Count, Line, MAX_SETS, v4, v6},
 };
 
 use crate::{emit, recent::Entry, syn::Scratch};
 
 /// Lets inner arrays differ in length from the template (kernel 5.10): an image has as many pages as it needs.
 const BPF_F_INNER_MAP: usize = 1 << 12;
+/// Lets the agent map an array's values into its own memory (kernel 5.5).
+const BPF_F_MMAPABLE: usize = 1 << 10;
 const NO_PREALLOC: usize = BPF_F_NO_PREALLOC as usize;
 
 /// Pages of one slot's image. Written by the agent while the slot is idle.
@@ -37,8 +40,14 @@ pub type Pages = Array<Page, 1, BPF_F_INNER_MAP>;
 pub type Endpoints = HashMap<Addr, Endpoint, { MAX_ENDPOINTS as usize }, NO_PREALLOC>;
 /// Prefixes of one slot, each with its identity.
 pub type Cidrs = LpmTrie<Addr, u32, { MAX_CIDRS as usize }>;
-/// Blocked prefixes of one slot, each with its rule.
-pub type Blocked = LpmTrie<Addr, u32, { MAX_BLOCKED as usize }>;
+/// Lines of one image of the address sets. Written by the agent through a mapping of its own, in use or not: each store leaves it
+/// one that can be read.
+pub type SetLines = Array<Line, 1, { BPF_F_INNER_MAP | BPF_F_MMAPABLE }>;
+/// The lines that every image for IPv4 addresses begins with. All arrays of this kind have this length, so that the kernel reads them
+/// without calling a function.
+pub type SetTablesV4 = Array<Line, { v4::HEAP as usize }, BPF_F_MMAPABLE>;
+/// The same for IPv6 addresses.
+pub type SetTablesV6 = Array<Line, { v6::HEAP as usize }, BPF_F_MMAPABLE>;
 
 /// The active generation; its low bit is the slot. Written by the agent.
 #[btf_map]
@@ -52,9 +61,21 @@ pub static ENDPOINTS: ArrayOfMaps<Endpoints, { SLOTS as usize }> = ArrayOfMaps::
 /// Slot -> CIDR peers. Written by the agent.
 #[btf_map]
 pub static CIDRS: ArrayOfMaps<Cidrs, { SLOTS as usize }> = ArrayOfMaps::new();
-/// Slot -> block list. Written by the agent.
+/// Slot, buffer and kind -> image of the address sets, from its `HEAP` on. Written by the agent.
 #[btf_map]
-pub static BLOCKED: ArrayOfMaps<Blocked, { SLOTS as usize }> = ArrayOfMaps::new();
+pub static SETS: ArrayOfMaps<SetLines, { (SLOTS * SET_BUFFERS * SET_IMAGES) as usize }> = ArrayOfMaps::new();
+/// Slot and buffer -> tables of fixed size. Written by the agent.
+#[btf_map]
+pub static SET_TABLES_V4: ArrayOfMaps<SetTablesV4, { (SLOTS * SET_BUFFERS) as usize }> = ArrayOfMaps::new();
+/// The same for IPv6.
+#[btf_map]
+pub static SET_TABLES_V6: ArrayOfMaps<SetTablesV6, { (SLOTS * SET_BUFFERS) as usize }> = ArrayOfMaps::new();
+/// Slot -> the buffer of its address sets. Written by the agent, one store for each load.
+#[btf_map]
+pub static SET_BUFFER: Array<u32, { SLOTS as usize }> = Array::new();
+/// By the address set's number: what it refused. Written by XDP.
+#[btf_map]
+pub static SET_COUNTS: PerCpuArray<Count, { MAX_SETS as usize }> = PerCpuArray::new();
 
 /// Decisions of late, by CPU. Written and read by the programs, through `recent`.
 #[btf_map]

@@ -49,10 +49,10 @@ impl Active {
         self.word
     }
 
-    /// The rule that blocks `addr`, if one does.
+    /// The slot it is in.
     #[inline(always)]
-    pub fn blocked(&self, addr: &Addr) -> Option<u32> {
-        maps::BLOCKED.get(self.slot)?.get(&Key::new(128, *addr)).copied()
+    pub const fn slot(&self) -> u32 {
+        self.slot
     }
 }
 

@@ -1,6 +1,6 @@
 //! Lives: kernel, XDP on each managed interface.
 //! Called by: the driver (native) or the stack (generic), once per frame that comes in.
-//! May touch: packet bytes through `bytes::Frame`, the block list, rate limit state, the memory of first fragments, SYN protection.
+//! May touch: packet bytes through `bytes::Frame`, the address sets, rate limit state, the memory of first fragments, SYN protection.
 //! Never: judges services by name; segmentation is decided at the socket, where the workload is known for certain.
 //!
 //! Why here: before the kernel has built a packet, so that a flood costs as little as it can.
@@ -14,7 +14,7 @@ use weir_common::{
     addr::{Addr, Protocol},
     decide::{Decision, Image},
     edge::{self, Edge},
-    image::{FLAG_BLOCKED, FLAG_LIMITS, FLAG_LIMITS_ALL, FLAG_SYN},
+    image::{FLAG_LIMITS, FLAG_LIMITS_ALL, FLAG_SETS, FLAG_SYN},
     packet::{Packet, tcp},
     verdict::{Direction, Hook, Reason, Verdict},
 };
@@ -25,7 +25,7 @@ use crate::{
     emit::{self, Subject},
     fragments,
     limiter::{self, AT_XDP, AUDIT, Place},
-    maps, paid, syn,
+    maps, paid, sets, syn,
     tables::{Active, Judged},
     who,
 };
@@ -84,10 +84,11 @@ fn try_xdp(ctx: &XdpContext, ifindex: u32, edge: Edge) -> Outcome {
     if edge.refuses & edge::SPOOFED != 0 && edge.workload == 0 && image.is_of_this_node(&packet.src) {
         return refused(Reason::Spoofed, &packet, ifindex);
     }
-    if image.flags() & FLAG_BLOCKED != 0
-        && let Some(rule) = active.blocked(&packet.src)
-    {
-        return decided(&image, Reason::Blocklist as u64 | u64::from(rule) << 32, &packet, ifindex);
+    if image.flags() & FLAG_SETS != 0 {
+        let answer = sets::refused(active.slot(), image.flags(), &packet);
+        if answer != 0 {
+            return decided(&image, answer, &packet, ifindex);
+        }
     }
     if image.flags() & FLAG_LIMITS == 0 {
         return Outcome::Unjudged;

@@ -21,11 +21,12 @@ mod id;
 mod model;
 mod parse;
 pub mod reach;
+pub mod sets;
 mod warn;
 
 pub use compile::{
-    Compiled, CompiledWorkload, Compiler, Edit, Endpoints, LimitInfo, OwnAnswers, OwnTables, RuleInfo, ServiceNames,
-    Sizes, Touched, compile,
+    Compiled, CompiledSet, CompiledWorkload, Compiler, Edit, Endpoints, LimitInfo, OwnAnswers, OwnTables, RuleInfo,
+    ServiceNames, Sizes, Touched, compile,
 };
 pub use evaluate::{Answer, End, Explanation, NoSuchWorkload, Question, Staged, evaluate, evaluate_service};
 pub use fault::{Fault, Place};

@@ -160,7 +160,7 @@ fn same_as_from_scratch(compiler: &Compiler, questions: &[Asked]) -> TestCaseRes
     let sizes = |compiled: &weir_policy::Compiled| weir_policy::Sizes { pages: 0, cells: 0, ..compiled.sizes };
     prop_assert_eq!(sizes(&changed), sizes(&scratch));
     prop_assert_eq!(changed.endpoints.size(), scratch.endpoints.size());
-    prop_assert_eq!(&changed.blocked, &scratch.blocked);
+    prop_assert_eq!(&changed.sets, &scratch.sets);
     prop_assert_eq!(changed.workloads.keys().collect::<Vec<_>>(), scratch.workloads.keys().collect::<Vec<_>>());
     argue(compiler.resources(), &context, &changed, questions)?;
     Ok(())

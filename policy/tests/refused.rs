@@ -517,7 +517,7 @@ const OTHERS: &[(&str, Row)] = &[
     ),
     (
         "AddressSet",
-        ("an action that is none", "{action: drop, addresses: []}", &[("spec.action", "known here: block")]),
+        ("an action that is none", "{action: drop, addresses: []}", &[("spec.action", "known here: block, allow")]),
     ),
     (
         "AddressSet",
@@ -527,14 +527,7 @@ const OTHERS: &[(&str, Row)] = &[
             &[("spec.addresses[0]", "write 10.0.0.0/8, or 10.0.0.1/32 for this one address")],
         ),
     ),
-    (
-        "AddressSet",
-        (
-            "nothing to say",
-            "{}",
-            &[("spec.action", "write action: block"), ("spec.addresses", "list addresses or prefixes")],
-        ),
-    ),
+    ("AddressSet", ("nothing to say", "{}", &[("spec.action", "write action: block, or allow")])),
 ];
 
 fn faults(text: &str) -> Vec<Fault> {

@@ -19,7 +19,7 @@ use weir_common::{
     addr::Addr,
     decide::{Image, Query},
     image::{
-        FIRST_IDENTITY, FLAG_BLOCKED, FLAG_LIMITS, FLAG_LIMITS_ALL, FLAG_REFUSE, FLAG_STAGED, FLAG_SYN, LIMIT_AUDITS,
+        FIRST_IDENTITY, FLAG_LIMITS, FLAG_LIMITS_ALL, FLAG_REFUSE, FLAG_SETS, FLAG_STAGED, FLAG_SYN, LIMIT_AUDITS,
         LIMIT_COARSE_CLOCK, LIMIT_SYN_ALWAYS, LIMIT_SYN_AUTO, LimitEntry, SOCKET_MPTCP, SOCKET_RAW, SOCKET_SCTP,
         Section, header, reserved,
     },
@@ -202,7 +202,7 @@ fn blocked_addresses_name_the_set_that_blocks_them() {
     for (text, expected) in rows {
         assert_eq!(by(text), expected, "{text}");
     }
-    assert_eq!(Image::open(&compiled).unwrap().flags(), FLAG_BLOCKED);
+    assert_eq!(Image::open(&compiled).unwrap().flags(), FLAG_SETS);
 }
 
 #[test]

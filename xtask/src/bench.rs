@@ -74,7 +74,7 @@ pub struct Xdp {
     /// CPU time of one turn [default: 40]
     #[arg(long, value_name = "MS")]
     milliseconds: Option<u32>,
-    /// Measure only these: drop, pass, prefixes, honesty [default: all]
+    /// Measure only these: drop, pass, prefixes, bulk, honesty [default: all]
     #[arg(long, value_name = "PART,...")]
     only: Option<String>,
     /// Also write everything as JSON to FILE

@@ -36,7 +36,11 @@ pub const OPTIONS: &[OptionDoc] = &[
         "[]",
         "Interfaces whose incoming packets XDP judges; names, or patterns such as \"veth*\". With more to refuse there than what contradicts itself: {name: eth0, refuse: [martian, spoofed, ethertype]} (docs/coverage.md).",
     ),
-    option("xdpMode", "auto", "auto (native where the driver has it, else generic), native, or generic."),
+    option(
+        "xdpMode",
+        "auto",
+        "auto (native where the driver has it, else generic; on a veth native only while a limit is in force, docs/operations.md), native, or generic.",
+    ),
     option(
         "unknownWorkloads",
         "allow",

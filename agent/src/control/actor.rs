@@ -9,11 +9,12 @@ use std::{
 };
 
 use tokio::sync::oneshot;
-use weir_policy::{Kind, ResourceId};
+use weir_policy::{Kind, Prefix, ResourceId};
 
 use super::{
     Applied, Apply, Control, ControlError,
     explain::{Ask, Explained},
+    sets::{SetChange, SetChanged, SetEntry, SetView},
     view::{Listing, ResourceView, Status, Watch},
 };
 use crate::{datapath::Datapath, runtime::Stop};
@@ -35,6 +36,10 @@ enum Command {
     Watch(Option<Kind>, Reply<Watch>),
     Explain(Ask, Reply<Explained>),
     Status(Reply<Status>),
+    LoadSet(String, Vec<Prefix>, u64, Reply<SetChanged>),
+    ChangeSet(SetChange, Reply<SetChanged>),
+    ListSets(Reply<(Vec<SetView>, usize)>),
+    ShowSet(String, Option<Prefix>, Reply<Vec<SetEntry>>),
 }
 
 /// Sends commands to the control thread.
@@ -110,6 +115,43 @@ impl Handle {
         self.ask(Command::Status).await
     }
 
+    /// See [`Control::load_set`].
+    ///
+    /// # Errors
+    /// As there, and when control is busy or stopping.
+    pub async fn load_set(
+        &self,
+        name: String,
+        prefixes: Vec<Prefix>,
+        expires_in: u64,
+    ) -> Result<SetChanged, ControlError> {
+        self.ask(|reply| Command::LoadSet(name, prefixes, expires_in, reply)).await
+    }
+
+    /// See [`Control::change_set`].
+    ///
+    /// # Errors
+    /// As there, and when control is busy or stopping.
+    pub async fn change_set(&self, change: SetChange) -> Result<SetChanged, ControlError> {
+        self.ask(|reply| Command::ChangeSet(change, reply)).await
+    }
+
+    /// See [`Control::list_sets`].
+    ///
+    /// # Errors
+    /// As there, and when control is busy or stopping.
+    pub async fn list_sets(&self) -> Result<(Vec<SetView>, usize), ControlError> {
+        self.ask(Command::ListSets).await
+    }
+
+    /// See [`Control::show_set`].
+    ///
+    /// # Errors
+    /// As there, and when control is busy or stopping.
+    pub async fn show_set(&self, name: String, address: Option<Prefix>) -> Result<Vec<SetEntry>, ControlError> {
+        self.ask(|reply| Command::ShowSet(name, address, reply)).await
+    }
+
     async fn ask<T>(&self, command: impl FnOnce(Reply<T>) -> Command) -> Result<T, ControlError> {
         let (reply, answer) = oneshot::channel();
         match self.commands.try_send(command(reply)) {
@@ -159,6 +201,12 @@ impl<D: Datapath> Control<D> {
             Command::Watch(kind, reply) => drop(reply.send(Ok(self.watch(kind)))),
             Command::Explain(ask, reply) => drop(reply.send(self.explain(&ask))),
             Command::Status(reply) => drop(reply.send(self.status())),
+            Command::LoadSet(name, prefixes, expires_in, reply) => {
+                drop(reply.send(self.load_set(&name, prefixes, expires_in)));
+            }
+            Command::ChangeSet(change, reply) => drop(reply.send(self.change_set(&change))),
+            Command::ListSets(reply) => drop(reply.send(self.list_sets())),
+            Command::ShowSet(name, address, reply) => drop(reply.send(self.show_set(&name, address))),
         }
     }
 }

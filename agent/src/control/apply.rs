@@ -120,6 +120,8 @@ impl<D: Datapath> Control<D> {
             tracing::debug!(?touched, "compiled");
             self.put_in_force()?;
             self.remember(&changes);
+            let gone = changes.iter().filter(|change| change.action == Action::Deleted).map(|change| &change.id);
+            self.forget_sets(&gone.collect::<Vec<_>>());
             self.tell(&changes);
             warnings.extend(self.save());
             self.reconcile();
@@ -133,7 +135,7 @@ impl<D: Datapath> Control<D> {
         let compiled = self.force.compiler.compiled();
         let generation = compiled.generation;
         self.settings.names.publish(&compiled);
-        if let Err(source) = self.datapath.install(&compiled) {
+        if let Err(source) = self.datapath.install(&compiled, &self.loaded) {
             self.settings.names.retract(generation);
             tracing::error!(generation, error = %source, "the kernel did not take the generation over");
             let context = self.force.context.clone();

@@ -52,6 +52,9 @@ pub enum ControlError {
     /// An end of a question.
     #[error("{0}")]
     End(#[from] super::explain::EndError),
+    /// What was loaded into an address set could not be changed.
+    #[error(transparent)]
+    Set(#[from] super::sets::SetError),
     /// The kernel's counters could not be read.
     #[error("the kernel's counters could not be read: {0}")]
     Counters(#[source] DatapathError),

@@ -18,6 +18,8 @@ mod host;
 mod living;
 pub mod node;
 mod pods;
+mod set_store;
+pub mod sets;
 mod store;
 pub mod view;
 
@@ -28,7 +30,10 @@ pub use error::ControlError;
 use pods::Pods;
 use tokio::sync::broadcast;
 use weir_common::verdict::Verdict;
-use weir_policy::{Compiled, Compiler, Context, ResourceId, Resources, Timestamp};
+use weir_policy::{
+    Compiled, Compiler, Context, ResourceId, Resources, Timestamp,
+    sets::{Expiry, Loaded},
+};
 
 use crate::{
     datapath::{Datapath, Observed},
@@ -71,6 +76,9 @@ pub struct Control<D> {
     settings: Settings,
     force: InForce,
     pods: Pods,
+    /// What was loaded into address sets beside their documents.
+    loaded: Loaded,
+    next_set_expiry: Option<Expiry>,
     observed: Observed,
     /// Generation by which telemetry was told the names of what is attached; 0 before the first time.
     named: u64,
@@ -111,14 +119,16 @@ impl<D: Datapath> Control<D> {
             tick_ns: datapath.tick_ns(),
             now: (settings.clock)(),
         };
+        let loaded = set_store::read(&settings.state_dir, context.now.0)
+            .map_err(|source| ControlError::Read { path: settings.state_dir.join("sets"), source })?;
         let compiler = Compiler::new(context.clone());
         let compiled = compiler.compiled();
         settings.names.publish(&compiled);
         datapath
-            .install(&compiled)
+            .install(&compiled, &loaded)
             .map_err(|source| ControlError::Install { generation: context.generation, source })?;
         let now = clock::wall_now();
-        Ok(Self {
+        let mut control = Self {
             datapath,
             pods: Pods::new(&settings.node, settings.cgroup_root.clone()),
             settings,
@@ -131,13 +141,17 @@ impl<D: Datapath> Control<D> {
                 next_expiry: None,
                 time_ns: now,
             },
+            loaded,
+            next_set_expiry: None,
             observed: Observed::default(),
             named: 0,
             unsaved: false,
             ring: RingLosses::default(),
             changes: broadcast::channel(WATCH_BACKLOG).0,
             start_ns: now,
-        })
+        };
+        control.next_set_expiry = control.next_of_sets();
+        Ok(control)
     }
 
     /// The number of the generation in force.
@@ -154,6 +168,7 @@ impl<D: Datapath> Control<D> {
     /// attach what appeared, report what the ring lost.
     pub fn tick(&mut self) {
         self.expire();
+        self.expire_sets();
         self.follow_host_addresses(host::addresses());
         self.follow_pods();
         self.reconcile();
@@ -173,7 +188,7 @@ impl<D: Datapath> Control<D> {
         if observed.interfaces != self.observed.interfaces
             && !self.force.compiled.interface_lists.is_empty()
             // Limits that name interfaces know them by index. A failure is tried again with the next tick.
-            && let Err(error) = self.datapath.install(&self.force.compiled)
+            && let Err(error) = self.datapath.install(&self.force.compiled, &self.loaded)
         {
             tracing::error!(error = %error, "limits on interfaces do not follow these");
             return;
@@ -199,5 +214,7 @@ impl<D: Datapath> Control<D> {
     }
 }
 
+#[cfg(test)]
+mod set_tests;
 #[cfg(test)]
 mod tests;

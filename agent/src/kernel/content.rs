@@ -1,7 +1,7 @@
 //! Lives: agent, user space.
 //! Called by: `generation`, for each generation it installs.
 //! May touch: nothing.
-//! Never: names aya; depends on how a compiled policy keeps its tables, but for the six functions at the end.
+//! Never: names aya; depends on how a compiled policy keeps its tables, but for the five functions at the end.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -29,8 +29,6 @@ pub(super) struct Content {
     themselves: BTreeMap<Addr, Endpoint>,
     /// Identity by prefix, in order of prefix.
     pub cidrs: Prefixes,
-    /// Rule by blocked prefix, in order of prefix.
-    pub blocked: Prefixes,
     /// What the active word says beside the install's number.
     pub marks: u64,
 }
@@ -60,7 +58,6 @@ impl Content {
             owners: BTreeMap::new(),
             themselves: BTreeMap::new(),
             cidrs: Prefixes::default(),
-            blocked: Prefixes::default(),
             marks: 0,
         }
     }
@@ -82,7 +79,6 @@ impl Content {
             owners: owners(compiled, numbers),
             themselves: themselves(compiled, numbers),
             cidrs: cidrs(compiled),
-            blocked: blocked(compiled),
         }
     }
 
@@ -222,11 +218,6 @@ const fn services(compiled: &Compiled) -> &Identities {
 /// Identity by prefix.
 fn cidrs(compiled: &Compiled) -> Prefixes {
     Arc::clone(&compiled.cidrs)
-}
-
-/// Rule by blocked prefix.
-fn blocked(compiled: &Compiled) -> Prefixes {
-    Arc::clone(&compiled.blocked)
 }
 
 #[cfg(test)]

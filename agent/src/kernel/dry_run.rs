@@ -5,8 +5,9 @@
 
 use std::collections::BTreeMap;
 
-use aya::programs::{Program, ProgramError, TestRun as _, TestRunOptions};
-use weir_policy::{Compiled, ResourceId};
+use aya::programs::{Program, ProgramError, TestRun as _, TestRunOptions, Xdp};
+use aya_obj::programs::XdpAttachType;
+use weir_policy::{Compiled, ResourceId, sets::Loaded};
 
 use super::{Kernel, attach, error::KernelError, lookups::Lookups, slot::ReadBack};
 
@@ -41,6 +42,21 @@ pub struct ProgramSize {
     pub machine_bytes: u32,
 }
 
+/// The XDP program, for running it beside a [`Kernel`] that changes its tables.
+pub struct Runner(Xdp);
+
+impl Runner {
+    /// What the program answers for `frame`.
+    ///
+    /// # Errors
+    /// When the kernel refuses to run it.
+    pub fn run(&self, frame: &[u8]) -> Result<u32, KernelError> {
+        let run = self.0.test_run(TestRunOptions { data_in: Some(frame), ..TestRunOptions::default() });
+        let refused = |source| KernelError::Program { program: attach::XDP, source, verifier: String::new() };
+        run.map(|result| result.return_value).map_err(refused)
+    }
+}
+
 /// `sizeof(struct bpf_insn)`.
 const INSTRUCTION_BYTES: u32 = 8;
 
@@ -52,7 +68,8 @@ impl Kernel {
     /// As there.
     pub fn install_for_dry_runs(&mut self, compiled: &Compiled, workload: &ResourceId) -> Result<(), KernelError> {
         self.renumber(compiled)?;
-        self.tables.install(compiled, &BTreeMap::from([(workload.clone(), 0)]), &BTreeMap::new()).map(drop)
+        let numbers = BTreeMap::from([(workload.clone(), 0)]);
+        self.tables.install(compiled, &numbers, &BTreeMap::new(), &Loaded::default()).map(drop)
     }
 
     /// [`Kernel::install`], with the interface that test runs come in by as `workload`'s own.
@@ -67,7 +84,8 @@ impl Kernel {
         const NUMBER: u32 = 1;
         self.wires.own_for_dry_runs(LOOPBACK, NUMBER)?;
         self.renumber(compiled)?;
-        self.tables.install(compiled, &BTreeMap::from([(workload.clone(), NUMBER)]), &BTreeMap::new()).map(drop)
+        let numbers = BTreeMap::from([(workload.clone(), NUMBER)]);
+        self.tables.install(compiled, &numbers, &BTreeMap::new(), &Loaded::default()).map(drop)
     }
 
     /// Says what is special about the interface that test runs come in by: bits of [`weir_common::edge`], and whose own it is.
@@ -135,6 +153,18 @@ impl Kernel {
         };
         let refused = |source| KernelError::Program { program: name, source, verifier: String::new() };
         run.map(|result| (result.return_value, result.data_size_out as usize)).map_err(refused)
+    }
+
+    /// Runs the XDP program on frames while this value does something else.
+    ///
+    /// # Errors
+    /// When the kernel does not tell of the program.
+    pub fn runner(&self) -> Result<Runner, KernelError> {
+        let program = self.ebpf.program(attach::XDP).ok_or(KernelError::NoProgram(attach::XDP))?;
+        let refused = |source| KernelError::Program { program: attach::XDP, source, verifier: String::new() };
+        let info = program.info().map_err(refused)?;
+        let program = Xdp::from_program_info(info, attach::XDP.into(), XdpAttachType::Interface);
+        program.map(Runner).map_err(refused)
     }
 
     /// Detaches everything from cgroups and namespaces; the next [`Kernel::reconcile`] attaches it again. For benchmarks, which

@@ -41,6 +41,24 @@ pub enum KernelError {
         /// The system's word for it.
         source: ProgramError,
     },
+    /// The one place for an XDP program is taken.
+    #[error(
+        "interface {interface} already has an XDP program, which is not Weir's and stays: stop whoever attached it (or `ip link set \
+         dev {interface} xdp off`), or take the interface out of `interfaces`"
+    )]
+    Taken {
+        /// The interface.
+        interface: String,
+    },
+    /// Generic XDP would hide frames from the programs that judge a workload's interface.
+    #[error(
+        "interface {interface} is a workload's own, and XDP in generic mode hides the link header from the programs that judge it: use \
+         `xdpMode: auto` where the driver has native mode, or take the interface out of `interfaces` (limits are then kept at sockets)"
+    )]
+    Hidden {
+        /// The interface.
+        interface: String,
+    },
     /// A map could not be read or written.
     #[error("map `{map}`: {}", causes(source))]
     Map {
@@ -84,6 +102,19 @@ pub(super) fn causes(error: &dyn Error) -> String {
         next = cause.source();
     }
     text
+}
+
+/// Whether the system's word says that somebody else is in the place.
+pub(super) fn is_taken(error: &(dyn Error + 'static)) -> bool {
+    let mut next = Some(error);
+    while let Some(cause) = next {
+        if let Some(cause) = cause.downcast_ref::<io::Error>() {
+            // EEXIST: a program in the other mode.
+            return matches!(cause.kind(), io::ErrorKind::ResourceBusy | io::ErrorKind::AlreadyExists);
+        }
+        next = cause.source();
+    }
+    false
 }
 
 /// Names the map an error is about.

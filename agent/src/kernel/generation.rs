@@ -19,11 +19,12 @@ use aya::{
     maps::{Array, ArrayOfMaps, MapData, MapError},
 };
 use weir_common::maps;
-use weir_policy::{Compiled, ResourceId};
+use weir_policy::{Compiled, ResourceId, sets::Loaded};
 
 use super::{
     content::Content,
     error::{self, KernelError},
+    sets::Sets,
     slot::{Endpoints, Pages, ReadBack, Slot, Tries, Written},
 };
 
@@ -31,6 +32,7 @@ use super::{
 pub(super) struct Slots {
     active: Array<MapData, u64>,
     outer: Outer,
+    sets: Sets,
     /// `None`: never written, or not known to hold what it should.
     slots: [Option<Slot>; maps::SLOTS as usize],
     grace: Grace,
@@ -45,7 +47,6 @@ struct Outer {
     tables: ArrayOfMaps<MapData, Pages>,
     endpoints: ArrayOfMaps<MapData, Endpoints>,
     cidrs: ArrayOfMaps<MapData, Tries>,
-    blocked: ArrayOfMaps<MapData, Tries>,
 }
 
 impl Slots {
@@ -54,10 +55,10 @@ impl Slots {
             tables: take(ebpf, maps::TABLES)?,
             endpoints: take(ebpf, maps::ENDPOINTS)?,
             cidrs: take(ebpf, maps::CIDRS)?,
-            blocked: take(ebpf, maps::BLOCKED)?,
         };
+        let sets = Sets::take(ebpf, super::load::random_word())?;
         let (active, grace) = (take(ebpf, maps::ACTIVE)?, Grace::take(ebpf, maps::GRACE)?);
-        Ok(Self { active, outer, slots: [None, None], grace, unsettled: false, installs: 0, generation: 0 })
+        Ok(Self { active, outer, sets, slots: [None, None], grace, unsettled: false, installs: 0, generation: 0 })
     }
 
     /// The generation in force; 0 before the first.
@@ -65,13 +66,48 @@ impl Slots {
         self.generation
     }
 
-    /// Makes the idle slot hold `compiled` and switches to it.
+    /// The slot in force.
+    const fn number(&self) -> u32 {
+        (self.installs & 1) as u32
+    }
+
+    /// Takes over address sets that were loaded since, without another generation.
+    pub(super) fn reload_sets(&mut self, compiled: &Compiled, loaded: &Loaded) -> Result<(), KernelError> {
+        if self.unsettled {
+            self.grace.wait()?;
+            self.unsettled = false;
+        }
+        let slot = self.number();
+        if self.sets.reload(slot, compiled, loaded)? {
+            self.settle();
+            // What is not given back now is when the next load takes its place.
+            if !self.unsettled
+                && let Err(error) = self.sets.retire(slot)
+            {
+                tracing::warn!(%error, "the address sets before keep their memory until the next ones are loaded");
+            }
+        }
+        Ok(())
+    }
+
+    /// The address sets.
+    pub(super) const fn sets(&self) -> &Sets {
+        &self.sets
+    }
+
+    /// The same, to change single entries.
+    pub(super) const fn sets_mut(&mut self) -> &mut Sets {
+        &mut self.sets
+    }
+
+    /// Makes the idle slot hold `compiled` and switches to it. Also the numbers of the address sets that are new.
     pub(super) fn install(
         &mut self,
         compiled: &Compiled,
         numbers: &BTreeMap<ResourceId, u32>,
         present: &BTreeMap<u32, String>,
-    ) -> Result<Written, KernelError> {
+        loaded: &Loaded,
+    ) -> Result<(Written, Vec<u32>), KernelError> {
         let next = self.installs + 1;
         let number = (next & 1) as u32;
         let content = Content::of(compiled, numbers, present);
@@ -91,12 +127,14 @@ impl Slots {
             }
             None => self.outer.renew(number, content)?,
         };
+        let sets = self.sets.prepare(number, compiled, loaded)?;
         self.active.set(0, next | marks, 0).map_err(error::map(maps::ACTIVE))?;
         *place = Some(slot);
         self.installs = next;
         self.generation = compiled.generation;
+        let new_sets = self.sets.commit();
         self.settle();
-        Ok(written)
+        Ok((Written { sets, ..written }, new_sets))
     }
 
     /// Waits for the programs that read the active word before the switch. The new generation is in force whatever comes of it.
@@ -111,11 +149,12 @@ impl Slots {
     /// Forgets what the slots hold: the next installs write them whole, as after an error.
     pub(super) fn forget(&mut self) {
         self.slots = [None, None];
+        self.sets.forget();
     }
 
     /// What the active slot's maps hold, asked of the kernel.
     pub(super) fn read_back(&self) -> Result<ReadBack, KernelError> {
-        self.outer.read_back((self.installs & 1) as u32)
+        self.outer.read_back(self.number(), self.sets.digest())
     }
 }
 
@@ -126,17 +165,15 @@ impl Outer {
         let written = Written { whole: true, ..slot.write(content)? };
         self.endpoints.set(number, &slot.endpoints, 0).map_err(error::map(maps::ENDPOINTS))?;
         self.cidrs.set(number, &slot.cidrs, 0).map_err(error::map(maps::CIDRS))?;
-        self.blocked.set(number, &slot.blocked, 0).map_err(error::map(maps::BLOCKED))?;
         self.tables.set(number, &slot.tables, 0).map_err(error::map(maps::TABLES))?;
         Ok((slot, written))
     }
 
-    fn read_back(&self, number: u32) -> Result<ReadBack, KernelError> {
+    fn read_back(&self, number: u32, sets: u64) -> Result<ReadBack, KernelError> {
         let tables = self.tables.get(&number, 0).map_err(error::map(maps::TABLES))?;
         let endpoints = self.endpoints.get(&number, 0).map_err(error::map(maps::ENDPOINTS))?;
         let cidrs = self.cidrs.get(&number, 0).map_err(error::map(maps::CIDRS))?;
-        let blocked = self.blocked.get(&number, 0).map_err(error::map(maps::BLOCKED))?;
-        ReadBack::of(&tables, &endpoints, [&cidrs, &blocked])
+        ReadBack::of(&tables, &endpoints, &cidrs, sets)
     }
 }
 

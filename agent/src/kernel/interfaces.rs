@@ -9,7 +9,7 @@ use aya::{
     Ebpf,
     maps::{Array, MapData, PerCpuHashMap, PerCpuValues},
     programs::{
-        ProgramError, Xdp,
+        Xdp,
         xdp::{XdpLink, XdpMode as Mode},
     },
     util::nr_cpus,
@@ -28,7 +28,7 @@ use super::{
 /// How XDP programs are attached.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum XdpMode {
-    /// Native where the driver can, else generic, with a notice.
+    /// Native where the driver can, else generic, with a notice; on a veth generic as long as no limit is in force and it is no workload's own.
     #[default]
     Auto,
     /// In the driver or not at all.
@@ -65,13 +65,21 @@ pub struct InterfaceState {
     pub refuses: Vec<&'static str>,
 }
 
-/// The mode of an interface that exists and could not be attached.
-pub(super) const FAILED: &str = "failed";
+/// Why a veth is attached in generic mode.
+const UNNEEDED: &str =
+    "a veth: native mode slows bulk transfers down there and may lose SYN cookies, and nothing needs it";
+/// What is said of a veth in native mode that may lose answers.
+const LOST: &str =
+    "SYN protection may fail here: what a veth answers in native mode is lost unless its other end has XDP or GRO";
+
+/// The mode of an interface whose packets the stack hands to the program.
+const GENERIC: &str = "generic";
+
 /// The mode of a program in the driver.
 const NATIVE: &str = "native";
-/// What is said of an interface in native mode that may lose answers.
-const LOST: &str = "SYN protection may fail here: what a veth answers in native mode is lost unless its other end has XDP or GRO; set \
-                    xdpMode to auto or generic";
+
+/// The mode of an interface that exists and could not be attached.
+pub(super) const FAILED: &str = "failed";
 
 impl InterfaceState {
     /// The same with a remark.
@@ -81,14 +89,22 @@ impl InterfaceState {
     }
 }
 
+/// What the best mode of an interface depends on.
+pub(super) struct Needs<'a> {
+    /// The numbers of the workloads whose own interfaces are attached as such.
+    pub owners: &'a BTreeMap<u32, u32>,
+    /// Whether any limit is in force.
+    pub limits: bool,
+    /// Whether programs may answer what comes in by an interface of this name.
+    pub answers: &'a dyn Fn(&str) -> bool,
+}
+
 /// What is attached where.
 pub(super) struct Interfaces {
     seen: PerCpuHashMap<MapData, u32, [u64; 3]>,
     edges: Array<MapData, EdgeWords>,
     attached: BTreeMap<u32, Attached>,
     failed: BTreeMap<u32, String>,
-    /// Whether they are ends of a veth pair, of those of which it was asked.
-    veths: BTreeMap<u32, bool>,
 }
 
 /// [`edge::Edge`] as words.
@@ -98,6 +114,9 @@ struct Attached {
     /// Where its entry in the table of edges stands, and what it says.
     place: u32,
     edge: EdgeWords,
+    /// Whether it is a veth, and whether something needed native mode when its mode was chosen.
+    is_veth: bool,
+    native: bool,
     /// Held for what dropping it does.
     _link: XdpLink,
     state: InterfaceState,
@@ -106,20 +125,15 @@ struct Attached {
 impl Interfaces {
     pub(super) fn take(ebpf: &mut Ebpf) -> Result<Self, KernelError> {
         let (seen, edges) = (take(ebpf, maps::SEEN)?, take(ebpf, maps::EDGES)?);
-        let (attached, failed, veths) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
-        Ok(Self { seen, edges, attached, failed, veths })
+        Ok(Self { seen, edges, attached: BTreeMap::new(), failed: BTreeMap::new() })
     }
 
-    /// Attaches to what matches now and forgets what is gone. `owners` are the numbers of the workloads whose own interfaces are
-    /// attached as such. `answers`: whether programs may answer what comes in by an interface of this name.
-    pub(super) fn reconcile(
-        &mut self,
-        ebpf: &mut Ebpf,
-        options: &Options,
-        owners: &BTreeMap<u32, u32>,
-        answers: &dyn Fn(&str) -> bool,
-    ) -> Vec<InterfaceState> {
+    /// Attaches to what matches now and forgets what is gone.
+    pub(super) fn reconcile(&mut self, ebpf: &mut Ebpf, options: &Options, needs: &Needs<'_>) -> Vec<InterfaceState> {
         let present = present();
+        // One that was renamed may fit no more.
+        let wanted = |name: &String| options.interfaces.iter().any(|pattern| matches(&pattern.name, name));
+        self.attached.retain(|index, _| present.get(index).is_some_and(wanted));
         self.forget_others(&present);
         let mut states = Vec::new();
         for pattern in &options.interfaces {
@@ -134,14 +148,13 @@ impl Interfaces {
                 states.push(InterfaceState { name: pattern.name.clone(), index: 0, mode: "waiting", detail, refuses });
             }
             for (index, name) in matching {
-                let edge = [refused_on(options, name), owners.get(&index).copied().unwrap_or(0)];
-                let loses = answers(name) && self.is_veth(index);
-                let mode = if loses { self.without_loss(options.xdp_mode, index) } else { Ok(options.xdp_mode) };
-                let state = match mode {
-                    Ok(mode) => self.reconcile_one(ebpf, mode, (index, name), edge),
-                    Err(mode) => self.reconcile_one(ebpf, mode, (index, name), edge).with(LOST),
-                };
-                states.push(state);
+                let (owner, answers) = (needs.owners.get(&index).copied().unwrap_or(0), (needs.answers)(name));
+                let edge = [refused_on(options, name), owner];
+                let native = owner != 0 || needs.limits && !answers;
+                let state = self.reconcile_one(ebpf, (options.xdp_mode, native), (index, name), edge);
+                let loses = |attached: &Attached| attached.is_veth && attached.state.mode == NATIVE;
+                let loses = answers && self.attached.get(&index).is_some_and(loses);
+                states.push(if loses { state.with(LOST) } else { state });
             }
         }
         states
@@ -152,10 +165,8 @@ impl Interfaces {
         self.attached.clear();
     }
 
-    /// Interfaces that are gone, after their programs.
+    /// The entries of interfaces that are gone, after their programs.
     fn forget_others(&mut self, present: &BTreeMap<u32, String>) {
-        self.attached.retain(|index, _| present.contains_key(index));
-        self.veths.retain(|index, _| present.contains_key(index));
         let gone: Vec<u32> = self.seen.keys().filter_map(Result::ok).filter(|id| !present.contains_key(id)).collect();
         for index in gone {
             // Already gone is what we want.
@@ -163,41 +174,17 @@ impl Interfaces {
         }
     }
 
-    /// Whether an interface is an end of a veth pair; not, where the kernel does not say.
-    fn is_veth(&mut self, index: u32) -> bool {
-        if let Some(known) = self.veths.get(&index) {
-            return *known;
-        }
-        let known = links::veths().map(|veths| veths.contains(&index)).unwrap_or_else(|error| {
-            tracing::warn!(index, %error, "the kernel does not say of what kind an interface is");
-            false
-        });
-        self.veths.insert(index, known);
-        known
-    }
-
-    /// The mode for a veth whose packets may be answered: native answers are lost unless the other end has XDP or GRO, which nobody
-    /// here can see. Where native was picked here, it is given up; XDP is off for the moment between. `Err`: it was asked for.
-    fn without_loss(&mut self, mode: XdpMode, index: u32) -> Result<XdpMode, XdpMode> {
-        if mode == XdpMode::Native {
-            return Err(mode);
-        }
-        if self.attached.get(&index).is_some_and(|attached| attached.state.mode == NATIVE) {
-            self.attached.remove(&index);
-        }
-        Ok(XdpMode::Generic)
-    }
-
     fn reconcile_one(
         &mut self,
         ebpf: &mut Ebpf,
-        mode: XdpMode,
+        (mode, native): (XdpMode, bool),
         (index, name): (u32, &str),
         edge: EdgeWords,
     ) -> InterfaceState {
+        self.make_way(mode, native, edge, (index, name));
         let state = match self.attached.get_mut(&index) {
             Some(attached) => attached.say(&mut self.edges, edge).map(|()| attached.state.clone()),
-            None => self.attach(ebpf, mode, (index, name), edge),
+            None => self.attach(ebpf, (mode, native), (index, name), edge),
         };
         match state {
             Ok(state) => {
@@ -218,25 +205,41 @@ impl Interfaces {
         InterfaceState { name: name.to_owned(), index, mode: FAILED, detail, refuses: Vec::new() }
     }
 
+    /// Detaches from a veth whose mode is no longer the best one, and where generic mode may not be any more: an interface has one
+    /// program in one mode. For the moment until the next is attached, sockets judge alone.
+    fn make_way(&mut self, mode: XdpMode, native: bool, edge: EdgeWords, (index, name): (u32, &str)) {
+        let Some(attached) = self.attached.get(&index) else { return };
+        let better = mode == XdpMode::Auto && attached.is_veth && attached.native != native;
+        if better || hides(attached.state.mode, edge) {
+            tracing::info!(
+                interface = name,
+                native,
+                "an interface changes its XDP mode: limits and a workload's interface need native mode, bulk transfers generic"
+            );
+            self.attached.remove(&index);
+        }
+    }
+
     fn attach(
         &mut self,
         ebpf: &mut Ebpf,
-        mode: XdpMode,
+        (mode, native): (XdpMode, bool),
         (index, name): (u32, &str),
         edge: EdgeWords,
     ) -> Result<InterfaceState, KernelError> {
         let place = self.free_place();
         self.enter(index, place, edge)?;
-        let (link, used, detail) = attach_xdp(ebpf, mode, index).map_err(|source| KernelError::Attach {
-            program: attach::XDP,
-            target: format!("interface {name}"),
-            source,
-        })?;
-        if !detail.is_empty() {
-            tracing::warn!(interface = name, detail, "native XDP is not possible here, using generic mode");
+        let is_veth = links::is_veth(index);
+        let (link, used, detail) = if mode == XdpMode::Auto && is_veth && !native {
+            (attach_as(ebpf, Mode::Skb, index, name)?, GENERIC, UNNEEDED.to_owned())
+        } else {
+            attach_xdp(ebpf, mode, index, name)?
+        };
+        if hides(used, edge) {
+            return Err(KernelError::Hidden { interface: name.to_owned() });
         }
         let state = InterfaceState { name: name.to_owned(), index, mode: used, detail, refuses: Vec::new() };
-        self.attached.insert(index, Attached { place, edge, _link: link, state: state.clone() });
+        self.attached.insert(index, Attached { place, edge, is_veth, native, _link: link, state: state.clone() });
         Ok(state)
     }
 
@@ -295,22 +298,44 @@ fn words(refuses: u32) -> Vec<&'static str> {
     REFUSALS.iter().filter(|(_, bit)| refuses & bit != 0).map(|(word, _)| *word).collect()
 }
 
-fn attach_xdp(ebpf: &mut Ebpf, mode: XdpMode, index: u32) -> Result<(XdpLink, &'static str, String), ProgramError> {
-    let program = ebpf.program_mut(attach::XDP).ok_or(ProgramError::UnexpectedProgramType)?;
-    let xdp: &mut Xdp = program.try_into()?;
-    let mut attach = |mode| xdp.attach_to_if_index(index, mode).and_then(|id| xdp.take_link(id));
+/// Whether XDP in this mode would hide frames from the programs that judge a workload's interface: in generic mode the kernel copies
+/// a packet without the length of its link header, and what comes after is shown the packet without it (`skb_pp_cow_data`, 6.18).
+fn hides(used: &str, [_, owner]: EdgeWords) -> bool {
+    used == GENERIC && owner != 0
+}
+
+fn attach_xdp(
+    ebpf: &mut Ebpf,
+    mode: XdpMode,
+    index: u32,
+    name: &str,
+) -> Result<(XdpLink, &'static str, String), KernelError> {
     match mode {
-        XdpMode::Generic => Ok((attach(Mode::Skb)?, "generic", String::new())),
-        XdpMode::Native => Ok((attach(Mode::Driver)?, NATIVE, String::new())),
-        XdpMode::Auto => match attach(Mode::Driver) {
+        XdpMode::Generic => Ok((attach_as(ebpf, Mode::Skb, index, name)?, GENERIC, String::new())),
+        XdpMode::Native => Ok((attach_as(ebpf, Mode::Driver, index, name)?, NATIVE, String::new())),
+        XdpMode::Auto => match attach_as(ebpf, Mode::Driver, index, name) {
             Ok(link) => Ok((link, NATIVE, String::new())),
-            Err(refused) => Ok((
-                attach(Mode::Skb)?,
-                "generic",
-                format!("the driver refused native mode: {}", error::causes(&refused)),
-            )),
+            Err(KernelError::Attach { source, .. }) => {
+                let link = attach_as(ebpf, Mode::Skb, index, name)?;
+                let detail = format!("the driver refused native mode: {}", error::causes(&source));
+                tracing::warn!(interface = name, detail, "native XDP is not possible here, using generic mode");
+                Ok((link, GENERIC, detail))
+            }
+            Err(other) => Err(other),
         },
     }
+}
+
+fn attach_as(ebpf: &mut Ebpf, mode: Mode, index: u32, name: &str) -> Result<XdpLink, KernelError> {
+    let program = ebpf.program_mut(attach::XDP).ok_or(KernelError::NoProgram(attach::XDP))?;
+    let attached = <&mut Xdp>::try_from(program).and_then(|xdp| {
+        let id = xdp.attach_to_if_index(index, mode)?;
+        xdp.take_link(id)
+    });
+    attached.map_err(|source| match error::is_taken(&source) {
+        true => KernelError::Taken { interface: name.to_owned() },
+        false => KernelError::Attach { program: attach::XDP, target: format!("interface {name}"), source },
+    })
 }
 
 fn present() -> BTreeMap<u32, String> {

@@ -19,6 +19,9 @@ use super::{attach, error::KernelError, places};
 /// The object file that `build.rs` made, aligned as an ELF parser wants it.
 pub(super) static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/weir.bpf.o"));
 
+/// The one that is only measured. Who does not ask for it does not have it: the linker leaves it out of the agent.
+pub(super) static BENCH_SETS: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/bench_sets.bpf.o"));
+
 /// Verifier lines shown with an error; the rest is at DEBUG.
 const VERIFIER_LINES: usize = 15;
 /// How often the programs' log lines are looked for: they are rare, and none is urgent.
@@ -27,11 +30,16 @@ const LOG_INTERVAL: Duration = Duration::from_millis(250);
 /// Creates the maps and loads each program.
 pub(super) fn load() -> Result<Ebpf, KernelError> {
     let places = places::of_running_kernel();
+    if places.known == 0 {
+        tracing::info!(
+            "this kernel does not tell where a task's parts lie: programs ask for it by helpers, which is slower"
+        );
+    }
     match load_with(places) {
         Err(error) if places.known != 0 => {
             // Whatever else was wrong is still wrong, and then that is what there is to say.
             let loaded = load_with(TaskPlaces::UNKNOWN)?;
-            tracing::info!(%error, "this kernel does not let programs read the calling task: they ask by helpers, which is slower");
+            tracing::info!(%error, "this kernel does not let programs read the calling task: programs ask for it by helpers, which is slower");
             Ok(loaded)
         }
         loaded => loaded,
@@ -94,7 +102,7 @@ fn refused(program: &'static str, source: ProgramError) -> KernelError {
 }
 
 /// A word the kernel's random generator made; `RandomState` draws its keys from there.
-fn random_word() -> u64 {
+pub(super) fn random_word() -> u64 {
     use std::hash::{BuildHasher as _, RandomState};
     RandomState::new().hash_one("weir")
 }

@@ -17,12 +17,15 @@ mod limits;
 mod links;
 mod load;
 mod lookups;
+mod mapped;
 pub mod namespaces;
 mod own;
 mod places;
+mod sets;
 mod shields;
 mod slot;
 pub mod sockets;
+pub mod threads;
 pub mod unowned;
 mod wires;
 
@@ -36,12 +39,13 @@ use std::{
 use aya::Ebpf;
 pub use cgroups::{AttachState, WorkloadState};
 pub use counters::{CounterCell, InterfaceSeen};
-pub use dry_run::{PacketHook, ProgramSize};
+pub use dry_run::{PacketHook, ProgramSize, Runner};
 pub use error::KernelError;
 pub use events::{Events, Merged};
 pub use interfaces::{InterfaceOption, InterfaceState, REFUSALS, XdpMode};
 pub use limit_state::LimitTable;
 pub use load::tick_ns;
+pub use sets::SetCount;
 pub use shields::Shield;
 pub use slot::{ReadBack, Written};
 use weir_common::{
@@ -49,7 +53,7 @@ use weir_common::{
     image::{FLAG_REFUSE, SET_REFUSES},
     verdict::{Direction, Hook},
 };
-use weir_policy::{CompiledWorkload, LimitInfo, ResourceId};
+use weir_policy::{Compiled, CompiledWorkload, LimitInfo, Prefix, ResourceId, sets::Loaded};
 
 /// What the kernel side is to manage.
 #[derive(Clone, Debug)]
@@ -145,15 +149,52 @@ impl Kernel {
     ///
     /// # Errors
     /// On an error the generation before stays in force, untouched.
-    pub fn install(&mut self, compiled: &weir_policy::Compiled) -> Result<Written, KernelError> {
+    pub fn install(&mut self, compiled: &Compiled) -> Result<Written, KernelError> {
+        self.install_with(compiled, &Loaded::default())
+    }
+
+    /// The same, with what was loaded into address sets beside their documents.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn install_with(&mut self, compiled: &Compiled, loaded: &Loaded) -> Result<Written, KernelError> {
         let numbers = cgroups::number(&self.numbers, &compiled.local())?;
         self.renumber(compiled)?;
-        let written = self.tables.install(compiled, &numbers, &self.interfaces.names())?;
+        let (written, new_sets) = self.tables.install(compiled, &numbers, &self.interfaces.names(), loaded)?;
+        sets::clear(&mut self.ebpf, &new_sets)?;
         self.refusing = Refusing::of(compiled, &numbers);
         self.numbers = numbers;
-        let Written { pages, endpoints, cidrs, blocked, whole } = written;
-        tracing::debug!(generation = compiled.generation, pages, endpoints, cidrs, blocked, whole, "tables written");
+        let Written { pages, endpoints, cidrs, sets, whole } = written;
+        tracing::debug!(generation = compiled.generation, pages, endpoints, cidrs, sets, whole, "tables written");
         Ok(written)
+    }
+
+    /// Takes over what was loaded into address sets, without another generation: what is new is in force on return, all at once.
+    ///
+    /// # Errors
+    /// On an error what was loaded before stays in force.
+    pub fn reload_sets(&mut self, compiled: &Compiled, loaded: &Loaded) -> Result<(), KernelError> {
+        self.tables.reload_sets(compiled, loaded)
+    }
+
+    /// Takes over that one entry of a loaded set was added, removed, or got another end; `false` when there is no room for it in
+    /// the tables in force, which [`Kernel::reload_sets`] makes.
+    pub fn change_sets(&mut self, loaded: &Loaded, prefix: Prefix) -> bool {
+        self.tables.sets_mut().change(loaded, prefix)
+    }
+
+    /// What each address set in force has refused, by its name.
+    ///
+    /// # Errors
+    /// When a map cannot be read.
+    pub fn set_counts(&self) -> Result<BTreeMap<String, SetCount>, KernelError> {
+        sets::counts(&self.ebpf, self.tables.sets().numbers().iter())
+    }
+
+    /// Bytes of kernel memory that the address sets' images take.
+    #[must_use]
+    pub fn set_bytes(&self) -> usize {
+        self.tables.sets().bytes()
     }
 
     /// A number that goes from one limit to another starts at nothing.
@@ -184,9 +225,11 @@ impl Kernel {
         let (mut workloads, covered) = self.reconcile_workloads(local);
         self.wires.reconcile(&mut self.ebpf, &self.numbers, local, &mut workloads);
         self.tell(&covered, &mut workloads);
+        let limits = self.limits.iter().any(LimitInfo::is_some);
         let (shields, owners) = (&self.shields, self.wires.owners());
         let answers = |interface: &str| shields.act_on(interface);
-        let interfaces = self.interfaces.reconcile(&mut self.ebpf, &self.options, &owners, &answers);
+        let needs = interfaces::Needs { owners: &owners, limits, answers: &answers };
+        let interfaces = self.interfaces.reconcile(&mut self.ebpf, &self.options, &needs);
         self.shields.watch(&self.ebpf, &interfaces);
         let failed = workloads.iter().any(|workload| workload.state == AttachState::Failed)
             || interfaces.iter().any(|interface| interface.mode == interfaces::FAILED);
@@ -288,6 +331,12 @@ impl Refusing {
         let workloads = numbers.iter().filter(|(id, _)| refuses(id)).map(|(_, number)| *number).collect();
         Self { any: true, workloads }
     }
+}
+
+/// The object that measures how long addresses take to look up, for the test that does so.
+#[must_use]
+pub fn bench_sets_object() -> &'static [u8] {
+    load::BENCH_SETS
 }
 
 /// The object with every program, for tests that inspect it.

@@ -34,7 +34,6 @@ pub(super) struct Slot {
     pub(super) tables: Pages,
     pub(super) endpoints: Endpoints,
     pub(super) cidrs: Tries,
-    pub(super) blocked: Tries,
     held: Content,
 }
 
@@ -47,8 +46,8 @@ pub struct Written {
     pub endpoints: usize,
     /// Prefixes of peers.
     pub cidrs: usize,
-    /// Blocked prefixes.
-    pub blocked: usize,
+    /// Images of the address sets that were made.
+    pub sets: usize,
     /// Whether the slot got new maps, into which everything is written.
     pub whole: bool,
 }
@@ -57,13 +56,11 @@ impl Slot {
     /// New maps, with room for the image of `content` and some growth.
     pub(super) fn create(content: &Content) -> Result<Self, KernelError> {
         let pages = content.pages.len() as u32;
-        let create = |capacity| Tries::create(capacity, BPF_F_NO_PREALLOC);
         let endpoints = Endpoints::create(maps::MAX_ENDPOINTS, BPF_F_NO_PREALLOC);
         Ok(Self {
             tables: Pages::create(pages + pages / 4 + 8, BPF_F_INNER_MAP).map_err(error::map(maps::TABLES))?,
             endpoints: endpoints.map_err(error::map(maps::ENDPOINTS))?,
-            cidrs: create(maps::MAX_CIDRS).map_err(error::map(maps::CIDRS))?,
-            blocked: create(maps::MAX_BLOCKED).map_err(error::map(maps::BLOCKED))?,
+            cidrs: Tries::create(maps::MAX_CIDRS, BPF_F_NO_PREALLOC).map_err(error::map(maps::CIDRS))?,
             held: Content::none(),
         })
     }
@@ -80,8 +77,7 @@ impl Slot {
             endpoints: write_endpoints(&mut self.endpoints, content.endpoints_since(&self.held))
                 .map_err(error::map(maps::ENDPOINTS))?,
             cidrs: write_trie(&mut self.cidrs, &content.cidrs, &self.held.cidrs).map_err(error::map(maps::CIDRS))?,
-            blocked: write_trie(&mut self.blocked, &content.blocked, &self.held.blocked)
-                .map_err(error::map(maps::BLOCKED))?,
+            sets: 0,
             whole: false,
         };
         self.held = content;
@@ -131,12 +127,12 @@ pub struct ReadBack {
     pub endpoints: BTreeMap<[u8; 16], [u32; 2]>,
     /// Identity by prefix.
     pub cidrs: BTreeMap<(u32, [u8; 16]), u32>,
-    /// Rule by prefix.
-    pub blocked: BTreeMap<(u32, [u8; 16]), u32>,
+    /// The content of the address sets' images, as a number.
+    pub sets: u64,
 }
 
 impl ReadBack {
-    pub(super) fn of(tables: &Pages, endpoints: &Endpoints, tries: [&Tries; 2]) -> Result<Self, KernelError> {
+    pub(super) fn of(tables: &Pages, endpoints: &Endpoints, cidrs: &Tries, sets: u64) -> Result<Self, KernelError> {
         let pages = (0..tables.len()).map(|index| tables.get(&index, 0).map(|words| Page { words }));
         let mut pages: Vec<Page> = pages.collect::<Result<_, _>>().map_err(error::map(maps::TABLES))?;
         let used = pages.iter().rposition(|page| *page != Page::zeroed()).map_or(0, |last| last + 1);
@@ -148,12 +144,6 @@ impl ReadBack {
             };
             trie.iter().map(entry).collect::<Result<_, _>>()
         };
-        let [cidrs, blocked] = tries;
-        Ok(Self {
-            pages,
-            endpoints,
-            cidrs: entries(cidrs).map_err(error::map(maps::CIDRS))?,
-            blocked: entries(blocked).map_err(error::map(maps::BLOCKED))?,
-        })
+        Ok(Self { pages, endpoints, cidrs: entries(cidrs).map_err(error::map(maps::CIDRS))?, sets })
     }
 }

@@ -21,7 +21,7 @@ use std::{
 };
 
 use super::sweep::Target;
-use crate::kernel::sockets::Cut;
+use crate::kernel::{sockets::Cut, threads};
 
 /// How long a hand may hold one socket before it is left behind.
 const PATIENCE: Duration = Duration::from_millis(100);
@@ -258,6 +258,7 @@ impl Hand {
 
 impl At {
     fn work(&self, group: &Arc<Group>, mut tool: Tool, report: &Sender<Results>) {
+        threads::hurry();
         loop {
             let place = group.next.fetch_add(group.armful, Ordering::Relaxed);
             let held = group.armful(place);

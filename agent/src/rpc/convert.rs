@@ -10,6 +10,7 @@ use weir_proto::v1;
 use crate::control::{
     Applied, Changed, ControlError, Doomed,
     explain::{EndError, Explained, Side},
+    sets::SetError,
     view::ResourceView,
 };
 
@@ -19,6 +20,8 @@ pub fn status(error: &ControlError) -> Status {
     match error {
         ControlError::NotFound(_) => Status::not_found(words),
         ControlError::Faulty(_) => Status::failed_precondition(words),
+        ControlError::Set(SetError::NotThere { .. }) => Status::not_found(words),
+        ControlError::Set(SetError::TooMany { .. }) => Status::resource_exhausted(words),
         ControlError::End(EndError::NoAddress(_)) => Status::failed_precondition(words),
         ControlError::End(EndError::Unknown(_)) => Status::not_found(words),
         ControlError::End(EndError::Ambiguous { .. }) => Status::invalid_argument(words),
@@ -26,6 +29,7 @@ pub fn status(error: &ControlError) -> Status {
         ControlError::Stopping => Status::unavailable(words),
         ControlError::Install { .. }
         | ControlError::Empty(_)
+        | ControlError::Set(SetError::Kernel { .. })
         | ControlError::Stored { .. }
         | ControlError::Read { .. }
         | ControlError::PolicyDir(_)

@@ -9,6 +9,7 @@ mod health;
 mod link;
 mod records;
 mod service;
+mod sets;
 mod status;
 #[cfg(test)]
 mod whole_tests;
@@ -19,7 +20,7 @@ use health::Health;
 pub use link::{Link, LinkState};
 pub use service::Service;
 use tonic_health::pb::health_server::HealthServer;
-use weir_proto::v1::policy_service_server::PolicyServiceServer;
+use weir_proto::v1::{policy_service_server::PolicyServiceServer, set_service_server::SetServiceServer};
 use weir_transport::{
     ClientTlsFiles, ConnectConfig, ListenConfig, Listeners, SocketConfig, TcpConfig, TlsFiles, TransportError,
 };
@@ -74,12 +75,14 @@ pub async fn serve(
     info: Arc<Info>,
     stop: Stop,
 ) -> Result<(), tonic::transport::Error> {
+    let sets = SetServiceServer::new(sets::Sets::new(control.clone())).max_decoding_message_size(MAX_REQUEST);
     let health = HealthServer::new(Health::new(control.clone(), stop.clone()));
     let service = PolicyServiceServer::new(Service::new(control, info, stop.clone()))
         .max_decoding_message_size(MAX_REQUEST)
         .max_encoding_message_size(usize::MAX);
     weir_transport::server()
         .add_service(service)
+        .add_service(sets)
         .add_service(health)
         .serve_with_incoming_shutdown(listeners, async move { stop.wait().await })
         .await

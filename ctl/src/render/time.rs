@@ -3,6 +3,8 @@
 //! May touch: the host's time zone.
 //! Never: asks the clock where a test could not set it.
 
+use std::time::Duration;
+
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
 
@@ -41,6 +43,13 @@ pub fn since(text: &str, now: Timestamp) -> Result<Timestamp, String> {
         true => Err(fault()),
         false => now.checked_sub(span).map_err(|_| fault()),
     }
+}
+
+/// A length of time to come: `90s`, `1h30m`, `7d`.
+pub fn span_of(text: &str) -> Result<Duration, String> {
+    let span = text.parse::<SignedDuration>().ok().or_else(|| days(text));
+    let span = span.and_then(|span| Duration::try_from(span).ok()).filter(|span| !span.is_zero());
+    span.ok_or_else(|| format!("\"{text}\" is no span of time; write one such as 90s, 1h30m or 7d"))
 }
 
 /// Days have no fixed length in a calendar; here they are 24 hours.

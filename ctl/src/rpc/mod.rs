@@ -7,6 +7,7 @@ mod agent;
 mod collector;
 mod convert;
 mod convert_status;
+mod sets;
 
 use std::future::Future;
 use std::io;
@@ -18,6 +19,7 @@ use weir_transport::{Endpoint, why};
 
 pub use agent::AgentClient;
 pub use collector::{CollectorClient, ObserveQuery};
+pub use sets::SetClient;
 
 use crate::failure::Failure;
 
@@ -30,13 +32,23 @@ async fn answer<T>(
     endpoint: &Endpoint,
     call: impl Future<Output = Result<Response<T>, Status>>,
 ) -> Result<T, Failure> {
-    match timeout(ANSWER, call).await {
+    answer_within(ANSWER, service, endpoint, call).await
+}
+
+/// Waits for an answer, not longer than `patience`.
+async fn answer_within<T>(
+    patience: Duration,
+    service: &'static str,
+    endpoint: &Endpoint,
+    call: impl Future<Output = Result<Response<T>, Status>>,
+) -> Result<T, Failure> {
+    match timeout(patience, call).await {
         Ok(Ok(response)) => Ok(response.into_inner()),
         Ok(Err(status)) => Err(failure(service, endpoint, &status)),
         Err(_) => Err(Failure::Unreachable {
             service,
             endpoint: endpoint.to_string(),
-            why: format!("no answer within {} seconds", ANSWER.as_secs()),
+            why: format!("no answer within {} seconds", patience.as_secs()),
         }),
     }
 }

@@ -11,7 +11,9 @@ mod get;
 mod limits;
 mod observe;
 mod resource;
+mod set;
 mod status;
+mod top;
 mod version;
 mod watch;
 
@@ -36,6 +38,8 @@ pub enum Verb {
     Status(status::Arguments),
     /// Show rate limits, what they let through and held back, and how full their table is.
     Limits(limits::Arguments),
+    /// Show the heaviest and the most limited clients of services, live.
+    Top(top::Arguments),
     /// Show flow records from the collector.
     Observe(observe::Arguments),
     /// Say whether something is allowed, and why.
@@ -44,6 +48,8 @@ pub enum Verb {
     Policy(offline::Arguments),
     /// Follow changes of resources.
     Watch(watch::Arguments),
+    /// Load lists of addresses into address sets, and look at them.
+    Set(set::Arguments),
     /// Print a completion script for a shell.
     Completion(completion::Arguments),
     /// Print versions.
@@ -59,10 +65,12 @@ pub async fn run(cli: Cli) -> Result<Outcome, Failure> {
         Verb::Delete(arguments) => delete::run(&arguments, &connection).await?,
         Verb::Status(arguments) => status::run(&arguments, &connection).await?,
         Verb::Limits(arguments) => limits::run(&arguments, &connection).await?,
+        Verb::Top(arguments) => top::run(arguments, &connection).await?,
         Verb::Observe(arguments) => observe::run(arguments, &connection).await?,
         Verb::Explain(arguments) => return explain::run(&arguments, &connection).await,
         Verb::Policy(arguments) => return offline::run(&arguments),
         Verb::Watch(arguments) => watch::run(&arguments, &connection).await?,
+        Verb::Set(arguments) => set::run(arguments, &connection).await?,
         Verb::Completion(arguments) => completion::run(&arguments)?,
         Verb::Version(arguments) => version::run(&arguments, &connection).await?,
     }

@@ -5,10 +5,12 @@
 
 mod policy;
 mod record;
+mod sets;
 mod status;
 
 pub use policy::{Change, Changed, Doomed, Explanation, Item, Listing, Side, WatchEvent};
 pub use record::{Direction, End, Kind, Process, Record, Verdict};
+pub use sets::{AddressSets, SetChanged, SetEntry, SetFault, SetStatus};
 pub use status::{
     Agent, Blocked, Collector, Connections, Counter, Exporter, Interface, Limit, LimitTable, Node, NodeOnly,
     SynProtection, Workload,

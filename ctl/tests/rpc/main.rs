@@ -10,4 +10,5 @@ mod collector;
 mod commands;
 mod encrypted;
 mod flows;
+mod sets;
 mod world;

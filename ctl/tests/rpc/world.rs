@@ -11,10 +11,12 @@ use tokio::process::Command;
 use tokio::task::JoinSet;
 use weir_proto::v1::flow_query_server::FlowQueryServer;
 use weir_proto::v1::policy_service_server::PolicyServiceServer;
+use weir_proto::v1::set_service_server::SetServiceServer;
 use weir_transport::{server, unix_listener};
 
 use crate::agent::FakeAgent;
 use crate::collector::FakeCollector;
+use crate::sets::FakeSets;
 
 /// A fake agent and a fake collector on sockets of their own.
 pub struct World {
@@ -37,7 +39,8 @@ impl World {
         let collector = unix_listener(&world.collector(), &[]).unwrap();
         let mut servers = JoinSet::new();
         let service = PolicyServiceServer::new(FakeAgent);
-        servers.spawn(async move { server().add_service(service).serve_with_incoming(agent).await.unwrap() });
+        let agent_server = server().add_service(service).add_service(SetServiceServer::new(FakeSets));
+        servers.spawn(async move { agent_server.serve_with_incoming(agent).await.unwrap() });
         let service = FlowQueryServer::new(FakeCollector);
         servers.spawn(async move { server().add_service(service).serve_with_incoming(collector).await.unwrap() });
         Self { _servers: servers, ..world }

@@ -13,6 +13,7 @@ use super::itself::OwnAnswers;
 use crate::{
     id::ResourceId,
     model::{Labels, Prefix, SynProtection},
+    sets::{Entries, PortScope},
 };
 
 /// Identity by exact address, in order of address. A copy shares what it has in common.
@@ -40,8 +41,8 @@ pub struct Compiled {
     pub service_names: ServiceNames,
     /// Identity by longest prefix, in order of prefix.
     pub cidrs: Arc<Vec<(Prefix, u32)>>,
-    /// Rule number by blocked prefix, in order of prefix.
-    pub blocked: Arc<Vec<(Prefix, u32)>>,
+    /// The address sets, in order of name.
+    pub sets: Arc<Vec<CompiledSet>>,
     /// Rule by number; the first is none.
     pub rules: Arc<Vec<RuleInfo>>,
     /// Every workload, by id.
@@ -63,6 +64,21 @@ pub struct RuleInfo {
     pub policy: String,
     /// The rule in it, as `ingress[0] from-web`, "default ingress", "limit" or "block".
     pub rule: String,
+}
+
+/// An address set, with what its document lists.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CompiledSet {
+    /// Its name.
+    pub name: String,
+    /// Whether it blocks what it holds; else nothing else may pass.
+    pub blocks: bool,
+    /// Its rule number.
+    pub rule: u32,
+    /// What it is asked about; empty: everything.
+    pub ports: Vec<PortScope>,
+    /// What the document lists.
+    pub entries: Arc<Entries>,
 }
 
 /// What a limit number stands for.
@@ -153,10 +169,14 @@ impl Compiled {
         self.workloads.values().filter(|workload| workload.cgroup.is_some()).cloned().collect()
     }
 
-    /// The rule of the longest blocked prefix that holds the address.
+    /// The rule of the set whose prefix is the longest among those that block the address; of equal ones, the first by name. Only
+    /// what the documents list is known here.
     #[must_use]
     pub fn blocked_by(&self, addr: &Addr) -> Option<u32> {
-        longest(&self.blocked, addr)
+        let blocking = self.sets.iter().filter(|set| set.blocks && set.ports.is_empty());
+        let holding = blocking.filter_map(|set| Some((set.entries.longest(addr)?, set.rule)));
+        // `max_by_key` would take the last of equal ones.
+        holding.reduce(|best, next| if next.0 > best.0 { next } else { best }).map(|(_, rule)| rule)
     }
 }
 

@@ -13,15 +13,15 @@ use serde::{Deserialize, Serialize};
 use weir_common::{
     addr::Addr,
     image::{
-        Cell, FLAG_BLOCKED, FLAG_LIMITS, FLAG_LIMITS_ALL, FLAG_QUIET, FLAG_REFUSE, FLAG_STAGED, FLAG_SYN, MAGIC,
-        PAGE_WORDS, Page, Section, header,
+        Cell, FLAG_LIMITS, FLAG_LIMITS_ALL, FLAG_QUIET, FLAG_REFUSE, FLAG_SETS, FLAG_SETS_ALLOW, FLAG_STAGED, FLAG_SYN,
+        MAGIC, PAGE_WORDS, Page, Section, header,
     },
     verdict::Reason,
 };
 
 use super::{
     classes::Classes,
-    compiled::{Compiled, CompiledWorkload, Sizes},
+    compiled::{Compiled, CompiledSet, CompiledWorkload, Sizes},
     fronts::Fronts,
     identities::{Identities, Subject},
     itself::Themselves,
@@ -79,7 +79,7 @@ pub struct Compiler {
     pub(super) identity_words: Words,
     pub(super) endpoints: RedBlackTreeMapSync<Addr, u32>,
     pub(super) cidrs: Arc<Vec<(Prefix, u32)>>,
-    pub(super) blocked: Arc<Vec<(Prefix, u32)>>,
+    pub(super) compiled_sets: Arc<Vec<CompiledSet>>,
     pub(super) described: RedBlackTreeMapSync<ResourceId, Arc<CompiledWorkload>>,
 }
 
@@ -229,7 +229,7 @@ impl Compiler {
             themselves: self.themselves.answers.clone(),
             service_names: self.fronts.names.clone(),
             cidrs: Arc::clone(&self.cidrs),
-            blocked: Arc::clone(&self.blocked),
+            sets: Arc::clone(&self.compiled_sets),
             rules: Arc::clone(&self.rules.infos),
             workloads: self.described.clone(),
             limits: Arc::clone(&self.limits.infos),
@@ -269,7 +269,7 @@ impl Compiler {
             identity_words: Words::of(Section::Identities),
             endpoints: RedBlackTreeMapSync::new_sync(),
             cidrs: Arc::default(),
-            blocked: Arc::default(),
+            compiled_sets: Arc::default(),
             described: RedBlackTreeMapSync::new_sync(),
         }
     }
@@ -288,7 +288,8 @@ impl Compiler {
         let limits = if self.limits.is_empty() { 0 } else { FLAG_LIMITS };
         let limits = if self.limits.hold_for_all() { limits | FLAG_LIMITS_ALL } else { limits };
         let limits = if self.limits.protect() { limits | FLAG_SYN } else { limits };
-        let blocked = if self.blocked.is_empty() { 0 } else { FLAG_BLOCKED };
+        let sets = if self.compiled_sets.is_empty() { 0 } else { FLAG_SETS };
+        let allow = if self.compiled_sets.iter().all(|set| set.blocks) { 0 } else { FLAG_SETS_ALLOW };
         let quiet = if self.policies.any_quiet() { FLAG_QUIET } else { 0 };
         let staged = if self.tables.any_staged() { FLAG_STAGED } else { 0 };
         let refuse = if self.tables.any_refusing() { FLAG_REFUSE } else { 0 };
@@ -296,7 +297,7 @@ impl Compiler {
         let mut front = vec![
             (header::MAGIC, MAGIC),
             (header::GENERATION, self.context.generation),
-            (header::FLAGS, limits | blocked | quiet | staged | refuse),
+            (header::FLAGS, limits | sets | allow | quiet | staged | refuse),
             (header::UNKNOWN, u64::from(unknown.0)),
             (header::ATOMS, u64::from(self.ports.stride())),
             (header::CLIENT_KEYS, self.limits.client_keys() as u64),

@@ -11,11 +11,11 @@ use weir_common::{
 };
 
 use super::{
+    address_sets,
     classes::Reclassed,
     compiler::{Compiler, Touched},
     faults::Problems,
     identities::Owner,
-    prefixes,
     tables::{Set, Source},
     update::Work,
     view::View,
@@ -51,8 +51,8 @@ impl Compiler {
             Ok(renewed) => self.limits.write(renewed, &self.ports, &mut problems),
             Err(error) => error.note(&mut problems),
         }
-        if work.blocked {
-            self.blocked = prefixes::blocked(&self.address_sets, &mut self.rules, &mut problems).into();
+        if work.address_sets {
+            self.compiled_sets = address_sets::compiled(&self.address_sets, &mut self.rules, &mut problems).into();
         }
         self.fill_tables(&mut work, &reclassed, &mut problems);
         problems.none()?;

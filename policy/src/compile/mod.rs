@@ -15,6 +15,7 @@
 //! a difference: a pod with known labels ends at its addresses, new labels at one identity, an edited policy at the sets it
 //! selects. From scratch is the same path with everything new.
 
+mod address_sets;
 mod bind;
 mod classes;
 mod compiled;
@@ -33,7 +34,6 @@ mod parts;
 mod policies;
 mod port_rows;
 mod ports;
-mod prefixes;
 mod room;
 mod rules;
 mod space;
@@ -44,7 +44,7 @@ mod view;
 mod words;
 mod workloads;
 
-pub use compiled::{Compiled, CompiledWorkload, Endpoints, LimitInfo, RuleInfo, ServiceNames, Sizes};
+pub use compiled::{Compiled, CompiledSet, CompiledWorkload, Endpoints, LimitInfo, RuleInfo, ServiceNames, Sizes};
 pub use compiler::{Compiler, Edit, Touched};
 pub use itself::OwnAnswers;
 pub use own::OwnTables;

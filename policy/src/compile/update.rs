@@ -55,7 +55,7 @@ pub(super) struct Work {
     /// Whether rate limits have.
     pub limits: bool,
     /// Whether address sets have.
-    pub blocked: bool,
+    pub address_sets: bool,
     /// Sets whose tables must be made anew.
     pub sets: BTreeSet<u32>,
     /// Workloads that have another subject or set.
@@ -131,7 +131,7 @@ impl Compiler {
                     replace(&mut self.rate_limits, id, new);
                 }
                 Some(Spec::AddressSet(_)) => {
-                    work.blocked = true;
+                    work.address_sets = true;
                     replace(&mut self.address_sets, id, new);
                     if new.is_none() {
                         self.rules.remove(id);

@@ -18,7 +18,7 @@ mod time;
 mod words;
 mod yaml;
 
-pub use others::{AddressSet, Client, Node, Rate, RateLimit, Rates, Workload};
+pub use others::{AddressSet, Client, Node, Rate, RateLimit, Rates, SetAction, Workload};
 pub use peer::{IpBlock, Peer};
 pub use policy::{Policy, Rule};
 pub use ports::{ContainerPort, PROTOCOLS, PortMatch, PortName, icmp_types, protocol_name};

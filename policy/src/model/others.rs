@@ -127,20 +127,43 @@ pub struct Rate {
     pub burst: u64,
 }
 
-/// Addresses that are refused before anything else looks at them.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+/// Source addresses that are refused, or that alone may pass, before anything else looks at a packet.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct AddressSet {
-    /// The addresses.
+    /// What it says of a packet from one of them.
+    pub action: SetAction,
+    /// What it is asked about; empty: every packet.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub ports: Vec<PortMatch>,
+    /// The addresses. More may be loaded beside the document.
     pub addresses: BTreeSet<Prefix>,
 }
 
-impl Serialize for AddressSet {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        #[derive(Serialize)]
-        struct Fields<'a> {
-            action: &'static str,
-            addresses: &'a BTreeSet<Prefix>,
+/// What an address set says of a packet from one of its addresses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SetAction {
+    /// It is dropped.
+    Block,
+    /// It may pass; one that no such set holds is dropped.
+    Allow,
+}
+
+impl SetAction {
+    /// As documents say it.
+    pub const WORDS: [(&'static str, Self); 2] = [("block", Self::Block), ("allow", Self::Allow)];
+
+    /// The word for it.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Block => "block",
+            Self::Allow => "allow",
         }
-        Fields { action: "block", addresses: &self.addresses }.serialize(serializer)
+    }
+}
+
+impl Serialize for SetAction {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.name())
     }
 }

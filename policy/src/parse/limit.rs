@@ -45,7 +45,7 @@ pub fn rate_limit(field: &Field<'_>, faults: &mut Faults) -> Option<RateLimit> {
         let remedy = "add packets, bytes or connections with perSecond, for each client or under aggregate";
         field.fault(faults, "a rate limit that limits nothing", remedy);
     }
-    let ports = numbered_ports(&fields, faults);
+    let ports = numbered_ports(&fields, "rate limits", faults);
     let mode = word(&fields, "mode", Mode::OF_LIMITS, Mode::Enforce, faults);
     let (syn_protection, syn_threshold) = syn(&fields, &ports, mode, faults);
     Some(RateLimit {

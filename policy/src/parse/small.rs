@@ -5,13 +5,15 @@
 
 use std::collections::BTreeSet;
 
+use weir_common::addr::Protocol;
+
 use super::{
     faults::Faults,
     fields::{Field, Fields},
-    policy::named_ports,
+    policy::{named_ports, numbered_ports},
     scalars,
 };
-use crate::model::{AddressSet, Workload};
+use crate::model::{AddressSet, PortMatch, SetAction, Workload};
 
 /// The spec of a workload.
 pub fn workload(field: &Field<'_>, faults: &mut Faults) -> Option<Workload> {
@@ -67,14 +69,11 @@ fn interface(field: &Field<'_>, fields: &Fields<'_>, faults: &mut Faults) -> Opt
 
 /// The spec of an address set.
 pub fn address_set(field: &Field<'_>, faults: &mut Faults) -> Option<AddressSet> {
-    let fields = field.fields(faults, &["action", "addresses"])?;
-    if let Some(action) = fields.require(faults, "action", "write action: block") {
-        action.word(faults, &[("block", ())]);
-    }
-    let items = fields
-        .require(faults, "addresses", "list addresses or prefixes")
-        .map(|list| list.list(faults))
-        .unwrap_or_default();
+    let fields = field.fields(faults, &["action", "ports", "addresses"])?;
+    let action = fields.require(faults, "action", "write action: block, or allow");
+    let action = action.and_then(|action| action.word(faults, &SetAction::WORDS));
+    let ports = set_ports(&fields, faults);
+    let items = fields.get("addresses").map(|list| list.list(faults)).unwrap_or_default();
     let mut addresses = BTreeSet::new();
     for item in items {
         let Some(prefix) = scalars::prefix(&item, faults, true) else { continue };
@@ -82,5 +81,17 @@ pub fn address_set(field: &Field<'_>, faults: &mut Faults) -> Option<AddressSet>
             item.fault(faults, "listed twice", "remove one of the two");
         }
     }
-    Some(AddressSet { addresses })
+    Some(AddressSet { action: action?, ports, addresses })
+}
+
+/// The ports a set is asked about: XDP looks for those of TCP and UDP only.
+fn set_ports(fields: &Fields<'_>, faults: &mut Faults) -> Vec<PortMatch> {
+    let ports = numbered_ports(fields, "address sets", faults);
+    if let Some(field) = fields.get("ports")
+        && ports.iter().any(|entry| !matches!(entry.protocol, Protocol::TCP | Protocol::UDP))
+    {
+        let remedy = "name ports of TCP and UDP, or leave ports out: the set is then asked about every packet";
+        field.fault(faults, "address sets know TCP and UDP only", remedy);
+    }
+    ports
 }

@@ -3,6 +3,7 @@
 //! May touch: a world of its own, standard output, the file given by `--json`.
 //! Never: fails because something is slow; measures what is not attached; shows a row for what is not here.
 
+mod bulk;
 mod frame;
 mod generator;
 mod honesty;

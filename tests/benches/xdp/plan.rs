@@ -11,6 +11,7 @@ use serde::Serialize;
 use weir_tests::measured::{Figure, Report, Samples};
 use weir_tests::world::tools::XDP_FILTER;
 
+use crate::bulk;
 use crate::generator::Clients;
 use crate::honesty::{self, Attack, Design, Honesty};
 use crate::prefixes::Prefixes;
@@ -53,6 +54,8 @@ enum Part {
     Prefixes,
     /// What limiters let through in a flood
     Honesty,
+    /// A bulk transfer through a veth, by mode
+    Bulk,
 }
 
 /// Everything.
@@ -113,6 +116,10 @@ pub fn run(options: &Options) -> Result<Everything> {
             prefixes(&site, &mut field, patience, (generation, Prefixes { number }, also), &mut report)?;
             say(start, &format!("{number} prefixes measured"));
         }
+    }
+    if options.wants(Part::Bulk) {
+        bulk::measure(&site, options.rounds, &mut report)?;
+        say(start, "bulk transfers measured");
     }
     let mut honest = Vec::new();
     if options.wants(Part::Honesty) {

@@ -91,8 +91,16 @@ impl Site {
         self.world.managed()
     }
 
-    /// A new wire.
+    /// A new wire, whose judging end takes frames in as drivers of network cards do. A veth does so of its own only for an XDP
+    /// program, and firewalls have none.
     pub fn wire(&self, name: &str) -> Result<Wire> {
+        let wire = self.plain_wire(name)?;
+        wire.at_receiver(take_frames)?;
+        Ok(wire)
+    }
+
+    /// A new wire, as it is made.
+    pub fn plain_wire(&self, name: &str) -> Result<Wire> {
         let create = |end| netns::create(&format!("{}-{name}-{end}", self.world.name()));
         let (sender, receiver) = (create("a")?, create("b")?);
         links::pair(&sender, &receiver, [IpAddr::V4(SENDER), IpAddr::V4(RECEIVER)])?;
@@ -102,12 +110,10 @@ impl Site {
     }
 }
 
-/// Index and address of the judging interface, after it was told to take frames in as drivers of network cards do. A veth does so of its
-/// own only for an XDP program, and firewalls have none.
+/// Index and address of the judging interface.
 fn receiving() -> Result<(u32, [u8; 6])> {
     let all = getifaddrs().context("listing interfaces")?;
     let own = all.filter(|one| one.interface_name == INSIDE).find_map(|one| one.address?.as_link_addr()?.addr());
-    take_frames()?;
     Ok((if_nametoindex(INSIDE)?, own.context("an interface without an address")?))
 }
 

@@ -29,6 +29,8 @@ pub struct Options {
     pub tls: Option<Tls>,
     /// Run the agent in this cgroup of the tree it manages, and not outside.
     pub agent_cgroup: Option<&'static str>,
+    /// A file that the agent finds empty.
+    pub agent_without: Option<&'static str>,
 }
 
 /// A listener with certificates.
@@ -55,6 +57,7 @@ impl Default for Options {
             xdp_mode: "auto",
             tls: None,
             agent_cgroup: None,
+            agent_without: None,
         }
     }
 }
@@ -82,6 +85,7 @@ pub fn agent(world: &World, options: &Options) -> String {
         "stateDir": world.folder().join("state"),
         "grpc": {"socket": {"path": agent_socket(world), "allowedUids": [0]}},
         "collector": {"address": format!("unix:{}", collector_socket(world).display())},
+        "metrics": {"listen": METRICS},
         "log": {"level": options.log, "format": "text"},
     });
     if let (Some(tls), Some(grpc)) = (&options.tls, file.get_mut("grpc").and_then(Value::as_object_mut)) {
@@ -90,6 +94,9 @@ pub fn agent(world: &World, options: &Options) -> String {
     }
     file.to_string()
 }
+
+/// Where the agent shows its metrics, in its own network namespace.
+pub const METRICS: &str = "127.0.0.1:9477";
 
 /// How many records the collector of a world keeps.
 pub const KEPT: usize = 200_000;

@@ -14,7 +14,7 @@ use std::process::Command;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-pub use config::{KEPT, Options, Tls};
+pub use config::{KEPT, METRICS, Options, Tls};
 pub use error::HarnessError;
 pub use record::Record;
 pub use status::Status;
@@ -86,6 +86,9 @@ impl Harness {
     pub fn agent_command(&self) -> Result<Command, HarnessError> {
         let file = self.world.write("agent.yaml", &config::agent(&self.world, &self.options))?;
         let mut command = self.world.probe(Who::Node);
+        if let Some(file) = self.options.agent_without {
+            command.args(["--without", file]);
+        }
         if let Some(name) = self.options.agent_cgroup {
             // A second --cgroup would be refused as a repetition; so by way of a second probe.
             command

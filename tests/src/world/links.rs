@@ -12,8 +12,9 @@ use std::pin::pin;
 use std::time::{Duration, Instant};
 
 use rtnetlink::packet_route::address::AddressHeaderFlags;
+pub use rtnetlink::packet_route::link::XdpAttached;
 use rtnetlink::packet_route::link::{
-    BridgePortState, InfoBridgePort, InfoPortData, LinkAttribute, LinkInfo, LinkMessage, State,
+    BridgePortState, InfoBridgePort, InfoPortData, LinkAttribute, LinkInfo, LinkMessage, LinkXdp, State,
 };
 use rtnetlink::packet_route::route::RouteScope;
 use rtnetlink::{Handle, LinkBridge, LinkUnspec, LinkVeth, RouteMessageBuilder};
@@ -75,6 +76,62 @@ pub fn cut(namespace: &Path, name: &str) -> Result<(), WorldError> {
         let index = index(&handle, name).await?;
         handle.link().del(index).execute().await.map_err(netlink("removing", name))
     })
+}
+
+/// A wire whose both ends stay in `namespace`: `name`, and the same with `-far`.
+///
+/// # Errors
+/// What the kernel says.
+pub fn spare(namespace: &Path, name: &str) -> Result<(), WorldError> {
+    let far = format!("{name}-far");
+    in_namespace(namespace, async |handle| {
+        let pair = LinkVeth::new(name, &far).up().build();
+        handle.link().add(pair).execute().await.map_err(netlink("adding", name))?;
+        up(&handle, &far).await
+    })
+}
+
+/// Gives an interface another name.
+///
+/// # Errors
+/// What the kernel says.
+pub fn rename(namespace: &Path, from: &str, to: &str) -> Result<(), WorldError> {
+    in_namespace(namespace, async |handle| {
+        let index = index(&handle, from).await?;
+        // Older kernels rename only what is down.
+        let renamed = LinkUnspec::new_with_index(index).down().name(to.to_owned()).build();
+        handle.link().set(renamed).execute().await.map_err(netlink("renaming", from))?;
+        up(&handle, to).await
+    })
+}
+
+/// Lets an interface carry packets of `mtu` bytes.
+///
+/// # Errors
+/// What the kernel says.
+pub fn widen(namespace: &Path, name: &str, mtu: u32) -> Result<(), WorldError> {
+    in_namespace(namespace, async |handle| {
+        let wide = LinkUnspec::new_with_name(name).mtu(mtu).build();
+        handle.link().set(wide).execute().await.map_err(netlink("widening", name))
+    })
+}
+
+/// How a program is attached to an interface's XDP: in the driver, generic, or not at all.
+///
+/// # Errors
+/// What the kernel says.
+pub fn xdp(namespace: &Path, name: &str) -> Result<Option<XdpAttached>, WorldError> {
+    let found = std::sync::Mutex::new(None);
+    in_namespace(namespace, async |handle| {
+        let link = link(&handle, name).await?;
+        let xdp = |one| if let LinkAttribute::Xdp(words) = one { Some(words) } else { None };
+        let words = link.attributes.into_iter().filter_map(xdp);
+        let mode = words.flatten().find_map(|word| if let LinkXdp::Attached(mode) = word { Some(mode) } else { None });
+        *found.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = mode;
+        Ok(())
+    })?;
+    let found = found.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
+    Ok(found.filter(|mode| *mode != XdpAttached::None))
 }
 
 /// A wire from `one` to `other`, called [`INSIDE`] in both, without a bridge between them.

@@ -14,10 +14,13 @@
 
 mod attacks_fragments;
 mod attacks_headers;
+mod attacks_limits;
 mod attacks_policy;
 mod attacks_sources;
 mod bench;
+mod bench_sets;
 mod budget;
+mod crowding;
 mod differential;
 mod edge;
 mod frames;
@@ -26,6 +29,7 @@ mod grace;
 mod limits;
 mod own;
 mod reference;
+mod sets;
 mod slots;
 mod sockets;
 mod syn;

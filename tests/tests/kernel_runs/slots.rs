@@ -140,6 +140,7 @@ fn after_each_of_many_small_changes_the_slot_holds_what_new_maps_would() {
     assert!(partial > CHANGES / 2 && renewed >= 3, "{partial} in place, {renewed} into new maps");
 }
 
+/// adversarial 35: tables that do not take a change are refused as a whole.
 #[test]
 fn an_install_that_fails_midway_leaves_the_generation_in_force_and_the_next_one_whole() {
     let state = State::new();
@@ -170,7 +171,7 @@ fn a_change_of_one_rule_writes_the_pages_it_changes_and_no_address() {
     state.ports = vec![81];
     let written = bench.kernel.install(&compiled(&state.documents(), Verdict::Deny)).unwrap();
     assert!(!written.whole && (1..=4).contains(&written.pages), "{written:?}");
-    assert_eq!((written.endpoints, written.cidrs, written.blocked), (0, 0, 0), "{written:?}");
+    assert_eq!((written.endpoints, written.cidrs, written.sets), (0, 0, 0), "{written:?}");
 }
 
 /// Not a test of anything: a measurement. By name, with --ignored and --nocapture.

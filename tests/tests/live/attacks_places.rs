@@ -63,7 +63,7 @@ const ROWS: [Row; 4] = [
     Row { made_in: Api, used_in: Web, to: Api, result: "ok", record: ("allow", "caller_mismatch", "shop/api") },
 ];
 
-fn passed(harness: &mut Harness) -> Result<()> {
+pub fn passed(harness: &mut Harness) -> Result<()> {
     close_web(harness)?;
     let world = harness.world();
     let _servers = [Api, Db].map(|who| {

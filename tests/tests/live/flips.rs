@@ -219,10 +219,10 @@ fn storm(harness: &Harness) -> Result<Vec<(Who, Fate, Running)>> {
     for from in [Web, Api, Db] {
         // Time enough on a busy machine where an answer must come, little where none will.
         for (fate, timeout, threads, pause) in [
-            (Fate::Always, 8000, 3, 25),
+            (Fate::Always, 8000, 3, 40),
             (Fate::Refused, 1000, 2, 50),
             (Fate::Lost, 25, 2, 50),
-            (Fate::Flips, 60, 3, 25),
+            (Fate::Flips, 60, 3, 40),
         ] {
             let to: String = (calls().into_iter())
                 .filter(|call| (call.0, call.3) == (from, fate))

@@ -149,7 +149,7 @@ fn generic() -> Result<()> {
     let harness = Harness::start(World::new("generic")?, Options { interfaces, ..Options::default() })?;
     let status = harness.status()?;
     let found: Vec<_> = status.agent.interfaces.iter().map(|i| (i.name.as_str(), i.mode.as_str())).collect();
-    ensure!(found == [("v-web", "native"), ("br0", "generic")], "{found:?}");
+    ensure!(found == [("v-web", "generic"), ("br0", "generic")], "{found:?}");
     let notice = |interface: &&weir_tests::harness::status::Interface| interface.detail.contains("refused native");
     ensure!(status.agent.interfaces.iter().filter(notice).count() == 1, "{:?}", status.agent.interfaces);
     ensure!(harness.logs().contains("native XDP is not possible here"), "no notice in the log:\n{}", harness.logs());

@@ -5,7 +5,7 @@
 
 use std::net::SocketAddr;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use libtest_mimic::Trial;
 use weir_tests::documents::{document, workloads};
 use weir_tests::flood::Flood;
@@ -22,6 +22,7 @@ pub fn trials() -> Vec<Trial> {
         test("socket: a_limit_holds_a_flooding_client_within_two_percent_and_spares_a_polite_one", flood),
         test("socket: clients_by_workload_and_all_together_have_what_the_limits_say_and_weirctl_shows_it", budgets),
         test("socket: what_an_interface_has_charged_is_not_charged_again", once),
+        test("socket: top_clients_names_who_is_held_back_and_who_sends_most", top),
     ]
 }
 
@@ -76,7 +77,7 @@ fn budgets() -> Result<()> {
     let together = format!(
         "{{{API}, ports: [{{protocol: UDP, port: 6001}}], aggregate: {{packets: {{perSecond: 1, burst: 60}}}}}}"
     );
-    let harness = start("socket-budgets", &["v-none"], &[("by-app", &by_app), ("together", &together)])?;
+    let harness = start("socket-budgets", &[], &[("by-app", &by_app), ("together", &together)])?;
     // Each sends for a fraction of a second, in which a unit or two is earned.
     let about = |arrived: u64, due: u64| (due..=due + 3).contains(&arrived);
     for (from, port, due) in [(Web, 6000, 40), (Db, 6000, 40), (Web, 6001, 60), (Client, 6001, 0), (Polite, 6001, 0)] {
@@ -106,4 +107,38 @@ fn once() -> Result<()> {
     let shown: serde_json::Value = harness.ctl(&["limits", "-o", "json"], "")?.json()?;
     ensure!(shown.pointer("/limits/0/passedPackets").is_some_and(|passed| *passed == 160), "{shown}");
     agrees(&harness)
+}
+
+fn top() -> Result<()> {
+    let limit = format!("{{{API}, packets: {{perSecond: 20, burst: 10}}}}");
+    let harness = start("socket-top", &[], &[("api-clients", &limit)])?;
+    let world = harness.world();
+    let _server = world.serve(Api, "udp-serve --silent --listen 0.0.0.0:6000")?;
+    let paced = |from, rate| {
+        let line = format!("udp-paced --to {}:6000 --rate {rate} --seconds 60", Api.v4());
+        world.start("paced", world.probe_line(from, &line))
+    };
+    let _running = [paced(Client, 200)?, paced(Polite, 10)?];
+    let line = "top clients --service shop/api --by limited --rounds 1 --every 3s -o json";
+    let line: Vec<&str> = line.split(' ').collect();
+    let clients = |shown: &serde_json::Value| shown.pointer("/clients").and_then(serde_json::Value::as_array).cloned();
+    let mut shown = serde_json::Value::Null;
+    // Records come once a second or so, later on a busy machine.
+    for _ in 0..10 {
+        shown = harness.ctl(&line, "")?.json()?;
+        if clients(&shown).is_some_and(|clients| clients.len() == 2) {
+            break;
+        }
+    }
+    let clients = clients(&shown).unwrap_or_default();
+    let [first, second] = clients.as_slice() else { bail!("two clients are due: {shown}") };
+    let text =
+        |client: &serde_json::Value, key: &str| client.pointer(key).and_then(|one| Some(one.as_str()?.to_owned()));
+    let number = |client: &serde_json::Value, key: &str| client.pointer(key).and_then(serde_json::Value::as_u64);
+    let address = |who: Who| Some(who.v4().to_string());
+    ensure!([text(first, "/address"), text(second, "/address")] == [address(Client), address(Polite)], "{shown}");
+    ensure!(number(first, "/limited") > number(first, "/passed") && number(second, "/limited") == Some(0), "{shown}");
+    ensure!(text(first, "/limits/0").as_deref() == Some("RateLimit/shop/api-clients/limit"), "{shown}");
+    ensure!(text(first, "/service").as_deref() == Some("shop/api"), "{shown}");
+    Ok(())
 }

@@ -22,11 +22,14 @@ mod cutting;
 mod cutting_hard;
 mod flips;
 mod flips_records;
+mod helpers;
 mod icmp;
+mod interfaces;
 mod kinds;
 mod lifecycle;
 mod limits;
 mod limits_socket;
+mod metrics;
 mod modes;
 mod pods;
 mod policies;
@@ -35,6 +38,7 @@ mod random;
 mod refusals;
 mod rows;
 mod services;
+mod sets;
 mod stage;
 mod syn_flood;
 mod themselves;
@@ -59,11 +63,13 @@ fn main() -> anyhow::Result<()> {
     let groups = [
         worlds::trials(),
         verdicts::trials(),
+        metrics::trials(),
         cases::trials(),
         pods::trials(),
         themselves::trials(),
         conformance::trials(),
         kinds::trials(),
+        helpers::trials(),
         icmp::trials(),
         attacks_ways::trials(),
         attacks_places::trials(),
@@ -77,6 +83,7 @@ fn main() -> anyhow::Result<()> {
         cutting::trials(),
         cutting_hard::trials(),
         limits::trials(),
+        sets::trials(),
         limits_socket::trials(),
         syn_flood::trials(),
         modes::trials(),
@@ -89,6 +96,7 @@ fn main() -> anyhow::Result<()> {
         services::trials(),
         translated::trials(),
         lifecycle::trials(),
+        interfaces::trials(),
         tls::trials(),
     ];
     let conclusion = run(&arguments, groups.into_iter().flatten().collect());

@@ -179,10 +179,15 @@ impl Case<'_> {
     fn is_of(&self, record: &Record) -> bool {
         let Row { from, to, port, how, .. } = *self.row;
         let (from, to) = (address(from, self.family), address(to, self.family));
-        let (called, local, remote) =
-            if record.direction == "ingress" { (&record.local, to, from) } else { (&record.remote, from, to) };
+        let incoming = record.direction == "ingress";
+        let (called, whose) = if incoming { (&record.local, self.row.to) } else { (&record.remote, self.row.from) };
+        let (local, remote) = if incoming { (to, from) } else { (from, to) };
         let protocol = if how == How::Tcp { "TCP" } else { "UDP" };
-        record.protocol == protocol && called.port == port && record.between(local, remote)
+        // A socket that was not bound has no address of its own yet.
+        record.protocol == protocol
+            && called.port == port
+            && record.local.workload == workload(whose)
+            && record.between(local, remote)
     }
 
     /// The record names everything: who, what, why, which policy and which process.

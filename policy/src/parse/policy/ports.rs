@@ -28,19 +28,19 @@ pub fn ports(fields: &Fields<'_>, faults: &mut Faults) -> (Vec<PortMatch>, Vec<P
 
 /// The `ports` of a rate limit. Limits are charged before a packet has an owner who could name its ports, and where ports of
 /// TCP and UDP only are looked at.
-pub fn numbered_ports(fields: &Fields<'_>, faults: &mut Faults) -> Vec<PortMatch> {
+pub fn numbered_ports(fields: &Fields<'_>, of: &str, faults: &mut Faults) -> Vec<PortMatch> {
     let items = fields.get("ports").map(|list| list.list(faults)).unwrap_or_default();
     let mut entries = Vec::new();
     for item in items {
         match port(&item, faults) {
             Some(Port::Name(_)) => {
-                item.fault(faults, "rate limits do not know ports by name", "write the port's number");
+                item.fault(faults, format!("{of} do not know ports by name"), "write the port's number");
             }
             Some(Port::Number(PortMatch { protocol, ports: Some(_) }))
                 if !matches!(protocol, Protocol::TCP | Protocol::UDP) =>
             {
                 let problem =
-                    format!("rate limits tell ports apart for TCP and UDP only, not for {}", protocol_name(protocol));
+                    format!("{of} tell ports apart for TCP and UDP only, not for {}", protocol_name(protocol));
                 item.fault(faults, problem, "write the protocol alone, to mean all of it");
             }
             Some(Port::Number(entry)) => entries.push(entry),

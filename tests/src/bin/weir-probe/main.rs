@@ -31,7 +31,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use clap::{Args, Parser, Subcommand};
-use nix::sched::{CloneFlags, setns};
+use nix::mount::{MsFlags, mount};
+use nix::sched::{CloneFlags, setns, unshare};
 use signal_hook::consts::{SIGINT, SIGTERM};
 
 /// Moves into a network namespace and a cgroup, then makes traffic and says in JSON lines what became of it.
@@ -44,6 +45,9 @@ struct Options {
     /// Enter this cgroup first
     #[arg(long, value_name = "DIR")]
     cgroup: Option<PathBuf>,
+    /// Find this file empty, in a mount namespace of its own
+    #[arg(long, value_name = "FILE")]
+    without: Option<PathBuf>,
     #[command(subcommand)]
     verb: Verb,
 }
@@ -166,6 +170,9 @@ fn main() -> Result<()> {
     if let Some(netns) = &options.netns {
         enter_netns(netns)?;
     }
+    if let Some(file) = &options.without {
+        hide(file)?;
+    }
     match options.verb {
         Verb::Exec { command } => exec(&command),
         Verb::TcpServe(serve) => serve.run(),
@@ -206,6 +213,15 @@ fn enter_cgroup(folder: &Path) -> Result<()> {
 fn enter_netns(path: &Path) -> Result<()> {
     let namespace = File::open(path).with_context(|| format!("opening {}", path.display()))?;
     setns(namespace, CloneFlags::CLONE_NEWNET).with_context(|| format!("entering {}", path.display()))
+}
+
+/// For this process and what it becomes; nobody else sees a difference.
+fn hide(file: &Path) -> Result<()> {
+    unshare(CloneFlags::CLONE_NEWNS).context("making a mount namespace")?;
+    let private = MsFlags::MS_PRIVATE | MsFlags::MS_REC;
+    mount(None::<&str>, "/", None::<&str>, private, None::<&str>).context("keeping mounts to itself")?;
+    mount(Some("/dev/null"), file, None::<&str>, MsFlags::MS_BIND, None::<&str>)
+        .with_context(|| format!("hiding {}", file.display()))
 }
 
 fn exec(command: &[String]) -> Result<()> {

@@ -1,0 +1,72 @@
+//! Lives: weir-tests, live tests of what Prometheus and probes are shown.
+//! Called by: main.
+//! May touch: the stage.
+//! Never: reads the page another way than a scraper does, which is by HTTP.
+
+use anyhow::{Context as _, Result, ensure};
+use libtest_mimic::Trial;
+use weir_tests::documents::workloads;
+use weir_tests::harness::{Harness, METRICS};
+use weir_tests::world::Who;
+use weir_tests::world::Who::{Api, Web};
+
+use crate::stage::{agrees, on_stage};
+
+pub fn trials() -> Vec<Trial> {
+    vec![on_stage("metrics_say_what_status_says_and_probes_that_the_agent_enforces", pages)]
+}
+
+fn pages(harness: &mut Harness) -> Result<()> {
+    let limit = "{workloadSelector: {matchLabels: {app: api}}, packets: {perSecond: 1000000, burst: 1000000}}";
+    let limit = weir_tests::documents::document("RateLimit", "generous", limit);
+    let generation = harness.apply(&format!("{}{limit}", workloads()))?;
+    harness
+        .wait("all workloads to be attached", |harness| harness.status().is_ok_and(|status| status.all_attached()))?;
+    let server = harness.world().serve(Api, "tcp-serve --listen [::]:80")?;
+    let attempt = harness.world().attempt(Web, &format!("tcp-connect --to {}:80 --bytes 1000", Api.v4()))?;
+    ensure!(attempt.result == "ok", "{attempt:?}");
+    let _ = server.served()?;
+    agrees(harness)?;
+
+    ensure!(get(harness, "/livez")?.contains("200 OK") && get(harness, "/readyz")?.contains("200 OK"));
+    let (status, page) = (harness.status()?, get(harness, "/metrics")?);
+    let value =
+        |name: &str| page.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.parse::<f64>().ok());
+    let shown = |name: &str| value(name).with_context(|| format!("{name} is not on the page:\n{page}"));
+    ensure!(shown("weir_enforcing")? == 1.0 && shown("weir_policy_generation")? == generation as f64, "{page}");
+    ensure!(shown("weir_workloads{state=\"attached\"}")? == 3.0, "{page}");
+    ensure!(shown("weir_limit_packets_total{limit=\"RateLimit/shop/generous\",outcome=\"passed\"}")? > 0.0, "{page}");
+    ensure!(shown("weir_limit_table_slots")? > 0.0, "{page}");
+    let counted = status.agent.counters.iter().filter(|counter| counter.decided > 0);
+    let mut compared = 0;
+    for counter in counted {
+        let labels =
+            format!("{{hook=\"{}\",verdict=\"{}\",reason=\"{}\"}}", counter.hook, counter.verdict, counter.reason);
+        let parts = [
+            ("", counter.decided),
+            ("_recorded", counter.recorded),
+            ("_quiet", counter.quiet),
+            ("_lost", counter.lost),
+        ];
+        for (part, expected) in parts {
+            let found = shown(&format!("weir_decisions{part}_total{labels}"))?;
+            ensure!(found == expected as f64, "{part}{labels}: {found} on the page, {expected} in status");
+        }
+        compared += 1;
+    }
+    ensure!(compared > 0, "nothing was decided");
+    Ok(())
+}
+
+/// Head and body of an answer, asked for from the agent's namespace, by a shell's own means.
+fn get(harness: &Harness, path: &str) -> Result<String> {
+    let (host, port) = METRICS.split_once(':').context("an address and a port")?;
+    let script = format!(
+        "exec 3<>/dev/tcp/{host}/{port}; printf 'GET {path} HTTP/1.1\\r\\nHost: weir\\r\\nConnection: close\\r\\n\\r\\n' >&3; cat <&3"
+    );
+    let mut command = harness.world().probe(Who::Node);
+    command.args(["exec", "--", "bash", "-c", &script]);
+    let output = command.output()?;
+    ensure!(output.status.success(), "{path}: {}", String::from_utf8_lossy(&output.stderr));
+    Ok(String::from_utf8(output.stdout)?)
+}
