@@ -484,7 +484,7 @@ const OTHERS: &[(&str, Row)] = &[
         "RateLimit",
         (
             "a word and a threshold that are none",
-            "{synProtection: on, synThreshold: 5}",
+            "{synProtection: sometimes, synThreshold: 5}",
             &[
                 ("spec.synProtection", "known here: auto, always, off"),
                 ("spec.synThreshold", "write synProtection: auto, or remove it"),

@@ -93,8 +93,15 @@ impl<'n> Field<'n> {
 
     /// One of some words.
     pub fn word<T: Copy>(&self, faults: &mut Faults, words: &[(&'static str, T)]) -> Option<T> {
+        let is = |text: &str| words.iter().find(|(word, _)| *word == text).map(|(_, value)| *value);
+        // Where only words are asked for, `off` is one, whatever else it is to readers of YAML.
+        if let Value::Scalar { text, .. } = &self.node.value
+            && let Some(found) = is(text)
+        {
+            return Some(found);
+        }
         let text = self.text(faults)?;
-        let found = words.iter().find(|(word, _)| *word == text).map(|(_, value)| *value);
+        let found = is(text);
         if found.is_none() {
             let names: Vec<_> = words.iter().map(|(word, _)| *word).collect();
             self.fault(faults, "not a word that is known here", suggest(text, &names));

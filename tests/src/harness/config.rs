@@ -99,7 +99,7 @@ pub fn agent(world: &World, options: &Options) -> String {
 pub const METRICS: &str = "127.0.0.1:9477";
 
 /// How many records the collector of a world keeps.
-pub const KEPT: usize = 200_000;
+pub const KEPT: usize = 1_000_000;
 
 /// The collector's file.
 pub fn collector(world: &World, _options: &Options) -> String {

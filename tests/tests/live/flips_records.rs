@@ -20,9 +20,9 @@ use crate::flips::{Fate, IN, calls};
 /// What makes two records the same question to one policy.
 type Asked = (usize, String, String, IpAddr, String, u16);
 
-/// How often records are looked at under way: the collector of a world keeps so many, and what it has dropped nobody checks. On a
-/// slow machine a thousand flips make more.
-pub const LOOK: Duration = Duration::from_secs(5);
+/// How often records are looked at under way: the collector of a world keeps a million, and what it has dropped nobody checks. Seldom:
+/// while they are read on a slow machine, more come than were read.
+pub const LOOK: Duration = Duration::from_secs(90);
 /// A record may come so much later than what it tells of; what came earlier is looked at again.
 const OVERLAP: Duration = Duration::from_secs(5);
 /// How many refusals are kept for a failure.
