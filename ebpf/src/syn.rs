@@ -164,8 +164,10 @@ extern "C" fn weir_cookie(frame: *mut xdp_md, packet: *const Packet, number: u32
     if packet.header != plain || packet.first_fragment != 0 || offset > FRONT || bytes::is_for_many(frame) {
         return passed(stats, opens, offset_of!(SynStats, unusual));
     }
+    // Where it lies: a copy would take stack.
+    let dst = &packet.dst;
     // SAFETY: no program writes this map; only whether there is an entry counts.
-    if unsafe { maps::HERE.get(&packet.dst) }.is_none() {
+    if unsafe { maps::HERE.get(dst) }.is_none() {
         return passed(stats, opens, offset_of!(SynStats, elsewhere));
     }
     let length = fetch(frame, scratch, offset, plain);
