@@ -5,6 +5,7 @@
 
 pub mod assembled;
 pub mod code;
+pub mod compiled;
 pub mod documents;
 pub mod flood;
 pub mod harness;

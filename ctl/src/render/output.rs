@@ -19,6 +19,15 @@ pub enum Format {
     Json,
 }
 
+/// The same where what people are shown is a table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum TableFormat {
+    /// Columns.
+    Table,
+    /// One JSON object.
+    Json,
+}
+
 /// Standard output: buffered, and without styles unless it is a terminal (`NO_COLOR` and `CLICOLOR` are obeyed).
 pub type Output = BufWriter<AutoStream<io::StdoutLock<'static>>>;
 

@@ -11,7 +11,7 @@ use weir_policy::{Rate, Rates, Spec, parse};
 
 use crate::cli::Connection;
 use crate::failure::Failure;
-use crate::render::output;
+use crate::render::output::{self, TableFormat};
 use crate::render::style::{BAD, GOOD, PLAIN};
 use crate::render::table::Table;
 use crate::view::{Agent, Item, LimitTable, Listing, SynProtection};
@@ -30,14 +30,8 @@ connections that came of them; LEFT are SYNs that the listener's own stack got i
 #[command(after_help = EXAMPLES)]
 pub struct Arguments {
     /// How to show it.
-    #[arg(short, long, value_enum, default_value_t = Format::Table)]
-    output: Format,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-enum Format {
-    Table,
-    Json,
+    #[arg(short, long, value_enum, default_value_t = TableFormat::Table)]
+    output: TableFormat,
 }
 
 /// Runs it.
@@ -48,8 +42,8 @@ pub async fn run(arguments: &Arguments, connection: &Connection) -> Result<(), F
     let shown = Shown::of(&listing, &status);
     let mut out = output::open();
     match arguments.output {
-        Format::Table => shown.write(&mut out)?,
-        Format::Json => output::json(&mut out, &shown)?,
+        TableFormat::Table => shown.write(&mut out)?,
+        TableFormat::Json => output::json(&mut out, &shown)?,
     }
     Ok(out.flush()?)
 }

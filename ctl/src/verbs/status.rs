@@ -15,7 +15,7 @@ use tokio::time::sleep;
 use crate::agreement::{Agreement, across, within};
 use crate::cli::Connection;
 use crate::failure::Failure;
-use crate::render::output;
+use crate::render::output::{self, TableFormat};
 use crate::render::status::{Clock, agent as show_agent, collector as show_collector};
 use crate::render::style::{ODD, clean, paint};
 use crate::view::{Agent, Collector};
@@ -36,17 +36,11 @@ and counted as quiet, so DECIDED = RECORDED + LOST + QUIET; and the collector's 
 #[command(after_help = EXAMPLES)]
 pub struct Arguments {
     /// How to show it.
-    #[arg(short, long, value_enum, default_value_t = Format::Table)]
-    output: Format,
+    #[arg(short, long, value_enum, default_value_t = TableFormat::Table)]
+    output: TableFormat,
     /// Ask again until kernel, agent and collector agree on the numbers; exit code 1 if they still do not after this long.
     #[arg(long, value_name = "SECONDS")]
     wait: Option<u64>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-enum Format {
-    Table,
-    Json,
 }
 
 /// What was learned in one round.
@@ -92,11 +86,11 @@ impl Round {
         self.counters.agree && self.sums.as_ref().is_some_and(|sums| sums.agree)
     }
 
-    fn show(&self, format: Format) -> Result<(), Failure> {
+    fn show(&self, format: TableFormat) -> Result<(), Failure> {
         let mut out = output::open();
         match format {
-            Format::Table => self.table(&mut out)?,
-            Format::Json => output::json(&mut out, &self.json())?,
+            TableFormat::Table => self.table(&mut out)?,
+            TableFormat::Json => output::json(&mut out, &self.json())?,
         }
         Ok(out.flush()?)
     }

@@ -13,7 +13,7 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::cli::Connection;
 use crate::failure::Failure;
-use crate::render::output;
+use crate::render::output::{self, TableFormat};
 use crate::rpc::ObserveQuery;
 use crate::view::Record;
 
@@ -66,14 +66,8 @@ struct ClientsArguments {
     #[arg(long, value_name = "N", default_value_t = 4096, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     keep: u32,
     /// How to show them; JSON is one object a picture.
-    #[arg(short, long, value_enum, default_value_t = Format::Table)]
-    output: Format,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-enum Format {
-    Table,
-    Json,
+    #[arg(short, long, value_enum, default_value_t = TableFormat::Table)]
+    output: TableFormat,
 }
 
 fn span(text: &str) -> Result<Duration, String> {
@@ -123,8 +117,8 @@ fn of_service(record: &Record, services: &[String]) -> bool {
 fn show(arguments: &ClientsArguments, window: &Window) -> Result<(), Failure> {
     let mut out = output::open();
     match arguments.output {
-        Format::Table => window.write(&mut out)?,
-        Format::Json => output::json_line(&mut out, window)?,
+        TableFormat::Table => window.write(&mut out)?,
+        TableFormat::Json => output::json_line(&mut out, window)?,
     }
     Ok(out.flush()?)
 }

@@ -9,7 +9,7 @@ use std::net::Ipv4Addr;
 use anyhow::{Result, anyhow};
 use weir_agent::kernel::tick_ns;
 use weir_common::verdict::Verdict;
-use weir_policy::{Compiled, Context, Resources, Timestamp, compile, parse};
+use weir_policy::Compiled;
 
 use crate::site::{CLIENT, LAST_PORT, PORT, SERVER};
 
@@ -46,19 +46,8 @@ impl Shape {
 
     /// The tables; `generation` names them.
     pub fn compile(&self, generation: u64) -> Result<Compiled> {
-        let mut resources = Resources::default();
-        for resource in parse("bench.yaml", &self.documents()).map_err(|faults| anyhow!("{:?}", faults.first()))? {
-            let _ = resources.insert(resource);
-        }
-        let context = Context {
-            generation,
-            unknown: Verdict::Allow,
-            unselected: Verdict::Allow,
-            host_addresses: Vec::new(),
-            tick_ns: tick_ns(),
-            now: Timestamp(0),
-        };
-        compile(&resources, &context).map_err(|faults| anyhow!("{:?}", faults.first()))
+        let tables = weir_tests::compiled::compiled(&self.documents(), generation, Verdict::Allow, tick_ns());
+        tables.map_err(|faults| anyhow!("{:?}", faults.first()))
     }
 
     /// The documents they are made of.

@@ -8,7 +8,7 @@ use std::path::Path;
 use anyhow::{Context as _, Result, anyhow, ensure};
 use weir_agent::kernel::{Events, IngressHook, InterfaceOption, Kernel, Options, XdpMode, tick_ns};
 use weir_common::verdict::Verdict;
-use weir_policy::{Compiled, Context, Fault, Resources, Timestamp, compile, parse};
+use weir_policy::{Compiled, Fault};
 use weir_tests::world::links::INSIDE;
 
 use crate::frame::{ELSEWHERE, PORT};
@@ -60,19 +60,7 @@ impl Weir {
 
 /// The tables that documents make; `generation` names them.
 pub fn compiled(documents: &str, generation: u64) -> Result<Compiled> {
-    let mut resources = Resources::default();
-    for resource in parse("bench.yaml", documents).map_err(said)? {
-        let _ = resources.insert(resource);
-    }
-    let context = Context {
-        generation,
-        unknown: Verdict::Allow,
-        unselected: Verdict::Allow,
-        host_addresses: Vec::new(),
-        tick_ns: tick_ns(),
-        now: Timestamp(0),
-    };
-    compile(&resources, &context).map_err(said)
+    weir_tests::compiled::compiled(documents, generation, Verdict::Allow, tick_ns()).map_err(said)
 }
 
 /// The first fault, as people read it.

@@ -14,7 +14,7 @@ use weir_common::{
     event::{MergeKey, MergeValue},
     verdict::{Hook, Reason, Verdict},
 };
-use weir_policy::{Compiled, Context, Kind, ResourceId, Resources, Timestamp, compile, parse};
+use weir_policy::{Compiled, Kind, ResourceId};
 
 /// The programs under one policy. One at a time: the kernel charges test runs of one process against one clock and two CPUs.
 pub struct Bench {
@@ -142,19 +142,7 @@ fn load(cgroup: &Path) -> (Kernel, Events) {
 
 /// Generation 7 of `documents`.
 pub fn compiled(documents: &str, unknown: Verdict) -> Compiled {
-    let mut resources = Resources::default();
-    for resource in parse("test.yaml", documents).unwrap_or_else(|faults| panic!("{faults:?}")) {
-        let _ = resources.insert(resource);
-    }
-    let context = Context {
-        generation: 7,
-        unknown,
-        unselected: Verdict::Allow,
-        host_addresses: Vec::new(),
-        tick_ns: tick_ns(),
-        now: Timestamp(0),
-    };
-    compile(&resources, &context).unwrap_or_else(|faults| panic!("{faults:?}"))
+    weir_tests::compiled::compiled(documents, 7, unknown, tick_ns()).unwrap_or_else(|faults| panic!("{faults:?}"))
 }
 
 impl Drop for Bench {
