@@ -3,11 +3,7 @@
 //! May touch: the bench.
 //! Never: counts on how little time passes: what is to stay for a while costs a byte a second and has hundreds.
 
-use std::{
-    collections::BTreeSet,
-    thread,
-    time::{Duration, Instant},
-};
+use std::{collections::BTreeSet, thread, time::Instant};
 
 use nix::{
     sched::{CpuSet, sched_setaffinity},
@@ -20,6 +16,7 @@ use weir_common::{
     verdict::{Hook, Reason, Verdict},
 };
 
+use crate::limits::earned;
 use crate::{
     bench::Bench,
     crowding,
@@ -46,12 +43,6 @@ fn policy(limits: &[&str]) -> String {
 
 fn passes(bench: &Bench, frame: &[u8]) -> bool {
     bench.run(Xdp, frame) == XDP_PASS
-}
-
-/// Units that somebody may have earned at one a second since.
-fn earned(begin: Instant) -> usize {
-    // More than the coarse clock lags.
-    (begin.elapsed() + Duration::from_millis(50)).as_secs() as usize
 }
 
 /// One packet to a port whose limit holds `port - PORT` such packets, and earns one in seven minutes.

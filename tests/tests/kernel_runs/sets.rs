@@ -165,8 +165,12 @@ fn an_entry_ends_by_the_kernels_clock_and_what_is_around_it_goes_on() {
     let mut bench = Bench::new("set-expiry", &documents, Verdict::Allow);
     let compiled = bench.compiled.clone();
     let mut loaded = Loaded::default();
+    // Time enough for what comes before the end, as this machine is: loading is most of it.
     let start = Instant::now();
-    let soon = wall() + 1_500_000_000;
+    bench.kernel.reload_sets(&compiled, &loaded).unwrap();
+    let lead = Duration::from_secs(2) + 20 * start.elapsed();
+    let start = Instant::now();
+    let soon = wall() + u64::try_from(lead.as_nanos()).unwrap();
     let list = [
         ("192.0.2.1/32", soon),
         ("192.0.2.2/32", NEVER),
@@ -179,14 +183,11 @@ fn an_entry_ends_by_the_kernels_clock_and_what_is_around_it_goes_on() {
     loaded.put("guests", list.iter().map(|(text, ends)| (prefix(text), *ends)).collect());
     bench.kernel.reload_sets(&compiled, &loaded).unwrap();
     let held = ["192.0.2.1", "198.51.100.1", "203.0.113.0", "203.0.113.255", "2001:db8::1", "2001:db8:1::1"];
-    check(&bench, "before", &held.map(|source| (source, true)));
+    check(&bench, "before, if this machine is not too slow", &held.map(|source| (source, true)));
     check(&bench, "before", &[("192.0.2.2", true), ("192.0.2.9", false)]);
-    assert!(
-        start.elapsed() < Duration::from_millis(1_400),
-        "this machine was too slow for the test: nothing was shown"
-    );
+    assert!(start.elapsed() < lead, "this machine was too slow for the test: nothing was shown");
     // The agent does nothing meanwhile.
-    sleep(Duration::from_millis(1_600).saturating_sub(start.elapsed()));
+    sleep((lead + Duration::from_millis(100)).saturating_sub(start.elapsed()));
     check(
         &bench,
         "after",

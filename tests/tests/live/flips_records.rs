@@ -11,7 +11,7 @@ use anyhow::{Context as _, Result, ensure};
 use weir_common::addr::Protocol;
 use weir_common::verdict::Verdict;
 use weir_policy::{Answer, Context, End, Kind, Question, ResourceId, Resources, addr, evaluate};
-use weir_tests::harness::ctl::Mark;
+use weir_tests::harness::ctl::{ARRIVE_WITHIN, Mark};
 use weir_tests::harness::{Harness, KEPT, Record};
 use weir_tests::world::Who;
 
@@ -24,7 +24,7 @@ type Asked = (usize, String, String, IpAddr, String, u16);
 /// while they are read on a slow machine, more come than were read.
 pub const LOOK: Duration = Duration::from_secs(90);
 /// A record may come so much later than what it tells of; what came earlier is looked at again.
-const OVERLAP: Duration = Duration::from_secs(5);
+const OVERLAP: Duration = ARRIVE_WITHIN;
 /// How many refusals are kept for a failure.
 const SHOWN: usize = 20;
 

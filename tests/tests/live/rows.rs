@@ -124,7 +124,8 @@ pub fn judge(harness: &mut Harness, policies: &str, rows: &[Row]) -> Result<()> 
         let what = format!("{:?} {:?}", case.row, case.family);
         harness.record(mark, &what, |record| case.is_proved_by(record, generation, &servers))?;
     }
-    // What passes, passes the first time.
+    // What passes, passes the first time. Datagrams that are refused are told of later than others that pass.
+    crate::stage::agrees(harness)?;
     let refused: Vec<Record> =
         harness.records_since(mark)?.into_iter().filter(|record| record.verdict == "deny").collect();
     for case in cases.iter().filter(|case| case.row.fate == Fate::Passes) {

@@ -120,7 +120,8 @@ fn flood() -> Result<()> {
     })?;
     let server = harness.world().serve(Node, &format!("tcp-serve --listen [::]:{PORT}"))?;
     for to in [Node.v4(), Node.v6()] {
-        let line = format!("tcp-connect-loop --to {} --rate 50 --seconds 2", SocketAddr::new(to, PORT));
+        let line =
+            format!("tcp-connect-loop --to {} --rate 50 --timeout-ms 8000 --seconds 2", SocketAddr::new(to, PORT));
         let calm = harness.world().start("calm", harness.world().probe_line(Polite, &line))?.sent()?;
         ensure!(calm.ok > 20 && calm.refused.is_empty(), "{calm:?}");
     }

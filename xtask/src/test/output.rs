@@ -136,6 +136,9 @@ impl Suite {
     fn line(&mut self, line: &str) {
         if let Some(headline) = line.strip_prefix("---- ").and_then(|rest| rest.strip_suffix(" ----")) {
             self.reasons.push(vec![headline.trim_end_matches(" stdout").to_owned()]);
+        } else if line == "failures:" {
+            // The list of names that comes after them all is nobody's reason.
+            self.reasons.push(Vec::new());
         } else if let Some(reason) = self.reasons.last_mut()
             && reason.len() <= REASON.0
             && !line.trim().is_empty()
@@ -241,7 +244,7 @@ test result: ok. 0 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out; fini
                     test result: FAILED. 0 passed; 2 failed; 0 ignored; 0 measured; 0 filtered out; finished in 2.00s\n";
         let tally = read(text, false);
         assert_eq!(tally.suites[0].reason("connect"), ["refused by nobody", "  log: late"]);
-        assert_eq!(tally.suites[0].reason("polite")[0], "assertion failed: a");
+        assert_eq!(tally.suites[0].reason("polite"), ["assertion failed: a"]);
         assert!(tally.suites[0].reason("other").is_empty());
         assert_eq!(tally.closing(), "0 passed, 2 failed");
     }
