@@ -4,7 +4,8 @@
 //! Never: leaves half a file, or takes a journal for one that belongs to another file.
 //!
 //! `NAME.set` holds all entries, one a line with its end, below a number; `NAME.journal` the changes since, below the same number.
-//! A journal whose last line was cut off by a crash counts up to there: that change was never confirmed.
+//! Each change there ends with a line of its own. What a crash or a full disk cut off counts up to the last of them: the change after
+//! it was never confirmed. Nothing is appended to such a journal, nor to one that belongs to another file: the set is saved whole.
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -18,8 +19,10 @@ use weir_policy::{
 };
 
 /// Journal bytes from which the set is saved whole.
-const MOST_JOURNAL: u64 = 1 << 20;
+const MOST_JOURNAL: usize = 1 << 20;
 const HEADER: &str = "# weir-agent: loaded into an address set, save ";
+/// The line that ends a change.
+const END: &str = ".";
 
 /// Everything that was loaded, without what has ended by `now`.
 pub fn read(state_dir: &Path, now: Expiry) -> io::Result<Loaded> {
@@ -61,21 +64,41 @@ pub fn note(state_dir: &Path, name: &str, removed: &[Prefix], added: &[Prefix], 
     let folder = folder(state_dir);
     let path = journal_path(&folder, name);
     let Some(header) = header(&set_path(&folder, name))? else { return Ok(false) };
-    let mut file = OpenOptions::new().create(true).append(true).open(path)?;
-    let length = file.metadata()?.len();
-    if length > MOST_JOURNAL {
+    let before = journal(&path)?;
+    if before.as_ref().is_some_and(|journal| !can_go_on(journal, &header)) {
         return Ok(false);
     }
-    let mut text = if length == 0 { format!("{header}\n") } else { String::new() };
+    let mut file = OpenOptions::new().create(true).append(true).open(path)?;
+    let mut text = if before.is_none() { format!("{header}\n") } else { String::new() };
     for prefix in removed {
         text.push_str(&format!("-{prefix}\n"));
     }
     for prefix in added {
         text.push_str(&format!("+{prefix} {ends}\n"));
     }
+    text.push_str(END);
+    text.push('\n');
     file.write_all(text.as_bytes())?;
     file.sync_all()?;
+    if before.is_none() {
+        File::open(folder)?.sync_all()?;
+    }
     Ok(true)
+}
+
+/// Whether a change can be appended: the journal is not long, belongs to the file with this header, and ends with a whole change.
+fn can_go_on(journal: &str, header: &str) -> bool {
+    journal.len() < MOST_JOURNAL && journal.lines().next() == Some(header) && journal.ends_with(&format!("\n{END}\n"))
+}
+
+/// A journal's text; `None` if there is none.
+fn journal(path: &Path) -> io::Result<Option<String>> {
+    match fs::read(path) {
+        // What is no text was not written by us: it ends nothing, and nothing is appended to it.
+        Ok(bytes) => Ok(Some(String::from_utf8_lossy(&bytes).into_owned())),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
 }
 
 /// Forgets a set. What cannot be deleted is logged: it would come back with a set of that name after a restart.
@@ -93,14 +116,10 @@ fn read_one(path: &Path) -> io::Result<Entries> {
     let mut lines = text.lines();
     let header = lines.next().unwrap_or_default();
     let mut entries: Entries = lines.map(parse).collect::<io::Result<_>>()?;
-    let journal = match fs::read_to_string(path.with_extension("journal")) {
-        Ok(journal) => journal,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(entries),
-        Err(error) => return Err(error),
-    };
-    let whole = journal.rfind('\n').and_then(|end| journal.get(..end)).unwrap_or_default();
-    let Some(changes) = whole.strip_prefix(header) else { return Ok(entries) };
-    for line in changes.lines().filter(|line| !line.is_empty()) {
+    let Some(journal) = journal(&path.with_extension("journal"))? else { return Ok(entries) };
+    let changes = journal.strip_prefix(header).filter(|changes| changes.starts_with('\n')).unwrap_or_default();
+    let whole = changes.rfind(&format!("\n{END}\n")).and_then(|end| changes.get(1..end)).unwrap_or_default();
+    for line in whole.lines().filter(|line| *line != END) {
         match line.strip_prefix('+') {
             Some(added) => {
                 let (prefix, ends) = parse(added)?;
@@ -180,10 +199,45 @@ mod tests {
         let whole = fs::read_to_string(&journal).unwrap();
         fs::write(&journal, format!("{whole}+203.0.113.0/2")).unwrap();
         assert_eq!(held(path), expected, "a change that was cut off was never confirmed");
-        fs::write(&journal, whole.replace("save 7", "save 6")).unwrap();
-        assert_eq!(held(path).len(), 2, "the journal of another file");
-        assert_eq!(held(path)[0].0, "192.0.2.1/32");
+        fs::write(&journal, format!("{whole}-198.51.100.0/24\n")).unwrap();
+        assert_eq!(held(path), expected, "half a change is none");
+        for other in ["save 6", "save 71"] {
+            fs::write(&journal, whole.replace("save 7", other)).unwrap();
+            assert_eq!(held(path).len(), 2, "the journal of another file");
+            assert_eq!(held(path)[0].0, "192.0.2.1/32");
+        }
         remove(path, "bad");
         assert_eq!(held(path), []);
+    }
+
+    /// What a crash or a full disk may leave, after which changes must not be lost, nor the next start fail.
+    #[test]
+    fn nothing_is_appended_to_what_was_cut_off_or_is_anothers() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path();
+        let entries: Entries = [(prefix("192.0.2.1"), NEVER)].into_iter().collect();
+        let journal = path.join("sets/bad.journal");
+        save(path, "bad", &entries, 7).unwrap();
+        assert!(note(path, "bad", &[], &[prefix("10.0.0.0/8")], NEVER).unwrap());
+        let whole = fs::read_to_string(&journal).unwrap();
+        let left = [
+            String::new(),
+            HEADER.to_owned(),
+            format!("{HEADER}7\n"),
+            format!("{whole}+203.0.113.0/2"),
+            format!("{whole}-192.0.2.1/32\n"),
+            whole.replace("save 7", "save 6"),
+        ];
+        for left in left {
+            fs::write(&journal, &left).unwrap();
+            let before = held(path);
+            assert!(!note(path, "bad", &[], &[prefix("198.51.100.0/24")], NEVER).unwrap(), "{left:?}");
+            assert_eq!((held(path), fs::read_to_string(&journal).unwrap()), (before, left));
+        }
+        // Saved whole, changes are noted again.
+        save(path, "bad", &entries, 8).unwrap();
+        assert!(note(path, "bad", &[], &[prefix("198.51.100.0/24")], NEVER).unwrap());
+        assert!(note(path, "bad", &[prefix("192.0.2.1")], &[], NEVER).unwrap());
+        assert_eq!(held(path), [("198.51.100.0/24".to_owned(), NEVER)]);
     }
 }
