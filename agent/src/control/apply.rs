@@ -124,6 +124,7 @@ impl<D: Datapath> Control<D> {
             self.forget_sets(&gone.collect::<Vec<_>>());
             self.tell(&changes);
             warnings.extend(self.save());
+            self.delete_gone_sets();
             self.reconcile();
         }
         Ok(Applied { generation: self.generation(), changes, warnings, ..applied })

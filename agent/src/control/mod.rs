@@ -23,7 +23,11 @@ pub mod sets;
 mod store;
 pub mod view;
 
-use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::PathBuf,
+    sync::Arc,
+};
 
 pub use change::{Action, Applied, Apply, ChangeSet, Changed, Doomed};
 pub use error::ControlError;
@@ -84,6 +88,10 @@ pub struct Control<D> {
     named: u64,
     /// What is in force could not be saved yet.
     unsaved: bool,
+    /// Address sets whose load could not be saved; tried again at each tick.
+    unsaved_sets: BTreeSet<String>,
+    /// Deleted ones whose files go once the policy without them is on disk: before, a restart would bring them back empty.
+    gone_sets: BTreeSet<String>,
     ring: RingLosses,
     changes: broadcast::Sender<Arc<ChangeSet>>,
     start_ns: u64,
@@ -146,6 +154,8 @@ impl<D: Datapath> Control<D> {
             observed: Observed::default(),
             named: 0,
             unsaved: false,
+            unsaved_sets: BTreeSet::new(),
+            gone_sets: BTreeSet::new(),
             ring: RingLosses::default(),
             changes: broadcast::channel(WATCH_BACKLOG).0,
             start_ns: now,
@@ -174,6 +184,7 @@ impl<D: Datapath> Control<D> {
         self.reconcile();
         // Told when it failed first.
         let _ = self.save_again();
+        self.save_sets_again();
         self.report_losses();
     }
 

@@ -122,6 +122,32 @@ fn what_was_loaded_is_there_after_a_restart_and_goes_with_its_document() {
 }
 
 #[test]
+fn what_could_not_be_saved_is_saved_as_soon_as_it_can_be() {
+    let mut world = world();
+    world.apply(&[BAD]);
+    world.control.load_set("bad", prefixes(&["192.0.2.1"]), 0).unwrap();
+    // A folder in the way of the journal, and of the file beside the set: like a full disk, nothing can be written.
+    let sets = world.dir.path().join("state/sets");
+    for name in ["bad.journal", "bad.new"] {
+        std::fs::create_dir_all(sets.join(name)).unwrap();
+    }
+    for (add, held) in [("192.0.2.2", 2), ("192.0.2.8", 3)] {
+        let done = world.control.change_set(&change(&[add], &[])).unwrap();
+        let [warning] = done.warnings.as_slice() else { panic!("{:?}", done.warnings) };
+        assert!(warning.contains(&sets.display().to_string()) && warning.contains("not saved"), "{warning}");
+        assert_eq!(world.loaded().len(), held, "in force all the same");
+    }
+    world.control.tick();
+    for name in ["bad.journal", "bad.new"] {
+        std::fs::remove_dir(sets.join(name)).unwrap();
+    }
+    world.control.tick();
+    let mut again = world_in(world.dir);
+    assert!(again.control.restore().unwrap());
+    assert_eq!(again.loaded(), ["192.0.2.1/32", "192.0.2.2/32", "192.0.2.8/32"]);
+}
+
+#[test]
 fn ended_entries_are_taken_out_at_the_next_tick() {
     let mut world = world();
     world.apply(&[BAD]);

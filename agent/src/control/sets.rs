@@ -222,9 +222,31 @@ impl<D: Datapath> Control<D> {
     pub(super) fn forget_sets(&mut self, gone: &[&ResourceId]) {
         for id in gone.iter().filter(|id| id.kind == Kind::AddressSet) {
             if self.loaded.remove(&id.name) {
-                set_store::remove(&self.settings.state_dir, &id.name);
+                self.unsaved_sets.remove(&id.name);
+                self.gone_sets.insert(id.name.clone());
             }
         }
+    }
+
+    /// Deletes the files of sets that are gone, unless a restart would bring back a policy that has them.
+    pub(super) fn delete_gone_sets(&mut self) {
+        if self.unsaved {
+            return;
+        }
+        for name in std::mem::take(&mut self.gone_sets) {
+            // It may have come back, and been loaded again.
+            if self.loaded.get(&name).is_none() {
+                set_store::remove(&self.settings.state_dir, &name);
+            }
+        }
+    }
+
+    /// Tries again what could not be saved; it was told when it failed first.
+    pub(super) fn save_sets_again(&mut self) {
+        for name in self.unsaved_sets.clone() {
+            drop(self.save_set(&name));
+        }
+        self.delete_gone_sets();
     }
 
     /// When the next entry of any set ends.
@@ -276,24 +298,40 @@ impl<D: Datapath> Control<D> {
         Ok(())
     }
 
-    fn save_set(&self, name: &str) -> Vec<String> {
+    fn save_set(&mut self, name: &str) -> Vec<String> {
         let Some(set) = self.loaded.get(name) else { return Vec::new() };
-        warned(set_store::save(&self.settings.state_dir, name, &set.entries, self.now().0))
+        let saved = set_store::save(&self.settings.state_dir, name, &set.entries, self.now().0);
+        self.warned(name, saved)
     }
 
     /// Notes single entries in the set's journal; now and then the set is saved whole instead.
-    fn note_set(&self, name: &str, change: &SetChange, ends: Expiry) -> Vec<String> {
+    fn note_set(&mut self, name: &str, change: &SetChange, ends: Expiry) -> Vec<String> {
+        if self.unsaved_sets.contains(name) {
+            // What is on disk lacks more than this change.
+            return self.save_set(name);
+        }
         match set_store::note(&self.settings.state_dir, name, &change.remove, &change.add, ends) {
             Ok(true) => Vec::new(),
             Ok(false) => self.save_set(name),
-            Err(error) => warned(Err(error)),
+            Err(error) => self.warned(name, Err(error)),
         }
     }
-}
 
-/// A warning for what could not be saved.
-fn warned(saved: std::io::Result<()>) -> Vec<String> {
-    let Err(error) = saved else { return Vec::new() };
-    tracing::error!(error = %error, "what was loaded into an address set could not be saved");
-    vec![format!("in force, but not saved: {error}; a restart would bring back what was loaded before it")]
+    /// A warning for what could not be saved, which is tried again; said once in the log.
+    fn warned(&mut self, name: &str, saved: std::io::Result<()>) -> Vec<String> {
+        let Err(error) = saved else {
+            if self.unsaved_sets.remove(name) {
+                tracing::info!(set = name, "what was loaded into an address set is saved now");
+            }
+            return Vec::new();
+        };
+        if self.unsaved_sets.insert(name.to_owned()) {
+            tracing::error!(set = name, error = %error, "what was loaded into an address set could not be saved");
+        }
+        let place = self.settings.state_dir.join("sets").display().to_string();
+        vec![format!(
+            "in force, but not saved in {place}: {error}; it is tried again every second, until then a restart would bring back what was \
+             loaded before"
+        )]
+    }
 }

@@ -183,7 +183,11 @@ impl Interfaces {
     ) -> InterfaceState {
         self.make_way(mode, native, edge, (index, name));
         let state = match self.attached.get_mut(&index) {
-            Some(attached) => attached.say(&mut self.edges, edge).map(|()| attached.state.clone()),
+            Some(attached) => {
+                // It may have been renamed since.
+                name.clone_into(&mut attached.state.name);
+                attached.say(&mut self.edges, edge).map(|()| attached.state.clone())
+            }
             None => self.attach(ebpf, (mode, native), (index, name), edge),
         };
         match state {
@@ -206,7 +210,7 @@ impl Interfaces {
     }
 
     /// Detaches from a veth whose mode is no longer the best one, and where generic mode may not be any more: an interface has one
-    /// program in one mode. For the moment until the next is attached, sockets judge alone.
+    /// program in one mode. For the moment until the next is attached, sockets judge alone: address sets and `refuse` are asked by nobody.
     fn make_way(&mut self, mode: XdpMode, native: bool, edge: EdgeWords, (index, name): (u32, &str)) {
         let Some(attached) = self.attached.get(&index) else { return };
         let better = mode == XdpMode::Auto && attached.is_veth && attached.native != native;
@@ -231,13 +235,10 @@ impl Interfaces {
         self.enter(index, place, edge)?;
         let is_veth = links::is_veth(index);
         let (link, used, detail) = if mode == XdpMode::Auto && is_veth && !native {
-            (attach_as(ebpf, Mode::Skb, index, name)?, GENERIC, UNNEEDED.to_owned())
+            (attach_generic(ebpf, edge, index, name)?, GENERIC, UNNEEDED.to_owned())
         } else {
-            attach_xdp(ebpf, mode, index, name)?
+            attach_xdp(ebpf, (mode, edge), index, name)?
         };
-        if hides(used, edge) {
-            return Err(KernelError::Hidden { interface: name.to_owned() });
-        }
         let state = InterfaceState { name: name.to_owned(), index, mode: used, detail, refuses: Vec::new() };
         self.attached.insert(index, Attached { place, edge, is_veth, native, _link: link, state: state.clone() });
         Ok(state)
@@ -304,19 +305,27 @@ fn hides(used: &str, [_, owner]: EdgeWords) -> bool {
     used == GENERIC && owner != 0
 }
 
+/// Before anything is attached: even for a moment it would hide what the workload's programs judge.
+fn attach_generic(ebpf: &mut Ebpf, edge: EdgeWords, index: u32, name: &str) -> Result<XdpLink, KernelError> {
+    if hides(GENERIC, edge) {
+        return Err(KernelError::Hidden { interface: name.to_owned() });
+    }
+    attach_as(ebpf, Mode::Skb, index, name)
+}
+
 fn attach_xdp(
     ebpf: &mut Ebpf,
-    mode: XdpMode,
+    (mode, edge): (XdpMode, EdgeWords),
     index: u32,
     name: &str,
 ) -> Result<(XdpLink, &'static str, String), KernelError> {
     match mode {
-        XdpMode::Generic => Ok((attach_as(ebpf, Mode::Skb, index, name)?, GENERIC, String::new())),
+        XdpMode::Generic => Ok((attach_generic(ebpf, edge, index, name)?, GENERIC, String::new())),
         XdpMode::Native => Ok((attach_as(ebpf, Mode::Driver, index, name)?, NATIVE, String::new())),
         XdpMode::Auto => match attach_as(ebpf, Mode::Driver, index, name) {
             Ok(link) => Ok((link, NATIVE, String::new())),
             Err(KernelError::Attach { source, .. }) => {
-                let link = attach_as(ebpf, Mode::Skb, index, name)?;
+                let link = attach_generic(ebpf, edge, index, name)?;
                 let detail = format!("the driver refused native mode: {}", error::causes(&source));
                 tracing::warn!(interface = name, detail, "native XDP is not possible here, using generic mode");
                 Ok((link, GENERIC, detail))

@@ -161,9 +161,12 @@ impl Kernel {
         let numbers = cgroups::number(&self.numbers, &compiled.local())?;
         self.renumber(compiled)?;
         let (written, new_sets) = self.tables.install(compiled, &numbers, &self.interfaces.names(), loaded)?;
-        sets::clear(&mut self.ebpf, &new_sets)?;
+        // In force from here on: nothing below may fail.
         self.refusing = Refusing::of(compiled, &numbers);
         self.numbers = numbers;
+        if let Err(error) = sets::clear(&mut self.ebpf, &new_sets) {
+            tracing::warn!(error = %error, "the counts of new address sets begin with those of old ones");
+        }
         let Written { pages, endpoints, cidrs, sets, whole } = written;
         tracing::debug!(generation = compiled.generation, pages, endpoints, cidrs, sets, whole, "tables written");
         Ok(written)

@@ -62,13 +62,16 @@ impl Shields {
         let protects = !self.protected.is_empty();
         // Who protects nothing has no use for addresses.
         let here: BTreeSet<Addr> = compiled.host_addresses.iter().filter(|_| protects).copied().collect();
+        // One that finds no room is not answered for, and its SYNs are left to the stack.
+        let here: BTreeSet<Addr> = here.into_iter().take(maps::MAX_HERE as usize).collect();
         if here == self.here {
             return Ok(());
         }
         let map = ebpf.map_mut(maps::HERE).ok_or(KernelError::NoMap(maps::HERE))?;
         let mut map: Here<'_> = HashMap::try_from(map).map_err(error::map(maps::HERE))?;
         for gone in self.here.difference(&here) {
-            map.remove(&gone.0).map_err(error::map(maps::HERE))?;
+            // After a failure half way it may be gone already, which is what we want.
+            let _ = map.remove(&gone.0);
         }
         for new in here.difference(&self.here) {
             map.insert(new.0, 1, 0).map_err(error::map(maps::HERE))?;

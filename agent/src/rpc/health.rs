@@ -40,7 +40,10 @@ impl health_server::Health for Health {
     async fn check(&self, request: Request<HealthCheckRequest>) -> Result<Response<HealthCheckResponse>, Status> {
         let service = request.into_inner().service;
         if !SERVICES.contains(&service.as_str()) {
-            return Err(Status::not_found(format!("no service {service:?} here; ask for {:?}", SERVICES.join(" or "))));
+            return Err(Status::not_found(format!(
+                "no service {service:?} here; ask for {}",
+                SERVICES.map(|name| format!("{name:?}")).join(" or ")
+            )));
         }
         Ok(Response::new(answer(health(&self.control).await)))
     }
