@@ -1,5 +1,5 @@
 //! Lives: weir-tests, BPF object files that are written here and not compiled.
-//! Called by: the benchmarks (programs that do nothing, and `code`), live tests (a translator), in-kernel tests (one that takes long).
+//! Called by: the benchmarks (programs that do nothing, and `code`), live tests (a translator, somebody else's XDP program), in-kernel tests (one that takes long).
 //! May touch: nothing but its own bytes.
 //! Never: part of anything that ships; so that no test needs a second build.
 

@@ -12,7 +12,7 @@ use weir_policy::{Rate, Rates, Spec, parse};
 use crate::cli::Connection;
 use crate::failure::Failure;
 use crate::render::output::{self, TableFormat};
-use crate::render::style::{BAD, GOOD, PLAIN};
+use crate::render::style::{BAD, GOOD, PLAIN, clean};
 use crate::render::table::Table;
 use crate::view::{Agent, Item, LimitTable, Listing, SynProtection};
 
@@ -155,7 +155,7 @@ impl Shown {
         }
         table.write(out)?;
         for (limit, syn) in protected.iter().filter(|(_, syn)| !syn.detail.is_empty()) {
-            writeln!(out, "{limit}: {}", syn.detail)?;
+            writeln!(out, "{limit}: {}", clean(&syn.detail))?;
         }
         Ok(())
     }

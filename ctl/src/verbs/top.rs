@@ -14,6 +14,7 @@ use tokio::time::{Instant, timeout_at};
 use crate::cli::Connection;
 use crate::failure::Failure;
 use crate::render::output::{self, TableFormat};
+use crate::render::time::span_of;
 use crate::rpc::ObserveQuery;
 use crate::view::Record;
 
@@ -71,12 +72,9 @@ struct ClientsArguments {
 }
 
 fn span(text: &str) -> Result<Duration, String> {
-    let number = |unit: &str| text.strip_suffix(unit).and_then(|number| number.parse::<u64>().ok());
-    let seconds = number("s").or_else(|| number("m").and_then(|minutes| minutes.checked_mul(60)));
-    match seconds {
-        Some(seconds @ 1..=3600) => Ok(Duration::from_secs(seconds)),
-        Some(_) | None => Err("write a span from 1s to 60m, such as 5s or 1m".to_owned()),
-    }
+    let span = span_of(text)?;
+    let range = Duration::from_secs(1)..=Duration::from_secs(3600);
+    if range.contains(&span) { Ok(span) } else { Err("write a span from 1s to 60m, such as 5s or 1m".to_owned()) }
 }
 
 /// Runs it.

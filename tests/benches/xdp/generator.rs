@@ -1,5 +1,5 @@
 //! Lives: weir-tests, the benchmark of XDP: frames by the million, made in the kernel.
-//! Called by: rounds, honesty, smoke.
+//! Called by: rounds, plan, prefixes, honesty, smoke.
 //! May touch: interfaces of the benchmark's own world.
 //! Never: counts time that is not the CPU's.
 //!

@@ -1,5 +1,5 @@
 //! Lives: weir-tests, the benchmark of XDP: what limiters let through while a flood of new clients fills their tables.
-//! Called by: plan.
+//! Called by: plan, smoke.
 //! May touch: wires of the benchmark's own world.
 //! Never: counts what was not delivered to a socket.
 //!

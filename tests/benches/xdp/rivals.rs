@@ -1,5 +1,5 @@
 //! Lives: weir-tests, the benchmark of XDP: the firewalls that Weir is measured against.
-//! Called by: rounds, prefixes, honesty, smoke.
+//! Called by: rounds, plan, honesty, smoke.
 //! May touch: the rules of namespaces of the benchmark's own world, by `nft` and `iptables`.
 //! Never: rules of the host's: the programs are started in the namespace; a rule that makes a rival slower than its manual does.
 

@@ -1,5 +1,5 @@
 //! Lives: weir-tests, the benchmark of XDP: who is measured when.
-//! Called by: plan, prefixes.
+//! Called by: plan, smoke.
 //! May touch: what the contestants are made of.
 //! Never: measures two contestants of one comparison in different rounds.
 //!

@@ -1,5 +1,5 @@
 //! Lives: weir-tests, the benchmark of XDP: Weir's kernel side as the agent loads it, without the agent around it.
-//! Called by: rounds, prefixes, honesty, smoke.
+//! Called by: rounds, prefixes, honesty, bulk.
 //! May touch: interfaces of the benchmark's own world, through weir-agent's kernel module.
 //! Never: tables that no document could have made.
 

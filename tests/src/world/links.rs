@@ -1,5 +1,5 @@
 //! Lives: weir-tests, the wires of a world.
-//! Called by: world, once while it is built.
+//! Called by: world, while it is built; tests and benchmarks that change interfaces of their own worlds.
 //! May touch: interfaces inside namespaces that the world made, over netlink.
 //! Never: opens a netlink socket in the host's own namespace.
 

@@ -1,4 +1,4 @@
-//! Lives: weir-tests, in-kernel test runs of XDP.
+//! Lives: weir-tests, in-kernel test runs of address sets at XDP.
 //! Called by: cargo test.
 //! May touch: the bench.
 //! Never: believes the answer alone; the sets' counts must say the same.

@@ -1,5 +1,5 @@
 //! Lives: weir-tests, live attacks: sockets used in another place than they were made in.
-//! Called by: main.
+//! Called by: main; helpers, for its own agent.
 //! May touch: the stage; cgroups of its own in the stage's tree.
 //! Never: leaves a cgroup behind.
 

@@ -3,10 +3,13 @@
 //! May touch: the stage.
 //! Never: reads the page another way than a scraper does, which is by HTTP.
 
+use std::time::Instant;
+
 use anyhow::{Context as _, Result, ensure};
 use libtest_mimic::Trial;
 use weir_tests::documents::workloads;
-use weir_tests::harness::{Harness, METRICS};
+use weir_tests::harness::ctl::ARRIVE_WITHIN;
+use weir_tests::harness::{Harness, METRICS, Status};
 use weir_tests::world::Who;
 use weir_tests::world::Who::{Api, Web};
 
@@ -29,7 +32,7 @@ fn pages(harness: &mut Harness) -> Result<()> {
     agrees(harness)?;
 
     ensure!(get(harness, "/livez")?.contains("200 OK") && get(harness, "/readyz")?.contains("200 OK"));
-    let (status, page) = (harness.status()?, get(harness, "/metrics")?);
+    let (status, page) = both(harness)?;
     let value =
         |name: &str| page.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.parse::<f64>().ok());
     let shown = |name: &str| value(name).with_context(|| format!("{name} is not on the page:\n{page}"));
@@ -56,6 +59,21 @@ fn pages(harness: &mut Harness) -> Result<()> {
     }
     ensure!(compared > 0, "nothing was decided");
     Ok(())
+}
+
+/// What status says and what the page shows of one moment: nothing was decided between two looks around it.
+fn both(harness: &Harness) -> Result<(Status, String)> {
+    let decided = |status: &Status| -> Vec<[u64; 4]> {
+        status.agent.counters.iter().map(|one| [one.decided, one.recorded, one.quiet, one.lost]).collect()
+    };
+    let begin = Instant::now();
+    loop {
+        let (before, page, after) = (harness.status()?, get(harness, "/metrics")?, harness.status()?);
+        if decided(&before) == decided(&after) {
+            return Ok((after, page));
+        }
+        ensure!(begin.elapsed() < ARRIVE_WITHIN, "something is decided all the time");
+    }
 }
 
 /// Head and body of an answer, asked for from the agent's namespace, by a shell's own means.

@@ -1,5 +1,5 @@
 //! Lives: weir-probe, packets and frames that a process writes itself.
-//! Called by: main, after the move into namespace and cgroup.
+//! Called by: main and syn_flood, after the move into namespace and cgroup.
 //! May touch: one raw or packet socket, or one TUN device, in its own network namespace.
 //! Never: sends more than it is told to; knows what the bytes mean: whoever calls has made them.
 #![expect(
