@@ -34,6 +34,8 @@ pub struct Inner {
     pub reloaded: u32,
     pub fail_sets: bool,
     pub sets_full: bool,
+    /// How many more single entries find room; as many as come where it is not said.
+    pub sets_room: Option<u32>,
     pub fail_counters: bool,
     pub fail_merged: bool,
     pub break_wait: bool,
@@ -105,12 +107,24 @@ impl Datapath for FakeDatapath {
         Ok(())
     }
 
-    fn change_sets(&mut self, loaded: &Loaded, _: Prefix) -> bool {
+    fn change_sets(&mut self, loaded: &Loaded, prefix: Prefix) -> bool {
         let mut inner = self.0.inner();
-        if !inner.sets_full {
-            inner.loaded = loaded.clone();
+        // One that goes needs no room.
+        let comes = loaded.iter().any(|(_, set)| set.entries.get(&prefix).is_some());
+        let refused = inner.sets_full || comes && inner.sets_room == Some(0);
+        if !refused {
+            inner.sets_room = inner.sets_room.map(|room| room - u32::from(comes));
+            // What of a change is still to come is not known here yet.
+            let known = inner.loaded.get("bad").map(|set| set.entries.clone()).unwrap_or_default();
+            let given = loaded.get("bad").and_then(|set| set.entries.get(&prefix));
+            let mut entries = known;
+            match given {
+                Some(ends) => drop(entries.insert(prefix, ends)),
+                None => drop(entries.remove(&prefix)),
+            }
+            inner.loaded.put("bad", entries);
         }
-        !inner.sets_full
+        !refused
     }
 
     fn set_counts(&self) -> Result<BTreeMap<String, SetCount>, DatapathError> {

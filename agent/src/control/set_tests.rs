@@ -72,6 +72,12 @@ fn what_the_kernel_refuses_changes_nothing() {
     assert!(matches!(error, ControlError::Set(SetError::Kernel { .. })), "{error}");
     let error = world.control.change_set(&change(&["192.0.2.3", "192.0.2.1"], &[])).unwrap_err();
     assert!(matches!(error, ControlError::Set(SetError::Kernel { .. })), "{error}");
+    // The first of them finds room, the second none, and a new image is refused: the first goes again.
+    (world.fake.inner().sets_full, world.fake.inner().sets_room) = (false, Some(1));
+    let error = world.control.change_set(&change(&["192.0.2.5", "192.0.2.7"], &[])).unwrap_err();
+    assert!(matches!(error, ControlError::Set(SetError::Kernel { .. })), "{error}");
+    assert_eq!(world.loaded(), ["192.0.2.1/32"]);
+    (world.fake.inner().sets_full, world.fake.inner().sets_room) = (true, None);
     world.fake.inner().fail_sets = false;
     // Where there is no room for a single entry, all is made anew.
     let reloaded = world.fake.inner().reloaded;

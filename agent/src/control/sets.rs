@@ -128,7 +128,9 @@ impl<D: Datapath> Control<D> {
         if let Some(prefix) = change.remove.iter().find(|prefix| loaded.is_none_or(|set| set.get(prefix).is_none())) {
             return Err(SetError::NotThere { set: name.to_owned(), prefix: *prefix }.into());
         }
-        let count = loaded.map_or(0, Entries::len) + change.add.len();
+        // One that is there already gets another end, and what goes makes room.
+        let new = change.add.iter().filter(|prefix| loaded.is_none_or(|set| set.get(prefix).is_none()));
+        let count = (loaded.map_or(0, Entries::len) + new.count()).saturating_sub(change.remove.len());
         if count > MOST_ENTRIES {
             return Err(SetError::TooMany { set: name.to_owned(), count }.into());
         }
@@ -281,6 +283,12 @@ impl<D: Datapath> Control<D> {
         self.reload_or(name, |control| {
             for (prefix, before) in undo.iter().rev() {
                 control.put_entry(name, *prefix, *before);
+            }
+            // Those before the one that found no room are in the kernel's images already.
+            for (prefix, _) in undo {
+                if !control.datapath.change_sets(&control.loaded, *prefix) {
+                    tracing::error!(set = name, %prefix, "an entry is not in force as it was; loading the set again mends it");
+                }
             }
             control.loaded.touch(name);
         })
