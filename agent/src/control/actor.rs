@@ -14,6 +14,7 @@ use weir_policy::{Kind, Prefix, ResourceId};
 use super::{
     Applied, Apply, Control, ControlError,
     explain::{Ask, Explained},
+    node::NodeOnly,
     sets::{SetChange, SetChanged, SetEntry, SetView},
     view::{Listing, ResourceView, Status, Watch},
 };
@@ -36,6 +37,7 @@ enum Command {
     Watch(Option<Kind>, Reply<Watch>),
     Explain(Ask, Reply<Explained>),
     Status(Reply<Status>),
+    NodeOnly(Reply<Vec<NodeOnly>>),
     LoadSet(String, Vec<Prefix>, u64, Reply<SetChanged>),
     ChangeSet(SetChange, Reply<SetChanged>),
     ListSets(Reply<(Vec<SetView>, usize)>),
@@ -113,6 +115,14 @@ impl Handle {
     /// As there, and when control is busy or stopping.
     pub async fn status(&self) -> Result<Status, ControlError> {
         self.ask(Command::Status).await
+    }
+
+    /// What has only what holds for the whole node. A walk through the managed tree: for people who ask, not for probes.
+    ///
+    /// # Errors
+    /// Control is busy or stopping.
+    pub async fn node_only(&self) -> Result<Vec<NodeOnly>, ControlError> {
+        self.ask(Command::NodeOnly).await
     }
 
     /// See [`Control::load_set`].
@@ -201,6 +211,7 @@ impl<D: Datapath> Control<D> {
             Command::Watch(kind, reply) => drop(reply.send(Ok(self.watch(kind)))),
             Command::Explain(ask, reply) => drop(reply.send(self.explain(&ask))),
             Command::Status(reply) => drop(reply.send(self.status())),
+            Command::NodeOnly(reply) => drop(reply.send(Ok(self.node_only()))),
             Command::LoadSet(name, prefixes, expires_in, reply) => {
                 drop(reply.send(self.load_set(&name, prefixes, expires_in)));
             }

@@ -1,5 +1,5 @@
 //! Lives: weir-agent, control.
-//! Called by: `view`, for the status.
+//! Called by: `actor`, for the status that people ask for.
 //! May touch: the managed tree, reading.
 //! Never: judges; it tells what no policy selects.
 //!

@@ -9,7 +9,7 @@ use tokio::sync::broadcast;
 use weir_common::event::LimitStats;
 use weir_policy::{Compiled, Kind, LimitInfo, Resource, ResourceId};
 
-use super::{ChangeSet, Control, ControlError, node::NodeOnly};
+use super::{ChangeSet, Control, ControlError};
 use crate::datapath::{CounterCell, Datapath, InterfaceSeen, LimitTable, Observed, Shield};
 
 /// A resource and the generation that last changed it.
@@ -66,8 +66,6 @@ pub struct Status {
     pub resources: BTreeMap<Kind, u64>,
     /// Pods of this node without a cgroup, and why.
     pub unplaced: BTreeMap<ResourceId, String>,
-    /// What has only what holds for the whole node.
-    pub node_only: Vec<NodeOnly>,
 }
 
 impl<D: Datapath> Control<D> {
@@ -122,7 +120,6 @@ impl<D: Datapath> Control<D> {
             compiled,
             resources,
             unplaced,
-            node_only: self.node_only(),
         })
     }
 

@@ -109,8 +109,8 @@ impl PolicyService for Service {
     }
 
     async fn status(&self, _: Request<v1::StatusRequest>) -> Result<Response<v1::StatusResponse>, Status> {
-        let status = answer(self.control.status()).await?;
-        Ok(Response::new(status::response(&status, &self.info)))
+        let (status, node_only) = (answer(self.control.status()).await?, answer(self.control.node_only()).await?);
+        Ok(Response::new(status::response(&status, &node_only, &self.info)))
     }
 }
 

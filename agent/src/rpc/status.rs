@@ -10,13 +10,13 @@ use weir_proto::v1;
 
 use super::{Info, convert::count};
 use crate::{
-    control::view::Status,
+    control::{node::NodeOnly, view::Status},
     datapath::{AttachState, Shield, WorkloadState},
     revoke::report::Report,
 };
 
 /// The whole status.
-pub fn response(status: &Status, info: &Info) -> v1::StatusResponse {
+pub fn response(status: &Status, node_only: &[NodeOnly], info: &Info) -> v1::StatusResponse {
     v1::StatusResponse {
         node: info.node.clone(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -40,7 +40,7 @@ pub fn response(status: &Status, info: &Info) -> v1::StatusResponse {
         resources: status.resources.iter().map(|(kind, count)| (kind.name().to_owned(), *count)).collect(),
         cgroup_root: info.cgroup_root.display().to_string(),
         connections: Some(connections(&info.revoker.report())),
-        node_only: node_only(status),
+        node_only: node_only.iter().map(shown).collect(),
     }
 }
 
@@ -116,13 +116,12 @@ fn interfaces(status: &Status) -> Vec<v1::InterfaceStatus> {
     shown.collect()
 }
 
-fn node_only(status: &Status) -> Vec<v1::NodeOnlyStatus> {
-    let shown = status.node_only.iter().map(|one| v1::NodeOnlyStatus {
+fn shown(one: &NodeOnly) -> v1::NodeOnlyStatus {
+    v1::NodeOnlyStatus {
         pod: one.pod.as_ref().map(|pod| format!("{}/{}", pod.namespace, pod.name)).unwrap_or_default(),
         cgroup: one.cgroup.clone().unwrap_or_default(),
         processes: count(one.processes),
-    });
-    shown.collect()
+    }
 }
 
 fn counters(status: &Status, info: &Info) -> Vec<v1::Counter> {
