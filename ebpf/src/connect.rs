@@ -112,7 +112,7 @@ pub fn judge_caller(ctx: &SockAddrContext, hook: Hook, target: (Addr, Port)) -> 
     }
     let subject = subject(ctx, hook, caller, target);
     let mut judged = tables::judge(subject.local.workload, &emit::question(&subject));
-    if judged.decision.verdict.passes() || is_reply(ctx, hook, &subject) {
+    if judged.decision.verdict.passes() || is_reply(hook, &subject) {
         return ALLOW;
     }
     // A socket of its own workload would have been refused before.
@@ -147,9 +147,8 @@ pub fn note_foreign(subject: &Subject, judged: &Judged) {
 
 /// A server's answer by `sendto()`: judged as an answer to what came in on the socket's port.
 #[inline(always)]
-pub fn is_reply(ctx: &SockAddrContext, hook: Hook, subject: &Subject) -> bool {
-    matches!(hook, Hook::Sendmsg)
-        && replies::judge_as_answer(subject, Port::new(bytes::socket_behind(ctx).local_port)).decision.verdict.passes()
+pub fn is_reply(hook: Hook, subject: &Subject) -> bool {
+    matches!(hook, Hook::Sendmsg) && replies::judge_as_answer(subject, subject.local_port).decision.verdict.passes()
 }
 
 /// The root cgroup is home to the kernel's own threads (MPTCP subflows connect from one), and to processes that belong to no
@@ -175,7 +174,11 @@ fn subject_of(ctx: &SockAddrContext, hook: Hook, local: Local, target: (Addr, Po
         local,
         local_addr: Addr::UNSPECIFIED,
         remote_addr: target.0,
-        local_port: Port([0; 2]),
+        // Of a datagram, by which it may be an answer; who connects has mostly none yet.
+        local_port: match hook {
+            Hook::Sendmsg => Port::new(bytes::socket_behind(ctx).local_port),
+            _ => Port([0; 2]),
+        },
         // A ping socket's port means nothing; what it sends is judged by its type once more at egress.
         remote_port: icmp::echo_request(protocol).map_or(target.1, Port::new),
         protocol,

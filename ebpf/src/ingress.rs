@@ -28,8 +28,9 @@ use crate::{
 };
 
 /// States (`include/net/tcp_states.h`) in which a TCP socket belongs to a connection that was judged when it opened:
-/// ESTABLISHED 1, SYN_SENT 2, SYN_RECV 3, FIN_WAIT1 4, FIN_WAIT2 5, CLOSE_WAIT 8, LAST_ACK 9, CLOSING 11.
-const LIVING: u32 = 1 << 1 | 1 << 2 | 1 << 3 | 1 << 4 | 1 << 5 | 1 << 8 | 1 << 9 | 1 << 11;
+/// ESTABLISHED 1, SYN_SENT 2, SYN_RECV 3, FIN_WAIT1 4, FIN_WAIT2 5, CLOSE_WAIT 8, LAST_ACK 9, CLOSING 11. And CLOSE 7: closed while
+/// this packet was on its way to it. The kernel throws that away; a record would tell of a refusal that was none.
+const LIVING: u32 = 1 << 1 | 1 << 2 | 1 << 3 | 1 << 4 | 1 << 5 | 1 << 7 | 1 << 8 | 1 << 9 | 1 << 11;
 /// A UDP socket that called `connect()`.
 const ESTABLISHED: u32 = 1;
 

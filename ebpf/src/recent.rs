@@ -19,7 +19,7 @@
 use aya_ebpf::programs::SockAddrContext;
 use weir_common::{decide::Query, recent};
 
-use crate::{bytes, maps, tables::Judged};
+use crate::{atomic, bytes, maps, tables::Judged};
 
 /// A question and its answer.
 #[repr(C)]
@@ -75,17 +75,18 @@ pub fn remember(active: u64, workload: u32, query: &Query, judged: &Judged) {
     let Some(entry) = place(question) else { return };
     // SAFETY: as above.
     unsafe {
-        let sequence = (&raw const (*entry).sequence).read_volatile();
-        if sequence & 1 == 1 {
+        let begun = &raw mut (*entry).sequence;
+        let sequence = begun.read_volatile();
+        // One step: a writer that comes in between would be taken back, and a number be used twice.
+        if sequence & 1 == 1 || !atomic::swap_if(begun, sequence, sequence.wrapping_add(1)) {
             return;
         }
-        (&raw mut (*entry).sequence).write_volatile(sequence.wrapping_add(1));
         let asked = (&raw mut (*entry).question).cast::<u64>();
         question.into_iter().zip(0..).for_each(|(value, word)| asked.add(word).write_volatile(value));
         let said = (&raw mut (*entry).answer).cast::<u64>();
         let words = recent::pack(&judged.decision, judged.local_identity, judged.generation);
         words.into_iter().zip(0..).for_each(|(value, word)| said.add(word).write_volatile(value));
-        (&raw mut (*entry).sequence).write_volatile(sequence.wrapping_add(2));
+        begun.write_volatile(sequence.wrapping_add(2));
     }
 }
 

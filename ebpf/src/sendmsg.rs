@@ -57,8 +57,8 @@ pub fn alone_sendmsg6(ctx: SockAddrContext) -> i32 {
 
 #[inline(always)]
 fn judge_alone(ctx: &SockAddrContext, target: (Addr, Port)) -> i32 {
-    let local_port = Port::new(bytes::socket_behind(ctx).local_port);
-    let subject = Subject { local_port, ..connect::subject(ctx, Hook::Sendmsg, who::attached(), target) };
+    let subject = connect::subject(ctx, Hook::Sendmsg, who::attached(), target);
+    let local_port = subject.local_port;
     let workload = subject.local.workload;
     let mut judged = tables::judge(workload, &emit::question(&subject));
     if judged.decision.verdict.passes() {
@@ -86,7 +86,7 @@ fn judge_alone(ctx: &SockAddrContext, target: (Addr, Port)) -> i32 {
 fn judge(ctx: &SockAddrContext, target: (Addr, Port)) -> i32 {
     let subject = connect::subject(ctx, Hook::Sendmsg, who::attached(), target);
     let judged = tables::judge(subject.local.workload, &emit::question(&subject));
-    if judged.decision.verdict.passes() || connect::is_reply(ctx, Hook::Sendmsg, &subject) {
+    if judged.decision.verdict.passes() || connect::is_reply(Hook::Sendmsg, &subject) {
         let caller = Task::current().cgroup();
         let foreign = connect::is_foreign(&subject.local, caller);
         recent::vouch(ctx, !foreign);

@@ -112,6 +112,9 @@ pub struct Client {
     pub last_ms: f64,
 }
 
+/// Result of a try that had its answer, but not at the first datagram.
+pub const AT_LAST: &str = "ok at last";
+
 /// What became of many tries, or which came.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Stormed {

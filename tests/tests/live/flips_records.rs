@@ -15,7 +15,7 @@ use weir_tests::harness::ctl::{ARRIVE_WITHIN, Mark};
 use weir_tests::harness::{Harness, KEPT, Record};
 use weir_tests::world::Who;
 
-use crate::flips::{Fate, IN, calls};
+use crate::flips::{Fate, calls};
 
 /// What makes two records the same question to one policy.
 type Asked = (usize, String, String, IpAddr, String, u16);
@@ -36,7 +36,7 @@ pub struct Watch {
     pub looked: Instant,
     /// How many records were found explained; those looked at twice count twice.
     pub checked: usize,
-    /// Refused between ends that may always talk; no failure by itself, as a socket may be closed before its answer.
+    /// Refused between ends that may always talk.
     pub refused: Vec<String>,
 }
 
@@ -123,7 +123,7 @@ fn answer(state: &Resources, record: &Record, protocol: Protocol, port: u16, rem
     if egress { explanation.egress } else { explanation.ingress }
 }
 
-/// Datagrams between ends of which all policies say that they may talk, and which were refused: for a failure.
+/// What was refused between ends of which all policies say that they may talk.
 fn refusals(records: &[Record]) -> impl Iterator<Item = String> {
     let always = |from: &str, to: &str, port: u16| {
         let name = |who: Who| format!("shop/{}", who.name());
@@ -135,9 +135,7 @@ fn refusals(records: &[Record]) -> impl Iterator<Item = String> {
         let (local, remote) = (&record.local, &record.remote);
         record.verdict == "deny"
             && (always(&local.workload, &remote.workload, remote.port)
-                || always(&remote.workload, &local.workload, local.port)
-                // The port an answer is sent from is not known yet.
-                || record.hook == "sendmsg" && remote.port > IN + 9)
+                || always(&remote.workload, &local.workload, local.port))
     };
     records.iter().filter(refused).map(|record| format!("  {} {record}", record.time))
 }

@@ -8,13 +8,13 @@ use std::net::{IpAddr, SocketAddr, TcpListener, UdpSocket};
 use std::os::fd::AsFd;
 use std::sync::{Mutex, PoisonError};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use clap::Args;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
-use weir_tests::report::{Report, Stormed, error_name};
+use weir_tests::report::{AT_LAST, Report, Stormed, error_name};
 
 use crate::{Bound, End};
 
@@ -36,6 +36,9 @@ pub struct Storm {
     /// Give a try up after this long
     #[arg(long, default_value_t = 200)]
     timeout_ms: u64,
+    /// Send a datagram again that has had no answer for so long, within the same try; else once only
+    #[arg(long)]
+    again_ms: Option<u64>,
     /// Rest between two tries of a thread
     #[arg(long, default_value_t = 5)]
     pause_ms: u64,
@@ -66,8 +69,9 @@ impl Storm {
                 break;
             }
             for protocol in ["tcp", "udp"] {
-                let outcome = if protocol == "tcp" { self.connect(*to) } else { self.exchange(*to) };
-                own.count(protocol, *to, &outcome.map_or_else(|error| error_name(&error), |()| "ok".to_owned()));
+                let outcome = if protocol == "tcp" { self.connect(*to).map(|()| false) } else { self.exchange(*to) };
+                let said = outcome.map(|again| if again { AT_LAST } else { "ok" }.to_owned());
+                own.count(protocol, *to, &said.unwrap_or_else(|error| error_name(&error)));
             }
             thread::sleep(Duration::from_millis(self.pause_ms));
         }
@@ -90,12 +94,21 @@ impl Storm {
         socket.connect_timeout(&to.into(), Duration::from_millis(self.timeout_ms))
     }
 
-    fn exchange(&self, to: SocketAddr) -> io::Result<()> {
+    /// Whether it took more than one datagram.
+    fn exchange(&self, to: SocketAddr) -> io::Result<bool> {
         let socket = self.socket(to, Type::DGRAM, Protocol::UDP)?;
-        socket.set_read_timeout(Some(Duration::from_millis(self.timeout_ms)))?;
-        socket.send_to(b"storm", &to.into())?;
+        let timeout = Duration::from_millis(self.timeout_ms);
+        let again_after = self.again_ms.map_or(timeout, Duration::from_millis);
+        socket.set_read_timeout(Some(again_after.min(timeout)))?;
         let socket = UdpSocket::from(socket);
-        socket.recv(&mut [0; 16]).map(|_| ())
+        let (began, mut again) = (Instant::now(), false);
+        loop {
+            socket.send_to(b"storm", to)?;
+            match socket.recv(&mut [0; 16]) {
+                Err(error) if error.kind() == ErrorKind::WouldBlock && began.elapsed() < timeout => again = true,
+                outcome => return outcome.map(|_| again),
+            }
+        }
     }
 }
 
@@ -156,7 +169,8 @@ fn serve_udp(socket: &UdpSocket, address: SocketAddr, seen: &mut Stormed) {
     let mut buffer = [0; 64];
     while let Ok((length, peer)) = socket.recv_from(&mut buffer) {
         seen.count("udp", address, "ok");
-        // Whether it arrives is what the client reports.
-        drop(socket.send_to(buffer.get(..length).unwrap_or_default(), peer));
+        if let Err(error) = socket.send_to(buffer.get(..length).unwrap_or_default(), peer) {
+            seen.count("udp", address, &format!("answering: {}", error_name(&error)));
+        }
     }
 }
