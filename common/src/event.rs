@@ -207,6 +207,18 @@ pub struct MergeValue {
 
 const _: () = assert!(size_of::<MergeValue>() == 48);
 
+/// Equal drops at XDP in one epoch. What every packet touches is in the first half.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct EdgeDrop {
+    /// What they come to.
+    pub value: MergeValue,
+    /// What tells them from others.
+    pub key: MergeKey,
+}
+
+const _: () = assert!(size_of::<EdgeDrop>() == 128);
+
 /// Attach-point storage: which workload a cgroup belongs to. All zero until the agent has written it.
 ///
 /// It names no identity: identities belong to a generation, and one write to the active word must change everything.

@@ -28,6 +28,16 @@ pub const fn keyed(secret: Secret, a: u64, b: u64, c: u64) -> u64 {
     second ^ (second >> 29)
 }
 
+/// The same of six words.
+#[inline(always)]
+#[must_use]
+pub const fn keyed_six(secret: Secret, [a, b, c, d, e, f]: [u64; 6]) -> u64 {
+    let first = fold(a ^ secret.0, b ^ secret.1.rotate_left(23));
+    let second = fold(first ^ c ^ secret.1, d ^ secret.0.rotate_left(41));
+    let third = fold(second ^ e, f ^ secret.0.wrapping_add(secret.1) | 1);
+    third ^ (third >> 29)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -414,6 +414,13 @@ impl LimitEntry {
         }
     }
 
+    /// Whether none of three limits is set, by the second words of their pairs.
+    #[inline(always)]
+    #[must_use]
+    pub const fn sets_none([packets, bytes, connections]: [u64; 3]) -> bool {
+        (packets | bytes | connections) & LIMIT_SET == 0
+    }
+
     /// Everything but the rates, from the words [`LIMIT_KEY`] and [`LIMIT_STATE`]: the kernel fetches rates one by one, for the
     /// sake of the stack.
     #[inline(always)]

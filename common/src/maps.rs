@@ -21,8 +21,16 @@ pub const SET_V6: u32 = 1;
 pub const SET_SCOPE: u32 = 2;
 /// Bytes of the event ring buffer (a power of two, as the kernel demands).
 pub const RING_BYTES: u32 = 8 * 1024 * 1024;
-/// Distinct (peer, rule, ...) keys that one merge epoch counts apart; the rest go to the fixed overflow cells.
+/// Distinct (peer, rule, ...) keys that one merge epoch counts apart beside [`EDGE_DROPS`]; the rest go to the fixed overflow cells.
 pub const MAX_MERGED: u32 = 16_384;
+/// Cells for drops at XDP that one epoch counts apart; the rest go to the fixed overflow cells. 4 MiB for both parities.
+pub const EDGE_DROPS: u32 = 16_384;
+/// Cells that are searched together: their tags are one cache line.
+pub const EDGE_WAYS: u32 = 8;
+/// Buckets of as many.
+pub const EDGE_BUCKETS: u32 = EDGE_DROPS / EDGE_WAYS;
+/// Entries of the list of an epoch's cells that are in use: how many, and their places.
+pub const EDGE_CLAIMS: u32 = EDGE_DROPS + 1;
 /// Words of rate limit state; two rows of half as many slots each (DESIGN.md D6: 16 bytes a client).
 pub const LIMIT_SLOTS: u32 = 1 << 20;
 /// Workloads a node can host: the size of the reply table's per-workload shares.
@@ -97,6 +105,12 @@ pub const GRACE: &str = "GRACE";
 pub const GRACE_EVENTS: &str = "GRACE_EVENTS";
 /// Rate limit state.
 pub const LIMIT_STATE: &str = "LIMIT_STATE";
+/// Drops at XDP, counted together: cells of even epochs, then those of odd ones.
+pub const EDGE_DROPPED: &str = "EDGE_DROPPED";
+/// What stands for the drops in each of them, in buckets; 0 for a free one.
+pub const EDGE_TAGS: &str = "EDGE_TAGS";
+/// Which of them are in use, parity by parity.
+pub const EDGE_CLAIMED: &str = "EDGE_CLAIMED";
 /// Arrival times of limits on all clients together.
 pub const TOTALS: &str = "TOTALS";
 /// Packets that XDP has charged, on their way to the socket.

@@ -205,11 +205,11 @@ extern "C" fn weir_merged(subject: *const Subject, judged: *const Judged, bytes:
         staged: judged.decision.staged.0,
         padding: 0,
     };
-    let even = maps::EPOCH.get(0).is_none_or(|epoch| epoch & 1 == 0);
-    let done = if even {
-        merge_into(&maps::MERGED_0, &key, subject, bytes)
+    let epoch = maps::EPOCH.get(0).copied().unwrap_or(0);
+    let done = if epoch & 1 == 0 {
+        merge_into(&maps::MERGED_0, &key, subject, bytes, epoch)
     } else {
-        merge_into(&maps::MERGED_1, &key, subject, bytes)
+        merge_into(&maps::MERGED_1, &key, subject, bytes, epoch)
     };
     if !done {
         count(&maps::OVERFLOW, cell_of(subject, &judged.decision));
@@ -228,15 +228,22 @@ type Merged = aya_ebpf::btf_maps::HashMap<MergeKey, MergeValue, { weir_common::m
 /// Adds to the key's value, making it first if needed; `false` when the table is full.
 #[expect(clippy::needless_borrows_for_generic_args, reason = "by value, EMPTY would be copied onto the stack")]
 #[inline(always)]
-fn merge_into(table: &Merged, key: &MergeKey, subject: &Subject, bytes: u32) -> bool {
+fn merge_into(table: &Merged, key: &MergeKey, subject: &Subject, bytes: u32, epoch: u32) -> bool {
     let now = now();
     if let Some(value) = table.get_ptr_mut(key) {
         // SAFETY: a live map value; another CPU may add at the same time, so every field is added or plainly overwritten.
-        unsafe { bump(value, subject, bytes, now) };
+        unsafe { bump(value, bytes, subject.cookie, subject.remote_port, subject.tcp_flags, now) };
         return true;
     }
+    // Until the epoch is over a full table stays full, and another attempt would be in vain.
+    let (full, found) = (maps::EPOCH.get_ptr_mut(1), epoch.wrapping_add(1));
+    // SAFETY: a live map value; volatile because other CPUs write it.
+    if full.is_some_and(|full| unsafe { full.read_volatile() } == found) {
+        return false;
+    }
     // Another CPU may have been first: then the insert fails and the lookup finds its entry.
-    let first = table.insert(key, &EMPTY, BPF_NOEXIST as u64).is_ok();
+    let inserted = table.insert(key, &EMPTY, BPF_NOEXIST as u64);
+    let first = inserted.is_ok();
     match table.get_ptr_mut(key) {
         Some(value) => {
             // SAFETY: as above; the agent reads it only after a grace period.
@@ -244,13 +251,22 @@ fn merge_into(table: &Merged, key: &MergeKey, subject: &Subject, bytes: u32) -> 
                 if first {
                     (&raw mut (*value).first_ns).write(now);
                 }
-                bump(value, subject, bytes, now);
+                bump(value, bytes, subject.cookie, subject.remote_port, subject.tcp_flags, now);
             }
             true
         }
-        None => false,
+        None => {
+            if let (Some(full), Err(NO_ROOM)) = (full, inserted) {
+                // SAFETY: as above.
+                unsafe { full.write_volatile(found) };
+            }
+            false
+        }
     }
 }
+
+/// `E2BIG`.
+const NO_ROOM: i32 = -7;
 
 /// What a new key starts with; read-only data instead of 48 bytes of stack.
 static EMPTY: MergeValue =
@@ -259,26 +275,33 @@ static EMPTY: MergeValue =
 /// # Safety
 /// `value` must come from a lookup in this run.
 #[inline(always)]
-unsafe fn bump(value: *mut MergeValue, subject: &Subject, bytes: u32, now: u64) {
+pub unsafe fn bump(value: *mut MergeValue, bytes: u32, cookie: u64, port: Port, tcp_flags: u8, now: u64) {
     // SAFETY: the fields are aligned u64/u32 of a live map value.
     unsafe {
         atomic::add(&raw mut (*value).count, 1);
         atomic::add(&raw mut (*value).bytes, u64::from(bytes));
         (&raw mut (*value).last_ns).write(now);
-        (&raw mut (*value).cookie).write(subject.cookie);
-        (&raw mut (*value).last_port).write(u32::from(subject.remote_port.number()));
+        (&raw mut (*value).cookie).write(cookie);
+        (&raw mut (*value).last_port).write(u32::from(port.number()));
         let flags = (&raw mut (*value).tcp_flags).read();
-        (&raw mut (*value).tcp_flags).write(flags | u32::from(subject.tcp_flags));
+        (&raw mut (*value).tcp_flags).write(flags | u32::from(tcp_flags));
     }
 }
 
 #[inline(always)]
 fn cell_of(subject: &Subject, decision: &Decision) -> u32 {
-    counters::cell(subject.hook, decision.verdict, decision.reason)
+    cell_at(subject.hook, decision)
 }
 
+/// Where decisions of this kind are counted.
 #[inline(always)]
-fn count<const CELLS: usize>(map: &PerCpuArray<u64, CELLS>, cell: u32) {
+pub fn cell_at(hook: Hook, decision: &Decision) -> u32 {
+    counters::cell(hook, decision.verdict, decision.reason)
+}
+
+/// Counts one.
+#[inline(always)]
+pub fn count<const CELLS: usize>(map: &PerCpuArray<u64, CELLS>, cell: u32) {
     if let Some(cell) = map.get_ptr_mut(cell) {
         // SAFETY: a live map value of this run.
         unsafe { atomic::add(cell, 1) };

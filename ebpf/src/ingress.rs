@@ -20,8 +20,7 @@ use crate::{
     bytes::{self, SOCK_STREAM, Sock},
     connect::{ALLOW, DENY},
     emit::{self, Caller, Subject},
-    limiter::{self, Place},
-    quotes,
+    limiter, quotes,
     replies::{self, Asked},
     tables::{self, Judged},
     who,
@@ -157,7 +156,7 @@ fn judge(ctx: &SkBuffContext, local: Local, open: u64, sock: Sock, packet: &mut 
 /// What limits say.
 #[inline(always)]
 fn charge(ctx: &SkBuffContext, workload: u32, packet: &Packet) -> u64 {
-    limiter::exceeded(tables::word(), packet, Place { workload, ifindex: 0, packets: bytes::segments(ctx) })
+    limiter::exceeded(tables::word(), packet, workload, bytes::segments(ctx))
 }
 
 /// Whether the datagram can answer one that this socket sent: the kernel matched both ends of it to the socket (connected UDP,

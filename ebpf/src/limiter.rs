@@ -9,7 +9,7 @@
 //! have one arrival time for each limit and kind, which nothing collides with: it is added to.
 //!
 //! ```text
-//! packet ─ weir_limit ─► its limits ─ weir_charge, for each ─► the client's rates; then, if all conform, the aggregates
+//! packet ─ aims or weir_limit ─► its limits ─ weir_charge, for each ─► the client's rates; then, if all conform, the aggregates
 //! ```
 //! Clients first: one that exceeds its own limit takes nothing from what all of them have together.
 
@@ -36,51 +36,46 @@ const TRIES: u32 = 3;
 /// Marks a limit that only audits in the answers here, beside the reason in the low byte and the rule in the high half.
 pub const AUDIT: u64 = 1 << 8;
 
-/// Where a packet is charged.
-#[derive(Clone, Copy)]
-pub struct Place {
-    /// At a socket: the number of its workload, which may be 0. [`AT_XDP`] elsewhere.
-    pub workload: u32,
-    /// At XDP: the interface.
-    pub ifindex: u32,
-    /// Packets it counts for: segments that were merged count one by one.
-    pub packets: u32,
-}
-
-/// [`Place::workload`] at XDP.
-pub const AT_XDP: u32 = u32::MAX;
-
-/// Charges every limit on the packet's destination; the first exhausted decides. 0 if none is, else the reason, whether to audit
-/// only, and the rule.
+/// Charges the limits of these numbers at XDP; the first exhausted decides. 0 if none is, else the reason, whether to audit only, and the
+/// rule.
 #[inline(always)]
-pub fn exceeded(active: u64, packet: &Packet, place: Place) -> u64 {
-    if active & ACTIVE_LIMITS == 0 {
-        return 0;
+pub fn exceeded_at_xdp(active: u64, packet: &Packet, numbers: u64, ifindex: u32) -> u64 {
+    let said = weir_list(active, packet, numbers, u64::from(ifindex) << 32 | 1);
+    if said == 0 || said & AUDIT != 0 {
+        paid::leave(packet);
     }
-    let (workload, place) = (place.workload, u64::from(place.ifindex) << 32 | u64::from(place.packets));
-    weir_limit(active, packet, workload, place)
+    said
 }
 
-/// The limits on a packet at XDP, up to four numbers.
+/// Charges every limit on the packet's destination, and on the workload whose socket it arrives at (a number, which may be 0); answers
+/// likewise. `packets`: segments that were merged count one by one.
 #[inline(always)]
-pub fn numbers(active: u64, packet: *const Packet) -> u64 {
+pub fn exceeded(active: u64, packet: &Packet, workload: u32, packets: u32) -> u64 {
+    if active & ACTIVE_LIMITS == 0 { 0 } else { weir_limit(active, packet, workload, packets) }
+}
+
+/// The limits on a packet at XDP, up to four numbers, from the tables.
+#[inline(always)]
+pub fn find(active: u64, packet: &Packet) -> u64 {
     weir_limits_of(active, packet, AT_XDP, 1)
 }
 
+/// In place of a workload's number: at XDP.
+const AT_XDP: u32 = u32::MAX;
 /// Mark of a workload's number: its own limits are asked for, not those of the packet's address.
 const OWN: u32 = 1 << 16;
 
-/// A global function: the verifier checks it once, whatever calls it. `place`: the interface in the high half, packets in the low.
+/// A global function: the verifier checks it once, whatever calls it.
 #[inline(never)]
 #[unsafe(no_mangle)]
-extern "C" fn weir_limit(active: u64, packet: *const Packet, workload: u32, place: u64) -> u64 {
+extern "C" fn weir_limit(active: u64, packet: *const Packet, workload: u32, packets: u32) -> u64 {
     if packet.is_null() {
         return 0;
     }
     let (mut audited, mut asked) = (0, workload);
     loop {
-        let numbers = weir_limits_of(active, packet, asked, place as u32);
-        let said = if numbers == 0 { 0 } else { weir_list(active, packet, numbers, place) };
+        let numbers = weir_limits_of(active, packet, asked, packets);
+        let said = if numbers == 0 { 0 } else { weir_list(active, packet, numbers, u64::from(packets)) };
         if said != 0 {
             audited = said;
             if said & AUDIT == 0 {
@@ -88,26 +83,26 @@ extern "C" fn weir_limit(active: u64, packet: *const Packet, workload: u32, plac
             }
         }
         if asked & OWN != 0 {
-            if asked == AT_XDP && numbers != 0 {
-                // SAFETY: not null, and the verifier checks that every caller hands memory of this size.
-                paid::leave(unsafe { &*packet });
-            }
             return audited;
         }
         asked |= OWN;
     }
 }
 
-/// Charges up to four limits: the rates of clients, then those of all together of the limits that are left.
+/// Charges up to four limits: the rates of clients, then those of all together of the limits that are left. `place`: the interface in
+/// the high half (0 at a socket), packets in the low.
 #[inline(never)]
 #[unsafe(no_mangle)]
 extern "C" fn weir_list(active: u64, packet: *const Packet, mut numbers: u64, place: u64) -> u64 {
-    let (mut rest, mut audited, mut whose) = (0, 0, OF_CLIENT);
+    let (mut rest, mut audited, mut whose) = (0, 0, if numbers >> 16 == 0 { OF_CLIENT | ALONE } else { OF_CLIENT });
     loop {
         while numbers != 0 {
             let number = numbers as u32 & 0xffff;
             numbers >>= 16;
             let answer = if number == 0 { 0 } else { weir_charge(active, packet, number | whose, place) };
+            if answer == DONE {
+                return 0;
+            }
             if answer == 0 {
                 rest = rest << 16 | u64::from(number);
             } else if answer & AUDIT == 0 {
@@ -152,8 +147,12 @@ extern "C" fn weir_limits_of(word: u64, packet: *const Packet, workload: u32, pa
 const OF_CLIENT: u32 = 0;
 /// Likewise: those of all clients together.
 const OF_ALL: u32 = 1 << 16;
+/// Likewise: no other limit is charged for the packet.
+const ALONE: u32 = 1 << 17;
+/// In place of an answer: the packet conforms to the only limit on it, which has no rates of all clients together.
+const DONE: u64 = 1 << 9;
 
-/// Charges the packet against one limit: 0 if it conforms, else as [`exceeded`].
+/// Charges the packet against one limit: 0 (or [`DONE`]) if it conforms, else as [`exceeded`].
 #[inline(never)]
 #[unsafe(no_mangle)]
 extern "C" fn weir_charge(word: u64, packet: *const Packet, marked: u32, place: u64) -> u64 {
@@ -178,11 +177,13 @@ extern "C" fn weir_charge(word: u64, packet: *const Packet, marked: u32, place: 
     };
     let charge = Charge { page, rates, hash, now, of_all };
     let reason = charge.first_exceeded(packet, place as u32);
-    if reason != 0 || of_all {
+    let of_all_kinds = [1, 3, 5].map(|tolerance| page.word(first + LIMIT_AGGREGATE + tolerance));
+    let done = marked & ALONE != 0 && LimitEntry::sets_none(of_all_kinds);
+    if reason != 0 || of_all || done {
         record(u32::from(marked as u16), packet.length, place as u32, reason == 0);
     }
     if reason == 0 {
-        return 0;
+        return if done { DONE } else { 0 };
     }
     let audits = if entry.flags & LIMIT_AUDITS == 0 { 0 } else { AUDIT };
     u64::from(reason) | audits | u64::from(entry.rule + u32::from(of_all)) << 32

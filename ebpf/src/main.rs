@@ -7,9 +7,11 @@
 #![allow(internal_features, reason = "BPF has compare-and-swap, core::sync::atomic does not offer it for this target")]
 #![feature(asm_experimental_arch, core_intrinsics)]
 
+mod aims;
 mod atomic;
 mod bytes;
 mod connect;
+mod drops;
 mod egress;
 mod emit;
 mod fragments;

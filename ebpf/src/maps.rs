@@ -17,17 +17,22 @@ use weir_common::{
     addr::Addr,
     counters,
     edge::Edge,
-    event::{Endpoint, Event, LimitStats, Local, MergeKey, MergeValue, ReplyBucket, SynStats},
+    event::{EdgeDrop, Endpoint, Event, LimitStats, Local, MergeKey, MergeValue, ReplyBucket, SynStats},
     image::Page,
     maps::{
-        FRAGMENT_BUCKETS, LIMIT_SLOTS, LIMIT_TOTALS, MAX_CGROUPS, MAX_CIDRS, MAX_EDGES, MAX_ENDPOINTS, MAX_HERE,
-        MAX_INTERFACES, MAX_LIMITS, MAX_MERGED, MAX_WORKLOADS, PAID_SLOTS, REPLY_BUCKETS, RING_BYTES, SET_BUFFERS,
-        SET_IMAGES, SLOTS,
+        EDGE_BUCKETS, EDGE_CLAIMS, EDGE_DROPS, EDGE_WAYS, FRAGMENT_BUCKETS, LIMIT_SLOTS, LIMIT_TOTALS, MAX_CGROUPS,
+        MAX_CIDRS, MAX_EDGES, MAX_ENDPOINTS, MAX_HERE, MAX_INTERFACES, MAX_LIMITS, MAX_MERGED, MAX_WORKLOADS,
+        PAID_SLOTS, REPLY_BUCKETS, RING_BYTES, SET_BUFFERS, SET_IMAGES, SLOTS,
     },
     sets::{Count, Line, MAX_SETS, v4, v6},
 };
 
-use crate::{emit, recent::Entry, syn::Scratch};
+use crate::{
+    aims::{self, Aim},
+    emit,
+    recent::Entry,
+    syn::Scratch,
+};
 
 /// Lets inner arrays differ in length from the template (kernel 5.10): an image has as many pages as it needs.
 const BPF_F_INNER_MAP: usize = 1 << 12;
@@ -82,6 +87,10 @@ pub static SET_COUNTS: PerCpuArray<Count, { MAX_SETS as usize }> = PerCpuArray::
 #[btf_map]
 pub static RECENT: PerCpuArray<Entry, { weir_common::recent::ENTRIES as usize }> = PerCpuArray::new();
 
+/// Limits on destinations of late, by CPU. Written and read by XDP, through `aims`.
+#[btf_map]
+pub static AIMS: PerCpuArray<Aim, { aims::ENTRIES as usize }> = PerCpuArray::new();
+
 /// The call of which the socket's own program has said all there is to say. Written and read by the programs.
 #[btf_map]
 pub static VOUCHED: PerCpuArray<[u64; 2], 1> = PerCpuArray::new();
@@ -109,15 +118,25 @@ pub static COUNTERS: PerCpuArray<u64, { counters::DECISIONS }> = PerCpuArray::ne
 /// Decisions whose event found the ring full, by cell. Written by the programs.
 #[btf_map]
 pub static LOST: PerCpuArray<u64, { counters::CELLS }> = PerCpuArray::new();
-/// The merge epoch's low bit picks the table that programs write. Written by the agent.
+/// The merge epoch, whose low bit picks the table that programs write: written by the agent. And the one after that in which a table
+/// was last found full: written by the programs.
 #[btf_map]
-pub static EPOCH: Array<u32, 1> = Array::new();
+pub static EPOCH: Array<u32, 2> = Array::new();
 /// Merged decisions of even epochs. Written by the programs, emptied by the agent.
 #[btf_map]
 pub static MERGED_0: HashMap<MergeKey, MergeValue, { MAX_MERGED as usize }> = HashMap::new();
 /// Merged decisions of odd epochs.
 #[btf_map]
 pub static MERGED_1: HashMap<MergeKey, MergeValue, { MAX_MERGED as usize }> = HashMap::new();
+/// Drops at XDP: cells of even epochs, then those of odd ones. Written by XDP, emptied by the agent.
+#[btf_map]
+pub static EDGE_DROPPED: Array<EdgeDrop, { 2 * EDGE_DROPS as usize }> = Array::new();
+/// What stands for the drops in each of them; 0 for a free one. Written by XDP, cleared by the agent.
+#[btf_map]
+pub static EDGE_TAGS: Array<[u64; EDGE_WAYS as usize], { 2 * EDGE_BUCKETS as usize }> = Array::new();
+/// Of each parity how many cells are in use, and which. Written by XDP, emptied by the agent.
+#[btf_map]
+pub static EDGE_CLAIMED: Array<u64, { 2 * EDGE_CLAIMS as usize }> = Array::new();
 /// Decisions that found the merge table full, by cell. Cumulative; written by the programs.
 #[btf_map]
 pub static OVERFLOW: PerCpuArray<u64, { counters::CELLS }> = PerCpuArray::new();

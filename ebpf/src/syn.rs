@@ -31,7 +31,7 @@ use weir_common::{
     syn::{Cookie, Syn, V4_WORDS, V6_WORDS, answer_v4, answer_v6},
 };
 
-use crate::{atomic, bytes, emit, limiter, maps, tables::Active};
+use crate::{aims, atomic, bytes, emit, limiter, maps, tables::Active};
 
 /// Answers of [`shield`], in the low byte; the rule of the limit is in the high half.
 pub const ANSWERED: u8 = 1;
@@ -64,7 +64,11 @@ pub fn shield(ctx: &XdpContext, word: u64, packet: &Packet, ifindex: u32) -> u64
 #[inline(never)]
 #[unsafe(no_mangle)]
 extern "C" fn weir_shield(word: u64, packet: *const Packet, ifindex: u32, opens: u32) -> u64 {
-    let mut numbers = limiter::numbers(word, packet);
+    if packet.is_null() {
+        return 0;
+    }
+    // SAFETY: not null, and the verifier checks that every caller hands memory of this size.
+    let mut numbers = aims::numbers(word, unsafe { &*packet });
     let mut found = 0;
     while numbers != 0 {
         let said = weir_shields(word, numbers as u32 & 0xffff, ifindex, opens);

@@ -20,11 +20,12 @@ use weir_common::{
 };
 
 use crate::{
-    atomic,
+    aims, atomic,
     bytes::{self, Headers},
+    drops,
     emit::{self, Subject},
     fragments,
-    limiter::{self, AT_XDP, AUDIT, Place},
+    limiter::{self, AUDIT},
     maps, paid, sets, syn,
     tables::{Active, Judged},
     who,
@@ -87,7 +88,7 @@ fn try_xdp(ctx: &XdpContext, ifindex: u32, edge: Edge) -> Outcome {
     if image.flags() & FLAG_SETS != 0 {
         let answer = sets::refused(active.slot(), image.flags(), &packet);
         if answer != 0 {
-            return decided(&image, answer, &packet, ifindex);
+            return decided(&image, active.word(), answer, &packet, ifindex);
         }
     }
     if image.flags() & FLAG_LIMITS == 0 {
@@ -118,7 +119,7 @@ fn try_xdp(ctx: &XdpContext, ifindex: u32, edge: Edge) -> Outcome {
     }
     match said {
         0 => Outcome::Unjudged,
-        answer => decided(&image, answer, &packet, ifindex),
+        answer => decided(&image, active.word(), answer, &packet, ifindex),
     }
 }
 
@@ -138,23 +139,33 @@ fn answered(image: &Image<'_, Active>, shielded: u64, packet: &Packet, ifindex: 
 /// A function of its own in the object, with a number for an answer, for the sake of the stack.
 #[inline(never)]
 fn limited(image: &Image<'_, Active>, word: u64, packet: &mut Packet, sender: u32, ifindex: u32) -> u64 {
-    let service = image.identity(image.identify(&packet.dst)).service_class;
-    if service == 0 && image.flags() & FLAG_LIMITS_ALL == 0 {
-        return 0;
+    if packet.first_fragment | packet.later_fragment != 0 {
+        match placed(image, packet, sender) {
+            0 => {}
+            u64::MAX => return 0,
+            reason => return reason,
+        }
     }
+    let numbers = aims::numbers(word, packet);
     // What a workload sends in another's name its interface's own program refuses; that other is not charged for it.
-    if sender != 0 && !image.owns(sender, &packet.src) {
-        return 0;
-    }
-    match fragments::place(packet) {
-        0 => {}
-        reason => return u64::from(reason),
-    }
-    let said = limiter::exceeded(word, packet, Place { workload: AT_XDP, ifindex, packets: 1 });
+    let charged = numbers != 0 && (sender == 0 || image.owns(sender, &packet.src));
+    let said = if charged { limiter::exceeded_at_xdp(word, packet, numbers, ifindex) } else { 0 };
     if said == 0 || said & AUDIT != 0 {
         fragments::passed(packet);
     }
     said
+}
+
+/// Gives a later fragment to a service with limits its port: 0, or the reason to refuse it for, or all bits where no limit is on any of
+/// the service's ports.
+#[inline(never)]
+fn placed(image: &Image<'_, Active>, packet: &mut Packet, sender: u32) -> u64 {
+    let service = image.identity(image.identify(&packet.dst)).service_class;
+    let limited = service != 0 || image.flags() & FLAG_LIMITS_ALL != 0;
+    if !limited || sender != 0 && !image.owns(sender, &packet.src) {
+        return u64::MAX;
+    }
+    u64::from(fragments::place(packet))
 }
 
 /// A frame that is neither IP nor ARP: said where it is not refused, because no rule was asked.
@@ -174,15 +185,11 @@ fn refused(reason: Reason, packet: &Packet, ifindex: u32) -> Outcome {
     Outcome::Denied
 }
 
-/// Reports a refused (or audited) packet. `answer` is laid out as `limiter::exceeded` gives it.
-///
-/// A function of its own in the object, for the sake of the stack.
-#[inline(never)]
-fn decided(image: &Image<'_, Active>, answer: u64, packet: &Packet, ifindex: u32) -> Outcome {
-    let decision = limiter::decision(answer, image.identify(&packet.src));
-    let judged = Judged { decision, generation: image.generation(), local_identity: image.identify(&packet.dst) };
-    emit::merged(&subject(packet, ifindex), &judged, packet.length);
-    if decision.verdict.passes() { Outcome::Audited } else { Outcome::Denied }
+/// Reports a refused (or audited) packet. `answer` is laid out as the limiter gives it.
+#[inline(always)]
+fn decided(image: &Image<'_, Active>, active: u64, answer: u64, packet: &Packet, ifindex: u32) -> Outcome {
+    drops::counted(image, active, answer, packet, ifindex);
+    if answer & AUDIT == 0 { Outcome::Denied } else { Outcome::Audited }
 }
 
 #[inline(always)]

@@ -11,7 +11,7 @@ use aya::{
 };
 use weir_common::{
     counters::{CELLS, describe},
-    event::{Event, MergeKey, MergeValue},
+    event::{EdgeDrop, Event, MergeKey, MergeValue},
     maps,
     verdict::{Hook, Reason, Verdict},
 };
@@ -25,17 +25,65 @@ use super::{
 
 type KeyBytes = [u8; size_of::<MergeKey>()];
 type ValueBytes = [u8; size_of::<MergeValue>()];
+type CellBytes = [u8; size_of::<EdgeDrop>()];
 
 /// Everything the kernel reports.
 pub struct Events {
     ring: RingBuf<MapData>,
     epoch: Array<MapData, u32>,
     merged: [HashMap<MapData, KeyBytes, ValueBytes>; 2],
+    drops: Drops,
     overflow: PerCpuArray<MapData, u64>,
     overflow_seen: Vec<u64>,
     unclaimed: Vec<(MergeKey, MergeValue)>,
     grace: Grace,
     current: u32,
+}
+
+/// Drops at XDP, in cells of their own.
+struct Drops {
+    cells: Array<MapData, CellBytes>,
+    tags: Array<MapData, [u64; maps::EDGE_WAYS as usize]>,
+    claimed: Array<MapData, u64>,
+}
+
+impl Drops {
+    fn take(ebpf: &mut Ebpf) -> Result<Self, KernelError> {
+        Ok(Self {
+            cells: take(ebpf, maps::EDGE_DROPPED)?,
+            tags: take(ebpf, maps::EDGE_TAGS)?,
+            claimed: take(ebpf, maps::EDGE_CLAIMED)?,
+        })
+    }
+
+    /// Moves a closed epoch's cells to `to`, the last one claimed first: when a step fails, what is left is what the list still has.
+    fn empty(&mut self, epoch: u32, to: &mut Vec<(MergeKey, MergeValue)>) -> Result<(), KernelError> {
+        let count = epoch * maps::EDGE_CLAIMS;
+        let mut left = self.claimed.get(&count, 0).map_err(error::map(maps::EDGE_CLAIMED))?;
+        while left > 0 {
+            // The list is as long as there are cells, and each is on it once.
+            let entry = count + u32::try_from(left).unwrap_or(maps::EDGE_DROPS).min(maps::EDGE_DROPS);
+            let cell = self.claimed.get(&entry, 0).map_err(error::map(maps::EDGE_CLAIMED))? as u32;
+            self.free(cell, to)?;
+            left -= 1;
+            self.claimed.set(count, left, 0).map_err(error::map(maps::EDGE_CLAIMED))?;
+        }
+        Ok(())
+    }
+
+    /// Moves what a cell counted, if that has not been done before, and makes it free.
+    fn free(&mut self, cell: u32, to: &mut Vec<(MergeKey, MergeValue)>) -> Result<(), KernelError> {
+        let bytes = self.cells.get(&cell, 0).map_err(error::map(maps::EDGE_DROPPED))?;
+        self.cells.set(cell, [0; size_of::<EdgeDrop>()], 0).map_err(error::map(maps::EDGE_DROPPED))?;
+        let drop = EdgeDrop::read_from_bytes(&bytes).ok().filter(|drop| drop.value.count > 0);
+        to.extend(drop.map(|drop| (drop.key, drop.value)));
+        let (bucket, way) = (cell / maps::EDGE_WAYS, cell % maps::EDGE_WAYS);
+        let mut tags = self.tags.get(&bucket, 0).map_err(error::map(maps::EDGE_TAGS))?;
+        if let Some(tag) = tags.get_mut(way as usize) {
+            *tag = 0;
+        }
+        self.tags.set(bucket, tags, 0).map_err(error::map(maps::EDGE_TAGS))
+    }
 }
 
 /// What one merge epoch counted.
@@ -60,6 +108,7 @@ impl Events {
             ring: take(ebpf, maps::EVENTS)?,
             epoch: take(ebpf, maps::EPOCH)?,
             merged: [take(ebpf, maps::MERGED_0)?, take(ebpf, maps::MERGED_1)?],
+            drops: Drops::take(ebpf)?,
             overflow: take(ebpf, maps::OVERFLOW)?,
             overflow_seen: vec![0; CELLS],
             unclaimed: Vec::new(),
@@ -92,6 +141,7 @@ impl Events {
         self.current = self.current.wrapping_add(1);
         self.grace.wait()?;
         self.empty(closed)?;
+        self.drops.empty(closed, &mut self.unclaimed)?;
         let overflow = self.new_overflow()?;
         Ok(Merged { entries: std::mem::take(&mut self.unclaimed), overflow })
     }

@@ -6,6 +6,7 @@
 use etherparse::PacketBuilder;
 use weir_agent::kernel::PacketHook;
 use weir_common::{
+    addr::Addr,
     packet::{self, Bytes, Fault},
     verdict::{Hook, Reason, Verdict},
 };
@@ -160,7 +161,7 @@ fn one_clients_flood_leaves_every_other_client_its_own_limit() {
 #[test]
 fn drops_beyond_the_merge_table_are_counted_apart_and_none_is_lost() {
     let mut bench = Bench::new("overflow", POLICY, Verdict::Allow);
-    let sent = u64::from(weir_common::maps::MAX_MERGED) + 3_000;
+    let sent = u64::from(weir_common::maps::EDGE_DROPS) + 3_000;
     for n in 0..sent {
         // Every packet is a new key: another port of another blocked source.
         let frame = udp([203, 0, 113, (n >> 14) as u8], API, 1 + (n & 0x3fff) as u16, 0);
@@ -174,6 +175,34 @@ fn drops_beyond_the_merge_table_are_counted_apart_and_none_is_lost() {
     assert!(overflow >= 1, "the table was never full");
     assert_eq!((counted + overflow, bench.decided(Hook::Xdp, Verdict::Deny, Reason::Blocklist)), (sent, sent));
     assert!(bench.merged().is_empty(), "an epoch is taken once");
+}
+
+#[test]
+fn half_as_many_drops_as_there_are_cells_are_all_told_apart_epoch_after_epoch() {
+    let mut bench = Bench::new("cells", POLICY, Verdict::Allow);
+    for epoch in 0..3u64 {
+        let times = |n: u32| 1 + u64::from(n % 3);
+        let of = |n: u32| ([203, 0, 113, (n >> 8) as u8], 1 + (n & 0xff) as u16);
+        let drops = weir_common::maps::EDGE_DROPS / 2;
+        for n in 0..drops {
+            let (source, port) = of(n);
+            for _ in 0..times(n) {
+                assert_eq!(bench.run(PacketHook::Xdp, &udp(source, API, port, 0)), XDP_DROP);
+            }
+        }
+        let merged = bench.events.take_merged().unwrap();
+        assert_eq!(merged.overflow, [], "epoch {epoch}");
+        let told: std::collections::HashMap<_, _> = (merged.entries.iter())
+            .map(|(key, value)| ((key.remote, key.local_port.number(), key.hook), value.count))
+            .collect();
+        assert_eq!((told.len(), merged.entries.len()), (drops as usize, drops as usize), "epoch {epoch}");
+        for n in 0..drops {
+            let (source, port) = of(n);
+            let key = (Addr::v4(source), port, Hook::Xdp as u8);
+            assert_eq!(told.get(&key), Some(&times(n)), "epoch {epoch}, {source:?} to port {port}");
+        }
+        assert!(merged.entries.iter().all(|(_, value)| value.first_ns > 0 && value.first_ns <= value.last_ns));
+    }
 }
 
 #[test]
