@@ -14,7 +14,7 @@ use weir_common::{
     verdict::Reason,
 };
 
-use crate::{emit, maps, settings};
+use crate::{bucket, emit, maps, settings};
 
 /// The low bits of an entry's tag hold the port; the others tell datagrams apart.
 const PORT: u64 = 0xffff;
@@ -72,28 +72,12 @@ extern "C" fn weir_fragment(packet: *const Packet, remember: u32) -> u32 {
     let Some(bucket) = maps::FRAGMENTS.get_ptr_mut(datagram as u32 & (FRAGMENT_BUCKETS - 1)) else { return 0 };
     let entries = bucket.cast::<Reply>();
     let now = emit::now();
-    let (mut way, mut place, mut oldest, mut found) = (0, 0, u64::MAX, 0);
-    while way < 4 {
-        // SAFETY: a bucket is four entries; a torn read of another CPU's write can only miss or expire, not match.
-        let entry = unsafe { entries.add(way).read() };
-        if (entry.tag ^ datagram) & !PORT == 0 {
-            let fresh = entry.sent_ns != 0 && now.wrapping_sub(entry.sent_ns) < FRAGMENT_TTL_NS;
-            found = if fresh { (entry.tag & PORT) as u32 | KNOWN } else { 0 };
-            place = way;
-            break;
-        }
-        if entry.sent_ns < oldest {
-            (place, oldest) = (way, entry.sent_ns);
-        }
-        way += 1;
-    }
+    // SAFETY: a bucket of this run.
+    let entry = unsafe { bucket::find(entries, datagram & !PORT, PORT, now, FRAGMENT_TTL_NS) };
     if remember != 0 {
-        // SAFETY: place is below four. The time goes last, so that a half-written entry looks old.
-        unsafe {
-            let slot = entries.add(place & 3);
-            (&raw mut (*slot).tag).write_volatile(datagram & !PORT | u64::from(packet.dst_port.number()));
-            (&raw mut (*slot).sent_ns).write_volatile(now);
-        }
+        let tag = datagram & !PORT | u64::from(packet.dst_port.number());
+        // SAFETY: as above.
+        unsafe { bucket::put(entries, tag, PORT, now) };
     }
-    found
+    if entry == 0 { 0 } else { (entry & PORT) as u32 | KNOWN }
 }

@@ -9,6 +9,7 @@
 
 mod aims;
 mod atomic;
+mod bucket;
 mod bytes;
 mod connect;
 mod drops;

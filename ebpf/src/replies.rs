@@ -16,7 +16,7 @@ use weir_common::{
 };
 
 use crate::{
-    atomic,
+    bucket,
     emit::{self, Subject},
     maps, settings,
     tables::{self, Judged},
@@ -147,73 +147,21 @@ fn bucket(workload: u32, tag: u64) -> Option<*mut Reply> {
     Some(maps::REPLIES.get_ptr_mut(index)?.cast::<Reply>())
 }
 
-/// The time of an entry that is being written: no time at all, and so neither fresh nor old.
-const WRITING: u64 = u64::MAX;
-/// How often a place is looked for: each time in vain, somebody else has got one.
-const TRIES: u32 = 4;
-
 /// 1 if there is a fresh entry. Global functions, both: the verifier checks them once (see `bytes`).
 #[inline(never)]
 #[unsafe(no_mangle)]
 extern "C" fn weir_recall(workload: u32, tag: u64) -> u32 {
     let Some(entries) = bucket(workload, tag) else { return 0 };
-    let now = emit::now();
-    let mut way = 0;
-    while way < 4 {
-        // SAFETY: a bucket is four entries; a torn read of another CPU's write can only miss or expire, not match.
-        let entry = unsafe { entries.add(way).read() };
-        if entry.tag == tag {
-            // Signed: another CPU's clock may be a moment ahead, and what is a moment old yet to come.
-            let age = now.wrapping_sub(entry.sent_ns) as i64;
-            return u32::from(entry.sent_ns != WRITING && age < REPLY_TTL_NS as i64);
-        }
-        way += 1;
-    }
-    0
+    // SAFETY: a bucket of this run.
+    u32::from(unsafe { bucket::find(entries, tag, 0, emit::now(), REPLY_TTL_NS) } != 0)
 }
 
 /// Makes an entry that is `age_ns` old already, or makes an old one so. The answer means nothing: the verifier wants one.
-///
-/// CPUs, and a task and the softirq that interrupts it, fill one bucket at a time: who gets an entry is settled by who changes its
-/// time first, else two would take the same one, and one of two answers be refused.
 #[inline(never)]
 #[unsafe(no_mangle)]
 extern "C" fn weir_remember(workload: u32, tag: u64, age_ns: u64) -> u32 {
     let Some(entries) = bucket(workload, tag) else { return 0 };
-    let now = emit::now().wrapping_sub(age_ns);
-    let mut tries = 0;
-    while tries < TRIES {
-        tries += 1;
-        let (mut way, mut place, mut seen, mut known) = (0, 0, WRITING, false);
-        while way < 4 {
-            // SAFETY: as in `weir_recall`.
-            let entry = unsafe { entries.add(way).read() };
-            if entry.tag == tag {
-                (place, seen, known) = (way, entry.sent_ns, true);
-                break;
-            }
-            // Signed, as there.
-            if entry.sent_ns != WRITING && (seen == WRITING || (entry.sent_ns.wrapping_sub(seen) as i64) < 0) {
-                (place, seen) = (way, entry.sent_ns);
-            }
-            way += 1;
-        }
-        if seen == WRITING {
-            continue;
-        }
-        // SAFETY: place is below four.
-        unsafe {
-            let slot = entries.add(place & 3);
-            let sent = &raw mut (*slot).sent_ns;
-            if known && atomic::swap_if(sent, seen, now) {
-                return 1;
-            }
-            if !known && atomic::swap_if(sent, seen, WRITING) {
-                (&raw mut (*slot).tag).write_volatile(tag);
-                // Nobody else changes it meanwhile; in this way the tag is there before the time on every processor.
-                return u32::from(atomic::swap_if(sent, WRITING, now));
-            }
-        }
-    }
-    0
+    // SAFETY: as above.
+    unsafe { bucket::put(entries, tag, 0, emit::now().wrapping_sub(age_ns)) };
+    1
 }

@@ -102,8 +102,14 @@ fn try_xdp(ctx: &XdpContext, ifindex: u32, edge: Edge) -> Outcome {
         0
     };
     match shielded as u8 {
-        syn::ANSWERED => return answered(&image, shielded, &packet, ifindex),
-        syn::SPOILT => return Outcome::Denied,
+        syn::ANSWERED => {
+            answered(&image, shielded, &packet, ifindex, Verdict::Allow);
+            return Outcome::Answered;
+        }
+        syn::SPOILT => {
+            answered(&image, shielded, &packet, ifindex, Verdict::Deny);
+            return Outcome::Denied;
+        }
         _ => {}
     }
     let completes = shielded as u8 == syn::COMPLETES && !paid::completed(&packet);
@@ -123,15 +129,14 @@ fn try_xdp(ctx: &XdpContext, ifindex: u32, edge: Edge) -> Outcome {
     }
 }
 
-/// Reports a SYN that was answered by a cookie. It may come from anywhere, and a flood from everywhere: nobody is named.
+/// Reports a SYN that was answered by a cookie, or that was to be and went no further. It may come from anywhere, and a flood from everywhere: nobody is named.
 #[inline(never)]
-fn answered(image: &Image<'_, Active>, shielded: u64, packet: &Packet, ifindex: u32) -> Outcome {
-    let mut decision = Decision::plain(Verdict::Allow, Reason::SynCookie, 0);
+fn answered(image: &Image<'_, Active>, shielded: u64, packet: &Packet, ifindex: u32, verdict: Verdict) {
+    let mut decision = Decision::plain(verdict, Reason::SynCookie, 0);
     decision.rule = (shielded >> 32) as u32;
     let judged = Judged { decision, generation: image.generation(), local_identity: image.identify(&packet.dst) };
     let nobody = if packet.dst.as_v4().is_some() { Addr::v4([0; 4]) } else { Addr::UNSPECIFIED };
     emit::merged(&Subject { remote_addr: nobody, ..subject(packet, ifindex) }, &judged, packet.length);
-    Outcome::Answered
 }
 
 /// Charges every limit on the packet's service; the first exhausted decides. 0 if none is.

@@ -67,9 +67,11 @@ impl Kernel {
     /// # Errors
     /// As there.
     pub fn install_for_dry_runs(&mut self, compiled: &Compiled, workload: &ResourceId) -> Result<(), KernelError> {
-        self.renumber(compiled)?;
+        self.prepare_limits(compiled)?;
         let numbers = BTreeMap::from([(workload.clone(), 0)]);
-        self.tables.install(compiled, &numbers, &BTreeMap::new(), &Loaded::default()).map(drop)
+        self.tables.install(compiled, &numbers, &BTreeMap::new(), &Loaded::default())?;
+        self.take_over_limits(compiled);
+        Ok(())
     }
 
     /// [`Kernel::install`], with the interface that test runs come in by as `workload`'s own.
@@ -83,9 +85,11 @@ impl Kernel {
     ) -> Result<(), KernelError> {
         const NUMBER: u32 = 1;
         self.wires.own_for_dry_runs(LOOPBACK, NUMBER)?;
-        self.renumber(compiled)?;
+        self.prepare_limits(compiled)?;
         let numbers = BTreeMap::from([(workload.clone(), NUMBER)]);
-        self.tables.install(compiled, &numbers, &BTreeMap::new(), &Loaded::default()).map(drop)
+        self.tables.install(compiled, &numbers, &BTreeMap::new(), &Loaded::default())?;
+        self.take_over_limits(compiled);
+        Ok(())
     }
 
     /// Says what is special about the interface that test runs come in by: bits of [`weir_common::edge`], and whose own it is.

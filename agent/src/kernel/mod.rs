@@ -159,9 +159,10 @@ impl Kernel {
     /// As there.
     pub fn install_with(&mut self, compiled: &Compiled, loaded: &Loaded) -> Result<Written, KernelError> {
         let numbers = cgroups::number(&self.numbers, &compiled.local())?;
-        self.renumber(compiled)?;
+        self.prepare_limits(compiled)?;
         let (written, new_sets) = self.tables.install(compiled, &numbers, &self.interfaces.names(), loaded)?;
         // In force from here on: nothing below may fail.
+        self.take_over_limits(compiled);
         self.refusing = Refusing::of(compiled, &numbers);
         self.numbers = numbers;
         if let Err(error) = sets::clear(&mut self.ebpf, &new_sets) {
@@ -200,17 +201,21 @@ impl Kernel {
         self.tables.sets().bytes()
     }
 
-    /// A number that goes from one limit to another starts at nothing.
-    fn renumber(&mut self, compiled: &weir_policy::Compiled) -> Result<(), KernelError> {
-        let limits = &compiled.limits;
-        for (number, limit) in (0u32..).zip(limits.iter()).filter(|(_, limit)| limit.is_some()) {
+    /// What must be so before the generation is in force: a number that goes from one limit to another starts at nothing.
+    fn prepare_limits(&mut self, compiled: &weir_policy::Compiled) -> Result<(), KernelError> {
+        for (number, limit) in (0u32..).zip(compiled.limits.iter()).filter(|(_, limit)| limit.is_some()) {
             if self.limits.get(number as usize).is_none_or(|before| before.policy != limit.policy) {
                 limit_state::forget(&mut self.ebpf, number)?;
                 shields::forget(&mut self.ebpf, number)?;
             }
         }
-        self.limits = Arc::clone(limits);
-        self.shields.install(&mut self.ebpf, compiled)
+        self.shields.prepare(&mut self.ebpf, compiled)
+    }
+
+    /// The limits of the generation in force.
+    fn take_over_limits(&mut self, compiled: &weir_policy::Compiled) {
+        self.limits = Arc::clone(&compiled.limits);
+        self.shields.take_over(&mut self.ebpf, compiled);
     }
 
     /// Brings attachments in line with `workloads` and with the interfaces that exist now. Call after `install` and

@@ -47,37 +47,56 @@ pub(super) struct Shields {
     here: BTreeSet<Addr>,
 }
 
+/// The limits that protect, by number.
+fn protected(compiled: &Compiled) -> impl Iterator<Item = (u32, &LimitInfo)> {
+    (0u32..).zip(compiled.limits.iter()).filter(|(_, limit)| limit.syn_protection.is_some())
+}
+
+/// The addresses that may be protected. Who protects nothing has no use for any; one that finds no room is not answered for, and its
+/// SYNs are left to the stack.
+fn protected_here(compiled: &Compiled) -> BTreeSet<Addr> {
+    let protects = protected(compiled).next().is_some();
+    let here = compiled.host_addresses.iter().filter(|_| protects);
+    // In order, so that the same ones find room each time.
+    here.copied().collect::<BTreeSet<_>>().into_iter().take(maps::MAX_HERE as usize).collect()
+}
+
+fn table(ebpf: &mut Ebpf) -> Result<Here<'_>, KernelError> {
+    let map = ebpf.map_mut(maps::HERE).ok_or(KernelError::NoMap(maps::HERE))?;
+    HashMap::try_from(map).map_err(error::map(maps::HERE))
+}
+
 /// [`SynStats`] as words.
 type Words = [u64; 7];
 type Here<'m> = HashMap<&'m mut MapData, [u8; 16], u32>;
 
 impl Shields {
-    /// Takes over what a generation protects.
-    pub(super) fn install(&mut self, ebpf: &mut Ebpf, compiled: &Compiled) -> Result<(), KernelError> {
-        let limits = (0u32..).zip(compiled.limits.iter());
-        self.protected = limits
-            .filter(|(_, limit)| limit.syn_protection.is_some())
-            .map(|(number, limit)| (number, limit.clone()))
-            .collect();
-        let protects = !self.protected.is_empty();
-        // Who protects nothing has no use for addresses.
-        let here: BTreeSet<Addr> = compiled.host_addresses.iter().filter(|_| protects).copied().collect();
-        // One that finds no room is not answered for, and its SYNs are left to the stack.
-        let here: BTreeSet<Addr> = here.into_iter().take(maps::MAX_HERE as usize).collect();
-        if here == self.here {
-            return Ok(());
+    /// Makes known the addresses that a generation protects, before it is in force.
+    pub(super) fn prepare(&mut self, ebpf: &mut Ebpf, compiled: &Compiled) -> Result<(), KernelError> {
+        let mut map = table(ebpf)?;
+        for address in protected_here(compiled) {
+            // Beside those that go there may be no room, until the next generation.
+            if self.here.contains(&address) || self.here.len() >= maps::MAX_HERE as usize {
+                continue;
+            }
+            map.insert(address.0, 1, 0).map_err(error::map(maps::HERE))?;
+            self.here.insert(address);
         }
-        let map = ebpf.map_mut(maps::HERE).ok_or(KernelError::NoMap(maps::HERE))?;
-        let mut map: Here<'_> = HashMap::try_from(map).map_err(error::map(maps::HERE))?;
-        for gone in self.here.difference(&here) {
-            // After a failure half way it may be gone already, which is what we want.
-            let _ = map.remove(&gone.0);
-        }
-        for new in here.difference(&self.here) {
-            map.insert(new.0, 1, 0).map_err(error::map(maps::HERE))?;
-        }
-        self.here = here;
         Ok(())
+    }
+
+    /// Takes over what the generation in force protects.
+    pub(super) fn take_over(&mut self, ebpf: &mut Ebpf, compiled: &Compiled) {
+        self.protected = protected(compiled).map(|(number, limit)| (number, limit.clone())).collect();
+        let here = protected_here(compiled);
+        // There it is already, or else nobody could have been protected.
+        if let Ok(mut map) = table(ebpf) {
+            for gone in self.here.difference(&here) {
+                // Already gone is what we want.
+                let _ = map.remove(&gone.0);
+            }
+        }
+        self.here.retain(|address| here.contains(address));
     }
 
     /// Whether SYNs that come in by this interface may be answered.

@@ -11,7 +11,7 @@ mod limit;
 mod nulls;
 mod offline;
 mod policy;
-mod scalars;
+pub(crate) mod scalars;
 mod selector;
 mod small;
 mod surprises;

@@ -147,7 +147,8 @@ pub fn prefix(field: &Field<'_>, faults: &mut Faults, bare: bool) -> Option<Pref
     Some(prefix)
 }
 
-fn prefix_length(text: &str, most: u8) -> Option<u8> {
+/// A prefix length, written as people write it: no sign, no leading zero.
+pub fn prefix_length(text: &str, most: u8) -> Option<u8> {
     let decimal = text.bytes().all(|byte| byte.is_ascii_digit()) && (text == "0" || !text.starts_with('0'));
     text.parse().ok().filter(|bits| decimal && *bits <= most)
 }

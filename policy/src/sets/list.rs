@@ -10,7 +10,10 @@ use std::{fmt, net::IpAddr};
 
 use weir_common::addr::Addr;
 
-use crate::model::{Prefix, V4_BITS, addr, ip};
+use crate::{
+    model::{Prefix, V4_BITS, addr, ip},
+    parse::scalars::prefix_length,
+};
 
 /// Faults that are told one by one; the rest are counted.
 const MOST_FAULTS: usize = 20;
@@ -164,7 +167,7 @@ fn prefix(text: &str) -> Result<Prefix, Wrong> {
         first.parse().map_err(|_| ("not an IP address before the /".to_owned(), EXAMPLE.to_owned()))?;
     let parsed = not_mapped(parsed)?;
     let most = if parsed.is_ipv4() { 32 } else { 128 };
-    let bits: u8 = bits.parse().ok().filter(|bits| *bits <= most).ok_or_else(|| {
+    let bits = prefix_length(bits, most).ok_or_else(|| {
         ("not a prefix length".to_owned(), format!("write a whole number from 0 to {most} after the /"))
     })?;
     let address = addr(parsed);
@@ -248,6 +251,8 @@ mod tests {
             ("10.0.0.1/8", 1, "10.0.0.1/8", "bits set after", "write 10.0.0.0/8, or 10.0.0.1 for"),
             ("\n10.0.0.0/33", 2, "10.0.0.0/33", "not a prefix length", "from 0 to 32"),
             ("::/129", 1, "::/129", "not a prefix length", "from 0 to 128"),
+            ("10.0.0.0/+8", 1, "10.0.0.0/+8", "not a prefix length", "from 0 to 32"),
+            ("10.0.0.0/08", 1, "10.0.0.0/08", "not a prefix length", "from 0 to 32"),
             ("1.2.3.9-1.2.3.4", 1, "1.2.3.9-1.2.3.4", "ends before", "lower address first"),
             ("1.2.3.9-::1", 1, "1.2.3.9-::1", "from one family", "one range for each"),
             ("::ffff:1.2.3.4", 1, "::ffff:1.2.3.4", "v4-mapped", "write the IPv4 address: 1.2.3.4"),
