@@ -60,6 +60,8 @@ pub const FRAGMENT_BUCKETS: u32 = 8192;
 pub const FRAGMENT_TTL_NS: u64 = 30_000_000_000;
 /// Interfaces that XDP is attached to.
 pub const MAX_EDGES: u32 = 1024;
+/// Entries of [`PLACE_HINTS`]; indices of interfaces count up.
+pub const HINTS: u32 = 4096;
 
 /// Single word: the active generation. Written by the agent, one atomic store per policy change.
 pub const ACTIVE: &str = "ACTIVE";
@@ -127,7 +129,11 @@ pub const HERE: &str = "HERE";
 pub const REPLIES: &str = "REPLIES";
 /// First fragments that XDP let through to services with limits.
 pub const FRAGMENTS: &str = "FRAGMENTS";
-/// What is special about an interface, by the place that its entry in [`SEEN`] names.
+/// The place of each interface that XDP is attached to in [`EDGES`] and [`SEEN`].
+pub const PLACES: &str = "PLACES";
+/// The same, found without a hash where no other interface has the same place here: index in the high half, place in the low.
+pub const PLACE_HINTS: &str = "PLACE_HINTS";
+/// What is special about an interface, by its place.
 pub const EDGES: &str = "EDGES";
-/// Packets that XDP saw and passed, per CPU (not decisions: nothing is recorded for them), and the interface's place in [`EDGES`].
+/// Packets that XDP saw and passed, by the interface's place and CPU (not decisions: nothing is recorded for them).
 pub const SEEN: &str = "SEEN";

@@ -10,7 +10,7 @@
 
 use aya_ebpf::{
     bindings::BPF_F_NO_PREALLOC,
-    btf_maps::{Array, ArrayOfMaps, CgroupStorage, HashMap, LpmTrie, PerCpuArray, PerCpuHashMap, RingBuf},
+    btf_maps::{Array, ArrayOfMaps, CgroupStorage, HashMap, LpmTrie, PerCpuArray, RingBuf},
     macros::btf_map,
 };
 use weir_common::{
@@ -20,9 +20,9 @@ use weir_common::{
     event::{EdgeDrop, Endpoint, Event, LimitStats, Local, MergeKey, MergeValue, ReplyBucket, SynStats},
     image::Page,
     maps::{
-        EDGE_BUCKETS, EDGE_CLAIMS, EDGE_DROPS, EDGE_WAYS, FRAGMENT_BUCKETS, LIMIT_SLOTS, LIMIT_TOTALS, MAX_CGROUPS,
-        MAX_CIDRS, MAX_EDGES, MAX_ENDPOINTS, MAX_HERE, MAX_INTERFACES, MAX_LIMITS, MAX_MERGED, MAX_WORKLOADS,
-        PAID_SLOTS, REPLY_BUCKETS, RING_BYTES, SET_BUFFERS, SET_IMAGES, SLOTS,
+        EDGE_BUCKETS, EDGE_CLAIMS, EDGE_DROPS, EDGE_WAYS, FRAGMENT_BUCKETS, HINTS, LIMIT_SLOTS, LIMIT_TOTALS,
+        MAX_CGROUPS, MAX_CIDRS, MAX_EDGES, MAX_ENDPOINTS, MAX_HERE, MAX_INTERFACES, MAX_LIMITS, MAX_MERGED,
+        MAX_WORKLOADS, PAID_SLOTS, REPLY_BUCKETS, RING_BYTES, SET_BUFFERS, SET_IMAGES, SLOTS,
     },
     sets::{Count, Line, MAX_SETS, v4, v6},
 };
@@ -178,9 +178,15 @@ pub static REPLIES: Array<ReplyBucket, { (MAX_WORKLOADS * REPLY_BUCKETS) as usiz
 /// Fragments that XDP let through to services with limits, each with its port. Written by XDP.
 #[btf_map]
 pub static FRAGMENTS: Array<ReplyBucket, { FRAGMENT_BUCKETS as usize }> = Array::new();
-/// Interface -> packets seen and passed by XDP, and its place in `EDGES`. Entries made by the agent, counted by XDP.
+/// Index of an interface that XDP is attached to -> its place in `SEEN` and `EDGES`. Written by the agent.
 #[btf_map]
-pub static SEEN: PerCpuHashMap<u32, [u64; 3], { MAX_EDGES as usize }> = PerCpuHashMap::new();
+pub static PLACES: HashMap<u32, u32, { MAX_EDGES as usize }> = HashMap::new();
+/// The same by the index's low bits, where no other has them: index in the high half. Written by the agent.
+#[btf_map]
+pub static PLACE_HINTS: Array<u64, { HINTS as usize }> = Array::new();
+/// Packets seen and passed, by the interface's place. Cleared by the agent, counted by XDP.
+#[btf_map]
+pub static SEEN: PerCpuArray<[u64; 2], { MAX_EDGES as usize }> = PerCpuArray::new();
 /// What is special about an interface: apart from its counters, so that it can change without touching them. Written by the agent.
 #[btf_map]
 pub static EDGES: Array<Edge, { MAX_EDGES as usize }> = Array::new();

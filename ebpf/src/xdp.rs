@@ -15,6 +15,7 @@ use weir_common::{
     decide::{Decision, Image},
     edge::{self, Edge},
     image::{FLAG_LIMITS, FLAG_LIMITS_ALL, FLAG_SETS, FLAG_SYN},
+    maps::HINTS,
     packet::{Packet, tcp},
     verdict::{Direction, Hook, Reason, Verdict},
 };
@@ -46,8 +47,9 @@ enum Outcome {
 #[xdp(frags)]
 pub fn xdp_edge(ctx: XdpContext) -> u32 {
     let ifindex = ctx.ingress_ifindex() as u32;
-    let counts = maps::SEEN.get_ptr_mut(ifindex).map_or(core::ptr::null_mut(), |counts| counts.cast::<u64>());
-    let edge = edge_of(counts);
+    let place = place_of(ifindex);
+    let counts = maps::SEEN.get_ptr_mut(place).map_or(core::ptr::null_mut(), |counts| counts.cast::<u64>());
+    let edge = maps::EDGES.get(place).copied().unwrap_or(Edge::PLAIN);
     match try_xdp(&ctx, ifindex, edge) {
         Outcome::Unjudged | Outcome::Audited => {
             seen(counts, true);
@@ -214,15 +216,15 @@ fn subject(packet: &Packet, ifindex: u32) -> Subject {
     }
 }
 
-/// What is special about the interface; nothing about one that the agent has said nothing of.
+/// The interface's place; beyond all of them for one that the agent has said nothing of.
 #[inline(always)]
-fn edge_of(counts: *mut u64) -> Edge {
-    if counts.is_null() {
-        return Edge::PLAIN;
+fn place_of(ifindex: u32) -> u32 {
+    let hint = maps::PLACE_HINTS.get(ifindex & (HINTS - 1)).copied().unwrap_or(0);
+    if hint >> 32 == u64::from(ifindex) {
+        return hint as u32;
     }
-    // SAFETY: a live map value of three words; the agent wrote the third before it attached.
-    let place = unsafe { counts.add(2).read_volatile() } as u32;
-    maps::EDGES.get(place).copied().unwrap_or(Edge::PLAIN)
+    // SAFETY: no program writes this map; the value is copied at once.
+    unsafe { maps::PLACES.get(&ifindex) }.copied().unwrap_or(u32::MAX)
 }
 
 #[inline(always)]
@@ -230,7 +232,7 @@ fn seen(counts: *mut u64, passed: bool) {
     if counts.is_null() {
         return;
     }
-    // SAFETY: a live map value of three words.
+    // SAFETY: a live map value of two words.
     unsafe {
         atomic::add(counts, 1);
         if passed {

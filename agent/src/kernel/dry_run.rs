@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 
 use aya::programs::{Program, ProgramError, TestRun as _, TestRunOptions, Xdp};
 use aya_obj::programs::XdpAttachType;
+use weir_common::maps;
 use weir_policy::{Compiled, ResourceId, sets::Loaded};
 
 use super::{Kernel, attach, error::KernelError, lookups::Lookups, slot::ReadBack};
@@ -98,6 +99,14 @@ impl Kernel {
     /// When a map cannot be written.
     pub fn edge_for_dry_runs(&mut self, refuses: u32, workload: u32) -> Result<(), KernelError> {
         self.interfaces.enter(LOOPBACK, 0, [refuses, workload])
+    }
+
+    /// Makes another interface known, by whose index the one that test runs come in by is not found at once. Before that one.
+    ///
+    /// # Errors
+    /// When a map cannot be written.
+    pub fn crowd_for_dry_runs(&mut self, refuses: u32) -> Result<(), KernelError> {
+        self.interfaces.enter(LOOPBACK + maps::HINTS, 1, [refuses, 0])
     }
 
     /// Everything the active slot's maps hold.

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use aya::{
     Ebpf,
-    maps::{Array, MapData, PerCpuHashMap, PerCpuValues},
+    maps::{Array, HashMap, MapData, PerCpuArray, PerCpuValues},
     programs::{
         Xdp,
         xdp::{XdpLink, XdpMode as Mode},
@@ -101,7 +101,11 @@ pub(super) struct Needs<'a> {
 
 /// What is attached where.
 pub(super) struct Interfaces {
-    seen: PerCpuHashMap<MapData, u32, [u64; 3]>,
+    /// Of interfaces that are there, attached or not for the moment: their counts go on.
+    places: BTreeMap<u32, u32>,
+    kernel_places: HashMap<MapData, u32, u32>,
+    hints: Array<MapData, u64>,
+    seen: PerCpuArray<MapData, [u64; 2]>,
     edges: Array<MapData, EdgeWords>,
     attached: BTreeMap<u32, Attached>,
     failed: BTreeMap<u32, String>,
@@ -124,8 +128,15 @@ struct Attached {
 
 impl Interfaces {
     pub(super) fn take(ebpf: &mut Ebpf) -> Result<Self, KernelError> {
-        let (seen, edges) = (take(ebpf, maps::SEEN)?, take(ebpf, maps::EDGES)?);
-        Ok(Self { seen, edges, attached: BTreeMap::new(), failed: BTreeMap::new() })
+        Ok(Self {
+            places: BTreeMap::new(),
+            kernel_places: take(ebpf, maps::PLACES)?,
+            hints: take(ebpf, maps::PLACE_HINTS)?,
+            seen: take(ebpf, maps::SEEN)?,
+            edges: take(ebpf, maps::EDGES)?,
+            attached: BTreeMap::new(),
+            failed: BTreeMap::new(),
+        })
     }
 
     /// Attaches to what matches now and forgets what is gone.
@@ -167,10 +178,17 @@ impl Interfaces {
 
     /// The entries of interfaces that are gone, after their programs.
     fn forget_others(&mut self, present: &BTreeMap<u32, String>) {
-        let gone: Vec<u32> = self.seen.keys().filter_map(Result::ok).filter(|id| !present.contains_key(id)).collect();
-        for index in gone {
-            // Already gone is what we want.
-            let _ = self.seen.remove(&index);
+        for (index, place) in std::mem::take(&mut self.places) {
+            if present.contains_key(&index) {
+                self.places.insert(index, place);
+                continue;
+            }
+            // Already gone is what we want. A hint that stays names an index that no interface has.
+            let _ = self.kernel_places.remove(&index);
+            let entry = index & (maps::HINTS - 1);
+            if self.hints.get(&entry, 0).is_ok_and(|hint| hint == hint_of(index, place)) {
+                let _ = self.hints.set(entry, 0, 0);
+            }
         }
     }
 
@@ -231,7 +249,7 @@ impl Interfaces {
         (index, name): (u32, &str),
         edge: EdgeWords,
     ) -> Result<InterfaceState, KernelError> {
-        let place = self.free_place();
+        let place = self.places.get(&index).copied().unwrap_or_else(|| self.free_place());
         self.enter(index, place, edge)?;
         let is_veth = links::is_veth(index);
         let (link, used, detail) = if mode == XdpMode::Auto && is_veth && !native {
@@ -249,32 +267,46 @@ impl Interfaces {
         self.attached.iter().map(|(index, attached)| (*index, attached.state.name.clone())).collect()
     }
 
-    /// The lowest place that no attached interface has; the table of counters has as many entries, and refuses one more.
+    /// The lowest place that no interface has; the kernel's table of them has as many entries, and refuses one more.
     fn free_place(&self) -> u32 {
-        let taken: BTreeSet<u32> = self.attached.values().map(|attached| attached.place).collect();
+        let taken: BTreeSet<u32> = self.places.values().copied().collect();
         (0..maps::MAX_EDGES).find(|place| !taken.contains(place)).unwrap_or(0)
     }
 
-    /// Makes an interface's entries, before any packet asks for them.
+    /// Makes an interface's entries, before any packet asks for them. One that had them keeps its counts.
     pub(super) fn enter(&mut self, index: u32, place: u32, edge: EdgeWords) -> Result<(), KernelError> {
-        // Counters first: where there is no room for one more, `place` is another's.
-        let zero = PerCpuValues::try_from(vec![[0, 0, u64::from(place)]; nr_cpus().map_or(1, |count| count)]);
-        if let Ok(zero) = zero {
-            self.seen.insert(index, zero, 0).map_err(error::map(maps::SEEN))?;
+        if !self.places.contains_key(&index) {
+            // First: where there is no room for one more, `place` is another's.
+            self.kernel_places.insert(index, place, 0).map_err(error::map(maps::PLACES))?;
+            self.places.insert(index, place);
+            if let Ok(zero) = PerCpuValues::try_from(vec![[0; 2]; nr_cpus().map_or(1, |count| count)]) {
+                self.seen.set(place, zero, 0).map_err(error::map(maps::SEEN))?;
+            }
         }
-        self.edges.set(place, edge, 0).map_err(error::map(maps::EDGES))
+        self.edges.set(place, edge, 0).map_err(error::map(maps::EDGES))?;
+        let entry = index & (maps::HINTS - 1);
+        let hint = self.hints.get(&entry, 0).map_err(error::map(maps::PLACE_HINTS))?;
+        if hint != 0 {
+            return Ok(());
+        }
+        self.hints.set(entry, hint_of(index, place), 0).map_err(error::map(maps::PLACE_HINTS))
     }
 
     /// Packets seen and passed, by interface.
     pub(super) fn seen(&self) -> Result<Vec<InterfaceSeen>, KernelError> {
         let mut all = Vec::new();
-        for index in self.attached.keys() {
-            let values = self.seen.get(index, 0).map_err(error::map(maps::SEEN))?;
+        for (index, attached) in &self.attached {
+            let values = self.seen.get(&attached.place, 0).map_err(error::map(maps::SEEN))?;
             let sum = |n: usize| values.iter().filter_map(|value| value.get(n)).sum();
             all.push(InterfaceSeen { index: *index, seen: sum(0), passed: sum(1) });
         }
         Ok(all)
     }
+}
+
+/// How the kernel programs are told of an interface's place.
+fn hint_of(index: u32, place: u32) -> u64 {
+    u64::from(index) << 32 | u64::from(place)
 }
 
 impl Attached {

@@ -96,6 +96,8 @@ pub struct Interface {
     pub detail: String,
     #[serde(default)]
     pub refuses: Vec<String>,
+    #[serde(default)]
+    pub packets_seen: u64,
 }
 
 /// weir.v1.Counter.

@@ -208,6 +208,19 @@ fn adversarial_19_martian_sources_are_refused_where_configured_and_hosts_still_g
     }
 }
 
+/// Indices that are alike in their low bits: what one interface refuses is not another's.
+#[test]
+fn an_interface_refuses_what_is_said_of_it_and_not_of_one_whose_index_is_alike() {
+    let martian = udp([127, 0, 0, 1], WEB, 53, 8);
+    for (other, own) in [(MARTIAN, 0), (0, MARTIAN)] {
+        let mut bench = Bench::new("alike", DOCUMENTS, Verdict::Allow);
+        bench.crowd(other);
+        assert!(bench.passes(Xdp, &martian), "nothing is said of the interface");
+        bench.edge(own, 0);
+        assert_eq!(bench.passes(Xdp, &martian), own == 0, "other {other}, own {own}");
+    }
+}
+
 /// adversarial 24: frames in another's name open no way back, however often they are sent.
 fn forge(bench: &Bench, length: Duration) -> u64 {
     let (start, mut rounds) = (Instant::now(), 0);

@@ -56,6 +56,11 @@ impl Bench {
         self.kernel.edge_for_dry_runs(refuses, workload).unwrap_or_else(|error| panic!("{error}"));
     }
 
+    /// Another interface that stands where this one would be found first. Before [`Self::edge`].
+    pub fn crowd(&mut self, refuses: u32) {
+        self.kernel.crowd_for_dry_runs(refuses).unwrap_or_else(|error| panic!("{error}"));
+    }
+
     fn bare(name: &str, documents: &str, unknown: Verdict) -> Self {
         let guard = ONE_AT_A_TIME.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         let cgroup = weir_tests::world::cgroup::mount()

@@ -122,16 +122,20 @@ fn by_need() -> Result<()> {
         (workloads() + &limit, "native", XdpAttached::Driver),
         (workloads(), "generic", XdpAttached::SocketBuffer),
     ];
+    let mut seen = 0;
     for (documents, word, kind) in rows {
         harness.apply(&documents)?;
         harness.wait(word, |harness| mode(harness, "v-api").as_deref() == Some(word))?;
         let interface = shown(&harness, "v-api").context("not shown")?;
         ensure!(interface.detail.contains("nothing needs it") == (word == "generic"), "{interface:?}");
+        ensure!(interface.packets_seen >= seen, "{seen} packets were seen, and now {interface:?}");
         ensure!(in_kernel(&harness, "v-api")? == Some(kind), "{word}: {:?}", in_kernel(&harness, "v-api")?);
         let server = harness.world().serve(Api, "udp-serve --listen 0.0.0.0:5353")?;
         let answer = harness.world().attempt(Client, &format!("udp-exchange --to {}:5353", Api.v4()))?;
         ensure!(answer.result == "ok", "{word}: {answer:?}");
         drop(server);
+        seen = shown(&harness, "v-api").context("not shown")?.packets_seen;
+        ensure!(seen > 0, "{word}: nothing was seen");
     }
     Ok(())
 }
