@@ -224,7 +224,7 @@ fn place_of(ifindex: u32) -> u32 {
         return hint as u32;
     }
     // SAFETY: no program writes this map; the value is copied at once.
-    unsafe { maps::PLACES.get(&ifindex) }.copied().unwrap_or(u32::MAX)
+    unsafe { maps::PLACES.get(ifindex) }.copied().unwrap_or(u32::MAX)
 }
 
 #[inline(always)]
