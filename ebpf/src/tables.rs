@@ -1,7 +1,7 @@
 //! Lives: kernel.
 //! Called by: every program that judges.
 //! May touch: the policy maps of the slot that was active when it was opened.
-//! Never: reads the active word twice in a run; a run sees one generation (DESIGN.md D4).
+//! Never: mixes generations in one decision; each is made by one reading of the active word (DESIGN.md D4).
 
 use aya_ebpf::btf_maps::lpm_trie::Key;
 use weir_common::{

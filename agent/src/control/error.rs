@@ -37,7 +37,7 @@ pub enum ControlError {
         /// What is wrong with it.
         faults: Vec<Fault>,
     },
-    /// A policy file is not readable.
+    /// A file of the policy or of the state directory is not readable.
     #[error("{} cannot be read", path.display())]
     Read {
         /// The file.

@@ -127,8 +127,7 @@ impl<D: Datapath> Control<D> {
             tick_ns: datapath.tick_ns(),
             now: (settings.clock)(),
         };
-        let loaded = set_store::read(&settings.state_dir, context.now.0)
-            .map_err(|source| ControlError::Read { path: settings.state_dir.join("sets"), source })?;
+        let loaded = set_store::read(&settings.state_dir, context.now.0)?;
         let compiler = Compiler::new(context.clone());
         let compiled = compiler.compiled();
         settings.names.publish(&compiled);

@@ -18,24 +18,32 @@ use weir_policy::{
     sets::{Entries, Expiry, Loaded, NEVER, entry},
 };
 
+use super::ControlError;
+
 /// Journal bytes from which the set is saved whole.
 const MOST_JOURNAL: usize = 1 << 20;
 const HEADER: &str = "# weir-agent: loaded into an address set, save ";
+const REMEDY: &str = "move the file away, start again, and load the set again";
 /// The line that ends a change.
 const END: &str = ".";
 
 /// Everything that was loaded, without what has ended by `now`.
-pub fn read(state_dir: &Path, now: Expiry) -> io::Result<Loaded> {
+pub fn read(state_dir: &Path, now: Expiry) -> Result<Loaded, ControlError> {
     let mut loaded = Loaded::default();
-    let found = match fs::read_dir(folder(state_dir)) {
+    let folder = folder(state_dir);
+    let unreadable = |path: &Path| {
+        let path = path.to_owned();
+        |source| ControlError::Read { path, source }
+    };
+    let found = match fs::read_dir(&folder) {
         Ok(found) => found,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(loaded),
-        Err(error) => return Err(error),
+        Err(error) => return Err(unreadable(&folder)(error)),
     };
     for file in found {
-        let path = file?.path();
+        let path = file.map_err(unreadable(&folder))?.path();
         let Some(name) = path.file_name().and_then(|name| name.to_str()?.strip_suffix(".set")) else { continue };
-        let mut entries = read_one(&path)?;
+        let mut entries = read_one(&path).map_err(unreadable(&path))?;
         drop(entries.expire(now));
         loaded.put(name, entries);
     }
@@ -135,7 +143,8 @@ fn parse(line: &str) -> io::Result<(Prefix, Expiry)> {
     let (prefix, ends) = line.split_once(' ').unwrap_or((line, ""));
     let ends = if ends.is_empty() { Some(NEVER) } else { ends.parse().ok() };
     let prefix = entry(prefix).ok().and_then(|prefixes| prefixes.first().copied());
-    let faulty = || io::Error::new(io::ErrorKind::InvalidData, format!("{line:?} is no entry of an address set"));
+    let faulty =
+        || io::Error::new(io::ErrorKind::InvalidData, format!("{line:?} is no entry of an address set; {REMEDY}"));
     prefix.zip(ends).ok_or_else(faulty)
 }
 
@@ -171,6 +180,8 @@ fn journal_path(folder: &Path, name: &str) -> PathBuf {
 
 #[cfg(test)]
 mod tests {
+    use std::error::Error as _;
+
     use super::*;
 
     fn prefix(text: &str) -> Prefix {
@@ -208,6 +219,19 @@ mod tests {
         }
         remove(path, "bad");
         assert_eq!(held(path), []);
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_read_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        for name in ["bad", "worse"] {
+            save(dir.path(), name, &Entries::default(), 7).unwrap();
+        }
+        let path = dir.path().join("sets/worse.set");
+        fs::write(&path, format!("{HEADER}7\n192.0.2.1 0\n192.0.2.\n")).unwrap();
+        let said = read(dir.path(), 100).err().map(|error| format!("{error}: {}", error.source().unwrap()));
+        let said = said.unwrap();
+        assert!(said.contains(&path.display().to_string()) && said.contains("\"192.0.2.\" is no entry"), "{said}");
     }
 
     /// What a crash or a full disk may leave, after which changes must not be lost, nor the next start fail.
