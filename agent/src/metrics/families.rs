@@ -10,6 +10,8 @@ use weir_common::event::LimitStats;
 use crate::{
     control::view::Status,
     datapath::{AttachState, CounterCell, LimitTable},
+    exporter::QueueStatus,
+    revoke::report::Report,
     rpc::Info,
 };
 
@@ -17,6 +19,15 @@ use crate::{
 pub struct Now<'a> {
     pub status: &'a Status,
     pub info: &'a Info,
+    pub connections: Report,
+    pub records: QueueStatus,
+}
+
+impl<'a> Now<'a> {
+    /// What belongs together is read once, so that a page agrees with itself.
+    pub fn of(status: &'a Status, info: &'a Info) -> Self {
+        Self { status, info, connections: info.revoker.report(), records: info.queue.status() }
+    }
 }
 
 /// What a value is to Prometheus.
@@ -139,31 +150,31 @@ pub const FAMILIES: &[Family] = &[
         one(number(now.status.observed.workloads.iter().filter(|workload| !workload.uncovered.is_empty()).count()))
     }),
     gauge("weir_connections_known", &[], "Living connections that events have told of", |now| {
-        one(number(now.info.revoker.report().known))
+        one(number(now.connections.known))
     }),
     gauge("weir_connections_draining", &[], "Forbidden connections that go on because their policy drains", |now| {
-        one(number(now.info.revoker.report().draining))
+        one(number(now.connections.draining))
     }),
     gauge(
         "weir_connections_blocked",
         &[],
         "Forbidden connections that wait for a lock that their process holds",
-        |now| one(number(now.info.revoker.report().blocked.len())),
+        |now| one(number(now.connections.blocked.len())),
     ),
     counter("weir_connections_cut", &[], "Connections cut because a generation forbids them", |now| {
-        one(Value::Count(now.info.revoker.report().cut))
+        one(Value::Count(now.connections.cut))
     }),
     counter("weir_connections_adopted", &[], "Connections older than the programs that were judged and go on", |now| {
-        one(Value::Count(now.info.revoker.report().adopted))
+        one(Value::Count(now.connections.adopted))
     }),
     gauge(
         "weir_sweep_clean_generation",
         &[],
         "The generation by which the last sweep found nothing forbidden; 0 while there is something",
-        |now| one(Value::Count(now.info.revoker.report().clean_generation)),
+        |now| one(Value::Count(now.connections.clean_generation)),
     ),
     gauge("weir_sweep_duration_seconds", &[], "How long the last sweep took", |now| {
-        one(Value::Number(now.info.revoker.report().sweep.as_secs_f64()))
+        one(Value::Number(now.connections.sweep.as_secs_f64()))
     }),
     gauge(
         "weir_collector_state",
@@ -175,20 +186,16 @@ pub const FAMILIES: &[Family] = &[
             states.map(|word| (vec![word.to_owned()], Value::Count((word == is).into()))).to_vec()
         },
     ),
-    gauge("weir_records_queued", &[], "Records kept for the collector", |now| {
-        one(Value::Count(now.info.queue.status().queued))
-    }),
+    gauge("weir_records_queued", &[], "Records kept for the collector", |now| one(Value::Count(now.records.queued))),
     gauge("weir_records_queue_capacity", &[], "Records that can be kept", |now| {
-        one(Value::Count(now.info.queue.status().capacity))
+        one(Value::Count(now.records.capacity))
     }),
-    counter("weir_records_sent", &[], "Records given to the stream", |now| {
-        one(Value::Count(now.info.queue.status().sent))
-    }),
+    counter("weir_records_sent", &[], "Records given to the stream", |now| one(Value::Count(now.records.sent))),
     counter("weir_records_acknowledged", &[], "Records the collector has taken over", |now| {
-        one(Value::Count(now.info.queue.status().acknowledged))
+        one(Value::Count(now.records.acknowledged))
     }),
     counter("weir_records_lost", &[], "Decisions in records dropped because the queue was full", |now| {
-        one(Value::Count(now.info.queue.status().lost))
+        one(Value::Count(now.records.lost))
     }),
 ];
 

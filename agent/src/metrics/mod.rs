@@ -77,7 +77,7 @@ async fn metrics(State(source): State<Source>) -> Response {
         Ok(status) => status,
         Err(why) => return unavailable(&why),
     };
-    match text::page(&Now { status: &status, info: &source.info }) {
+    match text::page(&Now::of(&status, &source.info)) {
         Ok(page) => ([(CONTENT_TYPE, text::MEDIA_TYPE)], page).into_response(),
         Err(error) => unavailable(&error.to_string()),
     }
