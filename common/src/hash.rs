@@ -56,6 +56,18 @@ mod tests {
             }
             let fullest = low.iter().chain(&high).max().copied().unwrap();
             assert!(fullest < 120, "fullest bucket {fullest} under {secret:?}");
+            for word in 0..6 {
+                let (mut low, mut high) = ([0u32; 1024], [0u32; 1024]);
+                for client in 0..65_536u64 {
+                    let mut words = [0, 0xffff_0a00_0001, 0, 0xffff_0a00_0002, 0x11_2328, 7];
+                    words[word] += client;
+                    let hash = keyed_six(secret, words);
+                    low[(hash >> 1 & 1023) as usize] += 1;
+                    high[(hash >> 32 & 1023) as usize] += 1;
+                }
+                let fullest = low.iter().chain(&high).max().copied().unwrap();
+                assert!(fullest < 120, "word {word}: fullest bucket {fullest} under {secret:?}");
+            }
         }
     }
 

@@ -5,8 +5,8 @@
 //! can tell was charged before (`paid`).
 //!
 //! A client's state is two rows of arrival times. It has one slot in each; the earlier of the two is its estimate, because a
-//! collision can only push a slot further into the future. The earlier slot is advanced by compare-and-swap. All clients together
-//! have one arrival time for each limit and kind, which nothing collides with: it is added to.
+//! collision can only push a slot further into the future. The other one is raised and then the earlier one advanced, each by
+//! compare-and-swap. All clients together have one arrival time for each limit and kind, which nothing collides with: it is added to.
 //!
 //! ```text
 //! packet ─ aims or weir_limit ─► its limits ─ weir_charge, for each ─► the client's rates; then, if all conform, the aggregates
@@ -31,7 +31,7 @@ use crate::{atomic, emit, maps, paid, settings, tables::Active};
 
 const ROW: u32 = LIMIT_SLOTS / 2;
 /// Lost swaps that are tried again before the packet is refused.
-const TRIES: u32 = 3;
+const TRIES: u32 = 5;
 
 /// Marks a limit that only audits in the answers here, beside the reason in the low byte and the rule in the high half.
 pub const AUDIT: u64 = 1 << 8;
@@ -284,10 +284,12 @@ extern "C" fn weir_advance(place: u64, now: u64, cost: u64, tolerance: u64) -> u
         let estimate = gcra::earlier(a, b);
         let Some(next) = gcra::charge(estimate, now, cost, tolerance) else { return 0 };
         let (binding, other, others) = if estimate == a { (first, second, b) } else { (second, first, a) };
+        // The other row first, and never lower: were the binding one ahead of it for a moment, this would be the estimate, and another
+        // CPU be let through by the same time.
         // SAFETY: as above.
-        if unsafe { atomic::swap_if(binding, estimate, next) } {
-            // SAFETY: as above. A lost race here only lowers the other row, which is not the binding one.
-            unsafe { other.write_volatile(gcra::later(others, next)) };
+        let raised = gcra::later(others, next) == others || unsafe { atomic::swap_if(other, others, next) };
+        // SAFETY: as above.
+        if raised && unsafe { atomic::swap_if(binding, estimate, next) } {
             return 1;
         }
         tries += 1;

@@ -64,7 +64,7 @@ fn hash_of(packet: &Packet) -> u64 {
     let ((a, b), (c, d)) = (packet.src.halves(), packet.dst.halves());
     let ports = u64::from(packet.src_port.number()) << 16 | u64::from(packet.dst_port.number());
     let flow = u64::from(packet.protocol.0) << 32 | ports;
-    hash::keyed_six(settings::secret(), [a, b, c, d, flow, 1 << 48])
+    hash::keyed_six(settings::secret(), [a, b, c, d, flow, 0])
 }
 
 /// Adds a note, or takes `packets`; 1 if there was one. A global function with numbers only, as `weir_advance` is.

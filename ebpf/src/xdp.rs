@@ -131,7 +131,8 @@ fn try_xdp(ctx: &XdpContext, ifindex: u32, edge: Edge) -> Outcome {
     }
 }
 
-/// Reports a SYN that was answered by a cookie, or that was to be and went no further. It may come from anywhere, and a flood from everywhere: nobody is named.
+/// Reports a SYN that was answered by a cookie, or that was to be and went no further. It may come from anywhere, and a flood from
+/// everywhere: nobody is named.
 #[inline(never)]
 fn answered(image: &Image<'_, Active>, shielded: u64, packet: &Packet, ifindex: u32, verdict: Verdict) {
     let mut decision = Decision::plain(verdict, Reason::SynCookie, 0);

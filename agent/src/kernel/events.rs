@@ -60,15 +60,18 @@ impl Drops {
     fn empty(&mut self, epoch: u32, to: &mut Vec<(MergeKey, MergeValue)>) -> Result<(), KernelError> {
         let count = epoch * maps::EDGE_CLAIMS;
         let mut left = self.claimed.get(&count, 0).map_err(error::map(maps::EDGE_CLAIMED))?;
-        while left > 0 {
+        if left == 0 {
+            return Ok(());
+        }
+        let mut emptied = Ok(());
+        while left > 0 && emptied.is_ok() {
             // The list is as long as there are cells, and each is on it once.
             let entry = count + u32::try_from(left).unwrap_or(maps::EDGE_DROPS).min(maps::EDGE_DROPS);
-            let cell = self.claimed.get(&entry, 0).map_err(error::map(maps::EDGE_CLAIMED))? as u32;
-            self.free(cell, to)?;
-            left -= 1;
-            self.claimed.set(count, left, 0).map_err(error::map(maps::EDGE_CLAIMED))?;
+            let cell = self.claimed.get(&entry, 0).map_err(error::map(maps::EDGE_CLAIMED));
+            emptied = cell.and_then(|cell| self.free(cell as u32, to));
+            left -= u64::from(emptied.is_ok());
         }
-        Ok(())
+        self.claimed.set(count, left, 0).map_err(error::map(maps::EDGE_CLAIMED)).and(emptied)
     }
 
     /// Moves what a cell counted, if that has not been done before, and makes it free.

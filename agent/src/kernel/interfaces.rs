@@ -178,16 +178,13 @@ impl Interfaces {
 
     /// The entries of interfaces that are gone, after their programs.
     fn forget_others(&mut self, present: &BTreeMap<u32, String>) {
-        for (index, place) in std::mem::take(&mut self.places) {
-            if present.contains_key(&index) {
-                self.places.insert(index, place);
-                continue;
-            }
+        let Self { places, kernel_places, hints, .. } = self;
+        for (index, place) in places.extract_if(.., |index, _| !present.contains_key(index)) {
             // Already gone is what we want. A hint that stays names an index that no interface has.
-            let _ = self.kernel_places.remove(&index);
+            let _ = kernel_places.remove(&index);
             let entry = index & (maps::HINTS - 1);
-            if self.hints.get(&entry, 0).is_ok_and(|hint| hint == hint_of(index, place)) {
-                let _ = self.hints.set(entry, 0, 0);
+            if hints.get(&entry, 0).is_ok_and(|hint| hint == hint_of(index, place)) {
+                let _ = hints.set(entry, 0, 0);
             }
         }
     }
