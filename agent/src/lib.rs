@@ -7,7 +7,7 @@
 //!            rpc ──► control ──► datapath ── wire ──► kernel        policy comes in, tables and attachments go down
 //!             ▲         │ names                         │
 //!             │         ▼                               ▼ events
-//!  collector ◄── rpc::export ◄── exporter ◄── telemetry ◄┘          decisions come up, records go out
+//!  collector ◄── rpc::export ◄── spool ◄── exporter ◄── telemetry ◄┘          decisions come up, records go out
 //! ```
 //! `metrics` shows Prometheus and probes what status shows people. `runtime` starts and stops all of it; begin reading there. `config`, `lock` and `logs` come before it.
 
@@ -22,6 +22,7 @@ pub mod metrics;
 pub mod revoke;
 pub mod rpc;
 pub mod runtime;
+pub mod spool;
 pub mod telemetry;
 #[cfg(test)]
 mod testing;

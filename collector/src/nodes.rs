@@ -4,7 +4,8 @@
 //! Never: lets a sender make it grow without bound; what does not fit is summed under "other" or forgotten oldest first.
 //!
 //! Batches of one boot of a node are numbered from 1 without gaps. A number at or below the last one is a resend of what
-//! is already here. A number that skips some means batches are gone for good, because a sender sends in order. The first
+//! is already here. A number that skips some means batches are gone for good, because a sender sends in order; those that the sender says it
+//! gave up are not missing, for their losses are told. The first
 //! batch ever seen of a boot may have any number: the ones before it went to an earlier run of this collector.
 
 use std::collections::BTreeMap;
@@ -100,8 +101,8 @@ impl Nodes {
 }
 
 impl Boot {
-    /// Judges a batch by its number and counts it.
-    pub fn order(&mut self, sequence: u64) -> Order {
+    /// Judges a batch by its number and counts it. `dropped` batches right before it were given up.
+    pub fn order(&mut self, sequence: u64, dropped: u64) -> Order {
         if self.first_sequence == 0 {
             self.first_sequence = sequence;
             self.last_sequence = sequence;
@@ -111,7 +112,7 @@ impl Boot {
             self.duplicates += 1;
             return Order::Duplicate;
         }
-        let missing = sequence - self.last_sequence - 1;
+        let missing = (sequence - self.last_sequence - 1).saturating_sub(dropped);
         self.missing_batches += missing;
         self.last_sequence = sequence;
         Order::New { missing }
@@ -157,7 +158,7 @@ mod tests {
             ("b", 2, new),
             ("c", 900, new),
         ] {
-            assert_eq!(nodes.boot("n", boot_id).order(sequence), expected, "{boot_id} {sequence}");
+            assert_eq!(nodes.boot("n", boot_id).order(sequence, 0), expected, "{boot_id} {sequence}");
         }
         let a = nodes.boot("n", "a");
         assert_eq!((a.first_sequence, a.last_sequence, a.missing_batches, a.duplicates), (1, 7, 3, 3));

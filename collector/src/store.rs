@@ -31,6 +31,8 @@ struct State<T> {
 pub struct Batch<T> {
     /// Number within the boot, from 1.
     pub sequence: u64,
+    /// Batches right before it that its sender gave up.
+    pub dropped_before: u64,
     /// Records, each with what it adds to the sums.
     pub records: Vec<(T, Tally)>,
 }
@@ -38,7 +40,7 @@ pub struct Batch<T> {
 /// What became of a batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Taken {
-    /// Every batch up to this one is held.
+    /// This batch and every one before it are held, or will never come.
     pub acknowledge: u64,
     /// Whether it was new.
     pub order: Order,
@@ -73,14 +75,15 @@ impl<T> Store<T> {
         let State { history, nodes } = &mut *state;
         let boot = nodes.boot(node, boot_id);
         boot.last_seen_ns = now_ns();
-        let order = boot.order(batch.sequence);
+        let order = boot.order(batch.sequence, batch.dropped_before);
         if order != Order::Duplicate {
             for (record, tally) in batch.records {
                 boot.add(&tally);
                 history.push(record);
             }
         }
-        let (acknowledge, end) = (boot.last_sequence, history.end());
+        // Of one that came again its own number, not the last: its sender may have forgotten that it sent the ones after it.
+        let (acknowledge, end) = (batch.sequence, history.end());
         drop(state);
         self.end.send_replace(end);
         Taken { acknowledge, order }
@@ -163,7 +166,7 @@ mod tests {
 
     fn batch(sequence: u64, records: &[u32]) -> Batch<u32> {
         let decision = || Tally::Decision { what: "connect/allow/rule".to_owned(), count: 3 };
-        Batch { sequence, records: records.iter().map(|record| (*record, decision())).collect() }
+        Batch { sequence, dropped_before: 0, records: records.iter().map(|record| (*record, decision())).collect() }
     }
 
     #[test]

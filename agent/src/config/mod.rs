@@ -45,8 +45,10 @@ pub struct Config {
     pub grpc: Grpc,
     /// Where records go; `None` when they go nowhere.
     pub collector: Option<Collector>,
-    /// Records kept while the collector is away.
+    /// Records that wait in memory to be packed into batches.
     pub queue_records: usize,
+    /// How much is kept of what the collector has not acknowledged.
+    pub spool: crate::spool::Limits,
     /// Where metrics and probes are served; `None` for nowhere.
     pub metrics: Option<SocketAddr>,
     /// What is logged and how.

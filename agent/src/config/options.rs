@@ -98,8 +98,14 @@ pub const OPTIONS: &[OptionDoc] = &[
     option(
         "queue.records",
         "65536",
-        "Records kept while the collector is away; beyond it new ones are dropped and counted.",
+        "Records that wait in memory to be packed into batches; beyond it new ones are dropped and counted.",
     ),
+    option(
+        "spool.mebibytes",
+        "256",
+        "Disk space below stateDir for batches that the collector has not acknowledged; beyond it the oldest are dropped and counted. 0: only 8 MiB of memory.",
+    ),
+    option("spool.hours", "24", "How long such batches are kept."),
     absent(
         "metrics.listen",
         "127.0.0.1:9477",

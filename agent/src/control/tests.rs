@@ -53,7 +53,7 @@ pub struct World {
 }
 
 fn settings(dir: &tempfile::TempDir) -> Settings {
-    let queue = Arc::new(Queue::new(1024, "boot".into(), true));
+    let queue = Arc::new(Queue::new(1024, crate::spool::Spool::in_memory("boot", String::new()), true));
     let clock: WallClock = Arc::new(|| Timestamp(clock::wall_now()));
     Settings {
         node: "n1".to_owned(),

@@ -1,18 +1,22 @@
 //! Lives: weir-agent, exporter.
-//! Called by: `state`, when a record finds no room and when room is there again.
+//! Called by: `pending`, when a record finds no room and when room is there again.
 //! May touch: its own sums.
-//! Never: keeps more than one sum per cause and cell of the kernel's counters.
+//! Never: keeps more than one sum per cause, cell of the kernel's counters and workload, or more than [`MOST`] of them.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use weir_common::counters;
 
-use crate::telemetry::record::{Cause, Record, RecordKind};
+use crate::telemetry::record::{Cause, End, Record, RecordKind, WorkloadName};
+
+/// Sums kept; beyond it, those of a workload are added to the sum of no workload.
+const MOST: usize = 4096;
 
 /// Losses that were not told yet.
 #[derive(Debug, Default)]
 pub struct Losses {
-    sums: BTreeMap<(Cause, Option<u32>), Sum>,
+    sums: BTreeMap<(Cause, Option<u32>, String), Sum>,
+    totals: BTreeMap<Cause, u64>,
 }
 
 #[derive(Debug)]
@@ -23,9 +27,32 @@ struct Sum {
 }
 
 impl Losses {
-    /// Adds to the sum of a cause and cell. `None` stands for what is no decision.
-    pub fn add(&mut self, cause: Cause, cell: Option<u32>, count: u64, first_ns: u64, last_ns: u64) {
-        let sum = self.sums.entry((cause, cell)).or_insert(Sum { count: 0, first_ns, last_ns });
+    /// Adds to the sum of a cause, cell and workload. No cell stands for what is no decision, no workload ("") for any.
+    pub fn add(
+        &mut self,
+        cause: Cause,
+        cell: Option<u32>,
+        workload: &str,
+        count: u64,
+        first_ns: u64,
+        last_ns: u64,
+    ) {
+        *self.totals.entry(cause).or_default() += count;
+        self.again(cause, cell, workload, count, first_ns, last_ns);
+    }
+
+    /// Adds a loss that was told, and whose record was lost.
+    pub fn again(
+        &mut self,
+        cause: Cause,
+        cell: Option<u32>,
+        workload: &str,
+        count: u64,
+        first_ns: u64,
+        last_ns: u64,
+    ) {
+        let workload = if self.sums.len() < MOST { workload } else { "" };
+        let sum = self.sums.entry((cause, cell, workload.to_owned())).or_insert(Sum { count: 0, first_ns, last_ns });
         sum.count += count;
         sum.first_ns = sum.first_ns.min(first_ns);
         sum.last_ns = sum.last_ns.max(last_ns);
@@ -33,8 +60,10 @@ impl Losses {
 
     /// One sum as a record.
     pub fn take(&mut self) -> Option<Record> {
-        let ((cause, cell), sum) = self.sums.pop_first()?;
+        let ((cause, cell, workload), sum) = self.sums.pop_first()?;
         let told = cell.and_then(counters::describe);
+        let workload =
+            (!workload.is_empty()).then(|| Arc::new(WorkloadName { name: workload, labels: Vec::new(), cgroup: None }));
         Some(Record {
             kind: RecordKind::Loss(cause),
             time_ns: sum.first_ns,
@@ -42,9 +71,15 @@ impl Losses {
             hook: told.map(|(hook, _, _)| hook),
             verdict: told.map(|(_, verdict, _)| verdict),
             reason: told.map(|(_, _, reason)| reason),
+            local: End { workload, ..End::default() },
             count: sum.count,
             ..Record::default()
         })
+    }
+
+    /// Everything that was lost since the start, by every cause there is.
+    pub fn totals(&self) -> BTreeMap<Cause, u64> {
+        Cause::ALL.iter().map(|cause| (*cause, self.totals.get(cause).copied().unwrap_or(0))).collect()
     }
 
     /// Whether there is nothing to tell.

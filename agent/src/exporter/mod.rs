@@ -1,125 +1,154 @@
 //! Lives: weir-agent, between telemetry and the collector.
 //! Called by: `telemetry` and `control`, which push; `rpc::export`, which takes batches and brings acknowledgements; `rpc`,
 //!   which shows the status.
-//! May touch: its own memory, behind one lock held for moments.
-//! Never: makes a pusher wait; gives a number twice; forgets a batch that was not acknowledged.
+//! May touch: its own memory, behind locks held for moments; through `spool` the disk, which only `spooler` and `rpc::export` wait for.
+//! Never: makes a pusher wait.
 //!
 //! ```text
-//! push ─► pending ─ batch() ─► unacknowledged, numbered 1, 2, 3 ... ─ acknowledge() ─► gone
+//! push ─► pending ─ spooler packs 1,024 or what came in 20 ms ─► spool, numbered 1, 2, 3 ... ─ next() ─► stream ─ acknowledge() ─► gone
 //! ```
-//! When the queue is full the newest record is dropped: what is kept is then a story without gaps up to a loss record that
-//! says what is missing. Decisions dropped are counted by hook, verdict and reason, and sent as losses once there is room.
+//! When `pending` is full the newest record is dropped, when the spool is full the oldest batches that were never sent: each is counted
+//! by hook, verdict and reason, and told as a loss once there is room. While less than half of either is free, one workload has at
+//! most a quarter of it.
 
 mod losses;
-mod state;
+mod pending;
+pub mod spooler;
 
 use std::{
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
+    collections::BTreeMap,
+    sync::{
+        Arc, Condvar, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
 };
 
 use tokio::sync::Notify;
 
-pub use self::state::Batch;
-use self::state::State;
-use crate::telemetry::record::{Cause, Record};
+use self::pending::Pending;
+use crate::{
+    spool::{Parcel, Spool, SpoolStatus, UnknownAck},
+    telemetry::record::{Cause, Record},
+};
 
 /// The bounded queue of records.
 #[derive(Debug)]
 pub struct Queue {
-    state: Mutex<State>,
+    pending: Mutex<Pending>,
+    pushed: Condvar,
+    spool: Mutex<Spool>,
+    /// As it was after the last change: who only looks never waits for a disk.
+    shown: Mutex<SpoolStatus>,
     changed: Notify,
-    boot_id: String,
+    boot_id: Arc<str>,
     enabled: bool,
+    /// Every record there was is in a batch, and no more will come.
+    drained: AtomicBool,
 }
 
 /// Numbers for people.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct QueueStatus {
-    /// Records kept, acknowledged ones not counted.
-    pub queued: u64,
-    /// Records it can keep.
+    /// Records that no batch was made of yet.
+    pub pending: u64,
+    /// Most of them.
     pub capacity: u64,
-    /// Records given to the stream at least once.
-    pub sent: u64,
-    /// Records the collector has taken over.
-    pub acknowledged: u64,
-    /// Decisions in records dropped because the queue was full.
+    /// Decisions of this run in records that were dropped for want of room, here or in the spool.
     pub lost: u64,
-}
-
-/// An acknowledgement of a batch that was never sent.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the collector acknowledged batch {got}, but only {sent} were sent")]
-pub struct UnknownAck {
-    /// What it said.
-    pub got: u64,
-    /// The last one sent.
-    pub sent: u64,
+    /// What was lost since the start of this run, of earlier runs' batches too, by every cause there is.
+    pub losses: BTreeMap<Cause, u64>,
+    /// What is kept in batches.
+    pub spool: SpoolStatus,
 }
 
 impl Queue {
-    /// A queue of up to `capacity` records. One that is not `enabled` (no collector is configured) keeps nothing.
+    /// A queue of up to `capacity` records before the spool. One that is not `enabled` (no collector is configured) keeps nothing.
     #[must_use]
-    pub fn new(capacity: usize, boot_id: String, enabled: bool) -> Self {
-        Self { state: Mutex::new(State::new(capacity)), changed: Notify::new(), boot_id, enabled }
+    pub fn new(capacity: usize, spool: Spool, enabled: bool) -> Self {
+        Self {
+            pending: Mutex::new(Pending::new(capacity)),
+            pushed: Condvar::new(),
+            boot_id: spool.boot(),
+            shown: Mutex::new(spool.status()),
+            spool: Mutex::new(spool),
+            changed: Notify::new(),
+            enabled,
+            drained: AtomicBool::new(false),
+        }
     }
 
     /// Takes records over, or counts them as lost. Never waits for anything but the lock.
     pub fn push(&self, records: Vec<Record>) {
         if self.enabled && !records.is_empty() {
-            self.lock().push(records);
-            self.changed.notify_one();
+            lock(&self.pending).push(records);
+            self.pushed.notify_one();
         }
     }
 
-    /// Takes a loss over that happened before the queue; it is sent like a record.
-    pub fn lost(&self, cause: Cause, cell: u32, count: u64, first_ns: u64, last_ns: u64) {
+    /// Takes a loss over that happened elsewhere; it is sent like a record. No cell: no decision, or not known which.
+    pub fn lost(&self, cause: Cause, cell: Option<u32>, count: u64, first_ns: u64, last_ns: u64) {
         if self.enabled {
-            self.lock().lost(cause, cell, count, first_ns, last_ns);
-            self.changed.notify_one();
+            lock(&self.pending).lost(cause, cell, count, first_ns, last_ns);
+            self.pushed.notify_one();
         }
+    }
+
+    /// Takes a loss over that was told, and whose record was lost.
+    fn lost_again(&self, cause: Cause, cell: Option<u32>, count: u64, first_ns: u64, last_ns: u64) {
+        lock(&self.pending).lost_again(cause, cell, count, first_ns, last_ns);
     }
 
     /// No more records will come; what is kept may still be sent.
     pub fn close(&self) {
-        self.lock().close();
+        lock(&self.pending).close();
+        self.pushed.notify_one();
         self.changed.notify_one();
     }
 
-    /// The batch numbered `sequence`: one that was not acknowledged, or a new one if it is the next and records are there.
+    /// The next batch to send.
     #[must_use]
-    pub fn batch(&self, sequence: u64) -> Option<Arc<Batch>> {
-        self.lock().batch(sequence)
+    pub fn next(&self) -> Option<Parcel> {
+        let (parcel, damaged) = self.spool(Spool::next);
+        if damaged > 0 {
+            let now = crate::telemetry::clock::wall_now();
+            self.lost(Cause::SpoolDamaged, None, damaged, now, now);
+        }
+        parcel
     }
 
-    /// Number of the first batch that is not acknowledged: where a new stream begins.
-    #[must_use]
-    pub fn first_unacknowledged(&self) -> u64 {
-        self.lock().first_unacknowledged()
+    /// A new stream begins with the first batch that was not acknowledged.
+    pub fn rewind(&self) {
+        self.spool(Spool::rewind);
     }
 
-    /// Lets go of every batch up to `sequence`.
+    /// Batches on their way.
+    #[must_use]
+    pub fn in_flight(&self) -> usize {
+        self.spool(|spool| spool.in_flight())
+    }
+
+    /// Lets go of every batch of a boot up to `sequence`.
     ///
     /// # Errors
-    /// No such batch was sent.
-    pub fn acknowledge(&self, sequence: u64) -> Result<(), UnknownAck> {
-        self.lock().acknowledge(sequence)
+    /// No such batch is on its way.
+    pub fn acknowledge(&self, boot: &str, sequence: u64) -> Result<(), UnknownAck> {
+        self.spool(|spool| spool.acknowledge(boot, sequence))
     }
 
     /// Whether it was closed and nothing is left.
     #[must_use]
     pub fn is_done(&self) -> bool {
-        self.lock().is_done()
+        self.is_drained() && self.spool(|spool| spool.is_empty())
     }
 
     /// Whether it was closed.
     #[must_use]
     pub fn is_closed(&self) -> bool {
-        self.lock().is_closed()
+        lock(&self.pending).is_closed()
     }
 
-    /// Waits for a push or the close. One waiter; a change before the call counts.
+    /// Waits for a batch or the close. One waiter; a change before the call counts.
     pub async fn changed(&self) {
         self.changed.notified().await;
     }
@@ -133,13 +162,73 @@ impl Queue {
     /// Numbers for people.
     #[must_use]
     pub fn status(&self) -> QueueStatus {
-        self.lock().status()
+        let number = |value: usize| u64::try_from(value).unwrap_or(u64::MAX);
+        let spool = lock(&self.shown).clone();
+        let pending = lock(&self.pending);
+        QueueStatus {
+            pending: number(pending.len()),
+            capacity: number(pending.capacity()),
+            lost: pending.lost_decisions() + spool.lost,
+            losses: pending.losses(),
+            spool,
+        }
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
-        // A pusher that panicked left counters at worst one record behind; refusing to go on would lose far more.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Does something with the spool.
+    fn spool<T>(&self, work: impl FnOnce(&mut Spool) -> T) -> T {
+        let mut spool = lock(&self.spool);
+        let result = work(&mut spool);
+        *lock(&self.shown) = spool.status();
+        result
     }
+
+    /// Waits until a batch is full, its first record has waited for `linger`, the queue is closed, or for `most`; what there is then.
+    pub(crate) fn wait(&self, linger: Duration, most: Duration, records: usize) -> Vec<Record> {
+        let end = Instant::now() + most;
+        let mut pending = lock(&self.pending);
+        loop {
+            let now = Instant::now();
+            let ripe = pending.since().map(|since| since + linger);
+            if pending.len() >= records || pending.is_closed() || now >= end || ripe.is_some_and(|ripe| ripe <= now) {
+                return pending.take(records);
+            }
+            let until = ripe.map_or(end, |ripe| ripe.min(end)).saturating_duration_since(now);
+            pending = self.pushed.wait_timeout(pending, until).unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+
+    fn put_back(&self, records: Vec<Record>) {
+        lock(&self.pending).put_back(records);
+    }
+
+    fn give_up(&self, records: &[Record]) {
+        let mut pending = lock(&self.pending);
+        records.iter().for_each(|record| pending.give_up(record, Cause::Quota));
+    }
+
+    /// Whether no more batches will be made.
+    fn is_drained(&self) -> bool {
+        self.drained.load(Ordering::Acquire)
+    }
+
+    /// Whether it is closed and everything was taken.
+    fn is_pending_done(&self) -> bool {
+        lock(&self.pending).is_done()
+    }
+
+    fn drained(&self) {
+        self.drained.store(true, Ordering::Release);
+        self.ready();
+    }
+
+    fn ready(&self) {
+        self.changed.notify_one();
+    }
+}
+
+/// Who panicked with the lock left counters at worst one record behind; refusing to go on would lose far more.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Waiting times between attempts to reach the collector: doubled each time, random within the upper half.

@@ -1,41 +1,30 @@
 //! Lives: weir-agent, tests of the queue.
 //! Called by: `cargo test`.
 //! May touch: memory.
-//! Never: needs a collector; the stream is tested in `rpc`.
+//! Never: needs a collector; the stream is tested in `rpc`, the spool in `spool`.
 
 use weir_common::verdict::{Hook, Reason, Verdict};
 
-use super::{state::BATCH_RECORDS, *};
-use crate::telemetry::record::RecordKind;
+use super::*;
+use crate::telemetry::record::{End, RecordKind, WorkloadName};
 
 fn verdict(hook: Hook, count: u64, time_ns: u64) -> Record {
     let (verdict, reason) = (Some(Verdict::Deny), Some(Reason::Default));
     Record { hook: Some(hook), verdict, reason, count, time_ns, ..Record::default() }
 }
 
-fn queue(capacity: usize) -> Queue {
-    Queue::new(capacity, "boot".into(), true)
+fn of(workload: &str) -> Record {
+    let name = WorkloadName { name: workload.to_owned(), labels: vec![], cgroup: None };
+    let local = End { workload: (!workload.is_empty()).then(|| Arc::new(name)), ..End::default() };
+    Record { local, ..verdict(Hook::Connect, 1, 5) }
 }
 
-#[test]
-fn batches_are_numbered_without_gaps_and_kept_until_acknowledged() {
-    let queue = queue(10_000);
-    queue.push((0..2500).map(|n| verdict(Hook::Connect, 1, n)).collect());
-    let sizes: Vec<usize> = (1..=3).map(|n| queue.batch(n).unwrap().records.len()).collect();
-    assert_eq!(sizes, [BATCH_RECORDS, BATCH_RECORDS, 2500 - 2 * BATCH_RECORDS]);
-    assert_eq!(queue.batch(4), None);
-    assert_eq!(queue.batch(5), None, "a number is never skipped");
-    assert_eq!(queue.first_unacknowledged(), 1);
-    queue.acknowledge(2).unwrap();
-    assert_eq!((queue.first_unacknowledged(), queue.batch(2), queue.batch(3).map(|b| b.sequence)), (3, None, Some(3)));
-    queue.acknowledge(1).unwrap();
-    assert_eq!(queue.acknowledge(4), Err(UnknownAck { got: 4, sent: 3 }));
-    let status = queue.status();
-    assert_eq!((status.sent, status.acknowledged, status.queued), (2500, 2048, 452));
-    queue.close();
-    assert!(!queue.is_done());
-    queue.acknowledge(3).unwrap();
-    assert!(queue.is_done());
+fn queue(capacity: usize) -> Queue {
+    Queue::new(capacity, Spool::in_memory("boot", String::new()), true)
+}
+
+fn taken(queue: &Queue, most: usize) -> Vec<Record> {
+    queue.wait(Duration::ZERO, Duration::ZERO, most)
 }
 
 #[test]
@@ -50,14 +39,12 @@ fn what_finds_no_room_is_counted_exactly_and_told_once_there_is_room() {
         verdict(Hook::Connect, 1, 50),
         close,
     ]);
-    assert_eq!((queue.status().lost, queue.status().queued), (502, 2));
-    assert_eq!(queue.batch(1).unwrap().records.len(), 2);
+    assert_eq!((queue.status().lost, queue.status().pending), (502, 2));
     queue.push(vec![verdict(Hook::Connect, 1, 70)]);
-    assert_eq!(queue.status().lost, 503, "a batch on its way still takes room");
-    queue.acknowledge(1).unwrap();
-    let first = queue.batch(2).unwrap();
-    queue.acknowledge(2).unwrap();
-    let told: Vec<Record> = first.records.iter().chain(&queue.batch(3).unwrap().records).cloned().collect();
+    assert_eq!(queue.status().lost, 503);
+    let mut told = [taken(&queue, 2), taken(&queue, 2)].concat();
+    let kept: Vec<u64> = told.drain(..2).map(|record| record.time_ns).collect();
+    assert_eq!(kept, [10, 20]);
     let row = |hook, cause, count, first, last| (hook, RecordKind::Loss(cause), count, first, last);
     let mut found: Vec<_> = told.iter().map(|r| (r.hook, r.kind, r.count, r.time_ns, r.end_ns)).collect();
     found.sort_by_key(|row| row.2);
@@ -67,16 +54,50 @@ fn what_finds_no_room_is_counted_exactly_and_told_once_there_is_room() {
         row(Some(Hook::Xdp), Cause::QueueFull, 500, 40, 40),
     ];
     assert_eq!(found, expected);
+    assert_eq!((queue.status().losses[&Cause::QueueFull], queue.status().losses[&Cause::QueueFullClose]), (503, 1));
     queue.push(vec![verdict(Hook::Connect, 1, 80)]);
-    assert_eq!(queue.batch(4).map(|batch| batch.records.len()), Some(1), "nothing is told twice");
+    assert_eq!(taken(&queue, 9).len(), 1, "nothing is told twice");
+}
+
+#[test]
+fn a_loss_that_finds_no_room_is_told_later_and_counted_once() {
+    let queue = queue(2);
+    queue.push(vec![verdict(Hook::Connect, 1, 1), verdict(Hook::Connect, 1, 2)]);
+    queue.lost(Cause::RingFull, Some(7), 9, 3, 4);
+    let told = taken(&queue, 2);
+    queue.put_back(told[2..].to_vec());
+    let told = taken(&queue, 2);
+    assert_eq!(told.iter().map(|r| (r.kind, r.count)).collect::<Vec<_>>(), [(RecordKind::Loss(Cause::RingFull), 9)]);
+    assert_eq!((queue.status().losses[&Cause::RingFull], queue.status().lost), (9, 0));
+}
+
+/// Adversarial 42: one workload's flood does not push out the records of the others.
+#[test]
+fn a_workload_that_floods_gets_a_quarter_while_room_is_scarce() {
+    let queue = queue(1000);
+    queue.push((0..400).map(|_| of("shop/loud")).collect());
+    assert_eq!(queue.status().lost, 0, "there is room: nobody is held back");
+    queue.push((0..5000).map(|_| of("shop/loud")).collect());
+    assert_eq!(queue.status().pending, 500);
+    for name in ["shop/a", "shop/b", ""] {
+        queue.push((0..100).map(|_| of(name)).collect());
+    }
+    let losses = queue.status().losses;
+    assert_eq!((losses[&Cause::Quota], losses[&Cause::QueueFull], queue.status().pending), (4900, 0, 800));
+    let records = taken(&queue, 1000);
+    let (records, told) = records.split_at(800);
+    let held = |name: &str| records.iter().filter(|record| pending::workload(record) == name).count();
+    assert_eq!([held("shop/loud"), held("shop/a"), held("shop/b"), held("")], [500, 100, 100, 100]);
+    let whose = told.iter().map(|r| (r.kind, pending::workload(r), r.count)).collect::<Vec<_>>();
+    assert_eq!(whose, [(RecordKind::Loss(Cause::Quota), "shop/loud", 4900)], "the loss says whose records they were");
 }
 
 #[test]
 fn without_a_collector_nothing_is_kept_and_nothing_counts_as_lost() {
-    let queue = Queue::new(2, "boot".into(), false);
+    let queue = Queue::new(2, Spool::in_memory("boot", String::new()), false);
     queue.push((0..10).map(|n| verdict(Hook::Connect, 1, n)).collect());
-    queue.lost(Cause::RingFull, 0, 1, 1, 1);
-    assert_eq!((queue.status().queued, queue.status().lost, queue.batch(1)), (0, 0, None));
+    queue.lost(Cause::RingFull, Some(0), 1, 1, 1);
+    assert_eq!((queue.status().pending, queue.status().lost, queue.next()), (0, 0, None));
 }
 
 #[test]

@@ -186,17 +186,43 @@ pub const FAMILIES: &[Family] = &[
             states.map(|word| (vec![word.to_owned()], Value::Count((word == is).into()))).to_vec()
         },
     ),
-    gauge("weir_records_queued", &[], "Records kept for the collector", |now| one(Value::Count(now.records.queued))),
-    gauge("weir_records_queue_capacity", &[], "Records that can be kept", |now| {
+    gauge("weir_records_queued", &[], "Records that the collector has not acknowledged, wherever they wait", |now| {
+        one(Value::Count(now.records.pending + now.records.spool.records))
+    }),
+    gauge("weir_records_queue_pending", &[], "Of these, records that wait in memory to be packed", |now| {
+        one(Value::Count(now.records.pending))
+    }),
+    gauge("weir_records_queue_capacity", &[], "Most records that may wait in memory to be packed", |now| {
         one(Value::Count(now.records.capacity))
     }),
-    counter("weir_records_sent", &[], "Records given to the stream", |now| one(Value::Count(now.records.sent))),
+    gauge("weir_spool_bytes", &[], "Bytes of batches that are kept for the collector", |now| {
+        one(Value::Count(now.records.spool.bytes))
+    }),
+    gauge("weir_spool_capacity_bytes", &[], "Most bytes of batches that are kept; 0 without a disk", |now| {
+        one(Value::Count(now.records.spool.capacity))
+    }),
+    gauge("weir_spool_oldest_time_seconds", &[], "Time of the oldest batch that is kept, Unix time; 0 for none", |now| {
+        one(seconds(now.records.spool.oldest_ns))
+    }),
+    gauge("weir_spool_disk", &[], "1 while the disk takes what is spooled; 0 where memory must", |now| {
+        let spool = &now.records.spool;
+        one(Value::Count((spool.capacity > 0 && spool.fault.is_empty()).into()))
+    }),
+    counter("weir_records_sent", &[], "Records given to the stream, each time they were", |now| {
+        one(Value::Count(now.records.spool.sent))
+    }),
     counter("weir_records_acknowledged", &[], "Records the collector has taken over", |now| {
-        one(Value::Count(now.records.acknowledged))
+        one(Value::Count(now.records.spool.acknowledged))
     }),
-    counter("weir_records_lost", &[], "Decisions in records dropped because the queue was full", |now| {
-        one(Value::Count(now.records.lost))
-    }),
+    counter(
+        "weir_records_lost",
+        &["cause"],
+        "Decisions, and with causes that end in _close other records, that will not be delivered",
+        |now| {
+            let losses = now.records.losses.iter();
+            losses.map(|(cause, count)| (vec![cause.name().to_owned()], Value::Count(*count))).collect()
+        },
+    ),
 ];
 
 fn one(value: Value) -> Vec<Sample> {

@@ -19,11 +19,14 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, Streaming, transport::Channel};
 use weir_proto::v1::{self, flow_collector_client::FlowCollectorClient};
 
-use super::{link::Link, records};
-use crate::exporter::{Backoff, Queue, UnknownAck};
+use super::link::Link;
+use crate::{
+    exporter::{Backoff, Queue},
+    spool::{Parcel, UnknownAck},
+};
 
 /// Batches that travel without an acknowledgement.
-const WINDOW: u64 = 16;
+const WINDOW: usize = 16;
 /// Batches that wait for the transport.
 const OUTBOX: usize = 4;
 /// How long a call may stay unanswered before batches are made for it: one that fails at once costs no batch.
@@ -56,10 +59,11 @@ fn words(status: &Status) -> &str {
 pub async fn run(channel: Channel, queue: Arc<Queue>, node: String, link: Arc<Link>) {
     let mut backoff = Backoff::default();
     while !queue.is_done() {
-        let before = queue.status().acknowledged;
+        let acknowledged = || queue.status().spool.acknowledged;
+        let before = acknowledged();
         let session = Session { queue: &queue, node: &node, link: &link };
         let Err(broken) = session.run(channel.clone()).await else { break };
-        if queue.status().acknowledged > before {
+        if acknowledged() > before {
             backoff.reset();
         }
         let was = link.state().word;
@@ -74,7 +78,7 @@ pub async fn run(channel: Channel, queue: Arc<Queue>, node: String, link: Arc<Li
         }
         pause(backoff.pause(), &queue).await;
     }
-    let left = queue.status().queued;
+    let left = queue.status().spool.records;
     if left > 0 {
         tracing::warn!(records = left, "stopped with records that the collector did not acknowledge");
     }
@@ -105,30 +109,26 @@ impl Session<'_> {
         let mut client = FlowCollectorClient::new(channel);
         // A collector may answer only once it has seen a batch, so after a while the call and the first batches go on together.
         let mut call = pin!(client.export(ReceiverStream::new(stream)));
-        let feed = Feed { session: self, outbox: &outbox, next: self.queue.first_unacknowledged() };
-        let (answer, next) = feed.until(call.as_mut()).await?;
-        self.follow(answer?.into_inner(), next, &outbox).await
+        self.queue.rewind();
+        let mut feed = Feed { session: self, outbox: &outbox };
+        let answer = feed.until(call.as_mut()).await?;
+        self.follow(answer?.into_inner(), feed).await
     }
 
     /// Sends batches and takes acknowledgements.
-    async fn follow(
-        &self,
-        mut acks: Streaming<v1::Ack>,
-        next: u64,
-        outbox: &mpsc::Sender<v1::Batch>,
-    ) -> Result<(), Broken> {
+    async fn follow(&self, mut acks: Streaming<v1::Ack>, mut feed: Feed<'_, '_>) -> Result<(), Broken> {
         self.link.set("connected", String::new());
         tracing::info!("connected to the collector");
-        let mut feed = Feed { session: self, outbox, next };
         let mut heard = Instant::now();
         while !self.queue.is_done() {
-            let waiting = feed.next > self.queue.first_unacknowledged();
+            let waiting = self.queue.in_flight() > 0;
             if !waiting {
                 heard = Instant::now();
             }
             tokio::select! {
                 ack = acks.message() => {
-                    self.queue.acknowledge(ack?.ok_or(Broken::Ended)?.sequence)?;
+                    let ack = ack?.ok_or(Broken::Ended)?;
+                    self.queue.acknowledge(&ack.boot_id, ack.sequence)?;
                     heard = Instant::now();
                 }
                 sent = feed.step() => sent?,
@@ -143,7 +143,6 @@ impl Session<'_> {
 struct Feed<'a, 'b> {
     session: &'a Session<'b>,
     outbox: &'a mpsc::Sender<v1::Batch>,
-    next: u64,
 }
 
 impl Feed<'_, '_> {
@@ -151,12 +150,9 @@ impl Feed<'_, '_> {
     async fn step(&mut self) -> Result<(), Broken> {
         let queue = self.session.queue;
         let permit = self.outbox.reserve().await.map_err(|_| Broken::Ended)?;
-        let open = self.next < queue.first_unacknowledged() + WINDOW;
-        match open.then(|| queue.batch(self.next)).flatten() {
-            Some(batch) => {
-                permit.send(records::batch(&batch, self.session.node, queue.boot_id()));
-                self.next += 1;
-            }
+        let open = queue.in_flight() < WINDOW;
+        match open.then(|| queue.next()).flatten() {
+            Some(parcel) => permit.send(batch(parcel, self.session.node)),
             None => {
                 drop(permit);
                 queue.changed().await;
@@ -165,23 +161,34 @@ impl Feed<'_, '_> {
         Ok(())
     }
 
-    /// Sends batches until the call is answered; the answer and the next batch's number.
-    async fn until<T>(mut self, mut call: impl Future<Output = T> + Unpin) -> Result<(T, u64), Broken> {
+    /// Sends batches until the call is answered.
+    async fn until<T>(&mut self, mut call: impl Future<Output = T> + Unpin) -> Result<T, Broken> {
         if let Ok(answer) = timeout(ANSWER_PATIENCE, &mut call).await {
-            return Ok((answer, self.next));
+            return Ok(answer);
         }
         loop {
             tokio::select! {
-                answer = &mut call => return Ok((answer, self.next)),
+                answer = &mut call => return Ok(answer),
                 sent = self.step() => {
                     // The outbox closes when the call fails; its answer says why.
                     if sent.is_err() {
-                        return Ok((call.await, self.next));
+                        return Ok(call.await);
                     }
                 }
                 () = sleep(ACK_PATIENCE) => return Err(Broken::Silent),
             }
         }
+    }
+}
+
+fn batch(parcel: Parcel, node: &str) -> v1::Batch {
+    v1::Batch {
+        node: node.to_owned(),
+        boot_id: parcel.boot.to_string(),
+        sequence: parcel.sequence,
+        records: Vec::new(),
+        packed: parcel.packed,
+        dropped_before: parcel.dropped_before,
     }
 }
 

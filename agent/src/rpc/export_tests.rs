@@ -17,10 +17,16 @@ use tokio::{
 use tokio_stream::Stream;
 use tonic::{Request, Response, Streaming};
 use weir_common::verdict::{Hook, Reason, Verdict};
+use weir_proto::packed::unpack;
 use weir_proto::v1::flow_collector_server::{FlowCollector, FlowCollectorServer};
 
 use super::*;
-use crate::telemetry::record::{Record, RecordKind};
+use crate::{
+    exporter::spooler,
+    rpc::pack,
+    spool::{Limits, Spool},
+    telemetry::record::{Record, RecordKind},
+};
 
 /// How a collector treats a stream.
 #[derive(Clone, Copy, PartialEq)]
@@ -41,7 +47,8 @@ struct Taken(Arc<Mutex<TakenInner>>);
 
 #[derive(Default)]
 struct TakenInner {
-    batches: BTreeMap<u64, Vec<u64>>,
+    /// Of each batch the cookies of its records, or what its losses count.
+    batches: BTreeMap<u64, Vec<(u64, u64)>>,
     arrivals: u64,
     streams: u64,
     boot_ids: Vec<String>,
@@ -73,13 +80,14 @@ async fn receive(
     manner: Manner,
     acks: mpsc::Sender<Result<v1::Ack, Status>>,
 ) {
-    let (mut here, mut last) = (0, 0);
+    let (mut here, mut last, mut boot) = (0, 0, String::new());
     loop {
         let next = timeout(Duration::from_millis(100), stream.message()).await;
         let sequence = match next {
             Ok(Ok(Some(batch))) => {
                 here += 1;
                 last = batch.sequence;
+                boot.clone_from(&batch.boot_id);
                 taken.take(batch);
                 match manner {
                     Manner::Prompt => Some(last),
@@ -92,7 +100,7 @@ async fn receive(
             Err(_) => (manner == Manner::Late && last > 0).then_some(last),
         };
         if let Some(sequence) = sequence
-            && acks.send(Ok(v1::Ack { sequence })).await.is_err()
+            && acks.send(Ok(v1::Ack { sequence, boot_id: boot.clone() })).await.is_err()
         {
             return;
         }
@@ -108,14 +116,22 @@ impl Taken {
         let mut taken = self.0.lock().unwrap();
         taken.arrivals += 1;
         taken.boot_ids.push(batch.boot_id);
-        let cookies: Vec<u64> = batch.records.iter().map(|record| record.cookie).collect();
+        let records = unpack(&batch.packed).unwrap();
+        let told = |record: &v1::FlowRecord| if record.loss_cause.is_empty() { (record.cookie, 0) } else { (0, record.count) };
+        let told: Vec<(u64, u64)> = records.iter().map(told).collect();
         // A batch that comes again must be the same batch.
-        assert_eq!(*taken.batches.entry(batch.sequence).or_insert_with(|| cookies.clone()), cookies);
+        assert_eq!(*taken.batches.entry(batch.sequence).or_insert_with(|| told.clone()), told);
     }
 
     /// Cookies in order of their batches, each batch once.
     fn cookies(&self) -> Vec<u64> {
-        self.0.lock().unwrap().batches.values().flatten().copied().collect()
+        let taken = self.0.lock().unwrap();
+        taken.batches.values().flatten().filter(|(_, lost)| *lost == 0).map(|(cookie, _)| *cookie).collect()
+    }
+
+    /// Decisions in losses.
+    fn lost(&self) -> u64 {
+        self.0.lock().unwrap().batches.values().flatten().map(|(_, lost)| lost).sum()
     }
 }
 
@@ -150,12 +166,24 @@ struct World {
 }
 
 impl World {
-    fn new(capacity: usize) -> Self {
+    fn new(spool_bytes: u64) -> Self {
         let dir = tempfile::tempdir().unwrap();
+        let limits = Limits { bytes: spool_bytes, age: Duration::from_secs(3600) };
+        let (spool, _) = Spool::open(&dir.path().join("spool"), limits, "boot-1", 1).unwrap();
+        Self::within(dir, spool)
+    }
+
+    fn with(spool: Spool) -> Self {
+        Self::within(tempfile::tempdir().unwrap(), spool)
+    }
+
+    fn within(dir: tempfile::TempDir, spool: Spool) -> Self {
         let path = dir.path().join("collector.sock");
         let address = format!("unix:{}", path.display());
         let channel = weir_transport::connect(&address.parse().unwrap(), None, false).unwrap();
-        let queue = Arc::new(Queue::new(capacity, "boot-1".into(), true));
+        let queue = Arc::new(Queue::new(1 << 20, spool, true));
+        let spooler = Arc::clone(&queue);
+        std::thread::spawn(move || spooler::run(&spooler, pack::CODEC));
         let link = Arc::new(Link::new(Some(address)));
         let exporter = tokio::spawn(run(channel, Arc::clone(&queue), "node".into(), Arc::clone(&link)));
         Self { _dir: dir, path, queue, link, taken: Taken::default(), exporter, next: 1 }
@@ -171,6 +199,12 @@ impl World {
         }
     }
 
+    /// Records that were not acknowledged.
+    fn queued(&self) -> u64 {
+        let status = self.queue.status();
+        self.next - 1 - status.spool.acknowledged.min(self.next - 1)
+    }
+
     async fn until(&self, what: &str, done: impl Fn(&Self) -> bool) {
         let wait = async {
             while !done(self) {
@@ -182,7 +216,7 @@ impl World {
     }
 
     async fn all_acknowledged(&self) {
-        self.until("all acknowledged", |world| world.queue.status().queued == 0).await;
+        self.until("all acknowledged", |world| world.queued() == 0).await;
         assert_eq!(self.taken.cookies(), (1..self.next).collect::<Vec<_>>(), "each record once, in order");
     }
 }
@@ -195,7 +229,7 @@ fn verdict(cookie: u64) -> Record {
 #[tokio::test]
 async fn every_record_arrives_once_and_in_order_however_late_it_is_acknowledged() {
     for manner in [Manner::Prompt, Manner::Late] {
-        let mut world = World::new(100_000);
+        let mut world = World::new(100 << 20);
         let server = serve(&world.path, &world.taken, manner);
         for _ in 0..20 {
             world.push(997, 300);
@@ -204,7 +238,7 @@ async fn every_record_arrives_once_and_in_order_however_late_it_is_acknowledged(
         world.all_acknowledged().await;
         assert_eq!(world.link.state().word, "connected");
         let status = world.queue.status();
-        assert_eq!((status.sent, status.acknowledged, status.lost), (19_940, 19_940, 0));
+        assert_eq!((status.spool.sent, status.spool.acknowledged, status.lost), (19_940, 19_940, 0));
         world.queue.close();
         timeout(Duration::from_secs(5), world.exporter).await.unwrap().unwrap();
         server.die().await;
@@ -213,7 +247,7 @@ async fn every_record_arrives_once_and_in_order_however_late_it_is_acknowledged(
 
 #[tokio::test]
 async fn a_collector_that_drops_the_stream_and_dies_and_comes_back_misses_nothing() {
-    let mut world = World::new(100_000);
+    let mut world = World::new(100 << 20);
     world.push(5000, 100);
     let server = serve(&world.path, &world.taken, Manner::Drops(3));
     world.until("several streams", |world| world.taken.0.lock().unwrap().streams >= 3).await;
@@ -233,22 +267,45 @@ async fn a_collector_that_drops_the_stream_and_dies_and_comes_back_misses_nothin
 }
 
 #[tokio::test]
-async fn a_collector_that_is_absent_costs_records_only_beyond_the_queue_and_the_loss_is_told() {
-    let mut world = World::new(1024);
-    world.push(3000, 64);
-    let status = world.queue.status();
-    assert_eq!((status.queued, status.lost), (1024, 3000 - 1024));
+async fn a_collector_that_is_absent_costs_records_only_beyond_the_spool_and_the_loss_is_told_exactly() {
+    let mut world = World::new(200_000);
+    while world.queue.status().lost == 0 {
+        world.push(50_000, 5_000);
+        sleep(Duration::from_millis(10)).await;
+    }
     let server = serve(&world.path, &world.taken, Manner::Prompt);
-    world.until("all acknowledged", |world| world.queue.status().queued == 0).await;
+    let all = |world: &World| world.taken.cookies().len() as u64 + world.taken.lost();
+    world.until("all told", |world| all(world) == world.next - 1).await;
     let cookies = world.taken.cookies();
-    assert_eq!(cookies.len(), 1025, "the kept ones and one loss");
-    assert_eq!(cookies[..1024], (1..=1024).collect::<Vec<_>>());
+    assert!(cookies.is_sorted() && cookies.last() == Some(&(world.next - 1)), "the newest are kept");
+    assert_eq!(world.taken.lost(), world.queue.status().lost);
+    server.die().await;
+}
+
+#[tokio::test]
+async fn what_a_collector_did_not_take_waits_for_the_next_run() {
+    let dir = tempfile::tempdir().unwrap();
+    let limits = Limits { bytes: 10 << 20, age: Duration::from_secs(3600) };
+    let open = |boot| Spool::open(dir.path(), limits, boot, 1).unwrap().0;
+    let queue = Queue::new(10_000, open("boot-0"), true);
+    queue.push((1..=3000).map(verdict).collect());
+    queue.close();
+    spooler::run(&queue, pack::CODEC);
+    drop(queue);
+    let mut world = World::with(open("boot-1"));
+    let server = serve(&world.path, &world.taken, Manner::Late);
+    world.until("the earlier ones", |world| world.taken.cookies().len() == 3000).await;
+    assert!(world.taken.0.lock().unwrap().boot_ids.iter().all(|id| id == "boot-0"));
+    world.taken.0.lock().unwrap().batches.clear();
+    world.push(10, 10);
+    world.until("the new ones", |world| world.taken.cookies().len() == 10).await;
+    assert_eq!(world.taken.0.lock().unwrap().boot_ids.last().map(String::as_str), Some("boot-1"));
     server.die().await;
 }
 
 #[tokio::test]
 async fn an_acknowledgement_of_what_was_never_sent_breaks_the_stream_and_loses_nothing() {
-    let mut world = World::new(10_000);
+    let mut world = World::new(100 << 20);
     let server = serve(&world.path, &world.taken, Manner::Lies);
     world.push(10, 10);
     world.until("the break is seen", |world| world.link.state().detail.contains("acknowledged batch 1001")).await;
@@ -260,7 +317,7 @@ async fn an_acknowledgement_of_what_was_never_sent_breaks_the_stream_and_loses_n
 
 #[tokio::test]
 async fn closing_without_a_collector_ends_at_once() {
-    let mut world = World::new(10_000);
+    let mut world = World::new(100 << 20);
     world.push(10, 10);
     world.queue.close();
     timeout(Duration::from_secs(2), world.exporter).await.unwrap().unwrap();

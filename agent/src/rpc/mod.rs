@@ -7,6 +7,7 @@ mod convert;
 pub mod export;
 mod health;
 mod link;
+pub mod pack;
 mod records;
 mod service;
 mod sets;

@@ -10,7 +10,8 @@
 //! | control | thread `weir-control` | 2nd: drops the kernel side, which detaches (nothing is pinned in this version) | [`CONTROL_DEADLINE`] |
 //! | revoker | thread `weir-revoker` | 3rd: after the sweep under way | [`REVOKER_DEADLINE`] |
 //! | telemetry | thread `weir-telemetry` | 4th: empties the ring and the merge tables once more | [`TELEMETRY_DEADLINE`] |
-//! | exporter | thread `weir-exporter` | 5th: sends what is left | [`EXPORTER_DEADLINE`] |
+//! | spooler | thread `weir-spooler` | 5th: packs what is left and writes it to the spool | [`SPOOLER_DEADLINE`] |
+//! | exporter | thread `weir-exporter` | 6th: sends what is left; what stays in the spool is sent by the next run | [`EXPORTER_DEADLINE`] |
 //!
 //! The main thread, outside every runtime, has the last word: whoever misses its deadline is left behind and named.
 //!
@@ -38,18 +39,20 @@ use crate::{
     config::{Config, XdpMode},
     control::{Control, Settings, actor},
     datapath::{Datapath, EventSource},
-    exporter::Queue,
+    exporter::{Queue, spooler},
     kernel::{self, Kernel},
     lock, metrics,
     revoke::{self, Revoker},
     rpc::{self, Link},
-    telemetry::{Parts, Telemetry, clock, names::Names, tally::Tally},
+    spool::{Left, Limits, Spool},
+    telemetry::{Parts, Telemetry, clock, names::Names, record::Cause, tally::Tally},
 };
 
 const RPC_DEADLINE: Duration = Duration::from_millis(300);
 const CONTROL_DEADLINE: Duration = Duration::from_millis(500);
 const REVOKER_DEADLINE: Duration = Duration::from_millis(300);
 const TELEMETRY_DEADLINE: Duration = Duration::from_millis(200);
+const SPOOLER_DEADLINE: Duration = Duration::from_millis(300);
 const EXPORTER_DEADLINE: Duration = Duration::from_millis(900);
 /// Threads that serve the API.
 const RPC_THREADS: usize = 2;
@@ -132,6 +135,7 @@ struct Agent {
     control: Subsystem,
     revoker: Subsystem,
     telemetry: Subsystem,
+    spooler: Subsystem,
     exporter: Option<Subsystem>,
     queue: Arc<Queue>,
 }
@@ -146,7 +150,7 @@ impl Agent {
     ) -> Result<Self, RunError> {
         let (names, tally) = (Arc::new(Names::default()), Arc::new(Tally::default()));
         let revoker = Arc::new(Revoker::default());
-        let queue = Arc::new(Queue::new(config.queue_records, boot_id()?, config.collector.is_some()));
+        let queue = queue(config)?;
         let link = Arc::new(Link::new(config.collector.as_ref().map(|collector| collector.address.clone())));
 
         let parts = Parts {
@@ -159,6 +163,13 @@ impl Agent {
         let telemetry = Telemetry::new(events, parts);
         let telemetry =
             Subsystem::thread("telemetry", exits, move |stop| telemetry.run(&stop).map_err(|e| e.to_string()))?;
+        let spooler = {
+            let queue = Arc::clone(&queue);
+            Subsystem::thread("spooler", exits, move |_| {
+                spooler::run(&queue, rpc::pack::CODEC);
+                Ok(())
+            })?
+        };
         let exporter = exporter(config, &queue, &link, exits)?;
 
         let root = config.cgroup_root.clone();
@@ -202,7 +213,7 @@ impl Agent {
         let rpc = Subsystem::task("rpc", exits, runtime, |stop| async move {
             rpc::serve(listeners, handle, info, stop).await.map_err(|error| weir_transport::why(&error))
         });
-        Ok(Self { rpc, metrics, control, revoker: work, telemetry, exporter, queue })
+        Ok(Self { rpc, metrics, control, revoker: work, telemetry, spooler, exporter, queue })
     }
 
     /// Stops everything, in the order of the table above.
@@ -216,6 +227,7 @@ impl Agent {
         self.revoker.stop(REVOKER_DEADLINE);
         self.telemetry.stop(TELEMETRY_DEADLINE);
         self.queue.close();
+        self.spooler.finish(SPOOLER_DEADLINE);
         if let Some(exporter) = self.exporter {
             exporter.finish(EXPORTER_DEADLINE);
         }
@@ -287,6 +299,34 @@ fn exporter(
         Ok(())
     })?;
     Ok(Some(thread))
+}
+
+/// The queue, with what earlier runs left to deliver. Without a collector there is nothing to keep.
+fn queue(config: &Config) -> Result<Arc<Queue>, RunError> {
+    let enabled = config.collector.is_some();
+    let limits = Limits { bytes: if enabled { config.spool.bytes } else { 0 }, ..config.spool };
+    let dir = config.state_dir.join("spool");
+    let now = clock::wall_now();
+    let boot = boot_id()?;
+    let (spool, left) = Spool::open(&dir, limits, &boot, now).unwrap_or_else(|error| {
+        // Enforcement does not wait for a disk; status says so.
+        tracing::error!(dir = %dir.display(), error = %error, "the spool cannot be used: records are kept in memory only");
+        (Spool::in_memory(&boot, error.to_string()), Left::default())
+    });
+    let records = spool.status().records;
+    if records > 0 {
+        tracing::info!(records, "an earlier run left records that are delivered first");
+    }
+    let queue = Queue::new(config.queue_records, spool, enabled);
+    if let Some(ended_ns) = left.ended_ns {
+        tracing::warn!("an earlier run ended without a word; what it had in memory is lost, and records tell since when");
+        queue.lost(Cause::AgentEnded, None, 0, ended_ns.min(now), now);
+    }
+    if let Some(damaged) = left.damaged {
+        tracing::warn!(decisions = damaged, "some of what an earlier run left cannot be read");
+        queue.lost(Cause::SpoolDamaged, None, damaged, now, now);
+    }
+    Ok(Arc::new(queue))
 }
 
 /// A random name for this run, from the kernel.

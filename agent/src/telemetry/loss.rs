@@ -34,7 +34,7 @@ impl RingLosses {
             let gained = cell.lost.saturating_sub(*seen);
             if gained > 0 {
                 *seen = cell.lost;
-                queue.lost(Cause::RingFull, index, gained, self.looked_ns, now);
+                queue.lost(Cause::RingFull, Some(index), gained, self.looked_ns, now);
                 decisions += gained;
             }
         }

@@ -86,18 +86,51 @@ pub enum RecordKind {
     Adopted,
 }
 
-/// Where records were lost.
+/// Where records were lost. Those of decisions and those of other records (closes) are counted apart, because a loss says how many
+/// decisions have no record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Cause {
-    /// Decisions whose event found the kernel's ring full.
+    /// The event of a decision found the kernel's ring full.
     RingFull,
-    /// Decisions whose record found the agent's queue full.
+    /// The agent's queue was full.
     QueueFull,
-    /// Closes whose record found the agent's queue full; counted apart, because they are not decisions.
+    /// As `QueueFull`, of records that are no decisions.
     QueueFullClose,
+    /// The workload had its share of the queue or the spool, and room was scarce.
+    Quota,
+    /// As `Quota`, of records that are no decisions.
+    QuotaClose,
+    /// The spool had its most bytes: the oldest batches had to go.
+    SpoolFull,
+    /// As `SpoolFull`, of records that are no decisions.
+    SpoolFullClose,
+    /// Batches in the spool were older than they may be.
+    SpoolExpired,
+    /// As `SpoolExpired`, of records that are no decisions.
+    SpoolExpiredClose,
+    /// Batches in the spool could not be read any more.
+    SpoolDamaged,
+    /// An earlier run of the agent ended without a word, with what it had in memory. How much that was is not known: the count is 0, and the
+    /// times say from when to when nothing was recorded.
+    AgentEnded,
 }
 
 impl Cause {
+    /// Every cause there is.
+    pub const ALL: &'static [Self] = &[
+        Self::RingFull,
+        Self::QueueFull,
+        Self::QueueFullClose,
+        Self::Quota,
+        Self::QuotaClose,
+        Self::SpoolFull,
+        Self::SpoolFullClose,
+        Self::SpoolExpired,
+        Self::SpoolExpiredClose,
+        Self::SpoolDamaged,
+        Self::AgentEnded,
+    ];
+
     /// The word used in the API.
     #[must_use]
     pub const fn name(self) -> &'static str {
@@ -105,6 +138,26 @@ impl Cause {
             Self::RingFull => "ring_full",
             Self::QueueFull => "queue_full",
             Self::QueueFullClose => "queue_full_close",
+            Self::Quota => "quota",
+            Self::QuotaClose => "quota_close",
+            Self::SpoolFull => "spool_full",
+            Self::SpoolFullClose => "spool_full_close",
+            Self::SpoolExpired => "spool_expired",
+            Self::SpoolExpiredClose => "spool_expired_close",
+            Self::SpoolDamaged => "spool_damaged",
+            Self::AgentEnded => "agent_ended",
+        }
+    }
+
+    /// The cause by which records that are no decisions are counted.
+    #[must_use]
+    pub const fn of_others(self) -> Self {
+        match self {
+            Self::QueueFull => Self::QueueFullClose,
+            Self::Quota => Self::QuotaClose,
+            Self::SpoolFull => Self::SpoolFullClose,
+            Self::SpoolExpired => Self::SpoolExpiredClose,
+            other => other,
         }
     }
 }

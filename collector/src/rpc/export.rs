@@ -3,7 +3,8 @@
 //! May touch: the store.
 //! Never: acknowledges what is not in the history; believes a node name its certificate contradicts.
 //!
-//! The first batch of a stream says which node and boot it speaks for; the others must agree. With TLS, a certificate
+//! The first batch of a stream says which node it speaks for; the others must agree. A batch of another boot of the node is what an
+//! earlier run of its agent left. With TLS, a certificate
 //! that carries `spiffe://weir/node/NAME` may speak for that node only; one without such a name may speak for any.
 
 use std::pin::Pin;
@@ -12,6 +13,7 @@ use futures_util::Stream;
 use futures_util::stream::unfold;
 use tonic::{Request, Response, Status, Streaming};
 use weir_proto::v1::flow_collector_server::FlowCollector;
+use weir_proto::packed::unpack;
 use weir_proto::v1::{Ack, Batch, FlowRecord};
 use weir_transport::Peer;
 
@@ -72,13 +74,18 @@ impl Session {
         if batch.sequence == 0 {
             return Err(Status::invalid_argument("a batch has no sequence number; they begin at 1"));
         }
+        let records = match (batch.records.is_empty(), batch.packed.is_empty()) {
+            (_, true) => batch.records,
+            (true, false) => unpack(&batch.packed).map_err(|error| Status::invalid_argument(error.to_string()))?,
+            (false, false) => return Err(Status::invalid_argument("a batch has both records and packed ones")),
+        };
         let numbered = |mut record: FlowRecord| {
             record.node.clone_from(&batch.node);
             let tally = tally(&record);
             (record, tally)
         };
-        let records = batch.records.into_iter().map(numbered).collect();
-        let batch = store::Batch { sequence: batch.sequence, records };
+        let records = records.into_iter().map(numbered).collect();
+        let batch = store::Batch { sequence: batch.sequence, dropped_before: batch.dropped_before, records };
         let (node, boot_id, sequence) = (sender.node.clone(), sender.boot_id.clone(), batch.sequence);
         let taken = self.service.store.take(&node, &boot_id, batch);
         match taken.order {
@@ -86,15 +93,16 @@ impl Session {
             Order::New { missing } => tracing::warn!(node, boot_id, sequence, missing, "batches are missing"),
             Order::Duplicate => tracing::debug!(node, boot_id, sequence, "a batch came again"),
         }
-        Ok(Ack { sequence: taken.acknowledge })
+        Ok(Ack { sequence: taken.acknowledge, boot_id })
     }
 
     /// Checks on whose behalf a batch comes; the first one decides for the stream.
     fn sender_of(&mut self, batch: &Batch) -> Result<&Sender, Status> {
         let sender = match self.sender.take() {
             Some(sender) if sender.node == batch.node && sender.boot_id == batch.boot_id => sender,
+            Some(sender) if sender.node == batch.node => self.admit(batch)?,
             Some(sender) => {
-                let message = format!("this stream speaks for node {}, boot {}", sender.node, sender.boot_id);
+                let message = format!("this stream speaks for node {}", sender.node);
                 return Err(Status::invalid_argument(message));
             }
             None => self.admit(batch)?,

@@ -3,8 +3,10 @@
 //! May touch: a collector of its own.
 //! Never: takes an acknowledgement for proof; what was acknowledged is read back.
 
+use prost::Message;
 use tonic::Code;
-use weir_proto::v1::{Batch, FlowRecord, ObserveRequest, RecordType};
+use weir_proto::packed::present;
+use weir_proto::v1::{Batch, FlowRecord, ObserveRequest, PackedRecords, RecordType};
 
 use crate::world::{Agent, World, batch, record};
 
@@ -30,7 +32,7 @@ async fn resent_batches_are_acknowledged_counted_and_kept_once() {
     assert_eq!(agent.send(batch(2, [3])).await.unwrap(), 2);
     drop(agent);
     let mut again = world.agent().await;
-    assert_eq!(again.send(batch(1, [1, 2])).await.unwrap(), 2);
+    assert_eq!(again.send(batch(1, [1, 2])).await.unwrap(), 1, "its sender may not know of the second");
     assert_eq!(again.send(batch(3, [4])).await.unwrap(), 3);
     assert_eq!(world.read(ObserveRequest::default()).await, [1, 2, 3, 4]);
     let node = world.node("n", "b").await;
@@ -60,6 +62,68 @@ async fn a_gap_is_counted_and_a_new_boot_begins_anew() {
     assert_eq!(late.send(elder(40)).await.unwrap(), 40);
     let node = world.node("elder", "b").await;
     assert_eq!((node.first_sequence, node.missing_batches), (40, 0), "a collector that joins late has lost nothing");
+}
+
+/// An agent that was started again sends what its last run left, then its own.
+#[tokio::test]
+async fn a_stream_may_go_on_with_another_boot_of_its_node_and_batches_given_up_are_not_missing() {
+    let world = World::new(100);
+    let mut agent = world.agent().await;
+    let boot = |boot_id: &str, batch| Batch { boot_id: boot_id.to_owned(), ..batch };
+    agent.send(boot("a", batch(7, [1]))).await.unwrap();
+    agent.send(boot("a", Batch { dropped_before: 10, ..batch(18, [2]) })).await.unwrap();
+    agent.send(boot("b", batch(1, [3]))).await.unwrap();
+    agent.send(boot("b", Batch { dropped_before: 1, ..batch(5, [4]) })).await.unwrap();
+    assert_eq!(world.read(ObserveRequest::default()).await, [1, 2, 3, 4]);
+    assert_eq!((world.node("n", "a").await.missing_batches, world.node("n", "b").await.missing_batches), (0, 2));
+    assert!(world.node("n", "b").await.connected);
+}
+
+#[tokio::test]
+async fn packed_records_are_read_as_if_they_came_one_by_one() {
+    let world = World::new(100);
+    let mut agent = world.agent().await;
+    let judgement = FlowRecord { cookie: 0, time_ns: 0, local: None, remote: None, process: None, ..record(0) };
+    let packed = PackedRecords {
+        time_ns: 1000,
+        judgements: vec![FlowRecord { count: 1, ..judgement }],
+        present: vec![present::COOKIE, present::COOKIE | present::COUNT],
+        judgement: vec![1, 1],
+        time: vec![0, 5],
+        local: vec![0, 0],
+        local_address: vec![0, 0],
+        local_port: vec![0, 0],
+        remote: vec![0, 0],
+        remote_address: vec![0, 0],
+        remote_port: vec![0, 0],
+        cookie: vec![40, 2],
+        count: vec![9],
+        ..PackedRecords::default()
+    };
+    let of = |packed: &PackedRecords| Batch { packed: packed.encode_to_vec(), ..batch(1, []) };
+    agent.send(of(&packed)).await.unwrap();
+    assert_eq!(world.read(ObserveRequest::default()).await, [40, 42]);
+    assert_eq!(world.node("n", "b").await.decisions["connect/deny/default"], 10);
+
+    let short = PackedRecords { cookie: vec![40], ..packed.clone() };
+    let long = PackedRecords { count: vec![9, 9], ..packed.clone() };
+    let beyond = PackedRecords { judgement: vec![1, 2], ..packed.clone() };
+    let newer = PackedRecords { present: vec![present::COOKIE, 1 << 20], ..packed.clone() };
+    let both = Batch { records: vec![record(1)], ..of(&packed) };
+    let nonsense = Batch { packed: b"nonsense".to_vec(), ..batch(1, []) };
+    for (bad, word) in [
+        (of(&short), "`cookie`"),
+        (of(&long), "`count`"),
+        (of(&beyond), "`judgements`"),
+        (of(&newer), "`present`"),
+        (both, "both"),
+        (nonsense, "no PackedRecords"),
+    ] {
+        let refused = world.agent().await.send(Batch { sequence: 2, ..bad }).await.unwrap_err();
+        assert_eq!(refused.code(), Code::InvalidArgument);
+        assert!(refused.message().contains(word), "{refused}");
+    }
+    assert_eq!(world.node("n", "b").await.records, 2, "nothing of them was taken");
 }
 
 #[tokio::test]

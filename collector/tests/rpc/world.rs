@@ -114,7 +114,7 @@ impl Reader {
 /// A batch of node "n", boot "b", whose records carry these cookies.
 pub fn batch(sequence: u64, cookies: impl IntoIterator<Item = u64>) -> Batch {
     let records = cookies.into_iter().map(record).collect();
-    Batch { node: "n".to_owned(), boot_id: "b".to_owned(), sequence, records }
+    Batch { node: "n".to_owned(), boot_id: "b".to_owned(), sequence, records, ..Batch::default() }
 }
 
 pub fn record(cookie: u64) -> FlowRecord {

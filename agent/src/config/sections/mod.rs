@@ -9,13 +9,15 @@ mod interfaces;
 mod layers;
 mod tls;
 
-use std::path::PathBuf;
+use std::{fmt::Display, ops::RangeInclusive, path::PathBuf, str::FromStr, time::Duration};
 
 use collector::collector;
 use grpc::grpc;
 use interfaces::interfaces;
 use layers::{Layers, Sources, flags};
 use weir_common::verdict::Verdict;
+
+use crate::spool::Limits;
 
 use super::{
     Args, Config, Fault, IngressHook, Log, XdpMode,
@@ -33,7 +35,12 @@ const FORMATS: &[(&str, bool)] = &[("text", false), ("json", true)];
 const BOOLEANS: &[(&str, bool)] = &[("true", true), ("false", false)];
 const DEFAULT_RECORDS: usize = 65_536;
 /// Below this a single batch would not fit; above it the queue alone would take gigabytes.
-const RECORDS: std::ops::RangeInclusive<usize> = 1_024..=16_777_216;
+const RECORDS: RangeInclusive<usize> = 1_024..=16_777_216;
+const DEFAULT_MEBIBYTES: u64 = 256;
+const MEBIBYTES: RangeInclusive<u64> = 0..=1_048_576;
+const DEFAULT_HOURS: u64 = 24;
+/// Up to a year.
+const HOURS: RangeInclusive<u64> = 1..=8_784;
 
 /// Reads the file's text and lays the flags over it.
 pub fn read(source: &str, text: &str, args: &Args) -> Result<Config, Vec<Fault>> {
@@ -61,8 +68,8 @@ pub fn read(source: &str, text: &str, args: &Args) -> Result<Config, Vec<Fault>>
 
 fn config(reader: &mut Sources, file: Option<&Node>, flags: &Node) -> Option<Config> {
     let top = Layers::new(reader, "", file, Some(flags));
-    let [grpc_section, collector_section, queue_section, metrics_section, log_section] =
-        ["grpc", "collector", "queue", "metrics", "log"].map(|key| top.below(reader, key));
+    let [grpc_section, collector_section, queue_section, spool_section, metrics_section, log_section] =
+        ["grpc", "collector", "queue", "spool", "metrics", "log"].map(|key| top.below(reader, key));
     let node = top.read(reader, |reader, section| reader.text(section, "node"));
     let node = node.or_else(|| host_name(reader));
     let cgroup_root = top.read(reader, |reader, section| reader.path(section, "cgroupRoot"));
@@ -79,7 +86,9 @@ fn config(reader: &mut Sources, file: Option<&Node>, flags: &Node) -> Option<Con
     let policy_dir = top.read(reader, |reader, section| reader.path(section, "policyDir"));
     let grpc = grpc(reader, &grpc_section);
     let collector = collector(reader, &collector_section);
-    let queue_records = queue(reader, &queue_section);
+    let queue_records = number(reader, &queue_section, "records", &RECORDS).unwrap_or(DEFAULT_RECORDS);
+    let mebibytes = number(reader, &spool_section, "mebibytes", &MEBIBYTES).unwrap_or(DEFAULT_MEBIBYTES);
+    let hours = number(reader, &spool_section, "hours", &HOURS).unwrap_or(DEFAULT_HOURS);
     let metrics = metrics_section.read(reader, |reader, section| {
         let remedy = "write ADDRESS:PORT, such as 127.0.0.1:9477";
         reader.parsed(section, "listen", "is no address and port", remedy)
@@ -98,6 +107,7 @@ fn config(reader: &mut Sources, file: Option<&Node>, flags: &Node) -> Option<Con
         grpc,
         collector,
         queue_records,
+        spool: Limits { bytes: mebibytes << 20, age: Duration::from_hours(hours) },
         metrics,
         log,
     })
@@ -112,16 +122,19 @@ fn host_name(reader: &mut Sources) -> Option<String> {
     name
 }
 
-fn queue(reader: &mut Sources, section: &Layers<'_>) -> usize {
-    let records: Option<usize> = section.read(reader, |reader, section| {
-        let remedy = format!("write a number from {} to {}", RECORDS.start(), RECORDS.end());
-        let value = reader.parsed(section, "records", "is no number", &remedy)?;
-        if !RECORDS.contains(&value) {
-            reader.fault("queue.records", section.get("records"), "is out of range", &remedy);
+/// A number within bounds.
+fn number<T>(reader: &mut Sources, section: &Layers<'_>, key: &str, bounds: &RangeInclusive<T>) -> Option<T>
+where
+    T: FromStr + PartialOrd + Display,
+{
+    section.read(reader, |reader, section| {
+        let remedy = format!("write a number from {} to {}", bounds.start(), bounds.end());
+        let value = reader.parsed(section, key, "is no number", &remedy)?;
+        if !bounds.contains(&value) {
+            reader.fault(&section.field(key), section.get(key), "is out of range", &remedy);
         }
         Some(value)
-    });
-    records.unwrap_or(DEFAULT_RECORDS)
+    })
 }
 
 fn log(reader: &mut Sources, section: &Layers<'_>) -> Log {

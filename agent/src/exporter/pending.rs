@@ -1,0 +1,199 @@
+//! Lives: weir-agent, exporter.
+//! Called by: `Queue`, under its lock.
+//! May touch: its own memory.
+//! Never: holds more records than its capacity; lets one workload take the room of the others.
+
+use std::{
+    collections::{BTreeMap, HashMap, VecDeque},
+    time::Instant,
+};
+
+use super::losses::Losses;
+use crate::telemetry::{
+    record::{Cause, Record, RecordKind},
+    tally,
+};
+
+/// One part in this many of all room is what one workload may have while less than half is free.
+pub const QUOTA: usize = 4;
+
+/// Records that no batch was made of yet.
+#[derive(Debug)]
+pub struct Pending {
+    records: VecDeque<Record>,
+    capacity: usize,
+    losses: Losses,
+    /// Records by workload; counted only while less than half of the room is free.
+    shares: Option<HashMap<String, usize>>,
+    /// Decisions lost here, or on the way to a batch.
+    lost: u64,
+    /// Since when records wait.
+    since: Option<Instant>,
+    closed: bool,
+    /// Set with the first record that found no room, until half of the room is free again.
+    full: bool,
+}
+
+impl Pending {
+    pub fn new(capacity: usize) -> Self {
+        Self {
+            records: VecDeque::new(),
+            capacity,
+            losses: Losses::default(),
+            shares: None,
+            lost: 0,
+            since: None,
+            closed: false,
+            full: false,
+        }
+    }
+
+    pub fn push(&mut self, records: Vec<Record>) {
+        for record in records {
+            if self.records.len() >= self.capacity {
+                self.give_up(&record, Cause::QueueFull);
+            } else if self.has_its_share(&record) {
+                self.give_up(&record, Cause::Quota);
+            } else {
+                self.keep(record);
+            }
+        }
+        self.wait_since_now();
+    }
+
+    /// Counts a loss that happened before the queue.
+    pub fn lost(&mut self, cause: Cause, cell: Option<u32>, count: u64, first_ns: u64, last_ns: u64) {
+        self.losses.add(cause, cell, "", count, first_ns, last_ns);
+        self.wait_since_now();
+    }
+
+    /// Counts a loss whose record was lost.
+    pub fn lost_again(&mut self, cause: Cause, cell: Option<u32>, count: u64, first_ns: u64, last_ns: u64) {
+        self.losses.again(cause, cell, "", count, first_ns, last_ns);
+        self.wait_since_now();
+    }
+
+    fn wait_since_now(&mut self) {
+        let is_waited_for = !self.records.is_empty() || !self.losses.is_empty();
+        self.since = self.since.or_else(|| is_waited_for.then(Instant::now));
+    }
+
+    /// Counts a record as lost.
+    pub fn give_up(&mut self, record: &Record, cause: Cause) {
+        if !self.full {
+            self.full = true;
+            let cause = cause.name();
+            tracing::warn!(cause, capacity = self.capacity, "records find no room: new ones are counted and dropped");
+        }
+        let (first, last) = (record.time_ns, record.end_ns.max(record.time_ns));
+        let whose = if cause == Cause::Quota { workload(record) } else { "" };
+        match record.kind {
+            RecordKind::Verdict => {
+                self.lost += record.count;
+                self.losses.add(cause, tally::cell_of(record), whose, record.count, first, last);
+            }
+            RecordKind::Close | RecordKind::Cut | RecordKind::Adopted => {
+                self.losses.add(cause.of_others(), None, whose, 1, first, last);
+            }
+            RecordKind::Loss(cause) => {
+                self.losses.again(cause, tally::cell_of(record), workload(record), record.count, first, last);
+            }
+        }
+    }
+
+    fn keep(&mut self, record: Record) {
+        if let Some(shares) = &mut self.shares {
+            match shares.get_mut(workload(&record)) {
+                Some(held) => *held += 1,
+                None => drop(shares.insert(workload(&record).to_owned(), 1)),
+            }
+        }
+        self.records.push_back(record);
+    }
+
+    /// Whether the workload of a record has what one may have, and room is scarce.
+    fn has_its_share(&mut self, record: &Record) -> bool {
+        if self.records.len() < self.capacity.div_ceil(2) || matches!(record.kind, RecordKind::Loss(_)) {
+            self.shares = None;
+            return false;
+        }
+        let records = &self.records;
+        let shares = self.shares.get_or_insert_with(|| {
+            let mut shares = HashMap::new();
+            for record in records {
+                *shares.entry(workload(record).to_owned()).or_default() += 1;
+            }
+            shares
+        });
+        // What no workload is named for has no quota: it is many.
+        let name = workload(record);
+        !name.is_empty() && shares.get(name).is_some_and(|held| *held >= self.capacity / QUOTA)
+    }
+
+    /// Takes up to `most` records, oldest first, and then what is to be told of losses: they need no room here, and those of one kind
+    /// are one record however many there were since the last time.
+    pub fn take(&mut self, most: usize) -> Vec<Record> {
+        let count = self.records.len().min(most);
+        let mut taken: Vec<Record> = self.records.drain(..count).collect();
+        if let Some(shares) = &mut self.shares {
+            for record in &taken {
+                if let Some(held) = shares.get_mut(workload(record)) {
+                    *held = held.saturating_sub(1);
+                }
+            }
+        }
+        if self.full && self.records.len() <= self.capacity / 2 {
+            self.full = false;
+            tracing::info!(decisions_lost = self.lost, "there is room for records again");
+        }
+        taken.extend(std::iter::from_fn(|| self.losses.take()).take(most));
+        self.since = None;
+        self.wait_since_now();
+        taken
+    }
+
+    /// Puts records back that found no place; they are the oldest again. For this moment there may be more than the capacity.
+    pub fn put_back(&mut self, records: Vec<Record>) {
+        records.into_iter().rev().for_each(|record| self.records.push_front(record));
+        self.shares = None;
+    }
+
+    pub fn len(&self) -> usize {
+        self.records.len()
+    }
+
+    pub const fn capacity(&self) -> usize {
+        self.capacity
+    }
+
+    pub const fn since(&self) -> Option<Instant> {
+        self.since
+    }
+
+    pub const fn lost_decisions(&self) -> u64 {
+        self.lost
+    }
+
+    /// What was lost since the start, by every cause there is.
+    pub fn losses(&self) -> BTreeMap<Cause, u64> {
+        self.losses.totals()
+    }
+
+    pub fn close(&mut self) {
+        self.closed = true;
+    }
+
+    pub const fn is_closed(&self) -> bool {
+        self.closed
+    }
+
+    /// Whether it is closed and nothing is left.
+    pub fn is_done(&self) -> bool {
+        self.closed && self.records.is_empty() && self.losses.is_empty()
+    }
+}
+
+/// The workload on this node that a record is about; "" for none.
+pub fn workload(record: &Record) -> &str {
+    record.local.workload.as_ref().map_or("", |workload| &workload.name)
+}

@@ -1,0 +1,266 @@
+//! Lives: weir-agent, at its gRPC edge.
+//! Called by: the spooler, once for each batch; the spool, for batches it gives up.
+//! May touch: its arguments.
+//! Never: tells the same thing twice in one batch; `weir_proto::packed` reads what this writes.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    hash::Hash,
+    sync::Arc,
+};
+
+use prost::Message;
+use weir_common::{
+    addr::Addr,
+    counters,
+    verdict::{Hook, Reason, Verdict},
+};
+use weir_proto::{
+    packed::{self, present},
+    v1::{self, PackedRecords},
+};
+
+use super::records;
+use crate::{
+    spool::{Codec, Given},
+    telemetry::record::{Cause, End, ProcessInfo, Record, RecordKind, Traffic},
+};
+
+/// How batches are written and read by who keeps them.
+pub const CODEC: Codec = Codec { pack, given_up };
+
+/// Records as an encoded `PackedRecords`.
+fn pack(records: &[Record]) -> Vec<u8> {
+    let mut packer = Packer::new(records.first().map_or(0, |record| record.time_ns), records.len());
+    records.iter().for_each(|record| packer.add(record));
+    packer.packed.encode_to_vec()
+}
+
+/// What is lost with the records of a batch, by the kernel's cells.
+fn given_up(packed: &[u8]) -> Given {
+    let mut given = Given::default();
+    let Ok(records) = packed::unpack(packed) else { return given };
+    for record in records {
+        let end = record.end_ns.max(record.time_ns);
+        let cell = cell(&record);
+        match record.r#type() {
+            v1::RecordType::Verdict => given.add(cell, record.count, record.time_ns, end),
+            v1::RecordType::Loss => {
+                if let Some(cause) = Cause::ALL.iter().find(|cause| cause.name() == record.loss_cause) {
+                    given.again(*cause, cell, record.count, record.time_ns, end);
+                }
+            }
+            v1::RecordType::Close | v1::RecordType::Cut | v1::RecordType::Adopted | v1::RecordType::Unspecified => {
+                given.other(1, record.time_ns, end);
+            }
+        }
+    }
+    given
+}
+
+fn cell(record: &v1::FlowRecord) -> Option<u32> {
+    let hook = *Hook::ALL.iter().find(|hook| hook.name() == record.hook)?;
+    let reason = *Reason::ALL.iter().find(|reason| reason.name() == record.reason)?;
+    let verdict = match record.verdict() {
+        v1::Verdict::Allow => Verdict::Allow,
+        v1::Verdict::Deny => Verdict::Deny,
+        v1::Verdict::Audit => Verdict::Audit,
+        v1::Verdict::Unspecified => return None,
+    };
+    Some(counters::cell(hook, verdict, reason))
+}
+
+/// What makes two judgements one, by the places of shared names: the records keep those alive.
+type Judged = (Word, Word, (u64, u8, u32, Option<u8>, u64));
+type Word = [usize; 6];
+/// Likewise two ends.
+type Whose = (usize, usize, u32);
+
+struct Packer<'a> {
+    packed: PackedRecords,
+    judgements: HashMap<Judged, u32>,
+    ends: HashMap<Whose, u32>,
+    addresses: HashMap<Addr, u32>,
+    processes: HashMap<Process<'a>, u32>,
+    cgroups: BTreeMap<&'a str, u32>,
+    time_ns: u64,
+    cookie: u64,
+}
+
+/// By what it says, because each event makes its own.
+type Process<'a> = (u32, u64, u32, &'a str, &'a str);
+
+impl<'a> Packer<'a> {
+    fn new(time_ns: u64, records: usize) -> Self {
+        let column = || Vec::with_capacity(records);
+        let packed = PackedRecords {
+            time_ns,
+            present: column(),
+            judgement: column(),
+            time: Vec::with_capacity(records),
+            local: column(),
+            local_address: column(),
+            local_port: column(),
+            remote: column(),
+            remote_address: column(),
+            remote_port: column(),
+            ..PackedRecords::default()
+        };
+        Self {
+            packed,
+            judgements: HashMap::new(),
+            ends: HashMap::new(),
+            addresses: HashMap::new(),
+            processes: HashMap::new(),
+            cgroups: BTreeMap::new(),
+            time_ns,
+            cookie: 0,
+        }
+    }
+
+    fn add(&mut self, record: &'a Record) {
+        let count = usual_count(record.kind);
+        let judgement = index(&mut self.judgements, judged(record), || {
+            self.packed.judgements.push(records::judgement(record, count));
+        });
+        let (local, local_address) = self.end(&record.local);
+        let (remote, remote_address) = self.end(&record.remote);
+        let packed = &mut self.packed;
+        packed.judgement.push(judgement);
+        packed.time.push(record.time_ns.wrapping_sub(self.time_ns).cast_signed());
+        self.time_ns = record.time_ns;
+        packed.local.push(local);
+        packed.local_address.push(local_address);
+        packed.local_port.push(u32::from(record.local.port));
+        packed.remote.push(remote);
+        packed.remote_address.push(remote_address);
+        packed.remote_port.push(u32::from(record.remote.port));
+        let present = self.optional(record, count);
+        self.packed.present.push(present);
+    }
+
+    /// What not every record has; the bits that say what this one has.
+    fn optional(&mut self, record: &'a Record, usual_count: u64) -> u32 {
+        let packed = &mut self.packed;
+        let mut bits = 0;
+        if record.end_ns != 0 {
+            bits |= present::LASTED;
+            packed.lasted.push(record.end_ns.wrapping_sub(record.time_ns).cast_signed());
+        }
+        if record.start_ns != 0 {
+            bits |= present::AGE;
+            packed.age.push(record.time_ns.wrapping_sub(record.start_ns).cast_signed());
+        }
+        if let Some(process) = &record.process {
+            bits |= present::PROCESS;
+            let place =
+                index(&mut self.processes, said(process), || packed.processes.push(records::process(process)));
+            packed.process.push(place);
+        }
+        if let Some(cgroup) = &record.cgroup {
+            bits |= present::CGROUP;
+            let next = number(self.cgroups.len() + 1);
+            let place = *self.cgroups.entry(cgroup).or_insert_with(|| {
+                packed.cgroups.push(cgroup.to_string());
+                next
+            });
+            packed.cgroup.push(place);
+        }
+        if record.cookie != 0 {
+            bits |= present::COOKIE;
+            packed.cookie.push(record.cookie.wrapping_sub(self.cookie).cast_signed());
+            self.cookie = record.cookie;
+        }
+        if record.count != usual_count {
+            bits |= present::COUNT;
+            packed.count.push(record.count);
+        }
+        if record.traffic != Traffic::default() {
+            bits |= present::TRAFFIC;
+            let Traffic { bytes_sent, bytes_received, packets_sent, packets_received, rtt_us, retransmits } =
+                record.traffic;
+            packed.traffic.extend([bytes_sent, bytes_received, packets_sent, packets_received]);
+            packed.traffic.extend([u64::from(rtt_us), u64::from(retransmits)]);
+        }
+        bits
+    }
+
+    /// Indexes of an end and of its address.
+    fn end(&mut self, end: &End) -> (u32, u32) {
+        if *end == End::default() {
+            return (0, 0);
+        }
+        let whose = (place(end.workload.as_ref()), place(end.service.as_ref()), end.identity);
+        let place = index(&mut self.ends, whose, || self.packed.ends.push(records::whose(end)));
+        let address = if end.addr == Addr::UNSPECIFIED {
+            0
+        } else {
+            index(&mut self.addresses, end.addr, || self.packed.addresses.push(records::address(&end.addr)))
+        };
+        (place, address)
+    }
+}
+
+/// The index of a key; told once.
+fn index<K: Hash + Eq>(known: &mut HashMap<K, u32>, key: K, tell: impl FnOnce()) -> u32 {
+    let next = number(known.len() + 1);
+    *known.entry(key).or_insert_with(|| {
+        tell();
+        next
+    })
+}
+
+const fn usual_count(kind: RecordKind) -> u64 {
+    match kind {
+        RecordKind::Verdict => 1,
+        RecordKind::Close | RecordKind::Cut | RecordKind::Adopted | RecordKind::Loss(_) => 0,
+    }
+}
+
+fn said(process: &ProcessInfo) -> Process<'_> {
+    (process.pid, process.start_ticks, process.uid, &process.command, &process.executable)
+}
+
+fn judged(record: &Record) -> Judged {
+    let word = |word: Option<u8>| word.map_or(0, |word| usize::from(word) + 1);
+    let kind = match record.kind {
+        RecordKind::Verdict => 0,
+        RecordKind::Close => 1,
+        RecordKind::Cut => 2,
+        RecordKind::Adopted => 3,
+        RecordKind::Loss(cause) => 4 + usize::from(cause as u8),
+    };
+    let staged = record.staged.as_ref();
+    (
+        [
+            kind,
+            word(record.verdict.map(|verdict| verdict as u8)),
+            word(record.reason.map(|reason| reason as u8)),
+            word(record.hook.map(|hook| hook as u8)),
+            word(record.direction.map(|direction| direction as u8)),
+            word(record.refusal.map(|refusal| refusal as u8)),
+        ],
+        [
+            place(record.rule.as_ref()),
+            word(staged.map(|staged| staged.verdict as u8)),
+            place(staged.and_then(|staged| staged.rule.as_ref())),
+            place(record.interface.as_ref()),
+            0,
+            0,
+        ],
+        (record.generation, record.protocol, record.tcp_flags, record.icmp_type, usual_count(record.kind)),
+    )
+}
+
+/// Where a shared value lies; 0 for none.
+fn place<T: ?Sized>(shared: Option<&Arc<T>>) -> usize {
+    shared.map_or(0, |shared| Arc::as_ptr(shared).cast::<()>().addr())
+}
+
+fn number(value: usize) -> u32 {
+    u32::try_from(value).unwrap_or(u32::MAX)
+}
+
+#[cfg(test)]
+#[path = "pack_tests.rs"]
+mod tests;
