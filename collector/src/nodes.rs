@@ -38,8 +38,10 @@ pub struct Boot {
     pub last_seen_ns: u64,
     /// Decisions by "hook/verdict/reason".
     pub decisions: BTreeMap<String, u64>,
-    /// Lost decisions by cause.
+    /// Losses by cause.
     pub losses: BTreeMap<String, u64>,
+    /// Those that say which decisions were lost, by "cause hook/verdict/reason".
+    pub lost_decisions: BTreeMap<String, u64>,
 }
 
 /// What a record adds to the sums of its node.
@@ -56,6 +58,8 @@ pub enum Tally {
     Loss {
         /// Why.
         cause: String,
+        /// "hook/verdict/reason", where it is known.
+        what: Option<String>,
         /// How many.
         count: u64,
     },
@@ -123,7 +127,12 @@ impl Boot {
         self.records += 1;
         match tally {
             Tally::Decision { what, count } => sum(&mut self.decisions, what, *count),
-            Tally::Loss { cause, count } => sum(&mut self.losses, cause, *count),
+            Tally::Loss { cause, what, count } => {
+                sum(&mut self.losses, cause, *count);
+                if let Some(what) = what {
+                    sum(&mut self.lost_decisions, &format!("{cause} {what}"), *count);
+                }
+            }
             Tally::Nothing => {}
         }
     }
@@ -172,11 +181,11 @@ mod tests {
         for index in 0..2000 {
             boot.add(&Tally::Decision { what: format!("hook/deny/{index}"), count: 2 });
         }
-        boot.add(&Tally::Loss { cause: "ring_full".to_owned(), count: 5 });
+        boot.add(&Tally::Loss { cause: "ring_full".to_owned(), what: Some("a/b/c".to_owned()), count: 5 });
         assert_eq!(boot.records, 2002);
         assert_eq!(boot.decisions.values().sum::<u64>(), 4000);
         assert_eq!(boot.decisions.len(), MAX_WORDS + 1);
-        assert_eq!(boot.losses["ring_full"], 5);
+        assert_eq!((boot.losses["ring_full"], boot.lost_decisions["ring_full a/b/c"]), (5, 5));
     }
 
     #[test]

@@ -12,6 +12,7 @@ mod failure;
 mod files;
 mod offline;
 mod protocol;
+mod reconciliation;
 mod render;
 mod rpc;
 mod verbs;

@@ -28,29 +28,13 @@ struct Sum {
 
 impl Losses {
     /// Adds to the sum of a cause, cell and workload. No cell stands for what is no decision, no workload ("") for any.
-    pub fn add(
-        &mut self,
-        cause: Cause,
-        cell: Option<u32>,
-        workload: &str,
-        count: u64,
-        first_ns: u64,
-        last_ns: u64,
-    ) {
+    pub fn add(&mut self, cause: Cause, cell: Option<u32>, workload: &str, count: u64, first_ns: u64, last_ns: u64) {
         *self.totals.entry(cause).or_default() += count;
         self.again(cause, cell, workload, count, first_ns, last_ns);
     }
 
     /// Adds a loss that was told, and whose record was lost.
-    pub fn again(
-        &mut self,
-        cause: Cause,
-        cell: Option<u32>,
-        workload: &str,
-        count: u64,
-        first_ns: u64,
-        last_ns: u64,
-    ) {
+    pub fn again(&mut self, cause: Cause, cell: Option<u32>, workload: &str, count: u64, first_ns: u64, last_ns: u64) {
         let workload = if self.sums.len() < MOST { workload } else { "" };
         let sum = self.sums.entry((cause, cell, workload.to_owned())).or_insert(Sum { count: 0, first_ns, last_ns });
         sum.count += count;

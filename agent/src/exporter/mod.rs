@@ -5,7 +5,7 @@
 //! Never: makes a pusher wait.
 //!
 //! ```text
-//! push ─► pending ─ spooler packs 1,024 or what came in 20 ms ─► spool, numbered 1, 2, 3 ... ─ next() ─► stream ─ acknowledge() ─► gone
+//! push ─► pending ─ spooler packs 1,024 or what came in 20 ms ─► spool, numbered 1, 2, 3 ... ─ next_parcel() ─► stream ─ acknowledge() ─► gone
 //! ```
 //! When `pending` is full the newest record is dropped, when the spool is full the oldest batches that were never sent: each is counted
 //! by hook, verdict and reason, and told as a loss once there is room. While less than half of either is free, one workload has at
@@ -108,8 +108,8 @@ impl Queue {
 
     /// The next batch to send.
     #[must_use]
-    pub fn next(&self) -> Option<Parcel> {
-        let (parcel, damaged) = self.spool(Spool::next);
+    pub fn next_parcel(&self) -> Option<Parcel> {
+        let (parcel, damaged) = self.spool(Spool::next_parcel);
         if damaged > 0 {
             let now = crate::telemetry::clock::wall_now();
             self.lost(Cause::SpoolDamaged, None, damaged, now, now);

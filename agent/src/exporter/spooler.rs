@@ -57,7 +57,9 @@ fn store(queue: &Queue, codec: Codec, mut records: Vec<Record>) -> bool {
     let excess = queue.spool(|spool| {
         let scarce = spool.fill_permille() >= 500;
         let is_excess = |record: &mut Record| {
-            scarce && !matches!(record.kind, RecordKind::Loss(_)) && spool.share_permille(workload(record)) * QUOTA as u64 >= 1000
+            scarce
+                && !matches!(record.kind, RecordKind::Loss(_))
+                && spool.share_permille(workload(record)) * QUOTA as u64 >= 1000
         };
         records.extract_if(.., is_excess).collect::<Vec<_>>()
     });
@@ -100,6 +102,7 @@ fn make_room(queue: &Queue, codec: Codec) {
         let cause = match why {
             Why::Full => Cause::SpoolFull,
             Why::Expired => Cause::SpoolExpired,
+            Why::Earlier => Cause::EarlierRun,
         };
         cells.into_iter().for_each(|(cell, count)| queue.lost(cause, cell, count, first_ns, last_ns));
         for ((cause, cell), count) in again {

@@ -97,7 +97,7 @@ fn without_a_collector_nothing_is_kept_and_nothing_counts_as_lost() {
     let queue = Queue::new(2, Spool::in_memory("boot", String::new()), false);
     queue.push((0..10).map(|n| verdict(Hook::Connect, 1, n)).collect());
     queue.lost(Cause::RingFull, Some(0), 1, 1, 1);
-    assert_eq!((queue.status().pending, queue.status().lost, queue.next()), (0, 0, None));
+    assert_eq!((queue.status().pending, queue.status().lost, queue.next_parcel()), (0, 0, None));
 }
 
 #[test]

@@ -201,9 +201,12 @@ pub const FAMILIES: &[Family] = &[
     gauge("weir_spool_capacity_bytes", &[], "Most bytes of batches that are kept; 0 without a disk", |now| {
         one(Value::Count(now.records.spool.capacity))
     }),
-    gauge("weir_spool_oldest_time_seconds", &[], "Time of the oldest batch that is kept, Unix time; 0 for none", |now| {
-        one(seconds(now.records.spool.oldest_ns))
-    }),
+    gauge(
+        "weir_spool_oldest_time_seconds",
+        &[],
+        "Time of the oldest batch that is kept, Unix time; 0 for none",
+        |now| one(seconds(now.records.spool.oldest_ns)),
+    ),
     gauge("weir_spool_disk", &[], "1 while the disk takes what is spooled; 0 where memory must", |now| {
         let spool = &now.records.spool;
         one(Value::Count((spool.capacity > 0 && spool.fault.is_empty()).into()))

@@ -151,7 +151,7 @@ impl Feed<'_, '_> {
         let queue = self.session.queue;
         let permit = self.outbox.reserve().await.map_err(|_| Broken::Ended)?;
         let open = queue.in_flight() < WINDOW;
-        match open.then(|| queue.next()).flatten() {
+        match open.then(|| queue.next_parcel()).flatten() {
             Some(parcel) => permit.send(batch(parcel, self.session.node)),
             None => {
                 drop(permit);

@@ -117,7 +117,8 @@ impl Taken {
         taken.arrivals += 1;
         taken.boot_ids.push(batch.boot_id);
         let records = unpack(&batch.packed).unwrap();
-        let told = |record: &v1::FlowRecord| if record.loss_cause.is_empty() { (record.cookie, 0) } else { (0, record.count) };
+        let told =
+            |record: &v1::FlowRecord| if record.loss_cause.is_empty() { (record.cookie, 0) } else { (0, record.count) };
         let told: Vec<(u64, u64)> = records.iter().map(told).collect();
         // A batch that comes again must be the same batch.
         assert_eq!(*taken.batches.entry(batch.sequence).or_insert_with(|| told.clone()), told);

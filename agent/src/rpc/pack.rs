@@ -153,8 +153,7 @@ impl<'a> Packer<'a> {
         }
         if let Some(process) = &record.process {
             bits |= present::PROCESS;
-            let place =
-                index(&mut self.processes, said(process), || packed.processes.push(records::process(process)));
+            let place = index(&mut self.processes, said(process), || packed.processes.push(records::process(process)));
             packed.process.push(place);
         }
         if let Some(cgroup) = &record.cgroup {

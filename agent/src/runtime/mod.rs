@@ -319,7 +319,9 @@ fn queue(config: &Config) -> Result<Arc<Queue>, RunError> {
     }
     let queue = Queue::new(config.queue_records, spool, enabled);
     if let Some(ended_ns) = left.ended_ns {
-        tracing::warn!("an earlier run ended without a word; what it had in memory is lost, and records tell since when");
+        tracing::warn!(
+            "an earlier run ended without a word; what it had in memory is lost, and records tell since when"
+        );
         queue.lost(Cause::AgentEnded, None, 0, ended_ns.min(now), now);
     }
     if let Some(damaged) = left.damaged {

@@ -71,12 +71,7 @@ impl Header {
         let decisions = u64::from_le_bytes(take(&mut rest)?);
         let records = u32::from_le_bytes(take(&mut rest)?);
         let body_crc = u32::from_le_bytes(take(&mut rest)?);
-        (size <= MAX_BODY).then_some(Self {
-            sequence,
-            size,
-            facts: Facts { records, decisions, newest_ns },
-            body_crc,
-        })
+        (size <= MAX_BODY).then_some(Self { sequence, size, facts: Facts { records, decisions, newest_ns }, body_crc })
     }
 
     /// Whether this is the body that was written.

@@ -16,23 +16,26 @@
 //! ```
 
 mod frame;
+mod given;
 mod position;
+mod recovery;
 mod segment;
 
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
     fs, io,
-    os::unix::fs::DirBuilderExt,
     path::{Path, PathBuf},
     sync::Arc,
     time::{Duration, Instant},
 };
 
-pub use frame::{Facts, MAX_BODY};
+pub use frame::Facts;
+use given::read_given;
+pub use given::{Codec, Given, Why};
 use position::{Position, PositionFile};
+pub use recovery::Left;
+use recovery::private_dir;
 use segment::{Found, Segment};
-
-use crate::telemetry::record::{Cause, Record};
 
 /// Segments a full spool is made of.
 const SEGMENTS: u64 = 16;
@@ -44,74 +47,6 @@ const MEMORY: u64 = 8 << 20;
 const DISK_AGAIN: Duration = Duration::from_secs(5);
 /// A segment of which everything is acknowledged is replaced from this size on.
 const WORTH_REPLACING: u64 = 256 << 10;
-
-/// How batches are packed, and read again when they are given up.
-#[derive(Clone, Copy, Debug)]
-pub struct Codec {
-    /// Records as bytes.
-    pub pack: fn(&[Record]) -> Vec<u8>,
-    /// What is lost with such bytes.
-    pub given_up: fn(&[u8]) -> Given,
-}
-
-/// What was in batches that were given up.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Given {
-    /// Decisions by the kernel's cells; `None` where it is not known which.
-    pub cells: BTreeMap<Option<u32>, u64>,
-    /// Records that are no decisions.
-    pub others: u64,
-    /// Losses that were to be told, and are to be told again.
-    pub again: BTreeMap<(Cause, Option<u32>), u64>,
-    /// Wall clock of the first record.
-    pub first_ns: u64,
-    /// Wall clock of the last one.
-    pub last_ns: u64,
-}
-
-impl Given {
-    /// Adds decisions.
-    pub fn add(&mut self, cell: Option<u32>, count: u64, first_ns: u64, last_ns: u64) {
-        *self.cells.entry(cell).or_default() += count;
-        self.span(first_ns, last_ns);
-    }
-
-    /// Adds records that are no decisions.
-    pub fn other(&mut self, count: u64, first_ns: u64, last_ns: u64) {
-        self.others += count;
-        self.span(first_ns, last_ns);
-    }
-
-    /// Adds a loss that was to be told.
-    pub fn again(&mut self, cause: Cause, cell: Option<u32>, count: u64, first_ns: u64, last_ns: u64) {
-        *self.again.entry((cause, cell)).or_default() += count;
-        self.span(first_ns, last_ns);
-    }
-
-    fn join(&mut self, other: Self) {
-        other.cells.into_iter().for_each(|(cell, count)| self.add(cell, count, other.first_ns, other.last_ns));
-        for ((cause, cell), count) in other.again {
-            self.again(cause, cell, count, other.first_ns, other.last_ns);
-        }
-        if other.others > 0 {
-            self.other(other.others, other.first_ns, other.last_ns);
-        }
-    }
-
-    fn span(&mut self, first_ns: u64, last_ns: u64) {
-        self.first_ns = if self.first_ns == 0 { first_ns } else { self.first_ns.min(first_ns) };
-        self.last_ns = self.last_ns.max(last_ns);
-    }
-}
-
-/// Why batches were given up.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Why {
-    /// The spool had its most bytes.
-    Full,
-    /// They were older than allowed.
-    Expired,
-}
 
 /// How much is kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -168,15 +103,6 @@ pub struct SpoolStatus {
     pub lost: u64,
     /// Why the disk is not used; empty while it is, or is not to be.
     pub fault: String,
-}
-
-/// What an earlier run left.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Left {
-    /// It ended without a word; its last record is of about this time.
-    pub ended_ns: Option<u64>,
-    /// Decisions in what could not be read.
-    pub damaged: Option<u64>,
 }
 
 /// Batches in order, from the oldest that was not acknowledged.
@@ -259,45 +185,6 @@ impl Spool {
         let mut spool = Self::empty(PathBuf::new(), Limits { bytes: 0, age: Duration::MAX }, boot);
         spool.status.fault = fault;
         spool
-    }
-
-    fn recover(&mut self, dir: &Path) -> io::Result<Left> {
-        private_dir(dir)?;
-        let mut left = Left::default();
-        for path in sorted(dir)? {
-            let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-            let Some((start, boot)) = name.split_once('-').filter(|_| path.is_dir()) else { continue };
-            let began = start.parse().unwrap_or(0);
-            let (newest_ns, damaged) = self.recover_boot(&path, boot)?;
-            let ended = self.boots.get(boot).is_none_or(|boot| boot.position.ended);
-            left.ended_ns = (!ended).then_some(newest_ns.max(began));
-            if damaged > 0 {
-                left.damaged = Some(left.damaged.unwrap_or(0) + damaged);
-            }
-            self.tidy(boot);
-        }
-        Ok(left)
-    }
-
-    /// Takes over what one boot left: when it was last heard of, and the decisions in what cannot be read.
-    fn recover_boot(&mut self, dir: &Path, boot: &str) -> io::Result<(u64, u64)> {
-        let file = PositionFile::open(dir)?;
-        let position = file.read();
-        let boot: Arc<str> = boot.into();
-        let (mut newest_ns, mut damaged) = (file.written_ns(), 0);
-        for path in sorted(dir)?.into_iter().filter(|path| path.extension().is_some_and(|end| end == "segment")) {
-            let (segment, lost) = Segment::recover(&path, &boot, position.acknowledged)?;
-            newest_ns = newest_ns.max(segment.newest_ns);
-            damaged += lost;
-            if segment.length == 0 || segment.last <= position.acknowledged {
-                segment.remove()?;
-                continue;
-            }
-            self.add(segment);
-        }
-        let of = Boot { dir: Some(dir.to_owned()), position, file: Some(file) };
-        self.boots.insert(boot, of);
-        Ok((newest_ns, damaged))
     }
 
     fn add(&mut self, segment: Segment) -> u64 {
@@ -428,14 +315,16 @@ impl Spool {
                 let position = self.boots.get(&segment.boot).map_or(Position::UNKNOWN, |boot| boot.position);
                 segment.first > position.sent && Some(**id) != last && (full || is_old(segment))
             });
-            let Some((id, why)) = unsent.map(|(id, segment)| (*id, if is_old(segment) { Why::Expired } else { Why::Full }))
+            let Some((id, why)) =
+                unsent.map(|(id, segment)| (*id, if is_old(segment) { Why::Expired } else { Why::Full }))
             else {
                 return given;
             };
             if let Some(segment) = self.segments.remove(&id) {
                 let lost = read_given(&segment, codec);
                 let decisions = lost.cells.values().sum::<u64>();
-                if segment.boot == self.boot {
+                let is_ours = segment.boot == self.boot;
+                if is_ours {
                     self.status.lost += decisions;
                 }
                 self.status.records = self.status.records.saturating_sub(segment.records);
@@ -444,14 +333,14 @@ impl Spool {
                     reason = if why == Why::Full { "the spool is full" } else { "they are too old" },
                     "records that were not delivered are given up"
                 );
-                given.push((why, lost));
+                given.push((if is_ours { why } else { Why::Earlier }, lost));
                 self.drop_segment(segment);
             }
         }
     }
 
     /// The next batch to send; it counts as sent from now on. Decisions in damage that was met on the way.
-    pub fn next(&mut self) -> (Option<Parcel>, u64) {
+    pub fn next_parcel(&mut self) -> (Option<Parcel>, u64) {
         let mut damaged = 0;
         loop {
             let Some((id, offset)) = self.at_cursor() else { return (None, damaged) };
@@ -623,7 +512,8 @@ impl Spool {
 
     /// Share of the most bytes that is used, in thousandths.
     pub fn fill_permille(&self) -> u64 {
-        if self.limits.bytes == 0 { self.memory() * 1000 / MEMORY } else { self.status.bytes * 1000 / self.limits.bytes }
+        let on_disk = (self.status.bytes * 1000).checked_div(self.limits.bytes);
+        on_disk.unwrap_or_else(|| self.memory() * 1000 / MEMORY)
     }
 
     /// The segments that are not on the disk itself yet, if there are some.
@@ -640,7 +530,11 @@ impl Spool {
             boot.position.ended = true;
             boot.write();
         }
-        if self.segments.values().all(|segment| segment.boot != self.boot || segment.last <= self.acknowledged(&self.boot)) {
+        if self
+            .segments
+            .values()
+            .all(|segment| segment.boot != self.boot || segment.last <= self.acknowledged(&self.boot))
+        {
             // Nothing to remember.
             self.segments.retain(|_, segment| segment.boot != self.boot);
             let _ = fs::remove_dir_all(&self.dir);
@@ -661,39 +555,6 @@ impl Boot {
             tracing::debug!(error = %error, "how far records are delivered cannot be noted");
         }
     }
-}
-
-/// What is lost with a segment.
-fn read_given(segment: &Segment, codec: Codec) -> Given {
-    let (mut given, mut at) = (Given::default(), 0);
-    loop {
-        match segment.read(at) {
-            Ok(Found::Batch(_, packed, next)) => {
-                given.join((codec.given_up)(&packed));
-                at = next;
-            }
-            Ok(Found::Damage { decisions, next }) => {
-                given.add(None, decisions, segment.oldest_ns, segment.newest_ns);
-                at = next;
-            }
-            Ok(Found::End) => return given,
-            Err(error) => {
-                tracing::error!(error = %error, "a segment of the spool cannot be read; what is lost with it is not known");
-                return given;
-            }
-        }
-    }
-}
-
-fn sorted(dir: &Path) -> io::Result<Vec<PathBuf>> {
-    let mut paths = fs::read_dir(dir)?.map(|entry| entry.map(|entry| entry.path())).collect::<io::Result<Vec<_>>>()?;
-    paths.sort();
-    Ok(paths)
-}
-
-/// A directory only we may read: records tell who talks to whom.
-fn private_dir(dir: &Path) -> io::Result<()> {
-    fs::DirBuilder::new().recursive(true).mode(0o700).create(dir)
 }
 
 #[cfg(test)]

@@ -68,7 +68,17 @@ impl Segment {
 
     fn empty(boot: &Arc<str>, first: u64, store: Store) -> Self {
         let boot = Arc::clone(boot);
-        Self { boot, first, last: first.saturating_sub(1), oldest_ns: 0, newest_ns: 0, length: 0, records: 0, shares: HashMap::new(), store }
+        Self {
+            boot,
+            first,
+            last: first.saturating_sub(1),
+            oldest_ns: 0,
+            newest_ns: 0,
+            length: 0,
+            records: 0,
+            shares: HashMap::new(),
+            store,
+        }
     }
 
     /// One that an earlier run wrote, as far as it can be read; and the decisions in what cannot. Batches up to `acknowledged` count
@@ -86,7 +96,10 @@ impl Segment {
                         segment.first = header.sequence;
                     }
                     let waits = header.sequence > acknowledged;
-                    segment.note(header.sequence, Facts { records: header.facts.records * u32::from(waits), ..header.facts });
+                    segment.note(
+                        header.sequence,
+                        Facts { records: header.facts.records * u32::from(waits), ..header.facts },
+                    );
                     (at, good) = (next, next);
                 }
                 Found::Damage { decisions, next } => {

@@ -5,10 +5,11 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    fs::OpenOptions,
     os::unix::fs::{FileExt, PermissionsExt},
 };
 
-use super::*;
+use super::{recovery::sorted, *};
 
 const CODEC: Codec = Codec { pack: |_| Vec::new(), given_up };
 /// A batch of this many bytes: sixteen fill a small segment.
@@ -42,7 +43,7 @@ fn append(spool: &mut Spool, decisions: u64) {
 /// Everything that can be sent now: boot, number and batches given up before it.
 fn all(spool: &mut Spool) -> Vec<(String, u64, u64)> {
     let mut parcels = Vec::new();
-    while let (Some(parcel), 0) = spool.next() {
+    while let (Some(parcel), 0) = spool.next_parcel() {
         parcels.push((parcel.boot.to_string(), parcel.sequence, parcel.dropped_before));
     }
     parcels
@@ -53,8 +54,7 @@ fn numbers(boot: &str, numbers: impl IntoIterator<Item = u64>) -> Vec<(String, u
 }
 
 fn segments(dir: &Path) -> Vec<PathBuf> {
-    let mut found: Vec<PathBuf> =
-        sorted(dir).unwrap().iter().flat_map(|boot| sorted(boot).unwrap()).collect();
+    let mut found: Vec<PathBuf> = sorted(dir).unwrap().iter().flat_map(|boot| sorted(boot).unwrap()).collect();
     found.retain(|path| path.extension().is_some());
     found
 }
@@ -94,8 +94,8 @@ fn what_a_run_left_goes_first_under_its_own_name() {
         assert_eq!(left.ended_ns.is_some(), boot == "b", "a ended without a word");
         (1..=last).for_each(|n| append(&mut spool, n));
         if boot == "a" {
-            assert_eq!(spool.next().0.map(|parcel| parcel.sequence), Some(1));
-            assert_eq!(spool.next().0.map(|parcel| parcel.sequence), Some(2));
+            assert_eq!(spool.next_parcel().0.map(|parcel| parcel.sequence), Some(1));
+            assert_eq!(spool.next_parcel().0.map(|parcel| parcel.sequence), Some(2));
             spool.acknowledge("a", 1).unwrap();
         } else {
             spool.end();
@@ -125,8 +125,8 @@ fn a_full_spool_gives_up_the_oldest_that_was_never_sent_and_says_what_it_was() {
         append(&mut spool, n);
         if n == 3 {
             // These two are on their way for the whole time.
-            assert_eq!(spool.next().0.unwrap().sequence, 1);
-            assert_eq!(spool.next().0.unwrap().sequence, 2);
+            assert_eq!(spool.next_parcel().0.unwrap().sequence, 1);
+            assert_eq!(spool.next_parcel().0.unwrap().sequence, 2);
         }
         given.extend(spool.give_up(20, CODEC));
         assert!(spool.status().bytes < 300_000 + 3 * 65_536, "{}", spool.status().bytes);
@@ -175,7 +175,10 @@ fn memory_takes_over_from_a_disk_that_fails_up_to_a_bound_and_the_disk_again_lat
         taken += 1;
         assert!(taken < 10_000);
     }
-    assert!(taken * (BODY + frame::HEADER) as u64 > MEMORY - 65_536 && spool.status().bytes <= MEMORY + 65_536, "{taken}");
+    assert!(
+        taken * (BODY + frame::HEADER) as u64 > MEMORY - 65_536 && spool.status().bytes <= MEMORY + 65_536,
+        "{taken}"
+    );
     assert!(!spool.status().fault.is_empty());
     std::fs::remove_file(&obstacle).unwrap();
     spool.disk_from = Some(Instant::now());
@@ -207,7 +210,7 @@ fn damaged(change: impl FnOnce(&[PathBuf])) -> (Vec<(String, u64, u64)>, Left, u
     append(&mut spool, 1);
     let (mut parcels, mut met) = (Vec::new(), 0);
     loop {
-        let (parcel, lost) = spool.next();
+        let (parcel, lost) = spool.next_parcel();
         met += lost;
         let Some(parcel) = parcel else { break };
         parcels.push((parcel.boot.to_string(), parcel.sequence, parcel.dropped_before));
@@ -221,8 +224,6 @@ fn damaged(change: impl FnOnce(&[PathBuf])) -> (Vec<(String, u64, u64)>, Left, u
 fn edit(file: &Path) -> std::fs::File {
     OpenOptions::new().write(true).open(file).unwrap()
 }
-
-use std::fs::OpenOptions;
 
 #[test]
 fn torn_and_changed_segments_cost_what_was_changed_and_that_is_said() {
@@ -238,11 +239,17 @@ fn torn_and_changed_segments_cost_what_was_changed_and_that_is_said() {
     // A bit of the third body; its header says how many decisions that costs.
     let (changed, left, met) = damaged(|files| edit(&files[0]).write_all_at(b"?", frame * 2 + 60).unwrap());
     assert_eq!((left.damaged, met), (Some(3), 3));
-    assert_eq!(changed.iter().map(|(_, n, _)| *n).collect::<Vec<_>>(), (1..=40).filter(|n| *n != 3).collect::<Vec<_>>());
+    assert_eq!(
+        changed.iter().map(|(_, n, _)| *n).collect::<Vec<_>>(),
+        (1..=40).filter(|n| *n != 3).collect::<Vec<_>>()
+    );
 
     // The header of the second frame.
     let (changed, _, _) = damaged(|files| edit(&files[0]).write_all_at(b"????", frame + 8).unwrap());
-    assert_eq!(changed.iter().map(|(_, n, _)| *n).collect::<Vec<_>>(), (1..=40).filter(|n| *n != 2).collect::<Vec<_>>());
+    assert_eq!(
+        changed.iter().map(|(_, n, _)| *n).collect::<Vec<_>>(),
+        (1..=40).filter(|n| *n != 2).collect::<Vec<_>>()
+    );
 
     let (rest, _, _) = damaged(|files| edit(&files[0]).set_len(0).unwrap());
     assert!(rest.len() > 20 && rest[0].1 > 10, "{rest:?}");
@@ -291,7 +298,7 @@ fn whatever_happens_every_batch_is_delivered_or_said_to_be_given_up() {
                     given += lost.iter().map(|(_, lost)| lost.cells[&Some(1)]).sum::<u64>();
                 }
                 60..80 => {
-                    if let (Some(parcel), lost) = spool.next() {
+                    if let (Some(parcel), lost) = spool.next_parcel() {
                         assert_eq!(lost, 0);
                         let key = (parcel.boot.parse().unwrap(), parcel.sequence);
                         assert!(on_stream.last() < Some(&key), "{seed}: in order");
@@ -325,7 +332,7 @@ fn whatever_happens_every_batch_is_delivered_or_said_to_be_given_up() {
             }
         }
         spool.rewind();
-        while let (Some(parcel), _) = spool.next() {
+        while let (Some(parcel), _) = spool.next_parcel() {
             delivered.insert((parcel.boot.parse().unwrap(), parcel.sequence));
         }
         let sum: u64 = delivered.iter().map(|key| appended[key]).sum();

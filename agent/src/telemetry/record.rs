@@ -108,6 +108,10 @@ pub enum Cause {
     SpoolExpired,
     /// As `SpoolExpired`, of records that are no decisions.
     SpoolExpiredClose,
+    /// Batches that an earlier run left in the spool had to go. Apart, because they are none of this run's decisions.
+    EarlierRun,
+    /// As `EarlierRun`, of records that are no decisions.
+    EarlierRunClose,
     /// Batches in the spool could not be read any more.
     SpoolDamaged,
     /// An earlier run of the agent ended without a word, with what it had in memory. How much that was is not known: the count is 0, and the
@@ -127,6 +131,8 @@ impl Cause {
         Self::SpoolFullClose,
         Self::SpoolExpired,
         Self::SpoolExpiredClose,
+        Self::EarlierRun,
+        Self::EarlierRunClose,
         Self::SpoolDamaged,
         Self::AgentEnded,
     ];
@@ -144,6 +150,8 @@ impl Cause {
             Self::SpoolFullClose => "spool_full_close",
             Self::SpoolExpired => "spool_expired",
             Self::SpoolExpiredClose => "spool_expired_close",
+            Self::EarlierRun => "earlier_run",
+            Self::EarlierRunClose => "earlier_run_close",
             Self::SpoolDamaged => "spool_damaged",
             Self::AgentEnded => "agent_ended",
         }
@@ -157,7 +165,15 @@ impl Cause {
             Self::Quota => Self::QuotaClose,
             Self::SpoolFull => Self::SpoolFullClose,
             Self::SpoolExpired => Self::SpoolExpiredClose,
-            other => other,
+            Self::EarlierRun => Self::EarlierRunClose,
+            other @ (Self::RingFull
+            | Self::QueueFullClose
+            | Self::QuotaClose
+            | Self::SpoolFullClose
+            | Self::SpoolExpiredClose
+            | Self::EarlierRunClose
+            | Self::SpoolDamaged
+            | Self::AgentEnded) => other,
         }
     }
 }

@@ -12,8 +12,8 @@ use std::pin::Pin;
 use futures_util::Stream;
 use futures_util::stream::unfold;
 use tonic::{Request, Response, Status, Streaming};
-use weir_proto::v1::flow_collector_server::FlowCollector;
 use weir_proto::packed::unpack;
+use weir_proto::v1::flow_collector_server::FlowCollector;
 use weir_proto::v1::{Ack, Batch, FlowRecord};
 use weir_transport::Peer;
 

@@ -32,6 +32,7 @@ fn entry(node: String, boot: Boot) -> Node {
         last_seen_ns: boot.last_seen_ns,
         decisions: boot.decisions.into_iter().collect(),
         losses: boot.losses.into_iter().collect(),
+        lost_decisions: boot.lost_decisions.into_iter().collect(),
         first_sequence: boot.first_sequence,
         missing_batches: boot.missing_batches,
     }

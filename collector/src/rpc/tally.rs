@@ -9,12 +9,14 @@ use crate::nodes::Tally;
 
 /// What a record adds to the sums of its node.
 pub fn tally(record: &FlowRecord) -> Tally {
+    let what = || format!("{}/{}/{}", record.hook, verdict_word(record.verdict()), record.reason);
     match record.r#type() {
-        RecordType::Verdict => Tally::Decision {
-            what: format!("{}/{}/{}", record.hook, verdict_word(record.verdict()), record.reason),
+        RecordType::Verdict => Tally::Decision { what: what(), count: record.count },
+        RecordType::Loss => Tally::Loss {
+            cause: record.loss_cause.clone(),
+            what: (!record.hook.is_empty()).then(what),
             count: record.count,
         },
-        RecordType::Loss => Tally::Loss { cause: record.loss_cause.clone(), count: record.count },
         RecordType::Close | RecordType::Cut | RecordType::Adopted | RecordType::Unspecified => Tally::Nothing,
     }
 }
@@ -44,7 +46,8 @@ mod tests {
             ..FlowRecord::default()
         };
         let decision = Tally::Decision { what: "connect/deny/default".to_owned(), count: 7 };
-        let loss = Tally::Loss { cause: "ring_full".to_owned(), count: 7 };
+        let what = Some("connect/deny/default".to_owned());
+        let loss = Tally::Loss { cause: "ring_full".to_owned(), what, count: 7 };
         for (kind, expected) in [
             (RecordType::Verdict, decision),
             (RecordType::Loss, loss),

@@ -54,7 +54,7 @@ pub fn agent(out: &mut dyn Write, agent: &Agent, counters: &Agreement, clock: &C
     let counts = agent.resources.iter().map(|(kind, count)| format!("{count} {kind}")).collect::<Vec<_>>();
     writeln!(out, "  resources          {}", if counts.is_empty() { "none".to_owned() } else { counts.join(", ") })?;
     if let Some(exporter) = &agent.exporter {
-        self::exporter(out, exporter)?;
+        self::exporter(out, exporter, clock)?;
     }
     if let Some(connections) = &agent.connections {
         self::connections(out, agent, connections)?;
@@ -70,7 +70,7 @@ pub fn agent(out: &mut dyn Write, agent: &Agent, counters: &Agreement, clock: &C
     agreement(out, counters)
 }
 
-fn exporter(out: &mut dyn Write, exporter: &Exporter) -> io::Result<()> {
+fn exporter(out: &mut dyn Write, exporter: &Exporter, clock: &Clock) -> io::Result<()> {
     let mut target = clean(&exporter.collector).into_owned();
     if !exporter.detail.is_empty() {
         target = format!("{target} ({})", clean(&exporter.detail)).trim_start().to_owned();
@@ -82,7 +82,25 @@ fn exporter(out: &mut dyn Write, exporter: &Exporter) -> io::Result<()> {
         lost => paint(BAD, &format!("{lost} lost")),
     };
     let acknowledged = exporter.records_acknowledged;
-    writeln!(out, "  records            {queued}/{capacity} queued, {sent} sent, {acknowledged} acknowledged, {lost}")
+    let pending = exporter.records_pending;
+    writeln!(
+        out,
+        "  records            {queued} not acknowledged, {pending} of them (of at most {capacity}) not packed yet; {sent} sent, \
+         {acknowledged} acknowledged, {lost}"
+    )?;
+    spool(out, exporter, clock)
+}
+
+/// What waits on the disk.
+fn spool(out: &mut dyn Write, exporter: &Exporter, clock: &Clock) -> io::Result<()> {
+    let mebibytes = |bytes: u64| format!("{:.1}", bytes as f64 / f64::from(1 << 20));
+    let (bytes, capacity) = (mebibytes(exporter.spool_bytes), mebibytes(exporter.spool_capacity));
+    let oldest = exporter.spool_oldest.map(|oldest| format!(", oldest of {}", full(oldest, &clock.zone)));
+    let fault = match exporter.spool_fault.as_str() {
+        "" => String::new(),
+        fault => format!(" {}", paint(BAD, &format!("(kept in memory: {})", clean(fault)))),
+    };
+    writeln!(out, "  spool              {bytes} of {capacity} MiB{}{fault}", oldest.unwrap_or_default())
 }
 
 /// Living connections: whether the last sweep left anything that the policy forbids.

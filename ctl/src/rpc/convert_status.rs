@@ -140,6 +140,11 @@ fn exporter(wire: v1::ExporterStatus) -> Exporter {
         records_acknowledged: wire.records_acknowledged,
         records_lost: wire.records_lost,
         boot_id: wire.boot_id,
+        records_pending: wire.records_pending,
+        spool_bytes: wire.spool_bytes,
+        spool_capacity: wire.spool_capacity,
+        spool_oldest: time(wire.spool_oldest_ns),
+        spool_fault: wire.spool_fault,
     }
 }
 
@@ -167,5 +172,6 @@ fn node(wire: v1::collector_status_response::Node) -> Node {
         last_seen: time(wire.last_seen_ns),
         decisions: wire.decisions.into_iter().collect(),
         losses: wire.losses.into_iter().collect(),
+        lost_decisions: wire.lost_decisions.into_iter().collect(),
     }
 }

@@ -10,6 +10,7 @@ mod explain;
 mod get;
 mod limits;
 mod observe;
+mod reconcile;
 mod resource;
 mod set;
 mod status;
@@ -42,6 +43,8 @@ pub enum Verb {
     Top(top::Arguments),
     /// Show flow records from the collector.
     Observe(observe::Arguments),
+    /// Check that every decision of the kernel is in the collector's records or told as lost, and name the leak if one is not.
+    Reconcile(reconcile::Arguments),
     /// Say whether something is allowed, and why.
     Explain(explain::Arguments),
     /// Check, ask and compare policies in files, without an agent.
@@ -67,6 +70,7 @@ pub async fn run(cli: Cli) -> Result<Outcome, Failure> {
         Verb::Limits(arguments) => limits::run(&arguments, &connection).await?,
         Verb::Top(arguments) => top::run(arguments, &connection).await?,
         Verb::Observe(arguments) => observe::run(arguments, &connection).await?,
+        Verb::Reconcile(arguments) => reconcile::run(&arguments, &connection).await?,
         Verb::Explain(arguments) => return explain::run(&arguments, &connection).await,
         Verb::Policy(arguments) => return offline::run(&arguments),
         Verb::Watch(arguments) => watch::run(&arguments, &connection).await?,

@@ -164,6 +164,13 @@ pub struct Exporter {
     pub records_acknowledged: u64,
     pub records_lost: u64,
     pub boot_id: String,
+    pub records_pending: u64,
+    pub spool_bytes: u64,
+    pub spool_capacity: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub spool_oldest: Option<Timestamp>,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub spool_fault: String,
 }
 
 /// A collector.
@@ -193,4 +200,5 @@ pub struct Node {
     pub last_seen: Option<Timestamp>,
     pub decisions: BTreeMap<String, u64>,
     pub losses: BTreeMap<String, u64>,
+    pub lost_decisions: BTreeMap<String, u64>,
 }

@@ -96,7 +96,7 @@ async fn status_shows_everything_and_whether_the_numbers_agree() {
         "enforcing          yes, generation 7 since 2026-11-",
         "resources          2 Policy, 1 Workload",
         "exporter           connected unix:/run/weir/collector.sock",
-        "records            0/65536 queued, 98 sent, 98 acknowledged, 0 lost",
+        "records            0 not acknowledged, 0 of them (of at most 65536) not packed yet; 98 sent, 98 acknowledged, 0 lost",
         "connections        being looked at, 12 known, 3 cut, 2 adopted, 1 draining",
         "last sweep         30 sockets in 4 namespaces, 2.5 ms",
         "not cut yet        shop/web TCP 10.0.0.2:40000 -> 10.0.0.4:5432 by Policy/shop/web default egress: its process holds \

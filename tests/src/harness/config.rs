@@ -31,6 +31,10 @@ pub struct Options {
     pub agent_cgroup: Option<&'static str>,
     /// A file that the agent finds empty.
     pub agent_without: Option<&'static str>,
+    /// Records that wait to be packed, and MiB of the spool; the agent's defaults where there are none.
+    pub room: Option<(u32, u32)>,
+    /// Whether the spool is on a disk of 256 KiB.
+    pub small_disk: bool,
 }
 
 /// A listener with certificates.
@@ -58,6 +62,8 @@ impl Default for Options {
             tls: None,
             agent_cgroup: None,
             agent_without: None,
+            room: None,
+            small_disk: false,
         }
     }
 }
@@ -88,6 +94,10 @@ pub fn agent(world: &World, options: &Options) -> String {
         "metrics": {"listen": METRICS},
         "log": {"level": options.log, "format": "text"},
     });
+    if let (Some((records, mebibytes)), Some(file)) = (options.room, file.as_object_mut()) {
+        file.insert("queue".to_owned(), json!({"records": records}));
+        file.insert("spool".to_owned(), json!({"mebibytes": mebibytes}));
+    }
     if let (Some(tls), Some(grpc)) = (&options.tls, file.get_mut("grpc").and_then(Value::as_object_mut)) {
         let files = json!({"certificate": tls.certificate, "key": tls.key, "clientCa": tls.client_ca});
         grpc.insert("tcp".to_owned(), json!({"listen": tls.listen, "tls": files}));
@@ -100,6 +110,11 @@ pub const METRICS: &str = "127.0.0.1:9477";
 
 /// How many records the collector of a world keeps.
 pub const KEPT: usize = 1_000_000;
+
+/// Where the agent spools.
+pub fn spool(world: &World) -> PathBuf {
+    world.folder().join("state/spool")
+}
 
 /// The collector's file.
 pub fn collector(world: &World, _options: &Options) -> String {

@@ -19,6 +19,14 @@ pub enum HarnessError {
         /// Ends of the logs.
         logs: String,
     },
+    /// A file of ours.
+    #[error("{}", path.display())]
+    File {
+        /// Which.
+        path: std::path::PathBuf,
+        /// The system's answer.
+        source: std::io::Error,
+    },
     /// weirctl failed where it must not.
     #[error("weirctl {arguments}: {status}\n{said}")]
     Ctl {

@@ -14,6 +14,8 @@ use std::process::Command;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
+use nix::sys::signal::Signal;
+
 pub use config::{KEPT, METRICS, Options, Tls};
 pub use error::HarnessError;
 pub use record::Record;
@@ -89,6 +91,11 @@ impl Harness {
         if let Some(file) = self.options.agent_without {
             command.args(["--without", file]);
         }
+        if self.options.small_disk {
+            let spool = self.spool();
+            std::fs::create_dir_all(&spool).map_err(|source| HarnessError::File { path: spool.clone(), source })?;
+            command.arg("--small-disk").arg(spool);
+        }
         if let Some(name) = self.options.agent_cgroup {
             // A second --cgroup would be refused as a repetition; so by way of a second probe.
             command
@@ -115,6 +122,38 @@ impl Harness {
     /// When it is not gone in time, or ended badly.
     pub fn stop_collector(&mut self) -> Result<Duration, HarnessError> {
         stop(self.collector.take())
+    }
+
+    /// Where the agent spools.
+    #[must_use]
+    pub fn spool(&self) -> PathBuf {
+        config::spool(&self.world)
+    }
+
+    /// A signal to the agent, such as SIGSTOP.
+    pub fn signal_agent(&mut self, signal: Signal) {
+        self.agent.iter_mut().for_each(|agent| agent.signal(signal));
+    }
+
+    /// A signal to the collector, such as SIGSTOP.
+    pub fn signal_collector(&mut self, signal: Signal) {
+        self.collector.iter_mut().for_each(|collector| collector.signal(signal));
+    }
+
+    /// SIGKILL to the agent, waited for.
+    ///
+    /// # Errors
+    /// When it is still there.
+    pub fn kill_agent(&mut self) -> Result<(), HarnessError> {
+        kill(self.agent.take())
+    }
+
+    /// SIGKILL to the collector, waited for.
+    ///
+    /// # Errors
+    /// When it is still there.
+    pub fn kill_collector(&mut self) -> Result<(), HarnessError> {
+        kill(self.collector.take())
     }
 
     /// The agent's process, while it runs.
@@ -179,6 +218,14 @@ impl Harness {
         [agent, collector].into_iter().flatten().for_each(Running::leave);
         Ok(world.keep()?)
     }
+}
+
+fn kill(running: Option<Running>) -> Result<(), HarnessError> {
+    if let Some(mut running) = running {
+        running.signal(Signal::SIGKILL);
+        running.wait(SOON)?;
+    }
+    Ok(())
 }
 
 fn stop(running: Option<Running>) -> Result<Duration, HarnessError> {

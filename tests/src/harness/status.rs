@@ -126,7 +126,13 @@ pub struct Exporter {
     #[serde(default)]
     pub records_lost: u64,
     #[serde(default)]
+    pub records_queued: u64,
+    #[serde(default)]
     pub boot_id: String,
+    #[serde(default)]
+    pub spool_bytes: u64,
+    #[serde(default)]
+    pub spool_fault: String,
 }
 
 /// weir.v1.CollectorStatusResponse, what tests look at.
@@ -147,6 +153,12 @@ pub struct Node {
     pub boot_id: String,
     #[serde(default)]
     pub decisions: BTreeMap<String, u64>,
+    #[serde(default)]
+    pub losses: BTreeMap<String, u64>,
+    #[serde(default)]
+    pub duplicates: u64,
+    #[serde(default)]
+    pub missing_batches: u64,
 }
 
 impl Status {

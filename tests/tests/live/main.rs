@@ -20,6 +20,7 @@ mod conformance;
 mod crafted;
 mod cutting;
 mod cutting_hard;
+mod delivery;
 mod flips;
 mod flips_records;
 mod helpers;
@@ -96,6 +97,7 @@ fn main() -> anyhow::Result<()> {
         services::trials(),
         translated::trials(),
         lifecycle::trials(),
+        delivery::trials(),
         interfaces::trials(),
         tls::trials(),
     ];

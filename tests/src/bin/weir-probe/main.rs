@@ -48,6 +48,9 @@ struct Options {
     /// Find this file empty, in a mount namespace of its own
     #[arg(long, value_name = "FILE")]
     without: Option<PathBuf>,
+    /// Find a disk of 256 KiB at this directory, in a mount namespace of its own
+    #[arg(long, value_name = "DIR")]
+    small_disk: Option<PathBuf>,
     #[command(subcommand)]
     verb: Verb,
 }
@@ -173,6 +176,9 @@ fn main() -> Result<()> {
     if let Some(file) = &options.without {
         hide(file)?;
     }
+    if let Some(directory) = &options.small_disk {
+        shrink(directory)?;
+    }
     match options.verb {
         Verb::Exec { command } => exec(&command),
         Verb::TcpServe(serve) => serve.run(),
@@ -216,10 +222,20 @@ fn enter_netns(path: &Path) -> Result<()> {
 }
 
 /// For this process and what it becomes; nobody else sees a difference.
-fn hide(file: &Path) -> Result<()> {
+fn own_mounts() -> Result<()> {
     unshare(CloneFlags::CLONE_NEWNS).context("making a mount namespace")?;
     let private = MsFlags::MS_PRIVATE | MsFlags::MS_REC;
-    mount(None::<&str>, "/", None::<&str>, private, None::<&str>).context("keeping mounts to itself")?;
+    mount(None::<&str>, "/", None::<&str>, private, None::<&str>).context("keeping mounts to itself")
+}
+
+fn shrink(directory: &Path) -> Result<()> {
+    own_mounts()?;
+    mount(Some("tmpfs"), directory, Some("tmpfs"), MsFlags::empty(), Some("size=256k"))
+        .with_context(|| format!("a small disk at {}", directory.display()))
+}
+
+fn hide(file: &Path) -> Result<()> {
+    own_mounts()?;
     mount(Some("/dev/null"), file, None::<&str>, MsFlags::MS_BIND, None::<&str>)
         .with_context(|| format!("hiding {}", file.display()))
 }

@@ -1,0 +1,74 @@
+//! Lives: weir-agent, spool.
+//! Called by: `Spool::open`.
+//! May touch: what earlier runs left in the spool's directory.
+//! Never: removes what was not delivered, but for what cannot be read; says so then.
+
+use std::{
+    fs, io,
+    os::unix::fs::DirBuilderExt,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use super::{Boot, Spool, position::PositionFile, segment::Segment};
+
+/// What an earlier run left.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Left {
+    /// It ended without a word; its last record is of about this time.
+    pub ended_ns: Option<u64>,
+    /// Decisions in what could not be read.
+    pub damaged: Option<u64>,
+}
+
+impl Spool {
+    pub(super) fn recover(&mut self, dir: &Path) -> io::Result<Left> {
+        private_dir(dir)?;
+        let mut left = Left::default();
+        for path in sorted(dir)? {
+            let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+            let Some((start, boot)) = name.split_once('-').filter(|_| path.is_dir()) else { continue };
+            let began = start.parse().unwrap_or(0);
+            let (newest_ns, damaged) = self.recover_boot(&path, boot)?;
+            let ended = self.boots.get(boot).is_none_or(|boot| boot.position.ended);
+            left.ended_ns = (!ended).then_some(newest_ns.max(began));
+            if damaged > 0 {
+                left.damaged = Some(left.damaged.unwrap_or(0) + damaged);
+            }
+            self.tidy(boot);
+        }
+        Ok(left)
+    }
+
+    /// Takes over what one boot left: when it was last heard of, and the decisions in what cannot be read.
+    fn recover_boot(&mut self, dir: &Path, boot: &str) -> io::Result<(u64, u64)> {
+        let file = PositionFile::open(dir)?;
+        let position = file.read();
+        let boot: Arc<str> = boot.into();
+        let (mut newest_ns, mut damaged) = (file.written_ns(), 0);
+        for path in sorted(dir)?.into_iter().filter(|path| path.extension().is_some_and(|end| end == "segment")) {
+            let (segment, lost) = Segment::recover(&path, &boot, position.acknowledged)?;
+            newest_ns = newest_ns.max(segment.newest_ns);
+            damaged += lost;
+            if segment.length == 0 || segment.last <= position.acknowledged {
+                segment.remove()?;
+                continue;
+            }
+            self.add(segment);
+        }
+        let of = Boot { dir: Some(dir.to_owned()), position, file: Some(file) };
+        self.boots.insert(boot, of);
+        Ok((newest_ns, damaged))
+    }
+}
+
+pub fn sorted(dir: &Path) -> io::Result<Vec<PathBuf>> {
+    let mut paths = fs::read_dir(dir)?.map(|entry| entry.map(|entry| entry.path())).collect::<io::Result<Vec<_>>>()?;
+    paths.sort();
+    Ok(paths)
+}
+
+/// A directory only we may read: records tell who talks to whom.
+pub fn private_dir(dir: &Path) -> io::Result<()> {
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(dir)
+}

@@ -1,0 +1,327 @@
+//! Lives: weir-tests, live tests of what becomes of records while the way to the collector is bad (adversarial 41, 42, 50, 94, 95).
+//! Called by: main.
+//! May touch: worlds of its own, whose agents and collectors it stops, holds, kills and starves.
+//! Never: takes the agent's word for what was delivered: clients count what they did, and the collector's records are compared with it.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::{Read, Write};
+use std::os::unix::net::UnixListener;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::{self, sleep};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use libtest_mimic::Trial;
+use nix::sys::signal::Signal;
+use weir_tests::documents::{document, workload, workloads};
+use weir_tests::harness::ctl::Mark;
+use weir_tests::harness::{Harness, Options, Record, Status};
+use weir_tests::process::SOON;
+use weir_tests::world::Who::{Db, Web};
+use weir_tests::world::World;
+
+use crate::stage::agrees;
+use crate::test;
+
+/// Refused tries of one kind of trouble.
+const TRIES: usize = 20;
+
+pub fn trials() -> Vec<Trial> {
+    vec![
+        test(
+            "adversarial 94: a_collector_that_hangs_dies_or_answers_garbage_gets_every_record_once_it_is_back",
+            bad_collector,
+        ),
+        test("adversarial 95: a_full_disk_costs_no_record_that_memory_holds_and_is_said", full_disk),
+        test("an_agent_that_was_killed_leaves_its_records_to_the_next_which_says_that_there_is_a_gap", killed),
+        test("adversarial 41: with_every_buffer_on_the_way_full_the_sum_still_closes_and_verdicts_hold", all_full),
+        test("adversarial 42: one_workload_floods_and_the_others_records_arrive", one_floods),
+    ]
+}
+
+fn start(name: &str, options: Options) -> Result<Harness> {
+    let mut harness = Harness::start(World::new(name)?, options)?;
+    let closed = |who: &str| {
+        let spec = format!(
+            "\n  workloadSelector: {{matchLabels: {{app: {who}}}}}\n  policyTypes: [Egress]\n  defaultAction: deny"
+        );
+        document("Policy", &format!("{who}-out"), &spec)
+    };
+    harness.apply(&[workloads(), closed("web"), closed("db")].concat())?;
+    harness
+        .wait("all workloads to be attached", |harness| harness.status().is_ok_and(|status| status.all_attached()))?;
+    agrees(&harness)?;
+    Ok(harness)
+}
+
+/// Tries that are refused, whatever becomes of records; who tried.
+fn refused(harness: &Harness) -> Result<Vec<u32>> {
+    let attempt = |_| {
+        let attempt = harness.world().attempt(Web, "tcp-connect --to 10.77.0.20:80")?;
+        ensure!(attempt.result == "EPERM", "{attempt:?}");
+        Ok(attempt.pid)
+    };
+    (0..TRIES).map(attempt).collect()
+}
+
+/// Waits until each of these is in exactly one record of a refusal.
+fn each_once(harness: &Harness, mark: Mark, pids: &[u32]) -> Result<Vec<Record>> {
+    let deadline = Instant::now() + Duration::from_secs(30);
+    loop {
+        let records = harness.records_since(mark).unwrap_or_default();
+        let mut seen: BTreeMap<u32, usize> = BTreeMap::new();
+        let refusals = records.iter().filter(|record| record.is("deny", "connect"));
+        for process in refusals.filter_map(|record| record.process.as_ref()) {
+            *seen.entry(process.pid).or_default() += 1;
+        }
+        if pids.iter().all(|pid| seen.contains_key(pid)) {
+            ensure!(pids.iter().all(|pid| seen[pid] == 1), "a refusal was delivered twice: {seen:?}");
+            return Ok(records);
+        }
+        ensure!(Instant::now() < deadline, "{} of {} arrived\n{}", seen.len(), pids.len(), harness.logs());
+        sleep(Duration::from_millis(50));
+    }
+}
+
+/// Answers whoever connects with bytes that are no HTTP/2, until dropped.
+struct Garbage {
+    stop: Arc<AtomicBool>,
+    served: Option<thread::JoinHandle<u32>>,
+    path: PathBuf,
+}
+
+impl Garbage {
+    fn start(path: PathBuf) -> Result<Self> {
+        let _ = fs::remove_file(&path);
+        let listener = UnixListener::bind(&path)?;
+        listener.set_nonblocking(true)?;
+        let stop = Arc::new(AtomicBool::new(false));
+        let told = Arc::clone(&stop);
+        let served = thread::spawn(move || {
+            let mut served = 0;
+            while !told.load(Ordering::Relaxed) {
+                if let Ok((mut stream, _)) = listener.accept() {
+                    served += 1;
+                    let _ = stream.set_read_timeout(Some(Duration::from_millis(50)));
+                    let _ = stream.read(&mut [0; 64]);
+                    let _ = stream.write_all(&[0xa5; 4096]);
+                }
+                sleep(Duration::from_millis(5));
+            }
+            served
+        });
+        Ok(Self { stop, served: Some(served), path })
+    }
+
+    /// How often it was asked.
+    fn end(mut self) -> u32 {
+        self.stop.store(true, Ordering::Relaxed);
+        let served = self.served.take().and_then(|served| served.join().ok()).unwrap_or(0);
+        let _ = fs::remove_file(&self.path);
+        served
+    }
+}
+
+fn bad_collector() -> Result<()> {
+    let mut harness = start("bad-collector", Options::default())?;
+    let mark = Mark::now();
+    harness.signal_collector(Signal::SIGSTOP);
+    let hung = refused(&harness);
+    harness.signal_collector(Signal::SIGCONT);
+    each_once(&harness, mark, &hung?).context("after it hung")?;
+    agrees(&harness)?;
+
+    harness.kill_collector()?;
+    let garbage = Garbage::start(harness.collector_socket())?;
+    let pids = refused(&harness)?;
+    sleep(Duration::from_millis(500));
+    let asked = garbage.end();
+    ensure!(asked > 0, "the garbage was not asked for: nothing was tested");
+    harness.start_collector()?;
+    each_once(&harness, mark, &pids).context("after garbage")?;
+
+    // Dying again and again while records come.
+    let mut pids = Vec::new();
+    for _ in 0..4 {
+        pids.extend(refused(&harness)?);
+        harness.kill_collector()?;
+        harness.start_collector()?;
+    }
+    pids.extend(refused(&harness)?);
+    // What an earlier collector took over died with it; of what is there nothing may be there twice.
+    let last = &pids[pids.len() - TRIES..];
+    each_once(&harness, mark, last).context("after it died often")?;
+    Ok(())
+}
+
+fn status_where(harness: &Harness, what: &str, fits: impl Fn(&Status) -> bool) -> Result<Status> {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    loop {
+        let status = harness.status()?;
+        if fits(&status) {
+            return Ok(status);
+        }
+        ensure!(Instant::now() < deadline, "{what}: {:?}\n{}", status.agent.exporter, harness.logs());
+        sleep(Duration::from_millis(50));
+    }
+}
+
+fn fault(status: &Status) -> &str {
+    status.agent.exporter.as_ref().map_or("", |exporter| &exporter.spool_fault)
+}
+
+fn full_disk() -> Result<()> {
+    let mut harness = start("full-disk", Options { small_disk: true, ..Options::default() })?;
+    let pid = harness.agent_pid().context("no agent")?;
+    // Its own mounts: what it sees as the spool.
+    let filler = PathBuf::from(format!("/proc/{pid}/root{}/filler", harness.spool().display()));
+    let mark = Mark::now();
+    harness.signal_collector(Signal::SIGSTOP);
+    let mut file = fs::File::create(&filler)?;
+    let full = loop {
+        if let Err(error) = file.write_all(&[1; 4096]) {
+            break error;
+        }
+    };
+    ensure!(full.raw_os_error() == Some(nix::libc::ENOSPC), "the disk is not full: {full}");
+    // More than what is left of the last page that a segment has.
+    let (mut pids, deadline) = (Vec::new(), Instant::now() + Duration::from_secs(60));
+    loop {
+        pids.extend(refused(&harness)?);
+        // The collector is asked by status as well, and cannot answer now: the agent's own word.
+        let log = harness.logs();
+        if log.contains("records are kept in memory") {
+            ensure!(log.contains("No space left on device"), "it does not say why:\n{log}");
+            break;
+        }
+        ensure!(Instant::now() < deadline, "the disk was never missed\n{log}");
+    }
+    pids.extend(refused(&harness)?);
+    harness.signal_collector(Signal::SIGCONT);
+    each_once(&harness, mark, &pids)?;
+    let status = harness.status()?;
+    ensure!(fault(&status).contains("No space left"), "status does not say so: {:?}", status.agent.exporter);
+    let said = harness.ctl(&["status"], "")?.ok()?;
+    ensure!(said.contains("kept in memory: No space left on device"), "{said}");
+    drop(file);
+    fs::remove_file(&filler)?;
+    // The disk is tried again after a while.
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while !fault(&harness.status()?).is_empty() {
+        pids.extend(refused(&harness)?);
+        ensure!(Instant::now() < deadline, "the disk is not used again");
+    }
+    each_once(&harness, mark, &pids)?;
+    let told = status_where(&harness, "all delivered", |status| {
+        status.agent.exporter.as_ref().is_some_and(|exporter| exporter.records_queued == 0)
+    })?;
+    ensure!(told.agent.exporter.is_some_and(|exporter| exporter.records_lost == 0), "records were lost");
+    agrees(&harness)
+}
+
+fn killed() -> Result<()> {
+    let mut harness = start("killed", Options::default())?;
+    let mark = Mark::now();
+    harness.stop_collector()?;
+    let pids = refused(&harness)?;
+    // Packed within a second while the collector is away.
+    sleep(Duration::from_millis(1500));
+    harness.kill_agent()?;
+    harness.start_collector()?;
+    harness.start_agent()?;
+    let records = each_once(&harness, mark, &pids)?;
+    let gap = records.iter().find(|record| record.loss_cause == "agent_ended");
+    let gap = match gap {
+        Some(gap) => gap.clone(),
+        None => harness.record(mark, "the gap", |record| record.loss_cause == "agent_ended")?,
+    };
+    ensure!(gap.kind == "loss" && gap.count == 0, "how much was in memory is not known: {gap:?}");
+    let last = records.iter().filter(|record| record.is("deny", "connect")).map(|record| record.time).max();
+    ensure!(last.is_some_and(|last| gap.time >= last), "the gap begins at {} before {last:?}", gap.time);
+    let status = harness.status()?;
+    ensure!(status.collector.nodes.len() == 2, "each run has its own name: {:?}", status.collector.nodes);
+    ensure!(status.collector.nodes.iter().all(|node| node.missing_batches == 0), "{:?}", status.collector.nodes);
+    let spooled = fs::read_dir(harness.spool())?.count();
+    ensure!(spooled <= 1, "what was delivered is still there");
+    agrees(&harness)?;
+    // One that is told to stop leaves no gap to tell of.
+    harness.stop_agent()?;
+    let mark = Mark::now();
+    harness.start_agent()?;
+    agrees(&harness)?;
+    let gaps = harness.records_since(mark)?.into_iter().filter(|record| record.loss_cause == "agent_ended").count();
+    ensure!(gaps == 0, "an orderly stop was told as a gap");
+    Ok(())
+}
+
+/// Everything on the way at its smallest, the collector held, the agent held for a moment: ring, queue and spool overflow. Who floods is a
+/// process that no workload names, because such have no quota.
+fn all_full() -> Result<()> {
+    let options = Options { unknown: "deny", room: Some((8192, 1)), log: "info", ..Options::default() };
+    let mut harness = Harness::start(World::new("all-full")?, options)?;
+    harness.apply(&workload(Db))?;
+    harness
+        .wait("all workloads to be attached", |harness| harness.status().is_ok_and(|status| status.all_attached()))?;
+    agrees(&harness)?;
+    harness.signal_collector(Signal::SIGSTOP);
+    let mut ends = String::new();
+    for port in 1000..1040 {
+        ends.push_str(&format!(" --to 10.77.0.20:{port}"));
+    }
+    let line = format!("storm{ends} --threads 4 --pause-ms 0 --seconds 15");
+    let storm = harness.world().start("storm", harness.world().probe_line(Web, &line))?;
+    sleep(Duration::from_secs(10));
+    harness.signal_agent(Signal::SIGSTOP);
+    sleep(Duration::from_secs(3));
+    harness.signal_agent(Signal::SIGCONT);
+    let stormed = storm.stormed()?;
+    harness.signal_collector(Signal::SIGCONT);
+    let mut verdicts: BTreeMap<String, u64> = BTreeMap::new();
+    for (result, count) in stormed.ends.into_values().flatten() {
+        *verdicts.entry(result).or_default() += count;
+    }
+    let tries: u64 = verdicts.values().sum();
+    ensure!(verdicts.get("EPERM") == Some(&tries), "a full buffer changed a verdict: {verdicts:?}");
+    let said = harness.ctl(&["reconcile", "--wait", "60"], "")?.ok()?;
+    let status = harness.status()?;
+    let decided: u64 =
+        ["connect", "sendmsg"].map(|hook| status.counted(hook, "deny", "unknown_workload")).into_iter().sum();
+    ensure!(decided == tries, "{tries} tries, {decided} decided\n{said}");
+    let boot = status.agent.exporter.as_ref().map(|exporter| exporter.boot_id.clone()).unwrap_or_default();
+    let node = status.collector.nodes.iter().find(|node| node.boot_id == boot).context("no sums")?;
+    for cause in ["ring_full", "queue_full", "spool_full"] {
+        ensure!(node.losses.get(cause).is_some_and(|lost| *lost > 0), "{cause} was never reached:\n{said}");
+    }
+    ensure!(node.missing_batches == 0, "batches that were given up count as missing");
+    Ok(())
+}
+
+fn one_floods() -> Result<()> {
+    let mut harness = start("one-floods", Options { room: Some((1024, 1)), log: "info", ..Options::default() })?;
+    let mark = Mark::now();
+    harness.signal_collector(Signal::SIGSTOP);
+    let line = "storm --to 10.77.0.20:80 --to 10.77.0.30:80 --threads 4 --pause-ms 0 --seconds 10";
+    let mut storm = harness.world().start("storm", harness.world().probe_line(Web, line))?;
+    sleep(Duration::from_secs(5));
+    // The others, each for itself, while the flood goes on and everything is full.
+    let quiet: Result<Vec<u32>> = (0..TRIES)
+        .map(|_| {
+            let attempt = harness.world().attempt(Db, "tcp-connect --to 10.77.0.20:80")?;
+            ensure!(attempt.result == "EPERM", "{attempt:?}");
+            Ok(attempt.pid)
+        })
+        .collect();
+    let quiet = quiet?;
+    storm.wait(SOON + Duration::from_secs(10))?;
+    harness.signal_collector(Signal::SIGCONT);
+    each_once(&harness, mark, &quiet)?;
+    harness.ctl(&["reconcile", "--wait", "60"], "")?.ok()?;
+    let losses = harness.records_since(mark)?.into_iter().filter(|record| record.kind == "loss").collect::<Vec<_>>();
+    let quota: Vec<&Record> = losses.iter().filter(|record| record.loss_cause == "quota").collect();
+    ensure!(!quota.is_empty(), "nobody was held back: {losses:?}");
+    ensure!(quota.iter().all(|record| record.local.workload == "shop/web"), "{quota:?}");
+    Ok(())
+}
