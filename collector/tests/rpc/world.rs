@@ -42,7 +42,8 @@ impl World {
         let listeners = Listeners::open(&ListenConfig { socket: Some(config), tcp: None }).unwrap();
         let mut supervisor = Supervisor::default();
         let stop = supervisor.stop();
-        supervisor.spawn("server", async move { Ok(serve(listeners, Arc::new(Store::new(history)), stop).await?) });
+        supervisor
+            .spawn("server", async move { Ok(serve(listeners, Arc::new(Store::new(history)), None, stop).await?) });
         let channel = connect(&Endpoint::Unix(socket.clone()), None, false).unwrap();
         Self { supervisor, socket, channel, _directory: directory }
     }
