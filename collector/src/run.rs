@@ -36,8 +36,20 @@ pub async fn run(config: &Config) -> Result<(), RunError> {
     let addresses = listeners.local_addrs();
     let store = Arc::new(Store::new(config.history.records));
     let exporter = config.otlp.as_ref().map(|otlp| Exporter::prepare(otlp, Arc::clone(&store))).transpose()?;
-    let queue = exporter.as_ref().map(Exporter::queue);
     let mut supervisor = Supervisor::default();
+    spawn_all(&mut supervisor, listeners, store, exporter);
+    let socket = config.listen.socket.as_ref().map(|socket| socket.path.display().to_string());
+    let otlp = config.otlp.as_ref().map(|otlp| otlp.endpoint.to_string());
+    tracing::info!(socket, tcp = ?addresses, otlp, records = config.history.records, "ready");
+    supervisor.run(signals).await?;
+    tracing::info!("stopped");
+    Ok(())
+}
+
+/// Starts the server, and the export where there is one. The export ends after the server: what the last streams brought is
+/// exported too.
+pub fn spawn_all(supervisor: &mut Supervisor, listeners: Listeners, store: Arc<Store>, exporter: Option<Exporter>) {
+    let queue = exporter.as_ref().map(Exporter::queue);
     if let Some(exporter) = exporter {
         let stop = supervisor.stop();
         supervisor.spawn("otlp", async move {
@@ -48,14 +60,7 @@ pub async fn run(config: &Config) -> Result<(), RunError> {
     let stop = supervisor.stop();
     supervisor.spawn("server", async move {
         let served = rpc::serve(listeners, store, queue.clone(), stop).await;
-        // What the last streams brought is in; now the export may end.
         queue.iter().for_each(|queue| queue.close());
         Ok(served?)
     });
-    let socket = config.listen.socket.as_ref().map(|socket| socket.path.display().to_string());
-    let otlp = config.otlp.as_ref().map(|otlp| otlp.endpoint.to_string());
-    tracing::info!(socket, tcp = ?addresses, otlp, records = config.history.records, "ready");
-    supervisor.run(signals).await?;
-    tracing::info!("stopped");
-    Ok(())
 }

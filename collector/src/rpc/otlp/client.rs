@@ -3,9 +3,10 @@
 //! May touch: the network.
 //! Never: waits for an answer without a bound; logs the same trouble at every try.
 
+use std::collections::BTreeMap;
 use std::error::Error as _;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use opentelemetry_proto::tonic::collector::logs::v1::logs_service_client::LogsServiceClient;
 use opentelemetry_proto::tonic::collector::logs::v1::{ExportLogsPartialSuccess, ExportLogsServiceRequest};
@@ -24,6 +25,8 @@ use crate::otlp::{Header, HeadersError, OtlpConfig, read};
 pub const DEADLINE: Duration = Duration::from_secs(10);
 /// Longest pause a receiver may ask for.
 const MAX_PAUSE: Duration = Duration::from_secs(300);
+/// Shortest time between two lines of the log about the same trouble.
+const QUIET: Duration = Duration::from_secs(60);
 /// Largest answer; there is next to nothing in one.
 const MAX_ANSWER: usize = 64 << 10;
 
@@ -47,7 +50,10 @@ pub enum Refusal {
         pause: Option<Duration>,
     },
     /// The receiver did answer, and the same request may be tried again.
-    Again,
+    Again {
+        /// The receiver asks to be left alone for this long.
+        pause: Option<Duration>,
+    },
     /// The receiver will never take this request.
     Never,
 }
@@ -96,14 +102,21 @@ pub struct Client {
     reach: Reach,
     channel: Option<Channel>,
     what: &'static str,
-    /// The last trouble that was logged, until something is taken again.
-    trouble: Option<Code>,
+    /// Troubles that were logged. Bounded: there are 17 codes.
+    told: BTreeMap<i32, Told>,
+}
+
+/// A trouble that was logged.
+struct Told {
+    at: Instant,
+    /// Nothing was taken since.
+    lasts: bool,
 }
 
 impl Client {
     /// One that has not begun. `what` is what it is about, for the log.
     pub const fn new(reach: Reach, what: &'static str) -> Self {
-        Self { reach, channel: None, what, trouble: None }
+        Self { reach, channel: None, what, told: BTreeMap::new() }
     }
 
     /// Sends records, once.
@@ -148,9 +161,7 @@ impl Client {
         match timeout(DEADLINE, call(channel.clone())).await {
             Ok(Ok(response)) => {
                 self.channel = Some(channel);
-                if self.trouble.take().is_some() {
-                    tracing::info!(what = self.what, "the OTLP receiver takes what is sent again");
-                }
+                self.taken();
                 Ok(response.into_inner())
             }
             Ok(Err(status)) => {
@@ -164,17 +175,45 @@ impl Client {
         }
     }
 
+    /// The receiver has taken only a part, and why.
+    pub fn partly(&mut self, refused: u64, reason: &str) {
+        if self.is_news(Code::Ok) {
+            let what = self.what;
+            tracing::warn!(what, refused, reason, "the OTLP receiver takes only a part; the rest is lost and counted");
+        }
+    }
+
+    fn taken(&mut self) {
+        let lasted = self.told.values_mut().fold(false, |any, told| std::mem::take(&mut told.lasts) || any);
+        if lasted {
+            tracing::info!(what = self.what, "the OTLP receiver takes what is sent again");
+        }
+    }
+
     fn refused(&mut self, status: &Status) -> Refusal {
-        let (refusal, reason) = (judge(status), why(status));
-        let endpoint = &self.reach.config.endpoint;
-        if self.trouble.replace(status.code()) == Some(status.code()) {
-            tracing::debug!(what = self.what, %endpoint, reason, "the OTLP receiver still does not take what is sent");
-        } else if refusal == Refusal::Never {
-            tracing::warn!(what = self.what, %endpoint, reason, "the OTLP receiver refuses what is sent; it is lost and counted");
-        } else {
-            tracing::warn!(what = self.what, %endpoint, reason, "the OTLP receiver does not take what is sent; trying again");
+        let (refusal, reason, news) = (judge(status), why(status), self.is_news(status.code()));
+        let (what, endpoint) = (self.what, &self.reach.config.endpoint);
+        match (news, &refusal) {
+            (false, _) => tracing::debug!(what, %endpoint, reason, "the OTLP receiver still refuses what is sent"),
+            (true, Refusal::Never) => {
+                tracing::warn!(what, %endpoint, reason, "the OTLP receiver refuses what is sent; it is lost and counted");
+            }
+            (true, Refusal::Away { .. } | Refusal::Again { .. }) => {
+                tracing::warn!(what, %endpoint, reason, "the OTLP receiver does not take what is sent; trying again");
+            }
         }
         refusal
+    }
+
+    /// Whether a trouble should be logged: not while it lasts, and not every moment if it comes and goes.
+    fn is_news(&mut self, code: Code) -> bool {
+        let now = Instant::now();
+        let told = self.told.get_mut(&(code as i32));
+        let news = told.as_ref().is_none_or(|told| !told.lasts && now.duration_since(told.at) >= QUIET);
+        if news {
+            self.told.insert(code as i32, Told { at: now, lasts: true });
+        }
+        news
     }
 }
 
@@ -187,7 +226,9 @@ fn judge(status: &Status) -> Refusal {
         Code::Unavailable => Refusal::Away { pause },
         Code::ResourceExhausted if pause.is_some() => Refusal::Away { pause },
         _ if unanswered => Refusal::Away { pause: None },
-        Code::Cancelled | Code::DeadlineExceeded | Code::Aborted | Code::OutOfRange | Code::DataLoss => Refusal::Again,
+        Code::Cancelled | Code::DeadlineExceeded | Code::Aborted | Code::OutOfRange | Code::DataLoss => {
+            Refusal::Again { pause }
+        }
         Code::Ok
         | Code::Unknown
         | Code::InvalidArgument
@@ -214,11 +255,11 @@ mod tests {
         for (code, plain, asked) in [
             (Code::Unavailable, Refusal::Away { pause: None }, Refusal::Away { pause }),
             (Code::ResourceExhausted, Refusal::Never, Refusal::Away { pause }),
-            (Code::Cancelled, Refusal::Again, Refusal::Again),
-            (Code::DeadlineExceeded, Refusal::Again, Refusal::Again),
-            (Code::Aborted, Refusal::Again, Refusal::Again),
-            (Code::OutOfRange, Refusal::Again, Refusal::Again),
-            (Code::DataLoss, Refusal::Again, Refusal::Again),
+            (Code::Cancelled, Refusal::Again { pause: None }, Refusal::Again { pause }),
+            (Code::DeadlineExceeded, Refusal::Again { pause: None }, Refusal::Again { pause }),
+            (Code::Aborted, Refusal::Again { pause: None }, Refusal::Again { pause }),
+            (Code::OutOfRange, Refusal::Again { pause: None }, Refusal::Again { pause }),
+            (Code::DataLoss, Refusal::Again { pause: None }, Refusal::Again { pause }),
             (Code::InvalidArgument, Refusal::Never, Refusal::Never),
             (Code::Unauthenticated, Refusal::Never, Refusal::Never),
             (Code::PermissionDenied, Refusal::Never, Refusal::Never),

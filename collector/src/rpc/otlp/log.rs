@@ -291,3 +291,7 @@ fn shown(end: Option<&Endpoint>) -> String {
 fn clean(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c }).collect()
 }
+
+#[cfg(test)]
+#[path = "log_tests.rs"]
+mod tests;

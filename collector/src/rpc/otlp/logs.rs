@@ -43,21 +43,16 @@ async fn deliver(client: &mut Client, queue: &Queue, part: Part, items: &[Item],
                 let rejected = u64::try_from(partial.rejected_log_records).unwrap_or(0).min(records);
                 queue.sent(records - rejected);
                 if rejected > 0 {
-                    let reason = partial.error_message;
-                    tracing::warn!(
-                        rejected,
-                        reason,
-                        "the OTLP receiver refuses some records; they are lost and counted"
-                    );
+                    client.partly(rejected, &partial.error_message);
                     queue.lost_unnamed(rejected, items, Cause::Rejected);
                 }
                 return;
             }
             Err(Refusal::Never) => return queue.lost(items, Cause::Rejected),
-            Err(Refusal::Again) if again >= MAX_AGAIN => return queue.lost(items, Cause::GaveUp),
-            Err(Refusal::Again) => {
+            Err(Refusal::Again { .. }) if again >= MAX_AGAIN => return queue.lost(items, Cause::GaveUp),
+            Err(Refusal::Again { pause }) => {
                 again += 1;
-                None
+                pause
             }
             Err(Refusal::Away { pause }) => pause,
         };

@@ -102,7 +102,12 @@ impl Exporter {
                 () = stop.stopped() => return,
             }
             tokio::select! {
-                answer = client.metrics(self.page()) => refused_points(answer.ok().flatten()),
+                answer = client.metrics(self.page()) => {
+                    let partial = answer.ok().flatten().unwrap_or_default();
+                    if partial.rejected_data_points > 0 {
+                        client.partly(partial.rejected_data_points.unsigned_abs(), &partial.error_message);
+                    }
+                }
                 () = stop.stopped() => return,
             }
         }
@@ -110,13 +115,5 @@ impl Exporter {
 
     fn page(&self) -> ExportMetricsServiceRequest {
         metrics::request(&self.store.summary(), &self.queue.numbers(), &self.own, now_ns())
-    }
-}
-
-/// A receiver that takes metrics in part only will do so at each interval.
-fn refused_points(partial: Option<opentelemetry_proto::tonic::collector::metrics::v1::ExportMetricsPartialSuccess>) {
-    if let Some(partial) = partial.filter(|partial| partial.rejected_data_points > 0) {
-        let (points, reason) = (partial.rejected_data_points, partial.error_message);
-        tracing::debug!(points, reason, "the OTLP receiver refuses some points of metrics");
     }
 }
