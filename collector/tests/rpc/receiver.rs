@@ -148,7 +148,9 @@ impl Receiver {
                         &sum.data_points
                     }
                     Data::Gauge(gauge) => &gauge.data_points,
-                    other => panic!("{other:?}"),
+                    other @ (Data::Histogram(_) | Data::ExponentialHistogram(_) | Data::Summary(_)) => {
+                        panic!("{other:?}")
+                    }
                 };
                 points.extend(of_metric.iter().map(|point| (host.clone(), metric.name.clone(), point.clone())));
             }
@@ -186,10 +188,12 @@ pub fn config(address: SocketAddr) -> OtlpConfig {
 
 /// Attributes by name; numbers as text.
 pub fn words(attributes: &[KeyValue]) -> BTreeMap<String, String> {
-    let text = |attribute: &KeyValue| match attribute.value.as_ref().unwrap().value.as_ref().unwrap() {
-        Value::StringValue(text) => text.clone(),
-        Value::IntValue(number) => number.to_string(),
-        other => format!("{other:?}"),
+    let text = |attribute: &KeyValue| {
+        let value = attribute.value.as_ref().unwrap().value.as_ref().unwrap();
+        if let Value::StringValue(text) = value {
+            return text.clone();
+        }
+        if let Value::IntValue(number) = value { number.to_string() } else { format!("{value:?}") }
     };
     attributes.iter().map(|attribute| (attribute.key.clone(), text(attribute))).collect()
 }

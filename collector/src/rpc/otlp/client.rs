@@ -102,8 +102,16 @@ pub struct Client {
     reach: Reach,
     channel: Option<Channel>,
     what: &'static str,
-    /// Troubles that were logged. Bounded: there are 17 codes.
-    told: BTreeMap<i32, Told>,
+    /// Troubles that were logged.
+    told: BTreeMap<Trouble, Told>,
+}
+
+/// Kinds of trouble, each told by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Trouble {
+    Postponed,
+    Refused,
+    Part,
 }
 
 /// A trouble that was logged.
@@ -177,28 +185,35 @@ impl Client {
 
     /// The receiver has taken only a part, and why.
     pub fn partly(&mut self, refused: u64, reason: &str) {
-        if self.is_news(Code::Ok) {
+        if self.is_news(Trouble::Part) {
             let what = self.what;
             tracing::warn!(what, refused, reason, "the OTLP receiver takes only a part; the rest is lost and counted");
         }
     }
 
     fn taken(&mut self) {
-        let lasted = self.told.values_mut().fold(false, |any, told| std::mem::take(&mut told.lasts) || any);
-        if lasted {
+        if self.told.values().any(|told| told.lasts) {
             tracing::info!(what = self.what, "the OTLP receiver takes what is sent again");
         }
+        self.told.values_mut().for_each(|told| told.lasts = false);
     }
 
     fn refused(&mut self, status: &Status) -> Refusal {
-        let (refusal, reason, news) = (judge(status), why(status), self.is_news(status.code()));
+        let (refusal, reason) = (judge(status), why(status));
+        let trouble = match refusal {
+            Refusal::Never => Trouble::Refused,
+            Refusal::Away { .. } | Refusal::Again { .. } => Trouble::Postponed,
+        };
+        let news = self.is_news(trouble);
         let (what, endpoint) = (self.what, &self.reach.config.endpoint);
-        match (news, &refusal) {
-            (false, _) => tracing::debug!(what, %endpoint, reason, "the OTLP receiver still refuses what is sent"),
-            (true, Refusal::Never) => {
+        match (news, trouble) {
+            (false, _) => {
+                tracing::debug!(what, %endpoint, reason, "the OTLP receiver still does not take what is sent")
+            }
+            (true, Trouble::Refused | Trouble::Part) => {
                 tracing::warn!(what, %endpoint, reason, "the OTLP receiver refuses what is sent; it is lost and counted");
             }
-            (true, Refusal::Away { .. } | Refusal::Again { .. }) => {
+            (true, Trouble::Postponed) => {
                 tracing::warn!(what, %endpoint, reason, "the OTLP receiver does not take what is sent; trying again");
             }
         }
@@ -206,12 +221,12 @@ impl Client {
     }
 
     /// Whether a trouble should be logged: not while it lasts, and not every moment if it comes and goes.
-    fn is_news(&mut self, code: Code) -> bool {
+    fn is_news(&mut self, trouble: Trouble) -> bool {
         let now = Instant::now();
-        let told = self.told.get_mut(&(code as i32));
-        let news = told.as_ref().is_none_or(|told| !told.lasts && now.duration_since(told.at) >= QUIET);
+        let told = self.told.get(&trouble);
+        let news = told.is_none_or(|told| !told.lasts && now.duration_since(told.at) >= QUIET);
         if news {
-            self.told.insert(code as i32, Told { at: now, lasts: true });
+            self.told.insert(trouble, Told { at: now, lasts: true });
         }
         news
     }

@@ -119,10 +119,11 @@ fn exported(record: FlowRecord, lost_records: u64) -> LogRecord {
 }
 
 fn said(record: &LogRecord) -> BTreeMap<&str, String> {
-    let words = |value: &Value| match value {
-        Value::StringValue(text) => text.clone(),
-        Value::IntValue(number) => number.to_string(),
-        other => format!("{other:?}"),
+    let words = |value: &Value| {
+        if let Value::StringValue(text) = value {
+            return text.clone();
+        }
+        if let Value::IntValue(number) = value { number.to_string() } else { format!("{value:?}") }
     };
     let value = |value: &Option<AnyValue>| words(value.as_ref().unwrap().value.as_ref().unwrap());
     record.attributes.iter().map(|one| (one.key.as_str(), value(&one.value))).collect()
