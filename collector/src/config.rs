@@ -8,6 +8,12 @@
 //!   socket: {path: /run/weir/collector.sock, allowedUids: [0]}
 //!   tcp: {listen: "0.0.0.0:7444", tls: {certificate: f, key: f, clientCa: f}}   # or insecure: true instead of tls
 //! history: {records: 65536}
+//! otlp:                                                                         # absent: nothing is exported
+//!   endpoint: https://otel.example:4317                                         # or http:// with insecure: true
+//!   tls: {ca: f, certificate: f, key: f, serverName: n}                         # only ca is needed
+//!   headersFile: /etc/weir/otlp-headers                                         # one "name: value" a line
+//!   metricsIntervalSeconds: 60
+//!   queueRecords: 65536
 //! log: {level: info, format: text}                                              # text | json
 //! ```
 
@@ -22,6 +28,7 @@ use weir_transport::{ListenConfig, SocketConfig};
 
 use crate::flags::Flags;
 use crate::logging::LogConfig;
+use crate::otlp::OtlpConfig;
 
 /// Socket used when neither file nor flags name a place to listen.
 pub const DEFAULT_SOCKET: &str = "/run/weir/collector.sock";
@@ -35,6 +42,8 @@ pub struct Config {
     pub listen: ListenConfig,
     /// What to keep.
     pub history: HistoryConfig,
+    /// Where to export to by OTLP, if anywhere.
+    pub otlp: Option<OtlpConfig>,
     /// How to log.
     pub log: LogConfig,
 }
@@ -72,6 +81,9 @@ impl Config {
         // A faulty section reads as absent; defaults would then hide that, or report it twice.
         let faulty = !faults.is_empty();
         flags.override_config(&mut config);
+        if flags.otlp_insecure && config.otlp.is_none() && !faulty {
+            faults.push("--otlp-insecure: there is no otlp.endpoint; add --otlp-endpoint".to_owned());
+        }
         if config.listen == ListenConfig::default() && !faulty {
             config.listen.socket = Some(SocketConfig { path: DEFAULT_SOCKET.into(), allowed_uids: Vec::new() });
         }
@@ -81,6 +93,7 @@ impl Config {
         if !(1..=MAX_RECORDS).contains(&config.history.records) {
             faults.push(format!("history.records: must be 1 to {MAX_RECORDS} ({})", config.history.records));
         }
+        faults.extend(config.otlp.iter().flat_map(|otlp| otlp.faults("otlp")));
         faults.extend(config.log.faults("log"));
         if faults.is_empty() { Ok(config) } else { Err(ConfigFaults(faults)) }
     }
@@ -117,13 +130,14 @@ fn from_text(text: &str) -> (Config, Vec<String>) {
             tcp: section(take(&mut listen, "tcp"), "listen.tcp", &mut faults),
         },
         history: section(sections.remove("history"), "history", &mut faults).unwrap_or_default(),
+        otlp: section(sections.remove("otlp"), "otlp", &mut faults),
         log: section(sections.remove("log"), "log", &mut faults).unwrap_or_default(),
     };
     // What is left of `listen` is an unknown key or no mapping at all.
     if let Some(rest) = listen {
         let _faulty: Option<ListenConfig> = section(Some(rest), "listen", &mut faults);
     }
-    faults.extend(sections.keys().map(|key| format!("{key}: unknown key; known are listen, history and log")));
+    faults.extend(sections.keys().map(|key| format!("{key}: unknown key; known are listen, history, otlp and log")));
     (config, faults)
 }
 
@@ -186,6 +200,38 @@ mod tests {
             assert!(faults.iter().any(|fault| fault.contains(part)), "{part} in {faults:#?}");
         }
         assert_eq!(faults.len(), 6, "{faults:#?}");
+    }
+
+    #[test]
+    fn an_export_is_configured_by_file_or_flag_and_never_by_accident() {
+        assert_eq!(read("", &[]).unwrap().otlp, None);
+        let otlp = read("", &["--otlp-endpoint", "http://127.0.0.1:4317", "--otlp-insecure"]).unwrap().otlp.unwrap();
+        assert_eq!((otlp.metrics_interval_seconds, otlp.queue_records), (60, 65536));
+        let text = "otlp:\n  endpoint: https://a:4317\n  tls: {ca: /ca.pem}\n  queueRecords: 7\n";
+        let otlp = read(text, &["--otlp-endpoint", "https://b:4317"]).unwrap().otlp.unwrap();
+        assert_eq!((otlp.endpoint.to_string().as_str(), otlp.queue_records), ("https://b:4317", 7));
+        for (text, flags, parts) in [
+            ("", &["--otlp-endpoint", "http://a:4317"][..], vec!["otlp.endpoint: http://a:4317 is not encrypted"]),
+            ("", &["--otlp-endpoint", "https://a:4317"], vec!["otlp.tls: https://a:4317 needs ca"]),
+            ("", &["--otlp-insecure"], vec!["--otlp-insecure: there is no otlp.endpoint"]),
+            ("otlp: {}", &[], vec!["otlp: missing field `endpoint`"]),
+            ("otlp: {endpoint: 'unix:/a', compression: gzip}", &[], vec!["otlp: unknown field `compression`"]),
+            (
+                "otlp: {endpoint: 'https://a:1', tls: {ca: c, key: k}, metricsIntervalSeconds: 0, queueRecords: 0}",
+                &[],
+                vec![
+                    "otlp.tls: certificate and key",
+                    "otlp.metricsIntervalSeconds: must be",
+                    "otlp.queueRecords: must be",
+                ],
+            ),
+        ] {
+            let faults = read(text, flags).unwrap_err();
+            assert_eq!(faults.len(), parts.len(), "{faults:#?}");
+            for part in parts {
+                assert!(faults.iter().any(|fault| fault.contains(part)), "{part} in {faults:#?}");
+            }
+        }
     }
 
     #[test]

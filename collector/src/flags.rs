@@ -7,10 +7,11 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::Parser;
-use weir_transport::{SocketConfig, TcpConfig};
+use weir_transport::{Endpoint, SocketConfig, TcpConfig};
 
 use crate::config::Config;
 use crate::logging::LogFormat;
+use crate::otlp::OtlpConfig;
 
 /// Collects flow records from Weir agents, keeps a bounded recent history and serves it to `weirctl observe`.
 #[derive(Clone, Debug, Default, Parser)]
@@ -34,6 +35,13 @@ pub struct Flags {
     /// Records to keep.
     #[arg(long, value_name = "RECORDS")]
     pub history: Option<usize>,
+    /// Export records and metrics by OTLP (gRPC) to https://HOST:PORT, http://HOST:PORT or unix:/PATH; certificates and
+    /// headers come from the configuration file.
+    #[arg(long, value_name = "ADDRESS")]
+    pub otlp_endpoint: Option<Endpoint>,
+    /// Export without TLS. Anyone on the way may read the records.
+    #[arg(long)]
+    pub otlp_insecure: bool,
     /// error, warn, info, debug or trace; or a filter such as "info,weir_collector=debug".
     #[arg(long, value_name = "LEVEL")]
     pub log_level: Option<String>,
@@ -49,6 +57,7 @@ const EXAMPLES: &str = "Examples:
   weir-collector
   weir-collector --config /etc/weir/collector.yaml --check
   weir-collector --socket /tmp/collector.sock --history 1000000
+  weir-collector --otlp-endpoint http://127.0.0.1:4317 --otlp-insecure
 
 Exit codes: 0 stopped as asked, 1 failed, 2 configuration or usage refused.";
 
@@ -73,6 +82,12 @@ impl Flags {
         }
         if let Some(records) = self.history {
             config.history.records = records;
+        }
+        if let Some(endpoint) = &self.otlp_endpoint {
+            config.otlp.get_or_insert_with(|| OtlpConfig::to(endpoint.clone())).endpoint.clone_from(endpoint);
+        }
+        if let (Some(otlp), true) = (&mut config.otlp, self.otlp_insecure) {
+            otlp.insecure = true;
         }
         if let Some(level) = &self.log_level {
             config.log.level.clone_from(level);

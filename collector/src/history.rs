@@ -36,12 +36,12 @@ impl<T> History<T> {
     }
 
     /// Adds a record; the oldest goes when there is no room.
-    pub fn push(&mut self, record: T) {
+    pub fn push(&mut self, record: Arc<T>) {
         if self.records.len() >= self.capacity {
             self.records.pop_front();
             self.evicted += 1;
         }
-        self.records.push_back(Arc::new(record));
+        self.records.push_back(record);
     }
 
     /// Records kept.
@@ -100,7 +100,7 @@ mod tests {
 
     fn filled(capacity: usize, records: u64) -> History<u64> {
         let mut history = History::new(capacity);
-        (0..records).for_each(|record| history.push(record));
+        (0..records).for_each(|record| history.push(Arc::new(record)));
         history
     }
 

@@ -4,7 +4,8 @@
 //! Never: knows anything of the kernel or of policy.
 //!
 //! Batches come in through `rpc::export`, are judged by [`nodes`] (new, seen before, something missing), kept in
-//! [`history`], and go out through `rpc::observe`. [`store`] is where the two meet, behind one short lock.
+//! [`history`], and go out through `rpc::observe`. [`store`] is where the two meet, behind one short lock. Where [`otlp`]
+//! is configured, `rpc::otlp` sends each new record on, from a queue of its own.
 
 #![forbid(unsafe_code)]
 
@@ -13,6 +14,7 @@ pub mod flags;
 pub mod history;
 pub mod logging;
 pub mod nodes;
+pub mod otlp;
 pub mod rpc;
 pub mod run;
 pub mod store;

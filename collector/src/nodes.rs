@@ -34,6 +34,8 @@ pub struct Boot {
     pub records: u64,
     /// Streams open now.
     pub streams: u32,
+    /// When its first batch was taken over, nanoseconds since the Unix epoch: the sums begin then.
+    pub first_seen_ns: u64,
     /// When it was last heard, nanoseconds since the Unix epoch.
     pub last_seen_ns: u64,
     /// Decisions by "hook/verdict/reason".

@@ -34,7 +34,7 @@ pub struct Batch<T> {
     /// Batches right before it that its sender gave up.
     pub dropped_before: u64,
     /// Records, each with what it adds to the sums.
-    pub records: Vec<(T, Tally)>,
+    pub records: Vec<(Arc<T>, Tally)>,
 }
 
 /// What became of a batch.
@@ -75,6 +75,9 @@ impl<T> Store<T> {
         let State { history, nodes } = &mut *state;
         let boot = nodes.boot(node, boot_id);
         boot.last_seen_ns = now_ns();
+        if boot.first_seen_ns == 0 {
+            boot.first_seen_ns = boot.last_seen_ns;
+        }
         let order = boot.order(batch.sequence, batch.dropped_before);
         if order != Order::Duplicate {
             for (record, tally) in batch.records {
@@ -155,7 +158,8 @@ impl<T> Drop for Connected<T> {
     }
 }
 
-fn now_ns() -> u64 {
+/// Wall clock, nanoseconds since the Unix epoch.
+pub fn now_ns() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
 }
@@ -166,7 +170,7 @@ mod tests {
 
     fn batch(sequence: u64, records: &[u32]) -> Batch<u32> {
         let decision = || Tally::Decision { what: "connect/allow/rule".to_owned(), count: 3 };
-        Batch { sequence, dropped_before: 0, records: records.iter().map(|record| (*record, decision())).collect() }
+        Batch { sequence, dropped_before: 0, records: records.iter().map(|record| (Arc::new(*record), decision())).collect() }
     }
 
     #[test]

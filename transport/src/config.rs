@@ -88,6 +88,23 @@ pub struct ClientTlsFiles {
     pub server_name: Option<String>,
 }
 
+/// A service that is not Weir's: whoever it is, it need not know us by a certificate.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct ForeignTlsFiles {
+    /// Authorities that may sign the server's certificate.
+    pub ca: PathBuf,
+    /// A certificate to show if the server asks for one, followed by any intermediate ones.
+    #[serde(default)]
+    pub certificate: Option<PathBuf>,
+    /// Its private key.
+    #[serde(default)]
+    pub key: Option<PathBuf>,
+    /// Name expected in the server's certificate; the host of the address by default.
+    #[serde(default)]
+    pub server_name: Option<String>,
+}
+
 impl ListenConfig {
     /// Every fault of the section, each as `FIELD: problem`; empty when it is sound. `field` is the section's own path.
     #[must_use]
@@ -114,17 +131,8 @@ impl ConnectConfig {
     /// Every fault of the section, each as `FIELD: problem`; empty when it is sound.
     #[must_use]
     pub fn faults(&self, field: &str) -> Vec<String> {
-        match (&self.address, self.tls.is_some(), self.insecure) {
-            (Endpoint::Tls { .. }, false, _) => {
-                vec![format!("{field}.tls: {} needs certificate, key and ca", self.address)]
-            }
-            (Endpoint::Plain { .. }, _, false) => {
-                vec![format!("{field}.address: {} is not encrypted; use https:// or say insecure: true", self.address)]
-            }
-            (Endpoint::Plain { .. }, true, true) => vec![format!("{field}: tls and insecure exclude each other")],
-            (Endpoint::Tls { .. }, true, true) => vec![format!("{field}.insecure: has no meaning with https://")],
-            (Endpoint::Unix(_) | Endpoint::Plain { .. } | Endpoint::Tls { .. }, _, _) => Vec::new(),
-        }
+        let security = Security { address: &self.address, tls: self.tls.is_some(), insecure: self.insecure };
+        security.fault([field, "address"], "certificate, key and ca").into_iter().collect()
     }
 
     /// Reads the certificates, if any, and gives a channel; see [`crate::connect`].
@@ -134,6 +142,46 @@ impl ConnectConfig {
     pub fn connect(&self) -> Result<tonic::transport::Channel, TransportError> {
         let tls = self.tls.as_ref().map(ClientTls::from_files).transpose()?;
         crate::connect(&self.address, tls.as_ref(), self.insecure)
+    }
+}
+
+impl ForeignTlsFiles {
+    /// Every fault of the section, each as `FIELD: problem`; empty when it is sound.
+    #[must_use]
+    pub fn faults(&self, field: &str) -> Vec<String> {
+        match self.certificate.is_some() == self.key.is_some() {
+            true => Vec::new(),
+            false => vec![format!("{field}: certificate and key belong together; give both or neither")],
+        }
+    }
+}
+
+/// An address and what is said about its encryption.
+#[derive(Clone, Copy, Debug)]
+pub struct Security<'a> {
+    /// The address.
+    pub address: &'a Endpoint,
+    /// Whether certificates are named.
+    pub tls: bool,
+    /// Whether it may go unencrypted.
+    pub insecure: bool,
+}
+
+impl Security<'_> {
+    /// What is wrong between them, if anything. `[section, key]` is where the address is written; `needed` is what `https`
+    /// needs.
+    #[must_use]
+    pub fn fault(&self, [section, key]: [&str; 2], needed: &str) -> Option<String> {
+        let address = self.address;
+        match (address, self.tls, self.insecure) {
+            (Endpoint::Tls { .. }, false, _) => Some(format!("{section}.tls: {address} needs {needed}")),
+            (Endpoint::Plain { .. }, _, false) => {
+                Some(format!("{section}.{key}: {address} is not encrypted; use https:// or say insecure: true"))
+            }
+            (Endpoint::Plain { .. }, true, true) => Some(format!("{section}: tls and insecure exclude each other")),
+            (Endpoint::Tls { .. }, true, true) => Some(format!("{section}.insecure: has no meaning with https://")),
+            (Endpoint::Unix(_) | Endpoint::Plain { .. } | Endpoint::Tls { .. }, _, _) => None,
+        }
     }
 }
 

@@ -19,9 +19,11 @@ mod peer;
 mod tls;
 mod unix;
 
-pub use config::{ClientTlsFiles, ConnectConfig, ListenConfig, SocketConfig, TcpConfig, TlsFiles};
+pub use config::{
+    ClientTlsFiles, ConnectConfig, ForeignTlsFiles, ListenConfig, Security, SocketConfig, TcpConfig, TlsFiles,
+};
 pub use connection::Connection;
-pub use dial::{connect, why};
+pub use dial::{connect, connect_foreign, why};
 pub use endpoint::Endpoint;
 pub use error::TransportError;
 pub use incoming::{HANDSHAKE_TIMEOUT, Incoming, plain_listener, tls_listener, unix_listener};

@@ -13,7 +13,7 @@ use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
 use rustls::version::TLS13;
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
 
-use crate::{ClientTlsFiles, TlsFiles, TransportError};
+use crate::{ClientTlsFiles, ForeignTlsFiles, TlsFiles, TransportError};
 
 /// HTTP/2, which is all gRPC speaks.
 const ALPN: &[u8] = b"h2";
@@ -69,13 +69,22 @@ impl ClientTls {
     /// # Errors
     /// A file that is missing, not PEM, or not usable; the error names it.
     pub fn load(certificate: &Path, key: &Path, ca: &Path, server_name: Option<&str>) -> Result<Self, TransportError> {
-        let chain = certificates(certificate, "certificate")?;
-        let private = private_key(key)?;
+        Self::new(Some((certificate, key)), ca, server_name)
+    }
+
+    fn new(own: Option<(&Path, &Path)>, ca: &Path, server_name: Option<&str>) -> Result<Self, TransportError> {
         let roots = roots(ca, "CA")?;
-        let mut config = ClientConfig::builder_with_provider(provider())
-            .with_protocol_versions(&[&TLS13])
-            .and_then(|builder| builder.with_root_certificates(roots).with_client_auth_cert(chain, private))
-            .map_err(|source| TransportError::Tls { what: "certificate", path: certificate.to_owned(), source })?;
+        let path = own.map_or(ca, |(certificate, _)| certificate);
+        let fault = |source| TransportError::Tls { what: "certificate", path: path.to_owned(), source };
+        let builder = ClientConfig::builder_with_provider(provider()).with_protocol_versions(&[&TLS13]);
+        let builder = builder.map_err(fault)?.with_root_certificates(roots);
+        let mut config = match own {
+            Some((certificate, key)) => {
+                let (chain, private) = (certificates(certificate, "certificate")?, private_key(key)?);
+                builder.with_client_auth_cert(chain, private).map_err(fault)?
+            }
+            None => builder.with_no_client_auth(),
+        };
         config.alpn_protocols = vec![ALPN.to_vec()];
         config.resumption = rustls::client::Resumption::disabled();
         let server_name = server_name.map(parse_name).transpose()?;
@@ -88,6 +97,15 @@ impl ClientTls {
     /// As [`ClientTls::load`].
     pub fn from_files(files: &ClientTlsFiles) -> Result<Self, TransportError> {
         Self::load(&files.certificate, &files.key, &files.ca, files.server_name.as_deref())
+    }
+
+    /// For a service that is not Weir's: shows a certificate only where one is named.
+    ///
+    /// # Errors
+    /// As [`ClientTls::load`].
+    pub fn for_foreign(files: &ForeignTlsFiles) -> Result<Self, TransportError> {
+        let own = files.certificate.as_deref().zip(files.key.as_deref());
+        Self::new(own, &files.ca, files.server_name.as_deref())
     }
 }
 

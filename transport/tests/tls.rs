@@ -13,11 +13,13 @@ use std::sync::Arc;
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 use rustls::version::{TLS12, TLS13};
-use support::{Pki, Served, Wish, ask, serve};
+use support::{Hosts, Pki, Served, Wish, ask, serve, serve_noting};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio_rustls::TlsConnector;
-use weir_transport::{ClientTls, Endpoint, ServerTls, connect, plain_listener, tls_listener};
+use tokio_rustls::{TlsAcceptor, TlsConnector};
+use weir_transport::{
+    ClientTls, Endpoint, ForeignTlsFiles, ServerTls, connect, connect_foreign, plain_listener, tls_listener,
+};
 
 const NODE: &str = "spiffe://weir/node/node-1";
 
@@ -114,6 +116,37 @@ async fn noise_and_silence_hold_up_nobody() {
     let mut noise = TcpStream::connect(address).await.unwrap();
     noise.write_all(b"GET / HTTP/1.1\r\n\r\n").await.unwrap();
     assert_eq!(ask_as(&pki, "node", address).await.unwrap(), "node-1");
+}
+
+/// What a service that is not Weir's sees of a channel to it: who it is called, and the first bytes.
+#[tokio::test]
+async fn a_foreign_service_is_trusted_by_its_authority_alone_and_called_by_its_name() {
+    let pki = pki();
+    let (incoming, mut hosts) = (plain_listener("127.0.0.1:0".parse().unwrap()).unwrap(), Hosts::default());
+    let port = incoming.local_addr().unwrap().port();
+    let _served = serve_noting(incoming, &hosts);
+    let endpoint = Endpoint::Plain { host: "localhost".to_owned(), port };
+    ask(connect_foreign(&endpoint, None, true).unwrap()).await.unwrap();
+    assert_eq!(hosts.take(), [format!("localhost:{port}")]);
+    assert!(connect_foreign(&endpoint, None, false).unwrap_err().to_string().contains("not encrypted"));
+
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let acceptor = TlsAcceptor::from(pki.raw_server("server"));
+    let endpoint = Endpoint::Tls { host: "127.0.0.1".to_owned(), port: listener.local_addr().unwrap().port() };
+    let files = |ca| ForeignTlsFiles { ca, certificate: None, key: None, server_name: Some("127.0.0.1".to_owned()) };
+    for (ca, trusted) in [(pki.ca(), true), (pki.files("strange-server").certificate, false)] {
+        let tls = ClientTls::for_foreign(&files(ca)).unwrap();
+        let asking = tokio::spawn(ask(connect_foreign(&endpoint, Some(&tls), false).unwrap()));
+        let (stream, _) = listener.accept().await.unwrap();
+        let accepted = acceptor.accept(stream).await;
+        assert_eq!(accepted.is_ok(), trusted, "{accepted:?}");
+        if let Ok(mut stream) = accepted {
+            let mut opening = [0; 14];
+            stream.read_exact(&mut opening).await.unwrap();
+            assert_eq!(&opening, b"PRI * HTTP/2.0");
+        }
+        asking.abort();
+    }
 }
 
 #[tokio::test]

@@ -1,6 +1,6 @@
 //! Lives: collector.
 //! Called by: agents, one stream each.
-//! May touch: the store.
+//! May touch: the store, the queue of the export by OTLP.
 //! Never: acknowledges what is not in the history; believes a node name its certificate contradicts.
 //!
 //! The first batch of a stream says which node it speaks for; the others must agree. A batch of another boot of the node is what an
@@ -8,6 +8,7 @@
 //! that carries `spiffe://weir/node/NAME` may speak for that node only; one without such a name may speak for any.
 
 use std::pin::Pin;
+use std::sync::Arc;
 
 use futures_util::Stream;
 use futures_util::stream::unfold;
@@ -18,7 +19,7 @@ use weir_proto::v1::{Ack, Batch, FlowRecord};
 use weir_transport::Peer;
 
 use super::{Service, tally::tally};
-use crate::nodes::Order;
+use crate::nodes::{Order, Tally};
 use crate::store;
 
 /// Longest node name or boot id.
@@ -41,6 +42,11 @@ struct Session {
     peer: Option<Peer>,
     batches: Streaming<Batch>,
     sender: Option<Sender>,
+}
+
+/// The same records, not copied.
+fn shared(records: &[(Arc<FlowRecord>, Tally)]) -> Vec<Arc<FlowRecord>> {
+    records.iter().map(|(record, _)| Arc::clone(record)).collect()
 }
 
 /// Who a stream speaks for.
@@ -71,7 +77,8 @@ impl Session {
 
     fn take(&mut self, batch: Batch) -> Result<Ack, Status> {
         let sender = self.sender_of(&batch)?;
-        if batch.sequence == 0 {
+        let (node, boot_id, sequence) = (sender.node.clone(), sender.boot_id.clone(), batch.sequence);
+        if sequence == 0 {
             return Err(Status::invalid_argument("a batch has no sequence number; they begin at 1"));
         }
         let records = match (batch.records.is_empty(), batch.packed.is_empty()) {
@@ -82,16 +89,19 @@ impl Session {
         let numbered = |mut record: FlowRecord| {
             record.node.clone_from(&batch.node);
             let tally = tally(&record);
-            (record, tally)
+            (Arc::new(record), tally)
         };
-        let records = records.into_iter().map(numbered).collect();
-        let batch = store::Batch { sequence: batch.sequence, dropped_before: batch.dropped_before, records };
-        let (node, boot_id, sequence) = (sender.node.clone(), sender.boot_id.clone(), batch.sequence);
+        let records: Vec<_> = records.into_iter().map(numbered).collect();
+        let exported = self.service.otlp.as_ref().map(|queue| (queue, shared(&records)));
+        let batch = store::Batch { sequence, dropped_before: batch.dropped_before, records };
         let taken = self.service.store.take(&node, &boot_id, batch);
         match taken.order {
             Order::New { missing: 0 } => {}
             Order::New { missing } => tracing::warn!(node, boot_id, sequence, missing, "batches are missing"),
             Order::Duplicate => tracing::debug!(node, boot_id, sequence, "a batch came again"),
+        }
+        if let (Some((queue, records)), Order::New { .. }) = (exported, taken.order) {
+            queue.push(records);
         }
         Ok(Ack { sequence: taken.acknowledge, boot_id })
     }

@@ -68,7 +68,7 @@ fn is_workload(end: &Endpoint, name: &str) -> bool {
 }
 
 /// An IPv4 address may come in its IPv6-mapped form.
-fn address(end: &Endpoint) -> Option<IpAddr> {
+pub fn address(end: &Endpoint) -> Option<IpAddr> {
     match end.address.len() {
         4 => <[u8; 4]>::try_from(&end.address[..]).ok().map(IpAddr::from),
         16 => <[u8; 16]>::try_from(&end.address[..]).ok().map(|bytes| IpAddr::from(bytes).to_canonical()),

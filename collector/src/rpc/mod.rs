@@ -6,6 +6,7 @@
 mod export;
 mod filter;
 mod observe;
+pub mod otlp;
 mod status;
 mod tally;
 
@@ -17,6 +18,7 @@ use weir_proto::v1::flow_collector_server::FlowCollectorServer;
 use weir_proto::v1::flow_query_server::FlowQueryServer;
 use weir_transport::Listeners;
 
+use self::otlp::Queue;
 use crate::supervisor::Stop;
 
 /// The store, as the wire fills it.
@@ -29,15 +31,22 @@ const MAX_BATCH: usize = 8 << 20;
 #[derive(Clone, Debug)]
 struct Service {
     store: Arc<Store>,
+    /// Where records go that are exported by OTLP too.
+    otlp: Option<Arc<Queue>>,
     stop: Stop,
 }
 
-/// Serves until the stop signal; open streams end then too.
+/// Serves until the stop signal; open streams end then too. Records go to the store, and to `otlp` where there is one.
 ///
 /// # Errors
 /// The server cannot go on.
-pub async fn serve(listeners: Listeners, store: Arc<Store>, mut stop: Stop) -> Result<(), Error> {
-    let service = Service { store, stop: stop.clone() };
+pub async fn serve(
+    listeners: Listeners,
+    store: Arc<Store>,
+    otlp: Option<Arc<Queue>>,
+    mut stop: Stop,
+) -> Result<(), Error> {
+    let service = Service { store, otlp, stop: stop.clone() };
     weir_transport::server()
         .add_service(FlowCollectorServer::new(service.clone()).max_decoding_message_size(MAX_BATCH))
         .add_service(FlowQueryServer::new(service))

@@ -36,7 +36,8 @@ impl FlowQuery for Service {
         &self,
         _: Request<CollectorStatusRequest>,
     ) -> Result<Response<CollectorStatusResponse>, Status> {
-        Ok(Response::new(status::response(self.store.summary())))
+        let otlp = self.otlp.as_ref().map(|queue| queue.numbers());
+        Ok(Response::new(status::response(self.store.summary(), otlp)))
     }
 }
 

@@ -4,13 +4,14 @@
 //! Never: sums over boots of a node; their counters in the kernel began anew.
 
 use weir_proto::v1::CollectorStatusResponse;
-use weir_proto::v1::collector_status_response::Node;
+use weir_proto::v1::collector_status_response::{Node, Otlp};
 
+use super::otlp::Numbers;
 use crate::nodes::Boot;
 use crate::store::Summary;
 
 /// The store's summary as the wire has it: one entry for each boot of each node, the one heard last at the end.
-pub fn response(summary: Summary) -> CollectorStatusResponse {
+pub fn response(summary: Summary, otlp: Option<Numbers>) -> CollectorStatusResponse {
     CollectorStatusResponse {
         nodes: summary.boots.into_iter().map(|(node, boot)| entry(node, boot)).collect(),
         history_records: summary.kept,
@@ -18,6 +19,18 @@ pub fn response(summary: Summary) -> CollectorStatusResponse {
         evicted: summary.evicted,
         start_ns: summary.start_ns,
         version: env!("CARGO_PKG_VERSION").to_owned(),
+        otlp: otlp.map(export),
+    }
+}
+
+fn export(numbers: Numbers) -> Otlp {
+    let dropped = numbers.dropped.into_iter().map(|(cause, records)| (cause.name().to_owned(), records));
+    Otlp {
+        sent: numbers.sent,
+        retried: numbers.retried,
+        queued: numbers.queued,
+        capacity: numbers.capacity,
+        dropped: dropped.collect(),
     }
 }
 

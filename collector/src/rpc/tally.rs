@@ -21,7 +21,7 @@ pub fn tally(record: &FlowRecord) -> Tally {
     }
 }
 
-const fn verdict_word(verdict: Verdict) -> &'static str {
+pub const fn verdict_word(verdict: Verdict) -> &'static str {
     match verdict {
         Verdict::Allow => "allow",
         Verdict::Deny => "deny",

@@ -45,7 +45,7 @@ fn start(directory: &Path) -> (Supervisor, SocketAddr) {
     let address = listeners.local_addrs()[0];
     let mut supervisor = Supervisor::default();
     let stop = supervisor.stop();
-    supervisor.spawn("server", async move { Ok(serve(listeners, Arc::new(Store::new(10)), stop).await?) });
+    supervisor.spawn("server", async move { Ok(serve(listeners, Arc::new(Store::new(10)), None, stop).await?) });
     (supervisor, address)
 }
 

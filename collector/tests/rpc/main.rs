@@ -7,6 +7,9 @@
 
 mod certified;
 mod delivery;
+mod otlp;
+mod otlp_trouble;
 mod process;
 mod reading;
+mod receiver;
 mod world;

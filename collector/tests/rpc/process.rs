@@ -10,14 +10,16 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use tokio::net::TcpListener;
 use weir_transport::{Endpoint, connect};
 
+use crate::receiver::Receiver;
 use crate::world::{Agent, batch};
 
 /// A collector in a process of its own that has said it is ready, and the pipe it goes on logging to.
 struct Process {
     child: Child,
-    _log: Lines<BufReader<ChildStderr>>,
+    log: Lines<BufReader<ChildStderr>>,
 }
 
 impl Drop for Process {
@@ -27,12 +29,12 @@ impl Drop for Process {
     }
 }
 
-fn start(socket: &Path) -> Process {
+fn start(socket: &Path, more: &[&str]) -> Process {
     let mut command = Command::new(env!("CARGO_BIN_EXE_weir-collector"));
-    let mut child = command.arg("--socket").arg(socket).stderr(Stdio::piped()).spawn().unwrap();
+    let mut child = command.arg("--socket").arg(socket).args(more).stderr(Stdio::piped()).spawn().unwrap();
     let mut log = BufReader::new(child.stderr.take().unwrap()).lines();
     let ready = log.by_ref().any(|line| line.unwrap().contains("ready"));
-    let process = Process { child, _log: log };
+    let process = Process { child, log };
     assert!(ready, "it ended before it was ready");
     process
 }
@@ -42,7 +44,7 @@ async fn sigterm_is_a_clean_and_quick_stop_with_streams_open() {
     let directory = tempfile::tempdir().unwrap();
     let socket = directory.path().join("collector.sock");
     for signal in [Signal::SIGTERM, Signal::SIGINT] {
-        let mut process = start(&socket);
+        let mut process = start(&socket, &[]);
         let channel = connect(&Endpoint::Unix(socket.clone()), None, false).unwrap();
         let mut agent = Agent::connect(channel).await.unwrap();
         agent.send(batch(1, [1])).await.unwrap();
@@ -53,6 +55,40 @@ async fn sigterm_is_a_clean_and_quick_stop_with_streams_open() {
         assert!(begin.elapsed() < Duration::from_secs(2), "{signal} took {:?}", begin.elapsed());
         assert!(!socket.exists());
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_receiver_that_is_away_is_told_of_once_and_missed_by_nobody() {
+    let directory = tempfile::tempdir().unwrap();
+    let socket = directory.path().join("collector.sock");
+    let away = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = away.local_addr().unwrap();
+    let mut process = start(&socket, &["--otlp-endpoint", &format!("http://{address}"), "--otlp-insecure"]);
+    let channel = connect(&Endpoint::Unix(socket.clone()), None, false).unwrap();
+    let mut agent = Agent::connect(channel).await.unwrap();
+    agent.send(batch(1, [1, 2, 3])).await.unwrap();
+    // One try is for metrics, the others for records.
+    for _ in 0..5 {
+        drop(away.accept().await.unwrap());
+    }
+    drop(away);
+    let receiver = Receiver::at(address, None, Vec::new());
+    receiver.until("the records", |receiver| receiver.arrived().len() == 3).await;
+    agent.send(batch(2, [4])).await.unwrap();
+    kill(Pid::from_raw(process.child.id().cast_signed()), Signal::SIGTERM).unwrap();
+    let (status, log) = tokio::task::spawn_blocking(move || {
+        let log: Vec<_> = process.log.by_ref().map(Result::unwrap).collect();
+        (process.child.wait().unwrap(), log)
+    })
+    .await
+    .unwrap();
+    assert!(status.success(), "{status}");
+    assert_eq!(receiver.arrived().len(), 4, "what waited at the stop is not there");
+    let said = |what: &str, text: &str| log.iter().filter(|line| line.contains(what) && line.contains(text)).count();
+    // What the log has about records, it has once; about metrics likewise.
+    let (trouble, over) = ("does not take what is sent; trying again", "takes what is sent again");
+    assert_eq!((said("records", trouble), said("records", over)), (1, 1), "{log:#?}");
+    assert_eq!(said("metrics", trouble), 1, "{log:#?}");
 }
 
 #[test]
@@ -71,7 +107,7 @@ fn exit_codes_tell_refusal_from_failure() {
         "{message}"
     );
     assert_eq!(run(&["--no-such-flag"]).0, Some(2));
-    let _running = start(&socket);
+    let _running = start(&socket, &[]);
     let (code, message) = run(&["--socket", path]);
     assert!(code == Some(1) && message.contains("another process is listening"), "{message}");
 }

@@ -12,7 +12,10 @@ use tokio::time::timeout;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Channel;
 use tonic::{Status, Streaming};
-use weir_collector::rpc::{Store, serve};
+use weir_collector::otlp::OtlpConfig;
+use weir_collector::rpc::Store;
+use weir_collector::rpc::otlp::Exporter;
+use weir_collector::run::spawn_all;
 use weir_collector::supervisor::Supervisor;
 use weir_proto::v1::collector_status_response::Node;
 use weir_proto::v1::flow_collector_client::FlowCollectorClient;
@@ -36,13 +39,19 @@ pub struct World {
 
 impl World {
     pub fn new(history: usize) -> Self {
+        Self::exporting(history, None)
+    }
+
+    /// A collector that exports by OTLP too.
+    pub fn exporting(history: usize, otlp: Option<&OtlpConfig>) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let socket = directory.path().join("collector.sock");
         let config = SocketConfig { path: socket.clone(), allowed_uids: Vec::new() };
         let listeners = Listeners::open(&ListenConfig { socket: Some(config), tcp: None }).unwrap();
         let mut supervisor = Supervisor::default();
-        let stop = supervisor.stop();
-        supervisor.spawn("server", async move { Ok(serve(listeners, Arc::new(Store::new(history)), stop).await?) });
+        let store = Arc::new(Store::new(history));
+        let exporter = otlp.map(|otlp| Exporter::prepare(otlp, Arc::clone(&store)).unwrap());
+        spawn_all(&mut supervisor, listeners, store, exporter);
         let channel = connect(&Endpoint::Unix(socket.clone()), None, false).unwrap();
         Self { supervisor, socket, channel, _directory: directory }
     }

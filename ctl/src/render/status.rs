@@ -12,7 +12,7 @@ use super::style::{BAD, BOLD, DIM, GOOD, ODD, PLAIN, clean, paint, state};
 use super::table::Table;
 use super::time::{full, span};
 use crate::agreement::Agreement;
-use crate::view::{Agent, Blocked, Collector, Connections, Exporter, NodeOnly};
+use crate::view::{Agent, Blocked, Collector, Connections, Exporter, NodeOnly, Otlp};
 
 /// What is needed to show times.
 #[derive(Clone, Debug)]
@@ -264,6 +264,9 @@ pub fn collector(out: &mut dyn Write, collector: &Collector, sums: &Agreement, c
     writeln!(out, "\n{}: {version}{up}", paint(BOLD, "weir-collector"))?;
     let Collector { history_records: kept, history_capacity: capacity, evicted, .. } = collector;
     writeln!(out, "  history            {kept}/{capacity} records, {evicted} evicted")?;
+    if let Some(otlp) = &collector.otlp {
+        writeln!(out, "  otlp               {}", exported(otlp))?;
+    }
     let columns =
         &["NODE", "BOOT", "CONNECTED", ">RECORDS", ">DECISIONS", ">DUPLICATES", ">MISSING", ">LOSSES", "LAST SEEN"];
     let mut table = Table::new(columns);
@@ -284,6 +287,16 @@ pub fn collector(out: &mut dyn Write, collector: &Collector, sums: &Agreement, c
     }
     section(out, "Nodes", &table)?;
     agreement(out, sums)
+}
+
+fn exported(otlp: &Otlp) -> String {
+    let Otlp { sent, retried, queued, capacity, dropped } = otlp;
+    let causes: Vec<_> = dropped.iter().map(|(cause, records)| format!("{} {records}", clean(cause))).collect();
+    let lost = match causes.is_empty() {
+        true => String::new(),
+        false => paint(BAD, &format!(", not exported: {}", causes.join(", "))),
+    };
+    format!("{sent} records sent, {queued}/{capacity} waiting, {retried} sent again{lost}")
 }
 
 fn section(out: &mut dyn Write, title: &str, table: &Table) -> io::Result<()> {

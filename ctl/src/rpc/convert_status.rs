@@ -7,7 +7,7 @@ use weir_proto::v1;
 
 use super::convert::time;
 use crate::view::{
-    Agent, Blocked, Collector, Connections, Counter, Exporter, Interface, Limit, LimitTable, Node, NodeOnly,
+    Agent, Blocked, Collector, Connections, Counter, Exporter, Interface, Limit, LimitTable, Node, NodeOnly, Otlp,
     SynProtection, Workload,
 };
 
@@ -156,6 +156,17 @@ pub fn collector(wire: v1::CollectorStatusResponse) -> Collector {
         history_capacity: wire.history_capacity,
         evicted: wire.evicted,
         nodes: wire.nodes.into_iter().map(node).collect(),
+        otlp: wire.otlp.map(otlp),
+    }
+}
+
+fn otlp(wire: v1::collector_status_response::Otlp) -> Otlp {
+    Otlp {
+        sent: wire.sent,
+        retried: wire.retried,
+        queued: wire.queued,
+        capacity: wire.capacity,
+        dropped: wire.dropped.into_iter().collect(),
     }
 }
 

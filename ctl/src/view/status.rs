@@ -183,6 +183,20 @@ pub struct Collector {
     pub history_capacity: u64,
     pub evicted: u64,
     pub nodes: Vec<Node>,
+    /// Absent where nothing is exported.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub otlp: Option<Otlp>,
+}
+
+/// The collector's export by OTLP, in records.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Otlp {
+    pub sent: u64,
+    pub retried: u64,
+    pub queued: u64,
+    pub capacity: u64,
+    pub dropped: BTreeMap<String, u64>,
 }
 
 /// One boot of a node as the collector knows it.

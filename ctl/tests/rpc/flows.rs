@@ -109,6 +109,7 @@ async fn status_shows_everything_and_whether_the_numbers_agree() {
         "connect  deny     default       10         8     2",
         "agree: 100 decided = 98 recorded + 2 lost",
         "history            98/65536 records, 0 evicted",
+        "otlp               90 records sent, 5/64 waiting, 2 sent again, not exported: otlp_queue_full 3",
         "agree: 100 decided in the kernel = 98 collected + 2 lost",
     ] {
         assert!(seen.out.contains(part), "{part} in\n{}", seen.out);

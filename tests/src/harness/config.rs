@@ -29,6 +29,8 @@ pub struct Options {
     pub tls: Option<Tls>,
     /// Run the agent in this cgroup of the tree it manages, and not outside.
     pub agent_cgroup: Option<&'static str>,
+    /// Where the collector exports to by OTLP: `http://HOST:PORT`.
+    pub otlp: Option<String>,
     /// A file that the agent finds empty.
     pub agent_without: Option<&'static str>,
     /// Records that wait to be packed, and MiB of the spool; the agent's defaults where there are none.
@@ -61,6 +63,7 @@ impl Default for Options {
             xdp_mode: "auto",
             tls: None,
             agent_cgroup: None,
+            otlp: None,
             agent_without: None,
             room: None,
             small_disk: false,
@@ -117,11 +120,15 @@ pub fn spool(world: &World) -> PathBuf {
 }
 
 /// The collector's file.
-pub fn collector(world: &World, _options: &Options) -> String {
-    json!({
+pub fn collector(world: &World, options: &Options) -> String {
+    let mut file = json!({
         "listen": {"socket": {"path": collector_socket(world), "allowedUids": [0]}},
         "history": {"records": KEPT},
         "log": {"level": "info", "format": "text"},
-    })
-    .to_string()
+    });
+    if let (Some(endpoint), Some(sections)) = (&options.otlp, file.as_object_mut()) {
+        let otlp = json!({"endpoint": endpoint, "insecure": true, "metricsIntervalSeconds": 1});
+        sections.insert("otlp".to_owned(), otlp);
+    }
+    file.to_string()
 }

@@ -32,6 +32,8 @@ mod limits;
 mod limits_socket;
 mod metrics;
 mod modes;
+mod otlp;
+mod otlp_receiver;
 mod pods;
 mod policies;
 mod quiet;
@@ -65,6 +67,7 @@ fn main() -> anyhow::Result<()> {
         worlds::trials(),
         verdicts::trials(),
         metrics::trials(),
+        otlp::trials(),
         cases::trials(),
         pods::trials(),
         themselves::trials(),

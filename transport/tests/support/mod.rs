@@ -5,14 +5,17 @@
 #![allow(dead_code, missing_docs, reason = "each test file uses its own part")]
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, SanType, date_time_ymd};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::{ClientConfig, RootCertStore, SupportedProtocolVersion};
+use rustls::{ClientConfig, RootCertStore, ServerConfig, SupportedProtocolVersion};
 use tokio_stream::Stream;
+use tonic::body::Body;
+use tonic::codegen::http;
 use tonic::{Request, Response, Status};
+use tower::util::MapRequestLayer;
 use weir_proto::v1::flow_query_client::FlowQueryClient;
 use weir_proto::v1::flow_query_server::{FlowQuery, FlowQueryServer};
 use weir_proto::v1::{CollectorStatusRequest, CollectorStatusResponse, ObserveRequest, ObserveResponse};
@@ -111,6 +114,30 @@ impl Pki {
     }
 }
 
+impl Pki {
+    /// A rustls server that asks nobody for a certificate.
+    pub fn raw_server(&self, name: &str) -> Arc<ServerConfig> {
+        let files = self.files(name);
+        let chain = vec![CertificateDer::from_pem_file(files.certificate).unwrap()];
+        let key = PrivateKeyDer::from_pem_file(files.key).unwrap();
+        let builder = ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()));
+        let builder = builder.with_safe_default_protocol_versions().unwrap().with_no_client_auth();
+        let mut config = builder.with_single_cert(chain, key).unwrap();
+        config.alpn_protocols = vec![b"h2".to_vec()];
+        Arc::new(config)
+    }
+}
+
+/// Hosts that requests named.
+#[derive(Clone, Default)]
+pub struct Hosts(Arc<Mutex<Vec<String>>>);
+
+impl Hosts {
+    pub fn take(&mut self) -> Vec<String> {
+        std::mem::take(&mut self.0.lock().unwrap())
+    }
+}
+
 /// Answers with who asked.
 struct WhoAmI;
 
@@ -139,6 +166,21 @@ pub fn serve(incoming: Incoming) -> Served {
     let mut tasks = tokio::task::JoinSet::new();
     tasks.spawn(async move {
         let server = weir_transport::server().add_service(FlowQueryServer::new(WhoAmI));
+        server.serve_with_incoming(incoming).await.unwrap();
+    });
+    Served(tasks)
+}
+
+/// A server that notes the host each request names.
+pub fn serve_noting(incoming: Incoming, hosts: &Hosts) -> Served {
+    let mut tasks = tokio::task::JoinSet::new();
+    let hosts = hosts.clone();
+    tasks.spawn(async move {
+        let note = MapRequestLayer::new(move |request: http::Request<Body>| {
+            hosts.0.lock().unwrap().extend(request.uri().authority().map(ToString::to_string));
+            request
+        });
+        let server = weir_transport::server().layer(note).add_service(FlowQueryServer::new(WhoAmI));
         server.serve_with_incoming(incoming).await.unwrap();
     });
     Served(tasks)

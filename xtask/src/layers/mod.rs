@@ -20,7 +20,7 @@ use crate::report::write_json;
 pub const HELP: &str = "\
 Checked:
   - which crate may depend on which (the table in xtask/src/layers/mod.rs)
-  - only agent/src/kernel names aya; only rpc.rs files and rpc folders (and proto, transport) name tonic or weir_proto
+  - only agent/src/kernel names aya; only rpc.rs files and rpc folders (and proto, transport) name tonic or generated types
   - policy and common do no I/O and hold no clock
   - every file opens by saying where it lives";
 

@@ -96,7 +96,7 @@ impl Reader<'_> {
             "aya" | "aya_log" | "aya_obj" if !self.may_aya => {
                 self.note(name, format!("{text} is named outside agent/src/kernel"), "ask the kernel module for it");
             }
-            "tonic" | "tonic_prost" | "weir_proto" if !self.may_wire => {
+            "tonic" | "tonic_prost" | "tonic_types" | "weir_proto" | "opentelemetry_proto" if !self.may_wire => {
                 self.note(name, format!("{text} is named outside rpc"), "convert to our own type in an rpc module");
             }
             impure if self.pure && IMPURE_NAMES.contains(&impure) => {
@@ -166,7 +166,7 @@ mod tests {
     /// A table of sources: where, text, and the lines that are wrong.
     #[test]
     fn names_are_found_where_they_do_not_belong() {
-        let rows: [(&str, &str, &[usize]); 14] = [
+        let rows: [(&str, &str, &[usize]); 15] = [
             ("policy", "use std::fs;", &[2]),
             ("policy", "use std::{\n  net::IpAddr,\n  fs,\n};", &[4]),
             ("policy", "use std::net::{IpAddr, TcpStream};", &[2]),
@@ -179,6 +179,7 @@ mod tests {
             ("policy", "#[cfg(test)]\nmod tests { use aya::Ebpf; }", &[3]),
             ("agent", "fn f() { m!(aya::maps::HashMap) }", &[2]),
             ("agent", "use weir_proto::v1; use tonic::Code;", &[2, 2]),
+            ("collector", "use opentelemetry_proto::tonic::logs;", &[2, 2]),
             ("agent", "use std::fs; use std::time::Instant;", &[]),
             ("agent", "}", &[1]),
         ];
