@@ -10,6 +10,7 @@
 //! | `/readyz` | 200 while the policy is in the kernel and everything that exists is attached, else 503 and why |
 
 mod families;
+mod process;
 #[cfg(test)]
 mod tests;
 mod text;

@@ -7,7 +7,7 @@ use std::fmt;
 
 use prometheus_client::{
     collector::Collector,
-    encoding::{DescriptorEncoder, EncodeLabelSet, MetricEncoder, NoLabelSet},
+    encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric as _, MetricEncoder, NoLabelSet},
     metrics::MetricType,
     registry::Registry,
 };
@@ -44,16 +44,18 @@ impl Collector for Scrape {
             let kind = match family.kind {
                 Type::Counter => MetricType::Counter,
                 Type::Gauge => MetricType::Gauge,
+                Type::Histogram => MetricType::Histogram,
             };
             let mut metric = encoder.encode_descriptor(family.name, family.help, None, kind)?;
             for (values, value) in samples {
+                // One without labels would be written as one with an empty set of them.
                 if family.labels.is_empty() {
-                    encode(&mut metric, family.kind, *value)?;
-                    continue;
+                    encode(metric, family.kind, value)?;
+                    break;
                 }
                 let labels: Vec<(&str, &str)> =
                     family.labels.iter().copied().zip(values.iter().map(String::as_str)).collect();
-                encode(&mut labelled(&mut metric, &labels)?, family.kind, *value)?;
+                encode(labelled(&mut metric, &labels)?, family.kind, value)?;
             }
         }
         Ok(())
@@ -67,11 +69,15 @@ fn labelled<'s>(
     metric.encode_family(labels)
 }
 
-fn encode(metric: &mut MetricEncoder<'_>, kind: Type, value: Value) -> fmt::Result {
+fn encode(mut metric: MetricEncoder<'_>, kind: Type, value: &Value) -> fmt::Result {
     match (kind, value) {
-        (Type::Counter, Value::Count(count)) => metric.encode_counter::<NoLabelSet, u64, u64>(&count, None),
-        (Type::Counter, Value::Number(number)) => metric.encode_counter::<NoLabelSet, f64, u64>(&number, None),
-        (Type::Gauge, Value::Count(count)) => metric.encode_gauge(&count),
-        (Type::Gauge, Value::Number(number)) => metric.encode_gauge(&number),
+        (Type::Counter, Value::Count(count)) => metric.encode_counter::<NoLabelSet, u64, u64>(count, None),
+        (Type::Counter, Value::Number(number)) => metric.encode_counter::<NoLabelSet, f64, u64>(number, None),
+        (Type::Gauge, Value::Count(count)) => metric.encode_gauge(count),
+        (Type::Gauge, Value::Number(number)) => metric.encode_gauge(number),
+        (Type::Histogram, Value::Times(histogram)) => histogram.encode(metric),
+        (Type::Counter | Type::Gauge, Value::Times(_)) | (Type::Histogram, Value::Count(_) | Value::Number(_)) => {
+            Err(fmt::Error)
+        }
     }
 }

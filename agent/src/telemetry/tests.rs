@@ -57,7 +57,8 @@ fn merged(count: u64) -> Merged {
         padding: 0,
     };
     let value = MergeValue { count, first_ns: 1, last_ns: 2, ..MergeValue::default() };
-    Merged { entries: vec![(key, value)], overflow: vec![(Hook::Xdp, Verdict::Deny, Reason::Blocklist, 7)] }
+    let overflow = vec![(Hook::Xdp, Verdict::Deny, Reason::Blocklist, 7)];
+    Merged { entries: vec![(key, value)], overflow, in_table: 0, in_cells: 1 }
 }
 
 #[test]
@@ -75,6 +76,7 @@ fn what_is_in_the_ring_and_the_tables_at_the_stop_is_still_recorded_and_counted(
     assert_eq!(tally.recorded(Hook::Xdp, Verdict::Deny, Reason::Blocklist), 47);
     let counts: u64 = records(&queue).iter().map(|record| record.count).sum();
     assert_eq!((counts, queue.status().queued), (947, 902));
+    assert_eq!((tally.table.highest(), tally.drops.highest(), tally.overflowed()), (0, 1, 7));
 }
 
 #[test]

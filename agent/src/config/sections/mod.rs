@@ -9,7 +9,7 @@ mod interfaces;
 mod layers;
 mod tls;
 
-use std::path::PathBuf;
+use std::{net::SocketAddr, path::PathBuf};
 
 use collector::collector;
 use grpc::grpc;
@@ -18,7 +18,7 @@ use layers::{Layers, Sources, flags};
 use weir_common::verdict::Verdict;
 
 use super::{
-    Args, Config, Fault, IngressHook, Log, XdpMode,
+    Args, Config, Fault, IngressHook, Log, Metrics, XdpMode,
     reader::Reader,
     tree::{self, Node, Value},
 };
@@ -80,10 +80,7 @@ fn config(reader: &mut Sources, file: Option<&Node>, flags: &Node) -> Option<Con
     let grpc = grpc(reader, &grpc_section);
     let collector = collector(reader, &collector_section);
     let queue_records = queue(reader, &queue_section);
-    let metrics = metrics_section.read(reader, |reader, section| {
-        let remedy = "write ADDRESS:PORT, such as 127.0.0.1:9477";
-        reader.parsed(section, "listen", "is no address and port", remedy)
-    });
+    let metrics = metrics(reader, &metrics_section);
     let log = log(reader, &log_section);
     Some(Config {
         node: node?,
@@ -122,6 +119,21 @@ fn queue(reader: &mut Sources, section: &Layers<'_>) -> usize {
         Some(value)
     });
     records.unwrap_or(DEFAULT_RECORDS)
+}
+
+fn metrics(reader: &mut Sources, section: &Layers<'_>) -> Option<Metrics> {
+    const REMEDY: &str = "write ADDRESS:PORT, such as 127.0.0.1:9477";
+    let listen: Option<SocketAddr> =
+        section.read(reader, |reader, section| reader.parsed(section, "listen", "is no address and port", REMEDY));
+    let mut wanted = |key| {
+        let chosen = section.read(reader, |reader, section| reader.choice(section, key, BOOLEANS)).unwrap_or(false);
+        if chosen && !section.has("listen") {
+            reader.file.fault("metrics.listen", section.file.get(key), "is missing", REMEDY);
+        }
+        chosen
+    };
+    let (per_policy, program_stats) = (wanted("perPolicy"), wanted("programStats"));
+    Some(Metrics { listen: listen?, per_policy, program_stats })
 }
 
 fn log(reader: &mut Sources, section: &Layers<'_>) -> Log {
