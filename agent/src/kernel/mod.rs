@@ -341,7 +341,7 @@ impl Kernel {
             Fill::new("workloads", count(self.numbers.len()), maps::MAX_WORKLOADS - 1),
             Fill::new("cgroups", count(self.cgroups.callers()), maps::MAX_CGROUPS),
             Fill::new("interfaces", count(self.interfaces.placed()), maps::MAX_EDGES),
-            Fill::new("limits", count(limits), maps::MAX_LIMITS),
+            Fill::new("limits", count(limits), maps::MAX_LIMITS - 1),
             Fill::new("address_sets", count(self.tables.sets().numbers().iter().count()), MAX_SETS),
             usage::replies(&self.ebpf, self.numbers.values().copied())?,
         ])
