@@ -113,7 +113,7 @@ pub const OPTIONS: &[OptionDoc] = &[
     absent(
         "metrics.programStats",
         "false",
-        "true: the kernel counts and times the runs of its BPF programs, all of them, also those of others; 30 to 100 ns a run.",
+        "true: the kernel counts and times the runs of its BPF programs, all of them, also those of others, which costs each run two looks at the clock.",
     ),
     option("log.level", "info", "error, warn, info, debug or trace; RUST_LOG overrides it."),
     option("log.format", "text", "text or json."),

@@ -31,6 +31,10 @@ pub struct Options {
     pub agent_cgroup: Option<&'static str>,
     /// A file that the agent finds empty.
     pub agent_without: Option<&'static str>,
+    /// Metrics that cost something: by policy, and what the kernel counts of programs.
+    pub all_metrics: bool,
+    /// Records that the agent keeps.
+    pub queue: usize,
 }
 
 /// A listener with certificates.
@@ -58,6 +62,8 @@ impl Default for Options {
             tls: None,
             agent_cgroup: None,
             agent_without: None,
+            all_metrics: false,
+            queue: 65_536,
         }
     }
 }
@@ -85,7 +91,8 @@ pub fn agent(world: &World, options: &Options) -> String {
         "stateDir": world.folder().join("state"),
         "grpc": {"socket": {"path": agent_socket(world), "allowedUids": [0]}},
         "collector": {"address": format!("unix:{}", collector_socket(world).display())},
-        "metrics": {"listen": METRICS},
+        "queue": {"records": options.queue},
+        "metrics": {"listen": METRICS, "perPolicy": options.all_metrics, "programStats": options.all_metrics},
         "log": {"level": options.log, "format": "text"},
     });
     if let (Some(tls), Some(grpc)) = (&options.tls, file.get_mut("grpc").and_then(Value::as_object_mut)) {
