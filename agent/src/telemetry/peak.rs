@@ -20,7 +20,7 @@ impl Peak {
     /// Notes the next value. One thread notes.
     pub fn note(&self, value: usize) {
         let value = u64::try_from(value).unwrap_or(u64::MAX);
-        if self.noted.fetch_add(1, Ordering::Relaxed) % SPAN == 0 {
+        if self.noted.fetch_add(1, Ordering::Relaxed).is_multiple_of(SPAN) {
             self.before.store(self.current.swap(value, Ordering::Relaxed), Ordering::Relaxed);
         } else {
             self.current.fetch_max(value, Ordering::Relaxed);
