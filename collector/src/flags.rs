@@ -34,6 +34,9 @@ pub struct Flags {
     /// Records to keep.
     #[arg(long, value_name = "RECORDS")]
     pub history: Option<usize>,
+    /// Serve /metrics for Prometheus here, without TLS.
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    pub metrics_listen: Option<SocketAddr>,
     /// error, warn, info, debug or trace; or a filter such as "info,weir_collector=debug".
     #[arg(long, value_name = "LEVEL")]
     pub log_level: Option<String>,
@@ -73,6 +76,9 @@ impl Flags {
         }
         if let Some(records) = self.history {
             config.history.records = records;
+        }
+        if let Some(listen) = self.metrics_listen {
+            config.metrics.listen = Some(listen);
         }
         if let Some(level) = &self.log_level {
             config.log.level.clone_from(level);

@@ -9,7 +9,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use tokio::sync::watch;
 
 use crate::history::{History, Page};
-use crate::nodes::{Boot, Nodes, Order, Tally};
+use crate::nodes::{Boot, Nodes, Order, Tally, Totals};
 
 /// Everything the collector holds. `T` is a record; the store never looks into one.
 #[derive(Debug)]
@@ -49,6 +49,8 @@ pub struct Taken {
 pub struct Summary {
     /// Every boot with the name of its node.
     pub boots: Vec<(String, Boot)>,
+    /// What all boots of each node make together.
+    pub nodes: Vec<(String, Totals)>,
     /// Records kept.
     pub kept: u64,
     /// Most records that are kept.
@@ -123,6 +125,7 @@ impl<T> Store<T> {
         let state = self.lock();
         Summary {
             boots: state.nodes.iter().map(|(node, boot)| (node.to_owned(), boot.clone())).collect(),
+            nodes: state.nodes.totals().map(|(node, totals)| (node.to_owned(), totals)).collect(),
             kept: state.history.len() as u64,
             capacity: state.history.capacity() as u64,
             evicted: state.history.evicted(),

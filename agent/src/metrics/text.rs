@@ -53,6 +53,7 @@ impl Collector for Scrape {
                     encode(metric, family.kind, value)?;
                     break;
                 }
+                let values: Vec<String> = values.iter().map(|value| escaped(value)).collect();
                 let labels: Vec<(&str, &str)> =
                     family.labels.iter().copied().zip(values.iter().map(String::as_str)).collect();
                 encode(labelled(&mut metric, &labels)?, family.kind, value)?;
@@ -60,6 +61,11 @@ impl Collector for Scrape {
         }
         Ok(())
     }
+}
+
+/// A label's value as the format wants it, which the library does not see to: an interface may have quotes in its name.
+fn escaped(value: &str) -> String {
+    value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
 }
 
 fn labelled<'s>(
@@ -79,5 +85,28 @@ fn encode(mut metric: MetricEncoder<'_>, kind: Type, value: &Value) -> fmt::Resu
         (Type::Counter | Type::Gauge, Value::Times(_)) | (Type::Histogram, Value::Count(_) | Value::Number(_)) => {
             Err(fmt::Error)
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_with_quotes_does_not_end_the_label_it_is_in() {
+        let family = Family {
+            name: "weir_interface_attached",
+            help: "h",
+            kind: Type::Gauge,
+            labels: &["interface"],
+            read: |_| Vec::new(),
+        };
+        let family: &'static Family = Box::leak(Box::new(family));
+        let samples = vec![(vec!["v\"a\\b\n".to_owned()], Value::Count(1))];
+        let (mut registry, mut text) = (Registry::default(), String::new());
+        registry.register_collector(Box::new(Scrape(vec![(family, samples)])));
+        prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
+        let line = r#"weir_interface_attached{interface="v\"a\\b\n"} 1"#;
+        assert!(text.lines().any(|found| found == line), "{text}");
     }
 }

@@ -105,6 +105,9 @@ pub fn agent(world: &World, options: &Options) -> String {
 /// Where the agent shows its metrics, in its own network namespace.
 pub const METRICS: &str = "127.0.0.1:9477";
 
+/// Where the collector shows its own, in the same.
+pub const COLLECTOR_METRICS: &str = "127.0.0.1:9478";
+
 /// How many records the collector of a world keeps.
 pub const KEPT: usize = 1_000_000;
 
@@ -113,6 +116,7 @@ pub fn collector(world: &World, _options: &Options) -> String {
     json!({
         "listen": {"socket": {"path": collector_socket(world), "allowedUids": [0]}},
         "history": {"records": KEPT},
+        "metrics": {"listen": COLLECTOR_METRICS},
         "log": {"level": "info", "format": "text"},
     })
     .to_string()

@@ -14,7 +14,7 @@ use std::process::Command;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-pub use config::{KEPT, METRICS, Options, Tls};
+pub use config::{COLLECTOR_METRICS, KEPT, METRICS, Options, Tls};
 pub use error::HarnessError;
 pub use record::Record;
 pub use status::Status;

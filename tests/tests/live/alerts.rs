@@ -14,7 +14,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
 use weir_tests::documents::{document, workloads};
-use weir_tests::harness::{Harness, METRICS, Options};
+use weir_tests::harness::{COLLECTOR_METRICS, Harness, METRICS, Options};
 use weir_tests::process::Running;
 use weir_tests::world::Who::{Api, Client, Node, Web};
 use weir_tests::world::tools::{PROMETHEUS, PROMTOOL};
@@ -136,7 +136,10 @@ fn start(harness: &Harness) -> Result<Running> {
     let config = serde_json::json!({
         "global": {"scrape_interval": "1s", "scrape_timeout": "1s", "evaluation_interval": "1s"},
         "rule_files": ["weir.rules.yaml"],
-        "scrape_configs": [{"job_name": "weir-agent", "static_configs": [{"targets": [METRICS]}]}],
+        "scrape_configs": [
+            {"job_name": "weir-agent", "static_configs": [{"targets": [METRICS]}]},
+            {"job_name": "weir-collector", "static_configs": [{"targets": [COLLECTOR_METRICS]}]},
+        ],
     });
     let config = world.write("prometheus.yaml", &config.to_string())?;
     let (_, program) = PROMETHEUS.command();
@@ -146,8 +149,10 @@ fn start(harness: &Harness) -> Result<Running> {
     command.arg(format!("--storage.tsdb.path={}", world.folder().join("prometheus").display()));
     command.arg(format!("--web.listen-address={PROMETHEUS_AT}")).arg("--log.level=warn");
     let prometheus = Running::start_daemon("prometheus", command, world.folder())?;
-    wait(harness, "Prometheus to read the agent", || Ok(value(harness, "up == 1").is_ok_and(|up| up.is_some())))
-        .with_context(|| prometheus.log_tail(20))?;
+    wait(harness, "Prometheus to read the agent", || {
+        Ok(value(harness, "up{job=\"weir-agent\"} == 1").is_ok_and(|up| up.is_some()))
+    })
+    .with_context(|| prometheus.log_tail(20))?;
     for group in items(&ask(harness, "/api/v1/rules")?, "/data/groups") {
         for rule in items(group, "/rules") {
             ensure!(rule.pointer("/health").and_then(Value::as_str) != Some("err"), "{rule}");
@@ -245,6 +250,11 @@ fn dashboard(harness: &Harness) -> Result<()> {
 /// What costs something and was asked for is there, and right.
 fn counts(harness: &Harness, denied: u64) -> Result<()> {
     let of = |expression: &str| value(harness, expression)?.with_context(|| format!("nothing: {expression}"));
+    let arrived = || {
+        let collected = of("weir_collector_records_total")?;
+        Ok(collected > 0.0 && collected == of("weir_records_acknowledged_total")?)
+    };
+    wait(harness, "the collector to show the records that the agent says it took over", arrived)?;
     let mut counted = [0.0; 3];
     let agree = || {
         let by_policy = of("weir_policy_decisions_total{policy=\"Policy/shop/web-out\", verdict=\"deny\"}")?;
@@ -253,6 +263,7 @@ fn counts(harness: &Harness, denied: u64) -> Result<()> {
     };
     wait(harness, "decisions by policy to be what was denied, and all that was recorded", agree)
         .with_context(|| format!("{denied} denied; by its policy, by all, recorded: {counted:?}"))?;
+    ensure!(of("weir_collector_missing_batches_total")? == 0.0 && of("weir_collector_streams")? == 1.0);
     let runs = of("weir_program_runs_total{program=\"connect4\"}")?;
     let seconds = of("weir_program_run_seconds_total{program=\"connect4\"}")?;
     ensure!(runs >= denied as f64 && seconds > 0.0 && seconds < 60.0, "connect4: {runs} runs took {seconds} s");
