@@ -27,13 +27,16 @@ use crate::supervisor::Stop;
 /// The media type of the page.
 const MEDIA_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
+/// The values of a family's labels, and one of its own.
+type Sample = (Vec<String>, f64);
+
 /// One metric: its name without the `_total` of a counter, its kind, its labels, what it says, and its values.
 struct Family {
     name: &'static str,
     kind: MetricType,
     labels: &'static [&'static str],
     help: &'static str,
-    read: fn(&Summary) -> Vec<(Vec<String>, f64)>,
+    read: fn(&Summary) -> Vec<Sample>,
 }
 
 const NODE: &[&str] = &["node"];
@@ -125,11 +128,11 @@ const FAMILIES: &[Family] = &[
     },
 ];
 
-fn one(value: f64) -> Vec<(Vec<String>, f64)> {
+fn one(value: f64) -> Vec<Sample> {
     vec![(Vec::new(), value)]
 }
 
-fn nodes(all: &Summary, value: impl Fn(&Totals) -> f64) -> Vec<(Vec<String>, f64)> {
+fn nodes(all: &Summary, value: impl Fn(&Totals) -> f64) -> Vec<Sample> {
     all.nodes.iter().map(|(node, totals)| (vec![node.clone()], value(totals))).collect()
 }
 
