@@ -11,8 +11,8 @@ use weir_common::event::{Event, LimitStats};
 use weir_policy::{Compiled, CompiledWorkload, Prefix, sets::Loaded};
 
 pub use crate::kernel::{
-    AttachState, CounterCell, InterfaceSeen, InterfaceState, LimitTable, Merged, Observed, SetCount, Shield,
-    WorkloadState,
+    AttachState, CounterCell, Fill, InterfaceSeen, InterfaceState, LimitTable, Merged, Observed, ProgramRuns, SetCount,
+    Shield, WorkloadState,
 };
 
 /// What a datapath reports when it cannot do what it was asked; the cause is underneath.
@@ -66,6 +66,16 @@ pub trait Datapath: Send + 'static {
     /// # Errors
     /// The counters could not be read.
     fn seen(&self) -> Result<Vec<InterfaceSeen>, DatapathError>;
+    /// How full the tables are that can fill, but for those that telemetry empties.
+    ///
+    /// # Errors
+    /// A table could not be read.
+    fn fill(&self) -> Result<Vec<Fill>, DatapathError>;
+    /// How often programs ran and for how long, where the kernel counts it.
+    ///
+    /// # Errors
+    /// The kernel does not tell.
+    fn runs(&self) -> Result<Vec<ProgramRuns>, DatapathError>;
     /// Length of the kernel's tick; 0 when the coarse clock must not be used.
     fn tick_ns(&self) -> u64;
 }

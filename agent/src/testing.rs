@@ -19,8 +19,8 @@ use weir_common::{
 use weir_policy::{Compiled, CompiledWorkload, Prefix, ResourceId, sets::Loaded};
 
 use crate::datapath::{
-    AttachState, CounterCell, Datapath, DatapathError, EventSource, InterfaceSeen, InterfaceState, LimitTable, Merged,
-    Observed, SetCount, Shield, WorkloadState,
+    AttachState, CounterCell, Datapath, DatapathError, EventSource, Fill, InterfaceSeen, InterfaceState, LimitTable,
+    Merged, Observed, ProgramRuns, SetCount, Shield, WorkloadState,
 };
 
 /// What a fake kernel holds; the test keeps a handle.
@@ -183,6 +183,14 @@ impl Datapath for FakeDatapath {
 
     fn seen(&self) -> Result<Vec<InterfaceSeen>, DatapathError> {
         Ok(vec![InterfaceSeen { index: 7, seen: 5, passed: 3 }])
+    }
+
+    fn fill(&self) -> Result<Vec<Fill>, DatapathError> {
+        Ok(vec![Fill::new("addresses", 3, 8)])
+    }
+
+    fn runs(&self) -> Result<Vec<ProgramRuns>, DatapathError> {
+        Ok(vec![ProgramRuns { program: "ingress", runs: 4, time: Duration::from_nanos(1_500) }])
     }
 
     fn tick_ns(&self) -> u64 {

@@ -16,8 +16,8 @@ use weir_policy::{Compiled, CompiledWorkload, Prefix, sets::Loaded};
 
 use crate::{
     datapath::{
-        CounterCell, Datapath, DatapathError, EventSource, InterfaceSeen, LimitTable, Merged, Observed, SetCount,
-        Shield,
+        CounterCell, Datapath, DatapathError, EventSource, Fill, InterfaceSeen, LimitTable, Merged, Observed,
+        ProgramRuns, SetCount, Shield,
     },
     kernel::{self, Events, Kernel},
 };
@@ -66,6 +66,14 @@ impl Datapath for Kernel {
 
     fn seen(&self) -> Result<Vec<InterfaceSeen>, DatapathError> {
         Ok(Self::seen(self)?)
+    }
+
+    fn fill(&self) -> Result<Vec<Fill>, DatapathError> {
+        Ok(Self::fill(self)?)
+    }
+
+    fn runs(&self) -> Result<Vec<ProgramRuns>, DatapathError> {
+        Ok(Self::runs(self)?)
     }
 
     fn tick_ns(&self) -> u64 {

@@ -14,11 +14,13 @@
 //!   headersFile: /etc/weir/otlp-headers                                         # one "name: value" a line
 //!   metricsIntervalSeconds: 60
 //!   queueRecords: 65536
+//! metrics: {listen: "127.0.0.1:9478"}                                           # /metrics, without TLS; absent: nowhere
 //! log: {level: info, format: text}                                              # text | json
 //! ```
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::net::SocketAddr;
 use std::path::Path;
 
 use serde::Deserialize;
@@ -44,8 +46,18 @@ pub struct Config {
     pub history: HistoryConfig,
     /// Where to export to by OTLP, if anywhere.
     pub otlp: Option<OtlpConfig>,
+    /// Where metrics are served.
+    pub metrics: MetricsConfig,
     /// How to log.
     pub log: LogConfig,
+}
+
+/// Where metrics are served.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct MetricsConfig {
+    /// Address and port; `None` for nowhere.
+    pub listen: Option<SocketAddr>,
 }
 
 /// What to keep.
@@ -131,13 +143,16 @@ fn from_text(text: &str) -> (Config, Vec<String>) {
         },
         history: section(sections.remove("history"), "history", &mut faults).unwrap_or_default(),
         otlp: section(sections.remove("otlp"), "otlp", &mut faults),
+        metrics: section(sections.remove("metrics"), "metrics", &mut faults).unwrap_or_default(),
         log: section(sections.remove("log"), "log", &mut faults).unwrap_or_default(),
     };
     // What is left of `listen` is an unknown key or no mapping at all.
     if let Some(rest) = listen {
         let _faulty: Option<ListenConfig> = section(Some(rest), "listen", &mut faults);
     }
-    faults.extend(sections.keys().map(|key| format!("{key}: unknown key; known are listen, history, otlp and log")));
+    faults.extend(
+        sections.keys().map(|key| format!("{key}: unknown key; known are listen, history, metrics, otlp and log")),
+    );
     (config, faults)
 }
 
@@ -175,9 +190,12 @@ mod tests {
         assert_eq!(config.listen.socket.unwrap().path, Path::new(DEFAULT_SOCKET));
         assert_eq!(config.history.records, 65536);
 
-        let text =
-            "listen:\n  socket: {path: /a.sock, allowedUids: [7]}\nhistory: {records: 10}\nlog: {format: json}\n";
-        let config = read(text, &["--socket", "/b.sock", "--history", "20"]).unwrap();
+        let text = "listen:\n  socket: {path: /a.sock, allowedUids: [7]}\nhistory: {records: 10}\nlog: {format: json}\n\
+             metrics: {listen: '127.0.0.1:9'}\n";
+        let config = read(text, &["--socket", "/b.sock", "--history", "20", "--metrics-listen", "[::1]:8"]).unwrap();
+        let listens = |config: &Config| config.metrics.listen.map(|at| at.to_string());
+        assert_eq!(listens(&config).as_deref(), Some("[::1]:8"));
+        assert_eq!(listens(&read(text, &[]).unwrap()).as_deref(), Some("127.0.0.1:9"));
         let socket = config.listen.socket.unwrap();
         assert_eq!((socket.path.to_str(), socket.allowed_uids), (Some("/b.sock"), vec![7]));
         assert_eq!(config.history.records, 20);
@@ -187,19 +205,20 @@ mod tests {
     #[test]
     fn all_faults_are_reported_together() {
         let text = "listen:\n  socket: {path: a.sock, mode: 7}\n  tcp: {listen: nowhere}\n  pipe: 1\nhistory: {records: 0}\n\
-                    log: {level: loud, format: xml}\ncolour: red\n";
+                    log: {level: loud, format: xml}\ncolour: red\nmetrics: {listen: 9}\n";
         let faults = read(text, &["--history", "0"]).unwrap_err();
         for part in [
             "listen.socket: unknown field `mode`",
             "listen.tcp: ",
             "listen: unknown field `pipe`",
             "log: unknown variant `xml`",
+            "metrics: ",
             "colour: unknown key",
             "history.records: must be",
         ] {
             assert!(faults.iter().any(|fault| fault.contains(part)), "{part} in {faults:#?}");
         }
-        assert_eq!(faults.len(), 6, "{faults:#?}");
+        assert_eq!(faults.len(), 7, "{faults:#?}");
     }
 
     #[test]

@@ -42,6 +42,9 @@ pub struct Flags {
     /// Export without TLS. Anyone on the way may read the records.
     #[arg(long)]
     pub otlp_insecure: bool,
+    /// Serve /metrics for Prometheus here, without TLS.
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    pub metrics_listen: Option<SocketAddr>,
     /// error, warn, info, debug or trace; or a filter such as "info,weir_collector=debug".
     #[arg(long, value_name = "LEVEL")]
     pub log_level: Option<String>,
@@ -88,6 +91,9 @@ impl Flags {
         }
         if let (Some(otlp), true) = (&mut config.otlp, self.otlp_insecure) {
             otlp.insecure = true;
+        }
+        if let Some(listen) = self.metrics_listen {
+            config.metrics.listen = Some(listen);
         }
         if let Some(level) = &self.log_level {
             config.log.level.clone_from(level);

@@ -13,6 +13,7 @@ pub mod config;
 pub mod flags;
 pub mod history;
 pub mod logging;
+pub mod metrics;
 pub mod nodes;
 pub mod otlp;
 pub mod rpc;

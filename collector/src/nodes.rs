@@ -81,28 +81,74 @@ pub enum Order {
     Duplicate,
 }
 
+/// What all boots of a node make together; only grows, but for the streams.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Totals {
+    /// Records taken over.
+    pub records: u64,
+    /// Batches that came again.
+    pub duplicates: u64,
+    /// Batches that never came.
+    pub missing_batches: u64,
+    /// Lost decisions by cause.
+    pub losses: BTreeMap<String, u64>,
+    /// Streams open now.
+    pub streams: u32,
+    /// When it was last heard, nanoseconds since the Unix epoch.
+    pub last_seen_ns: u64,
+}
+
+/// A node's boots, and what those made that are forgotten.
+#[derive(Debug, Default)]
+struct Node {
+    boots: Vec<Boot>,
+    forgotten: Totals,
+}
+
 /// Every node heard of since the start.
 #[derive(Debug, Default)]
 pub struct Nodes {
-    nodes: BTreeMap<String, Vec<Boot>>,
+    nodes: BTreeMap<String, Node>,
 }
 
 impl Nodes {
     /// The boot a batch belongs to, made known if it is not.
     pub fn boot(&mut self, node: &str, boot_id: &str) -> &mut Boot {
-        let boots = self.nodes.entry(node.to_owned()).or_default();
+        let Node { boots, forgotten } = self.nodes.entry(node.to_owned()).or_default();
         // A boot in use is moved to the end, so that the first is the one unheard of for longest.
         let known = boots.iter().position(|boot| boot.boot_id == boot_id).map(|index| boots.remove(index));
         let boot = known.unwrap_or_else(|| Boot { boot_id: boot_id.to_owned(), ..Boot::default() });
         if boots.len() >= MAX_BOOTS {
-            boots.remove(0);
+            forgotten.add(&boots.remove(0));
+            // Its streams are open no more, or will be those of a boot that is known again.
+            forgotten.streams = 0;
         }
         boots.push_mut(boot)
     }
 
     /// Every boot with the name of its node; of one node, the one heard last comes last.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &Boot)> {
-        self.nodes.iter().flat_map(|(node, boots)| boots.iter().map(move |boot| (node.as_str(), boot)))
+        self.nodes.iter().flat_map(|(name, node)| node.boots.iter().map(move |boot| (name.as_str(), boot)))
+    }
+
+    /// What all boots of each node make together.
+    pub fn totals(&self) -> impl Iterator<Item = (&str, Totals)> {
+        self.nodes.iter().map(|(name, node)| {
+            let mut totals = node.forgotten.clone();
+            node.boots.iter().for_each(|boot| totals.add(boot));
+            (name.as_str(), totals)
+        })
+    }
+}
+
+impl Totals {
+    fn add(&mut self, boot: &Boot) {
+        self.records += boot.records;
+        self.duplicates += boot.duplicates;
+        self.missing_batches = self.missing_batches.saturating_add(boot.missing_batches);
+        boot.losses.iter().for_each(|(cause, count)| sum(&mut self.losses, cause, *count));
+        self.streams += boot.streams;
+        self.last_seen_ns = self.last_seen_ns.max(boot.last_seen_ns);
     }
 }
 
@@ -198,5 +244,20 @@ mod tests {
         }
         let kept: Vec<_> = nodes.iter().map(|(_, boot)| boot.boot_id.as_str()).collect();
         assert_eq!(kept, ["c", "d", "a", "e"]);
+    }
+
+    #[test]
+    fn what_a_forgotten_boot_has_brought_stays_in_the_nodes_totals() {
+        let mut nodes = Nodes::default();
+        for boot_id in ["a", "b", "c", "d", "e", "f"] {
+            let boot = nodes.boot("n", boot_id);
+            boot.streams += 1;
+            boot.add(&Tally::Loss { cause: "queue_full".to_owned(), what: None, count: 2 });
+            let _ = (boot.order(1), boot.order(1), boot.order(3));
+        }
+        let totals: Vec<(&str, Totals)> = nodes.totals().collect();
+        let losses = BTreeMap::from([("queue_full".to_owned(), 12)]);
+        let expected = Totals { records: 6, duplicates: 6, missing_batches: 6, losses, streams: 4, last_seen_ns: 0 };
+        assert_eq!(totals, [("n", expected)]);
     }
 }

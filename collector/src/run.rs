@@ -3,11 +3,14 @@
 //! May touch: what the configuration names.
 //! Never: says it is ready before it listens.
 
+use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use weir_transport::{Listeners, TransportError};
 
 use crate::config::Config;
+use crate::metrics;
 use crate::rpc::otlp::{Exporter, OtlpError};
 use crate::rpc::{self, Store};
 use crate::supervisor::{Ended, Signals, Supervisor};
@@ -21,6 +24,14 @@ pub enum RunError {
     /// What the export by OTLP needs is not there.
     #[error(transparent)]
     Otlp(#[from] OtlpError),
+    /// It cannot serve its metrics.
+    #[error("metrics.listen {at}: {source}; name another address and port, or leave it out")]
+    Metrics {
+        /// Where.
+        at: SocketAddr,
+        /// The error underneath.
+        source: io::Error,
+    },
     /// It cannot go on.
     #[error(transparent)]
     Ended(#[from] Ended),
@@ -37,6 +48,11 @@ pub async fn run(config: &Config) -> Result<(), RunError> {
     let store = Arc::new(Store::new(config.history.records));
     let exporter = config.otlp.as_ref().map(|otlp| Exporter::prepare(otlp, Arc::clone(&store))).transpose()?;
     let mut supervisor = Supervisor::default();
+    if let Some(at) = config.metrics.listen {
+        let listener = metrics::listen(at).await.map_err(|source| RunError::Metrics { at, source })?;
+        let (store, stop) = (Arc::clone(&store), supervisor.stop());
+        supervisor.spawn("metrics", async move { Ok(metrics::serve(listener, store, stop).await?) });
+    }
     spawn_all(&mut supervisor, listeners, store, exporter);
     let socket = config.listen.socket.as_ref().map(|socket| socket.path.display().to_string());
     let otlp = config.otlp.as_ref().map(|otlp| otlp.endpoint.to_string());

@@ -9,7 +9,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use tokio::sync::watch;
 
 use crate::history::{History, Page};
-use crate::nodes::{Boot, Nodes, Order, Tally};
+use crate::nodes::{Boot, Nodes, Order, Tally, Totals};
 
 /// Everything the collector holds. `T` is a record; the store never looks into one.
 #[derive(Debug)]
@@ -51,6 +51,8 @@ pub struct Taken {
 pub struct Summary {
     /// Every boot with the name of its node.
     pub boots: Vec<(String, Boot)>,
+    /// What all boots of each node make together.
+    pub nodes: Vec<(String, Totals)>,
     /// Records kept.
     pub kept: u64,
     /// Most records that are kept.
@@ -129,6 +131,7 @@ impl<T> Store<T> {
         let state = self.lock();
         Summary {
             boots: state.nodes.iter().map(|(node, boot)| (node.to_owned(), boot.clone())).collect(),
+            nodes: state.nodes.totals().map(|(node, totals)| (node.to_owned(), totals)).collect(),
             kept: state.history.len() as u64,
             capacity: state.history.capacity() as u64,
             evicted: state.history.evicted(),
@@ -170,7 +173,11 @@ mod tests {
 
     fn batch(sequence: u64, records: &[u32]) -> Batch<u32> {
         let decision = || Tally::Decision { what: "connect/allow/rule".to_owned(), count: 3 };
-        Batch { sequence, dropped_before: 0, records: records.iter().map(|record| (Arc::new(*record), decision())).collect() }
+        Batch {
+            sequence,
+            dropped_before: 0,
+            records: records.iter().map(|record| (Arc::new(*record), decision())).collect(),
+        }
     }
 
     #[test]

@@ -50,7 +50,7 @@ pub struct Config {
     /// How much is kept of what the collector has not acknowledged.
     pub spool: crate::spool::Limits,
     /// Where metrics and probes are served; `None` for nowhere.
-    pub metrics: Option<SocketAddr>,
+    pub metrics: Option<Metrics>,
     /// What is logged and how.
     pub log: Log,
 }
@@ -97,6 +97,17 @@ pub struct Collector {
     pub server_name: Option<String>,
     /// Plain http is meant.
     pub insecure: bool,
+}
+
+/// Where metrics and probes are served, and what is on the page that costs something.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Metrics {
+    /// Address and port.
+    pub listen: SocketAddr,
+    /// Decisions by policy: as many values as there are policies.
+    pub per_policy: bool,
+    /// The kernel counts and times every run of every program.
+    pub program_stats: bool,
 }
 
 /// Files of one side of mutual TLS.

@@ -111,6 +111,16 @@ pub const OPTIONS: &[OptionDoc] = &[
         "127.0.0.1:9477",
         "Where /metrics (OpenMetrics), /livez and /readyz are served, without TLS; absent: nowhere.",
     ),
+    absent(
+        "metrics.perPolicy",
+        "false",
+        "true: decisions in records by the policy that decided, too; as many values as there are policies.",
+    ),
+    absent(
+        "metrics.programStats",
+        "false",
+        "true: the kernel counts and times the runs of its BPF programs, all of them, also those of others, which costs each run two looks at the clock.",
+    ),
     option("log.level", "info", "error, warn, info, debug or trace; RUST_LOG overrides it."),
     option("log.format", "text", "text or json."),
 ];

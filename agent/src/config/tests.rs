@@ -75,6 +75,14 @@ fn every_fault_is_reported_at_its_place_with_a_remedy() {
         ),
         ("cgroupRoot: /w\nqueue: {records: 7}\n", &[("a.yaml:2:18: queue.records: is out of range (7)", "1024")]),
         ("cgroupRoot: /w\nqueue: many\n", &[("a.yaml:2:8: queue: must be a mapping (many)", "--print-sample-config")]),
+        (
+            "cgroupRoot: /w\nmetrics: {perPolicy: true}\n",
+            &[("a.yaml:2:22: metrics.listen: is missing (true)", "127.0.0.1:9477")],
+        ),
+        (
+            "cgroupRoot: /w\nmetrics: {listen: '[::1]:9', programStats: 1}\n",
+            &[("a.yaml:2:44: metrics.programStats: is none of the choices (1)", "true, false")],
+        ),
         ("cgroupRoot: [unclosed\n", &[("a.yaml:1:13: not readable as YAML", "correct the line")]),
         ("cgroupRoot: /w\n---\nnode: b\n", &[("a.yaml:2:1: not readable as YAML: a second document", "")]),
     ];

@@ -3,7 +3,7 @@
 //! May touch: the state of `Control`, in one place: [`Control::put_in_force`].
 //! Never: changes anything when there is a fault, on a dry run, or when the kernel refuses.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{collections::BTreeSet, sync::Arc, time::Instant};
 
 use weir_common::addr::Addr;
 use weir_policy::{
@@ -13,6 +13,7 @@ use weir_policy::{
 use super::{
     Control, ControlError,
     change::{Action, Applied, Apply, ChangeSet, Changed},
+    timing::Phase,
 };
 use crate::{datapath::Datapath, telemetry::clock};
 
@@ -22,8 +23,22 @@ impl<D: Datapath> Control<D> {
     /// # Errors
     /// The kernel refused; the generation before stays in force.
     pub fn apply(&mut self, request: &Apply) -> Result<Applied, ControlError> {
+        let begin = Instant::now();
+        let ended = self.apply_sources(request);
+        if !request.dry_run {
+            self.timing.request(&ended, begin);
+        }
+        ended
+    }
+
+    fn apply_sources(&mut self, request: &Apply) -> Result<Applied, ControlError> {
         let texts = request.sources.iter().map(|(name, text)| (name.as_str(), text.as_str()));
-        let parsed = match parse_all(texts) {
+        let begin = Instant::now();
+        let parsed = parse_all(texts);
+        if !request.dry_run {
+            self.timing.phase(Phase::Parse, begin);
+        }
+        let parsed = match parsed {
             Ok(parsed) => parsed,
             Err(faults) => return Ok(Applied { generation: self.generation(), faults, ..Applied::default() }),
         };
@@ -50,6 +65,15 @@ impl<D: Datapath> Control<D> {
     /// # Errors
     /// One is not there, what remains is faulty, or the kernel refused; nothing was changed then.
     pub fn delete(&mut self, ids: &[ResourceId], dry_run: bool) -> Result<Applied, ControlError> {
+        let begin = Instant::now();
+        let ended = self.delete_ids(ids, dry_run);
+        if !dry_run {
+            self.timing.request(&ended, begin);
+        }
+        ended
+    }
+
+    fn delete_ids(&mut self, ids: &[ResourceId], dry_run: bool) -> Result<Applied, ControlError> {
         let ids: BTreeSet<&ResourceId> = ids.iter().collect();
         let missing = |id: &&&ResourceId| self.force.resources.get(id).is_none();
         let missing: Vec<ResourceId> = ids.iter().filter(missing).map(|id| (*id).clone()).collect();
@@ -116,7 +140,9 @@ impl<D: Datapath> Control<D> {
             (applied.doomed, applied.doomed_count) = (doomed, count);
             warnings.extend(unknown);
         } else {
+            let begin = Instant::now();
             let touched = self.force.compiler.apply_at(now, edits).map_err(ControlError::Faulty)?;
+            self.timing.phase(Phase::Compile, begin);
             tracing::debug!(?touched, "compiled");
             self.put_in_force()?;
             self.remember(&changes);
@@ -136,7 +162,10 @@ impl<D: Datapath> Control<D> {
         let compiled = self.force.compiler.compiled();
         let generation = compiled.generation;
         self.settings.names.publish(&compiled);
-        if let Err(source) = self.datapath.install(&compiled, &self.loaded) {
+        let begin = Instant::now();
+        let installed = self.datapath.install(&compiled, &self.loaded);
+        self.timing.phase(Phase::Install, begin);
+        if let Err(source) = installed {
             self.settings.names.retract(generation);
             tracing::error!(generation, error = %source, "the kernel did not take the generation over");
             let context = self.force.context.clone();

@@ -21,6 +21,7 @@ mod pods;
 mod set_store;
 pub mod sets;
 mod store;
+pub mod timing;
 pub mod view;
 
 use std::{
@@ -32,6 +33,7 @@ use std::{
 pub use change::{Action, Applied, Apply, ChangeSet, Changed, Doomed};
 pub use error::ControlError;
 use pods::Pods;
+use timing::Timing;
 use tokio::sync::broadcast;
 use weir_common::verdict::Verdict;
 use weir_policy::{
@@ -95,6 +97,7 @@ pub struct Control<D> {
     ring: RingLosses,
     changes: broadcast::Sender<Arc<ChangeSet>>,
     start_ns: u64,
+    timing: Timing,
 }
 
 /// What is in force.
@@ -158,6 +161,7 @@ impl<D: Datapath> Control<D> {
             ring: RingLosses::default(),
             changes: broadcast::channel(WATCH_BACKLOG).0,
             start_ns: now,
+            timing: Timing::default(),
         };
         control.next_set_expiry = control.next_of_sets();
         Ok(control)

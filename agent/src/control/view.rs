@@ -9,8 +9,8 @@ use tokio::sync::broadcast;
 use weir_common::event::LimitStats;
 use weir_policy::{Compiled, Kind, LimitInfo, Resource, ResourceId};
 
-use super::{ChangeSet, Control, ControlError};
-use crate::datapath::{CounterCell, Datapath, InterfaceSeen, LimitTable, Observed, Shield};
+use super::{ChangeSet, Control, ControlError, timing::Timing};
+use crate::datapath::{CounterCell, Datapath, Fill, InterfaceSeen, LimitTable, Observed, ProgramRuns, Shield};
 
 /// A resource and the generation that last changed it.
 #[derive(Clone, Debug)]
@@ -62,6 +62,14 @@ pub struct Status {
     pub limit_table: Option<LimitTable>,
     /// Packets seen by XDP.
     pub seen: Vec<InterfaceSeen>,
+    /// How full the tables are that can fill.
+    pub fill: Vec<Fill>,
+    /// Bytes of kernel memory that address sets take.
+    pub set_bytes: usize,
+    /// How often programs ran and for how long, where the kernel counts it.
+    pub runs: Vec<ProgramRuns>,
+    /// How changes of the policy went.
+    pub timing: Timing,
     /// Resources by kind.
     pub resources: BTreeMap<Kind, u64>,
     /// Pods of this node without a cgroup, and why.
@@ -117,6 +125,10 @@ impl<D: Datapath> Control<D> {
                 false => None,
             },
             seen: self.datapath.seen().map_err(ControlError::Counters)?,
+            fill: self.datapath.fill().map_err(ControlError::Counters)?,
+            set_bytes: self.datapath.set_bytes(),
+            runs: self.datapath.runs().map_err(ControlError::Counters)?,
+            timing: self.timing.clone(),
             compiled,
             resources,
             unplaced,

@@ -98,6 +98,11 @@ impl Cgroups {
         Ok(Self { storage, callers, root: None, attached, departed, own: Own::default(), exempt: None })
     }
 
+    /// Cgroups that the programs at the root tell apart.
+    pub(super) fn callers(&self) -> usize {
+        self.attached.len() + self.departed.len() + usize::from(self.exempt.is_some())
+    }
+
     /// The agent's own cgroup, if it is in the managed tree: no program judges what it does. Called before the root's programs are
     /// attached, which would know it no more than other strangers.
     pub(super) fn exempt_agent(&mut self, root: &Path) -> Result<Option<PathBuf>, KernelError> {

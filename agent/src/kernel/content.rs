@@ -92,6 +92,11 @@ impl Content {
         })
     }
 
+    /// Entries of the table of addresses.
+    pub(super) fn addresses(&self) -> usize {
+        self.identities.size() + self.themselves.len()
+    }
+
     /// What changes among addresses.
     pub(super) fn endpoints_since(&self, old: &Self) -> Changes<Addr, Endpoint> {
         let identities = changes(self.identities.iter(), old.identities.iter());

@@ -67,6 +67,14 @@ pub enum KernelError {
         /// The system's word for it.
         source: MapError,
     },
+    /// What a program did could not be asked.
+    #[error("asking the kernel about program `{program}` failed: {}", causes(source))]
+    ProgramInfo {
+        /// The program.
+        program: &'static str,
+        /// The system's word for it.
+        source: ProgramError,
+    },
     /// More workloads than a node can number.
     #[error("{count} workloads have a cgroup on this node; at most {max} are supported")]
     TooManyWorkloads {

@@ -96,6 +96,10 @@ pub struct Merged {
     pub entries: Vec<(MergeKey, MergeValue)>,
     /// Decisions that found the table full, by hook, verdict and reason.
     pub overflow: Vec<(Hook, Verdict, Reason, u64)>,
+    /// Entries that the merge table had.
+    pub in_table: usize,
+    /// Cells for drops at XDP that were in use.
+    pub in_cells: usize,
 }
 
 impl AsFd for Events {
@@ -143,10 +147,13 @@ impl Events {
         self.epoch.set(0, self.current.wrapping_add(1), 0).map_err(error::map(maps::EPOCH))?;
         self.current = self.current.wrapping_add(1);
         self.grace.wait()?;
+        let before = self.unclaimed.len();
         self.empty(closed)?;
+        let in_table = self.unclaimed.len() - before;
         self.drops.empty(closed, &mut self.unclaimed)?;
+        let in_cells = self.unclaimed.len() - before - in_table;
         let overflow = self.new_overflow()?;
-        Ok(Merged { entries: std::mem::take(&mut self.unclaimed), overflow })
+        Ok(Merged { entries: std::mem::take(&mut self.unclaimed), overflow, in_table, in_cells })
     }
 
     /// Moves a closed epoch's table into `unclaimed`. What has been moved stays there when a later step fails.

@@ -90,6 +90,13 @@ impl Slots {
         Ok(())
     }
 
+    /// Addresses and prefixes that the slot in force holds.
+    pub(super) fn entries(&self) -> (usize, usize) {
+        let [even, odd] = &self.slots;
+        let slot = if self.number() == 0 { even } else { odd };
+        slot.as_ref().map_or((0, 0), Slot::entries)
+    }
+
     /// The address sets.
     pub(super) const fn sets(&self) -> &Sets {
         &self.sets

@@ -264,6 +264,11 @@ impl Interfaces {
         self.attached.iter().map(|(index, attached)| (*index, attached.state.name.clone())).collect()
     }
 
+    /// Interfaces that have a place.
+    pub(super) fn placed(&self) -> usize {
+        self.places.len()
+    }
+
     /// The lowest place that no interface has; the kernel's table of them has as many entries, and refuses one more.
     fn free_place(&self) -> u32 {
         let taken: BTreeSet<u32> = self.places.values().copied().collect();

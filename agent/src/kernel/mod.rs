@@ -27,12 +27,14 @@ mod slot;
 pub mod sockets;
 pub mod threads;
 pub mod unowned;
+mod usage;
 mod wires;
 
 use std::sync::Arc;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    os::fd::OwnedFd,
     path::PathBuf,
 };
 
@@ -48,9 +50,12 @@ pub use load::tick_ns;
 pub use sets::SetCount;
 pub use shields::Shield;
 pub use slot::{ReadBack, Written};
+pub use usage::{Fill, ProgramRuns};
 use weir_common::{
     decide::Image,
     image::{FLAG_REFUSE, SET_REFUSES},
+    maps,
+    sets::MAX_SETS,
     verdict::{Direction, Hook},
 };
 use weir_policy::{Compiled, CompiledWorkload, LimitInfo, Prefix, ResourceId, sets::Loaded};
@@ -68,6 +73,8 @@ pub struct Options {
     pub strict: bool,
     /// Which program judges what is opened to a workload.
     pub ingress: IngressHook,
+    /// Have the kernel count and time the runs of programs.
+    pub count_runs: bool,
 }
 
 /// Which program judges what is opened to a workload.
@@ -94,6 +101,8 @@ pub struct Kernel {
     lookups: lookups::Lookups,
     refusing: Refusing,
     shields: shields::Shields,
+    /// The kernel counts runs for as long as it is open.
+    _runs: Option<OwnedFd>,
     _logger: Option<load::LogTask>,
 }
 
@@ -127,6 +136,7 @@ impl Kernel {
         let wires = wires::Wires::take(&mut ebpf)?;
         let (numbers, lookups, refusing) = (BTreeMap::new(), lookups::Lookups::default(), Refusing::default());
         let limits = Arc::default();
+        let runs = if options.count_runs { usage::count_runs() } else { None };
         let kernel = Self {
             ebpf,
             options,
@@ -139,6 +149,7 @@ impl Kernel {
             lookups,
             refusing,
             shields: shields::Shields::default(),
+            _runs: runs,
             _logger: logger,
         };
         Ok((kernel, events))
@@ -313,6 +324,35 @@ impl Kernel {
     /// When a map cannot be read.
     pub fn seen(&self) -> Result<Vec<InterfaceSeen>, KernelError> {
         self.interfaces.seen()
+    }
+
+    /// How full the tables are that can fill, but for those that telemetry empties.
+    ///
+    /// # Errors
+    /// When a map cannot be read.
+    pub fn fill(&self) -> Result<Vec<Fill>, KernelError> {
+        let count = |count: usize| count as u64;
+        let (addresses, prefixes) = self.tables.entries();
+        let limits = self.limits.iter().filter(|limit| limit.is_some()).count();
+        Ok(vec![
+            Fill::new("addresses", count(addresses), maps::MAX_ENDPOINTS),
+            Fill::new("prefixes", count(prefixes), maps::MAX_CIDRS),
+            // Number 0 is nobody's.
+            Fill::new("workloads", count(self.numbers.len()), maps::MAX_WORKLOADS - 1),
+            Fill::new("cgroups", count(self.cgroups.callers()), maps::MAX_CGROUPS),
+            Fill::new("interfaces", count(self.interfaces.placed()), maps::MAX_EDGES),
+            Fill::new("limits", count(limits), maps::MAX_LIMITS - 1),
+            Fill::new("address_sets", count(self.tables.sets().numbers().iter().count()), MAX_SETS),
+            usage::replies(&self.ebpf, self.numbers.values().copied())?,
+        ])
+    }
+
+    /// How often programs ran and for how long, where the kernel counts it.
+    ///
+    /// # Errors
+    /// When the kernel does not tell.
+    pub fn runs(&self) -> Result<Vec<ProgramRuns>, KernelError> {
+        usage::runs(&self.ebpf)
     }
 }
 

@@ -65,6 +65,11 @@ impl Slot {
         })
     }
 
+    /// Addresses and prefixes that it holds.
+    pub(super) fn entries(&self) -> (usize, usize) {
+        (self.held.addresses(), self.held.cidrs.len())
+    }
+
     /// Whether the image of `content` fits into the maps there are. The others have the largest size from the start.
     pub(super) fn fits(&self, content: &Content) -> bool {
         content.pages.len() <= self.tables.len() as usize

@@ -5,13 +5,15 @@
 
 use std::collections::BTreeMap;
 
-use weir_common::event::LimitStats;
+use prometheus_client::metrics::histogram::Histogram;
+use weir_common::{event::LimitStats, maps};
 
 use crate::{
     control::view::Status,
-    datapath::{AttachState, CounterCell, LimitTable},
+    datapath::{AttachState, CounterCell, Fill, LimitTable, ProgramRuns},
     exporter::QueueStatus,
-    revoke::report::Report,
+    metrics::process,
+    revoke::{known::CAPACITY, report::Report},
     rpc::Info,
 };
 
@@ -36,13 +38,16 @@ pub enum Type {
     /// Only grows, from the start of the agent on; its name ends with `_total`.
     Counter,
     Gauge,
+    /// Times, in buckets; its name ends with `_bucket`, `_sum` or `_count`.
+    Histogram,
 }
 
 /// A value.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Debug)]
 pub enum Value {
     Count(u64),
     Number(f64),
+    Times(Histogram),
 }
 
 /// A value and those of its family's labels, in their order.
@@ -76,8 +81,19 @@ const fn gauge(
     Family { name, help, kind: Type::Gauge, labels, read }
 }
 
+const fn histogram(
+    name: &'static str,
+    labels: &'static [&'static str],
+    help: &'static str,
+    read: fn(&Now<'_>) -> Vec<Sample>,
+) -> Family {
+    Family { name, help, kind: Type::Histogram, labels, read }
+}
+
 const DECISION: &[&str] = &["hook", "verdict", "reason"];
 const LIMIT: &[&str] = &["limit", "outcome"];
+const TABLE: &[&str] = &["table"];
+const PROGRAM: &[&str] = &["program"];
 const INTERFACE: &[&str] = &["interface", "outcome"];
 
 /// Every metric of the agent, in the order of the page. `docs/metrics.md` is this table.
@@ -226,7 +242,101 @@ pub const FAMILIES: &[Family] = &[
             losses.map(|(cause, count)| (vec![cause.name().to_owned()], Value::Count(*count))).collect()
         },
     ),
+    counter(
+        "weir_policy_decisions",
+        &["policy", "verdict"],
+        "Decisions that are in records, by the policy that decided; with `metrics.perPolicy` only",
+        policies,
+    ),
+    counter(
+        "weir_policy_requests",
+        &["outcome"],
+        "Requests to change the policy: applied, unchanged, refused as faulty, or failed in the kernel",
+        outcomes,
+    ),
+    histogram(
+        "weir_policy_apply_seconds",
+        &["phase"],
+        "How long changes of the policy took: parse, compile, install, and whole requests",
+        phases,
+    ),
+    gauge("weir_table_entries", TABLE, "Entries of a table that can fill", |now| tables(now, |table| table.entries)),
+    gauge("weir_table_capacity", TABLE, "Entries that it has room for", |now| tables(now, |table| table.capacity)),
+    gauge("weir_address_set_bytes", &[], "Kernel memory that the address sets take", |now| {
+        one(number(now.status.set_bytes))
+    }),
+    counter(
+        "weir_decisions_coarse",
+        &[],
+        "Decisions whose records say hook, verdict and reason only: the merge tables were full",
+        |now| one(Value::Count(now.info.tally.overflowed())),
+    ),
+    counter(
+        "weir_attribution_misses",
+        &["cause"],
+        "Records without their process or opening: the memory for them was full, or they are older",
+        misses,
+    ),
+    counter(
+        "weir_program_runs",
+        PROGRAM,
+        "Runs of a kernel program; while the kernel counts them (`metrics.programStats`)",
+        |now| programs(now, |runs| Value::Count(runs.runs)),
+    ),
+    counter("weir_program_run_seconds", PROGRAM, "How long they took, all together", |now| {
+        programs(now, |runs| Value::Number(runs.time.as_secs_f64()))
+    }),
+    counter("process_cpu_seconds", &[], "Processor time of the agent", |_| {
+        process::cpu_seconds().map(|seconds| one(Value::Number(seconds))).unwrap_or_default()
+    }),
+    gauge("process_resident_memory_bytes", &[], "Memory of the agent, without the kernel's tables", |_| {
+        known(process::resident_bytes())
+    }),
+    gauge("process_open_fds", &[], "Descriptors that the agent has open", |_| known(process::open_descriptors())),
+    gauge("process_max_fds", &[], "Descriptors that it may have open", |_| known(process::most_descriptors())),
 ];
+
+/// Rows of `metrics.perPolicy`: as many as there are policies, and never more than the tally tells apart.
+fn policies(now: &Now<'_>) -> Vec<Sample> {
+    let rows = now.info.tally.by_policy().into_iter();
+    rows.map(|(policy, verdict, count)| (vec![policy, verdict.to_owned()], Value::Count(count))).collect()
+}
+
+fn outcomes(now: &Now<'_>) -> Vec<Sample> {
+    let outcomes = now.status.timing.outcomes();
+    outcomes.map(|(outcome, count)| (vec![outcome.name().to_owned()], Value::Count(count))).collect()
+}
+
+fn phases(now: &Now<'_>) -> Vec<Sample> {
+    let phases = now.status.timing.phases();
+    phases.map(|(phase, times)| (vec![phase.name().to_owned()], Value::Times(times.clone()))).collect()
+}
+
+/// The kernel's tables, and those that are emptied several times a second, by their highest of late.
+fn tables(now: &Now<'_>, value: impl Fn(&Fill) -> u64) -> Vec<Sample> {
+    let (tally, known) = (&now.info.tally, u64::try_from(now.connections.known).unwrap_or(u64::MAX));
+    let others = [
+        Fill::new("merged", tally.table.highest(), maps::MAX_MERGED),
+        Fill::new("xdp_drops", tally.drops.highest(), maps::EDGE_DROPS),
+        Fill { table: "connections", entries: known, capacity: CAPACITY as u64 },
+    ];
+    let all = now.status.fill.iter().copied().chain(others);
+    all.map(|table| (vec![table.table.to_owned()], Value::Count(value(&table)))).collect()
+}
+
+fn misses(now: &Now<'_>) -> Vec<Sample> {
+    let stats = now.info.tally.join_stats();
+    let causes = [("evicted", stats.evicted), ("missed_close", stats.missed_closes), ("unreadable", stats.unreadable)];
+    causes.map(|(cause, count)| (vec![cause.to_owned()], Value::Count(count))).to_vec()
+}
+
+fn programs(now: &Now<'_>, value: impl Fn(&ProgramRuns) -> Value) -> Vec<Sample> {
+    now.status.runs.iter().map(|runs| (vec![runs.program.to_owned()], value(runs))).collect()
+}
+
+fn known(value: Option<u64>) -> Vec<Sample> {
+    value.map(|value| one(Value::Count(value))).unwrap_or_default()
+}
 
 fn one(value: Value) -> Vec<Sample> {
     vec![(Vec::new(), value)]

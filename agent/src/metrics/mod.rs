@@ -9,7 +9,10 @@
 //! | `/livez` | 200 while control answers |
 //! | `/readyz` | 200 while the policy is in the kernel and everything that exists is attached, else 503 and why |
 
+#[cfg(test)]
+mod deploy_tests;
 mod families;
+mod process;
 #[cfg(test)]
 mod tests;
 mod text;

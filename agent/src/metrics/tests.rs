@@ -102,6 +102,14 @@ fn the_page_shows_what_the_kernel_counted_and_probes_answer() {
             "weir_policy_generation 1",
             "weir_collector_state{state=\"disabled\"} 1",
             "weir_collector_state{state=\"connected\"} 0",
+            "weir_policy_requests_total{outcome=\"applied\"} 0",
+            "weir_policy_apply_seconds_count{phase=\"install\"} 0",
+            "weir_policy_apply_seconds_bucket{le=\"+Inf\",phase=\"install\"} 0",
+            "weir_table_entries{table=\"addresses\"} 3",
+            "weir_table_capacity{table=\"addresses\"} 8",
+            "weir_table_capacity{table=\"merged\"} 16384",
+            "weir_program_runs_total{program=\"ingress\"} 4",
+            "weir_program_run_seconds_total{program=\"ingress\"} 0.0000015",
             "# EOF",
         ] {
             assert!(page.lines().any(|found| found == line), "{line} is not on the page:\n{page}");
@@ -141,15 +149,15 @@ fn the_table_of_the_documentation_is_that_of_the_code() {
     let (table, _) = text.split_once("\n## ").unwrap();
     let documented: BTreeSet<String> = table
         .lines()
-        .filter_map(|line| line.strip_prefix("| `weir_"))
+        .filter_map(|line| line.strip_prefix("| `"))
+        .filter(|line| !line.starts_with('/'))
         .map(|line| line.split(" | ").take(3).collect::<Vec<_>>().join(" | "))
         .collect();
     let code: BTreeSet<String> = FAMILIES
         .iter()
         .map(|family| {
             let total = if family.kind == Type::Counter { "_total" } else { "" };
-            let name = family.name.strip_prefix("weir_").unwrap();
-            format!("{name}{total}` | {} | {} |", family.labels.join(", "), family.help)
+            format!("{}{total}` | {} | {} |", family.name, family.labels.join(", "), family.help)
         })
         .collect();
     assert_eq!(documented, code);

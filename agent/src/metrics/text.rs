@@ -7,7 +7,7 @@ use std::fmt;
 
 use prometheus_client::{
     collector::Collector,
-    encoding::{DescriptorEncoder, EncodeLabelSet, MetricEncoder, NoLabelSet},
+    encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric as _, MetricEncoder, NoLabelSet},
     metrics::MetricType,
     registry::Registry,
 };
@@ -44,20 +44,28 @@ impl Collector for Scrape {
             let kind = match family.kind {
                 Type::Counter => MetricType::Counter,
                 Type::Gauge => MetricType::Gauge,
+                Type::Histogram => MetricType::Histogram,
             };
             let mut metric = encoder.encode_descriptor(family.name, family.help, None, kind)?;
             for (values, value) in samples {
+                // One without labels would be written as one with an empty set of them.
                 if family.labels.is_empty() {
-                    encode(&mut metric, family.kind, *value)?;
-                    continue;
+                    encode(metric, family.kind, value)?;
+                    break;
                 }
+                let values: Vec<String> = values.iter().map(|value| escaped(value)).collect();
                 let labels: Vec<(&str, &str)> =
                     family.labels.iter().copied().zip(values.iter().map(String::as_str)).collect();
-                encode(&mut labelled(&mut metric, &labels)?, family.kind, *value)?;
+                encode(labelled(&mut metric, &labels)?, family.kind, value)?;
             }
         }
         Ok(())
     }
+}
+
+/// A label's value as the format wants it, which the library does not see to: an interface may have quotes in its name.
+fn escaped(value: &str) -> String {
+    value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
 }
 
 fn labelled<'s>(
@@ -67,11 +75,38 @@ fn labelled<'s>(
     metric.encode_family(labels)
 }
 
-fn encode(metric: &mut MetricEncoder<'_>, kind: Type, value: Value) -> fmt::Result {
+fn encode(mut metric: MetricEncoder<'_>, kind: Type, value: &Value) -> fmt::Result {
     match (kind, value) {
-        (Type::Counter, Value::Count(count)) => metric.encode_counter::<NoLabelSet, u64, u64>(&count, None),
-        (Type::Counter, Value::Number(number)) => metric.encode_counter::<NoLabelSet, f64, u64>(&number, None),
-        (Type::Gauge, Value::Count(count)) => metric.encode_gauge(&count),
-        (Type::Gauge, Value::Number(number)) => metric.encode_gauge(&number),
+        (Type::Counter, Value::Count(count)) => metric.encode_counter::<NoLabelSet, u64, u64>(count, None),
+        (Type::Counter, Value::Number(number)) => metric.encode_counter::<NoLabelSet, f64, u64>(number, None),
+        (Type::Gauge, Value::Count(count)) => metric.encode_gauge(count),
+        (Type::Gauge, Value::Number(number)) => metric.encode_gauge(number),
+        (Type::Histogram, Value::Times(histogram)) => histogram.encode(metric),
+        (Type::Counter | Type::Gauge, Value::Times(_)) | (Type::Histogram, Value::Count(_) | Value::Number(_)) => {
+            Err(fmt::Error)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_with_quotes_does_not_end_the_label_it_is_in() {
+        let family = Family {
+            name: "weir_interface_attached",
+            help: "h",
+            kind: Type::Gauge,
+            labels: &["interface"],
+            read: |_| Vec::new(),
+        };
+        let family: &'static Family = Box::leak(Box::new(family));
+        let samples = vec![(vec!["v\"a\\b\n".to_owned()], Value::Count(1))];
+        let (mut registry, mut text) = (Registry::default(), String::new());
+        registry.register_collector(Box::new(Scrape(vec![(family, samples)])));
+        prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
+        let line = r#"weir_interface_attached{interface="v\"a\\b\n"} 1"#;
+        assert!(text.lines().any(|found| found == line), "{text}");
     }
 }

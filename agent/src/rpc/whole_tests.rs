@@ -111,7 +111,7 @@ async fn policy_is_served_and_the_counters_of_status_agree() {
     {
         let mut inner = agent.fake.inner();
         let xdp = (Hook::Xdp, Verdict::Deny, Reason::Blocklist);
-        inner.merged.push_back(Merged { entries: vec![], overflow: vec![(xdp.0, xdp.1, xdp.2, 17)] });
+        inner.merged.push_back(Merged { overflow: vec![(xdp.0, xdp.1, xdp.2, 17)], ..Merged::default() });
         let cell =
             crate::datapath::CounterCell { hook: xdp.0, verdict: xdp.1, reason: xdp.2, decided: 25, lost: 3, quiet: 5 };
         inner.counters.push(cell);

@@ -74,6 +74,7 @@ pub fn run(config: &Config) -> Result<(), RunError> {
         },
         strict: !config.unknown.passes(),
         ingress: config.ingress_hook,
+        count_runs: config.metrics.is_some_and(|metrics| metrics.program_stats),
     };
     let (kernel, events) = {
         let _inside = runtime.enter();
@@ -148,7 +149,8 @@ impl Agent {
         events: S,
         exits: &Exits,
     ) -> Result<Self, RunError> {
-        let (names, tally) = (Arc::new(Names::default()), Arc::new(Tally::default()));
+        let per_policy = config.metrics.is_some_and(|metrics| metrics.per_policy);
+        let (names, tally) = (Arc::new(Names::default()), Arc::new(Tally::new(per_policy)));
         let revoker = Arc::new(Revoker::default());
         let queue = queue(config)?;
         let link = Arc::new(Link::new(config.collector.as_ref().map(|collector| collector.address.clone())));
@@ -203,7 +205,7 @@ impl Agent {
             link,
         });
         let metrics = match config.metrics {
-            Some(at) => Some(serve_metrics(at, runtime, handle.clone(), Arc::clone(&info), exits)?),
+            Some(metrics) => Some(serve_metrics(metrics.listen, runtime, handle.clone(), Arc::clone(&info), exits)?),
             None => None,
         };
         let listeners = {

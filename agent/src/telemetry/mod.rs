@@ -13,6 +13,7 @@ mod join;
 pub mod loss;
 pub mod names;
 mod opening;
+mod peak;
 mod process;
 pub mod record;
 pub mod tally;
@@ -150,6 +151,7 @@ impl<S: EventSource> Telemetry<S> {
                 return;
             }
         };
+        self.parts.tally.merged(&merged);
         let names = self.parts.names.snapshot();
         let (first, last) = (self.epoch_ns, clock::wall_now());
         self.epoch_ns = last;
@@ -164,15 +166,14 @@ impl<S: EventSource> Telemetry<S> {
     }
 
     fn hand_over(&self, records: Vec<Record>) {
-        for record in &records {
-            self.parts.tally.count(record);
-        }
+        self.parts.tally.count(&records);
         self.parts.queue.push(records);
     }
 
     fn show_stats(&mut self) {
         let stats = self.join.stats();
         if stats != self.shown {
+            self.parts.tally.joined(stats);
             let JoinStats { evicted, missed_closes, unreadable } = stats;
             tracing::debug!(evicted, missed_closes, unreadable, "attribution since the start");
             self.shown = stats;

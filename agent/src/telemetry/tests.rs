@@ -58,7 +58,8 @@ fn merged(count: u64) -> Merged {
         padding: 0,
     };
     let value = MergeValue { count, first_ns: 1, last_ns: 2, ..MergeValue::default() };
-    Merged { entries: vec![(key, value)], overflow: vec![(Hook::Xdp, Verdict::Deny, Reason::Blocklist, 7)] }
+    let overflow = vec![(Hook::Xdp, Verdict::Deny, Reason::Blocklist, 7)];
+    Merged { entries: vec![(key, value)], overflow, in_table: 0, in_cells: 1 }
 }
 
 #[test]
@@ -76,6 +77,7 @@ fn what_is_in_the_ring_and_the_tables_at_the_stop_is_still_recorded_and_counted(
     assert_eq!(tally.recorded(Hook::Xdp, Verdict::Deny, Reason::Blocklist), 47);
     let records = records(&queue);
     assert_eq!((records.iter().map(|record| record.count).sum::<u64>(), records.len()), (947, 902));
+    assert_eq!((tally.table.highest(), tally.drops.highest(), tally.overflowed()), (0, 1, 7));
 }
 
 #[test]

@@ -36,6 +36,7 @@ impl Weir {
             xdp_mode: XdpMode::Generic,
             strict: false,
             ingress,
+            count_runs: false,
         };
         let (kernel, events) = Kernel::load(options)?;
         Ok(Weir { kernel, ingress, reader: Reader::start(events), holds: 0 })

@@ -32,6 +32,7 @@ impl Weir {
             xdp_mode: mode,
             strict: false,
             ingress: IngressHook::Cgroup,
+            count_runs: false,
         };
         let (kernel, events) = Kernel::load(options)?;
         Ok(Weir { kernel, events, mode: if mode == XdpMode::Generic { "generic" } else { "native" }, holds: 0 })

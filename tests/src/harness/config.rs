@@ -37,6 +37,8 @@ pub struct Options {
     pub room: Option<(u32, u32)>,
     /// Whether the spool is on a disk of 256 KiB.
     pub small_disk: bool,
+    /// Metrics that cost something: by policy, and what the kernel counts of programs.
+    pub all_metrics: bool,
 }
 
 /// A listener with certificates.
@@ -67,6 +69,7 @@ impl Default for Options {
             agent_without: None,
             room: None,
             small_disk: false,
+            all_metrics: false,
         }
     }
 }
@@ -94,7 +97,7 @@ pub fn agent(world: &World, options: &Options) -> String {
         "stateDir": world.folder().join("state"),
         "grpc": {"socket": {"path": agent_socket(world), "allowedUids": [0]}},
         "collector": {"address": format!("unix:{}", collector_socket(world).display())},
-        "metrics": {"listen": METRICS},
+        "metrics": {"listen": METRICS, "perPolicy": options.all_metrics, "programStats": options.all_metrics},
         "log": {"level": options.log, "format": "text"},
     });
     if let (Some((records, mebibytes)), Some(file)) = (options.room, file.as_object_mut()) {
@@ -111,6 +114,9 @@ pub fn agent(world: &World, options: &Options) -> String {
 /// Where the agent shows its metrics, in its own network namespace.
 pub const METRICS: &str = "127.0.0.1:9477";
 
+/// Where the collector shows its own, in the same.
+pub const COLLECTOR_METRICS: &str = "127.0.0.1:9478";
+
 /// How many records the collector of a world keeps.
 pub const KEPT: usize = 1_000_000;
 
@@ -124,6 +130,7 @@ pub fn collector(world: &World, options: &Options) -> String {
     let mut file = json!({
         "listen": {"socket": {"path": collector_socket(world), "allowedUids": [0]}},
         "history": {"records": KEPT},
+        "metrics": {"listen": COLLECTOR_METRICS},
         "log": {"level": "info", "format": "text"},
     });
     if let (Some(endpoint), Some(sections)) = (&options.otlp, file.as_object_mut()) {

@@ -1,5 +1,5 @@
 //! Lives: weir-tests, programs that setup brings from Debian where this machine has none.
-//! Called by: nat, the benchmark of XDP.
+//! Called by: nat, the benchmark of XDP, the tests of alerts.
 //! May touch: nothing; the callers start the programs, inside namespaces of their own.
 //! Never: installs or downloads anything: `cargo xtask setup` does that.
 
@@ -26,6 +26,10 @@ pub const NFT: Tool = Tool { name: "nft", folder: "nft", program: "usr/sbin/nft"
 pub const IPTABLES: Tool = Tool { name: "iptables-legacy", folder: "iptables", program: "usr/sbin/iptables-legacy" };
 /// The packet filter of xdp-tools.
 pub const XDP_FILTER: Tool = Tool { name: "xdp-filter", folder: "xdp-tools", program: "usr/sbin/xdp-filter" };
+/// Prometheus.
+pub const PROMETHEUS: Tool = Tool { name: "prometheus", folder: "prometheus", program: "usr/bin/prometheus" };
+/// What checks Prometheus' files; comes with it.
+pub const PROMTOOL: Tool = Tool { name: "promtool", folder: "prometheus", program: "usr/bin/promtool" };
 
 impl Tool {
     /// Starts the one that setup brought, or else the machine's own.

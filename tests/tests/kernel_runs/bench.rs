@@ -137,6 +137,7 @@ fn load(cgroup: &Path) -> (Kernel, Events) {
         xdp_mode: XdpMode::Generic,
         strict: false,
         ingress: IngressHook::Cgroup,
+        count_runs: false,
     };
     Kernel::load(options).unwrap_or_else(|error| {
         // Nobody else will: there is no bench yet.

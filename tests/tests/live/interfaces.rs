@@ -45,7 +45,7 @@ fn in_kernel(harness: &Harness, name: &str) -> Result<Option<XdpAttached>> {
 }
 
 /// A program of somebody else's, which passes everything.
-fn foreign(harness: &Harness, name: &str, mode: XdpMode) -> Result<(Ebpf, XdpLink)> {
+pub fn foreign(harness: &Harness, name: &str, mode: XdpMode) -> Result<(Ebpf, XdpLink)> {
     // `r0 = XDP_PASS; exit`
     const CODE: [u8; 16] = [0xb7, 0, 0, 0, 2, 0, 0, 0, 0x95, 0, 0, 0, 0, 0, 0, 0];
     let mut assembled = Assembled::default();

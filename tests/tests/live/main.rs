@@ -6,6 +6,7 @@
 //! A harness of our own, because worlds are shared by the tests of a file and must go after the last of them. One test at
 //! a time unless told otherwise: several of them measure rates, and two cores are not many.
 
+mod alerts;
 mod alone;
 mod attacks_churn;
 mod attacks_kernel;
@@ -68,6 +69,7 @@ fn main() -> anyhow::Result<()> {
         verdicts::trials(),
         metrics::trials(),
         otlp::trials(),
+        alerts::trials(),
         cases::trials(),
         pods::trials(),
         themselves::trials(),

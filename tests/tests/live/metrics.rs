@@ -40,6 +40,18 @@ fn pages(harness: &mut Harness) -> Result<()> {
     ensure!(shown("weir_workloads{state=\"attached\"}")? == 3.0, "{page}");
     ensure!(shown("weir_limit_packets_total{limit=\"RateLimit/shop/generous\",outcome=\"passed\"}")? > 0.0, "{page}");
     ensure!(shown("weir_limit_table_slots")? > 0.0, "{page}");
+    for (table, least, capacity) in
+        [("workloads", 3.0, 1023.0), ("cgroups", 3.0, 8192.0), ("limits", 1.0, 1023.0), ("interfaces", 5.0, 1024.0)]
+    {
+        let entries = shown(&format!("weir_table_entries{{table=\"{table}\"}}"))?;
+        ensure!(entries >= least && entries < 100.0, "{table}: {entries}");
+        ensure!(shown(&format!("weir_table_capacity{{table=\"{table}\"}}"))? == capacity, "{table}\n{page}");
+    }
+    ensure!(shown("weir_policy_requests_total{outcome=\"applied\"}")? >= 1.0, "{page}");
+    let installs = shown("weir_policy_apply_seconds_count{phase=\"install\"}")?;
+    let took = shown("weir_policy_apply_seconds_sum{phase=\"install\"}")?;
+    ensure!(installs >= 1.0 && took > 0.0 && took / installs < 60.0, "{installs} installs took {took} s");
+    ensure!(!page.contains("weir_policy_decisions_total{"), "by policy, which nobody asked for:\n{page}");
     let counted = status.agent.counters.iter().filter(|counter| counter.decided > 0);
     let mut compared = 0;
     for counter in counted {
@@ -76,14 +88,17 @@ fn both(harness: &Harness) -> Result<(Status, String)> {
     }
 }
 
-/// Head and body of an answer, asked for from the agent's namespace, by a shell's own means.
 fn get(harness: &Harness, path: &str) -> Result<String> {
-    let (host, port) = METRICS.split_once(':').context("an address and a port")?;
-    let script = format!(
-        "exec 3<>/dev/tcp/{host}/{port}; printf 'GET {path} HTTP/1.1\\r\\nHost: weir\\r\\nConnection: close\\r\\n\\r\\n' >&3; cat <&3"
-    );
+    fetch(harness, METRICS, path)
+}
+
+/// Head and body of an answer, asked for from the agent's namespace, by a shell's own means.
+pub fn fetch(harness: &Harness, at: &str, path: &str) -> Result<String> {
+    let (host, port) = at.split_once(':').context("an address and a port")?;
+    // By the first version of HTTP nobody answers in pieces.
+    let script = format!("exec 3<>/dev/tcp/{host}/{port}; printf '%s\\r\\nHost: weir\\r\\n\\r\\n' \"$1\" >&3; cat <&3");
     let mut command = harness.world().probe(Who::Node);
-    command.args(["exec", "--", "bash", "-c", &script]);
+    command.args(["exec", "--", "bash", "-c", &script, "bash", &format!("GET {path} HTTP/1.0")]);
     let output = command.output()?;
     ensure!(output.status.success(), "{path}: {}", String::from_utf8_lossy(&output.stderr));
     Ok(String::from_utf8(output.stdout)?)

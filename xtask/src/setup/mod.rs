@@ -108,7 +108,9 @@ pub fn run(repo: &Repo, purpose: For) -> Result<Report> {
     }
     if matches!(purpose, For::Live | For::Person | For::Ci) {
         steps.push(step("this host", || host::check(purpose == For::Person)));
-        steps.push(step("nftables", || programs::ensure(repo, programs::NFT, purpose == For::Person)));
+        let lenient = purpose == For::Person;
+        steps.push(step("nftables", || programs::ensure(repo, programs::NFT, lenient)));
+        steps.push(step("prometheus", || programs::ensure(repo, programs::PROMETHEUS, lenient)));
     }
     Ok(Report::new("setup", start, steps))
 }

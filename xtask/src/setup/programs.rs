@@ -1,5 +1,5 @@
 //! Lives: xtask, setup's bringing of programs from Debian: `nft`, with which live tests translate Services' addresses as a proxy does,
-//! and what the benchmark of XDP measures beside it.
+//! Prometheus, which reads the agent's metrics in them, and what the benchmark of XDP measures beside it.
 //! Called by: setup, for tasks that run live tests; bench.
 //! May touch: the program's folder in `.tools`; the mirror that this machine's apt is configured for.
 //! Never: installs a package; runs what it brings, let alone in this machine's namespace.
@@ -33,7 +33,11 @@ pub const NFT: Program = Program { name: "nft", package: "nftables", folder: "nf
 pub const IPTABLES: Program =
     Program { name: "iptables-legacy", package: "iptables", folder: "iptables", program: "usr/sbin/iptables-legacy" };
 
-/// Some small archives.
+/// Prometheus, with promtool beside it.
+pub const PROMETHEUS: Program =
+    Program { name: "prometheus", package: "prometheus", folder: "prometheus", program: "usr/bin/prometheus" };
+
+/// Some archives, of which the largest unpacks to 90 MB.
 const UNPACK: Duration = Duration::from_secs(60);
 
 /// The packet filter of xdp-tools.

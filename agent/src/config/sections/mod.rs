@@ -9,7 +9,7 @@ mod interfaces;
 mod layers;
 mod tls;
 
-use std::{fmt::Display, ops::RangeInclusive, path::PathBuf, str::FromStr, time::Duration};
+use std::{fmt::Display, net::SocketAddr, ops::RangeInclusive, path::PathBuf, str::FromStr, time::Duration};
 
 use collector::collector;
 use grpc::grpc;
@@ -20,7 +20,7 @@ use weir_common::verdict::Verdict;
 use crate::spool::Limits;
 
 use super::{
-    Args, Config, Fault, IngressHook, Log, XdpMode,
+    Args, Config, Fault, IngressHook, Log, Metrics, XdpMode,
     reader::Reader,
     tree::{self, Node, Value},
 };
@@ -89,10 +89,7 @@ fn config(reader: &mut Sources, file: Option<&Node>, flags: &Node) -> Option<Con
     let queue_records = number(reader, &queue_section, "records", &RECORDS).unwrap_or(DEFAULT_RECORDS);
     let mebibytes = number(reader, &spool_section, "mebibytes", &MEBIBYTES).unwrap_or(DEFAULT_MEBIBYTES);
     let hours = number(reader, &spool_section, "hours", &HOURS).unwrap_or(DEFAULT_HOURS);
-    let metrics = metrics_section.read(reader, |reader, section| {
-        let remedy = "write ADDRESS:PORT, such as 127.0.0.1:9477";
-        reader.parsed(section, "listen", "is no address and port", remedy)
-    });
+    let metrics = metrics(reader, &metrics_section);
     let log = log(reader, &log_section);
     Some(Config {
         node: node?,
@@ -135,6 +132,21 @@ where
         }
         Some(value)
     })
+}
+
+fn metrics(reader: &mut Sources, section: &Layers<'_>) -> Option<Metrics> {
+    const REMEDY: &str = "write ADDRESS:PORT, such as 127.0.0.1:9477";
+    let listen: Option<SocketAddr> =
+        section.read(reader, |reader, section| reader.parsed(section, "listen", "is no address and port", REMEDY));
+    let mut wanted = |key| {
+        let chosen = section.read(reader, |reader, section| reader.choice(section, key, BOOLEANS)).unwrap_or(false);
+        if chosen && !section.has("listen") {
+            reader.file.fault("metrics.listen", section.file.get(key), "is missing", REMEDY);
+        }
+        chosen
+    };
+    let (per_policy, program_stats) = (wanted("perPolicy"), wanted("programStats"));
+    Some(Metrics { listen: listen?, per_policy, program_stats })
 }
 
 fn log(reader: &mut Sources, section: &Layers<'_>) -> Log {
