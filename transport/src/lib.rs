@@ -18,6 +18,7 @@ mod listeners;
 mod peer;
 mod tls;
 mod unix;
+mod validity;
 
 pub use config::{ClientTlsFiles, ConnectConfig, ListenConfig, SocketConfig, TcpConfig, TlsFiles};
 pub use connection::Connection;
@@ -29,3 +30,4 @@ pub use listeners::{Listeners, server};
 pub use peer::Peer;
 pub use tls::{ClientTls, ServerTls};
 pub use unix::is_allowed;
+pub use validity::{Validity, validities};

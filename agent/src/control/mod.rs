@@ -31,6 +31,7 @@ use std::{
 
 pub use change::{Action, Applied, Apply, ChangeSet, Changed, Doomed};
 pub use error::ControlError;
+pub use store::{policy_files, stored_policy};
 use pods::Pods;
 use tokio::sync::broadcast;
 use weir_common::verdict::Verdict;
