@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::{neighbours, others::Running};
 use crate::{
-    config::{Config, TlsFiles},
+    config::{Config, IngressHook, TlsFiles},
     kernel::preflight,
 };
 
@@ -61,7 +61,10 @@ fn configuration(config: &Config) -> Value {
         "xdpMode": format!("{:?}", config.xdp_mode).to_lowercase(),
         "unknownWorkloads": config.unknown.name(),
         "unselectedWorkloads": config.unselected.name(),
-        "ingressHook": format!("{:?}", config.ingress_hook),
+        "ingressHook": match config.ingress_hook {
+            IngressHook::Cgroup => "cgroup",
+            IngressHook::SkLookup => "sk_lookup",
+        },
         "stateDir": config.state_dir,
         "policyDir": config.policy_dir,
         "grpc": {"socket": {"path": config.grpc.socket, "allowedUids": config.grpc.allowed_uids}, "tcp": tcp},
