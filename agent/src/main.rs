@@ -50,7 +50,8 @@ fn main() -> ExitCode {
 
 fn examine(args: &Args, format: &str) -> ExitCode {
     let report = doctor::examine(args);
-    let shown = if format == "json" { serde_json::to_string(&report).map_err(Into::into) } else { Ok(report.to_string()) };
+    let shown =
+        if format == "json" { serde_json::to_string(&report).map_err(Into::into) } else { Ok(report.to_string()) };
     // A reader that went away has seen enough.
     let written = shown.and_then(|text| io::stdout().write_all(text.as_bytes()));
     if report.passes() && written.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }

@@ -31,8 +31,8 @@ use std::{
 
 pub use change::{Action, Applied, Apply, ChangeSet, Changed, Doomed};
 pub use error::ControlError;
-pub use store::{policy_files, stored_policy};
 use pods::Pods;
+pub use store::{policy_files, stored_policy};
 use tokio::sync::broadcast;
 use weir_common::verdict::Verdict;
 use weir_policy::{

@@ -37,7 +37,11 @@ pub(super) fn checks(config: &Config) -> Vec<Check> {
 /// `loaded`: what the agent's own way of reading them says, which also compares key and certificate.
 fn check(name: &'static str, tls: &TlsFiles, loaded: Result<(), TransportError>, now: u64) -> Check {
     if let Err(error) = loaded {
-        return Check::fail(name, weir_transport::why(&error), format!("correct the files of {name} or their permissions"));
+        return Check::fail(
+            name,
+            weir_transport::why(&error),
+            format!("correct the files of {name} or their permissions"),
+        );
     }
     let mut worst = Outcome::Ok;
     let mut found = Vec::new();

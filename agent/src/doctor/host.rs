@@ -182,6 +182,9 @@ pub(super) fn state_dir(dir: &Path) -> Check {
     let Some(there) = dir.ancestors().find(|path| path.exists()) else {
         return Check::fail(NAME, format!("{} cannot be reached", dir.display()), "give another --state-dir");
     };
+    if !there.is_dir() {
+        return Check::fail(NAME, format!("{} is no directory", there.display()), "give another --state-dir");
+    }
     let missing = if there == dir { "" } else { " (it will be made)" };
     if let Err(error) = faccessat(AT_FDCWD, there, AccessFlags::W_OK | AccessFlags::X_OK, AtFlags::AT_EACCESS) {
         let found = format!("{}: not writable: {}", there.display(), error.desc());
@@ -204,7 +207,8 @@ fn free(found: &nix::sys::statvfs::Statvfs) -> u64 {
 
 fn clock() -> Check {
     const NAME: &str = "clock";
-    const REMEDY: &str = "run chronyd, systemd-timesyncd or the like: expiry of policies and times of records follow the wall clock";
+    const REMEDY: &str =
+        "run chronyd, systemd-timesyncd or the like: expiry of policies and times of records follow the wall clock";
     let now = SystemTime::now();
     // A program is installed after it was built.
     let built = fs::metadata("/proc/self/exe").map(|file| Duration::from_secs(file.mtime().max(0).cast_unsigned()));
@@ -259,14 +263,14 @@ mod tests {
     }
 
     #[test]
-    fn a_state_directory_is_not_made_and_one_that_cannot_be_written_fails() {
+    fn a_state_directory_is_not_made_and_one_that_cannot_be_fails() {
         let dir = tempfile::tempdir().unwrap();
         let absent = dir.path().join("one/two");
         let check = state_dir(&absent);
         assert!(check.outcome == Outcome::Ok && check.found.contains("will be made"), "{check:?}");
         assert!(!absent.exists() && !dir.path().join("one").exists());
-        // Nobody writes there, not even root.
-        let check = state_dir(Path::new("/proc/self/weir"));
-        assert_eq!(check.outcome, Outcome::Fail, "{check:?}");
+        fs::write(dir.path().join("file"), "").unwrap();
+        let check = state_dir(&dir.path().join("file/weir"));
+        assert!(check.outcome == Outcome::Fail && check.found.contains("is no directory"), "{check:?}");
     }
 }

@@ -61,11 +61,9 @@ fn socket(path: &Path) -> Check {
                 Check::ok(NAME, format!("{shown} was left behind and will be replaced"))
             }
             Err(error) => Check::warn(NAME, format!("{shown} is there: {error}"), "run the doctor as the agent's user"),
-            Ok(_) => Check::fail(
-                NAME,
-                format!("somebody answers at {shown}"),
-                "stop it, or write another grpc.socket.path",
-            ),
+            Ok(_) => {
+                Check::fail(NAME, format!("somebody answers at {shown}"), "stop it, or write another grpc.socket.path")
+            }
         },
     }
 }

@@ -56,7 +56,9 @@ pub(super) fn interfaces(config: &Config, ours: &Ours) -> Check {
             }
             found.push(format!("{name} is held by {shown} (id {id}, {mode})"));
             outcome = Outcome::Fail;
-            remedy = format!("stop whoever attached it (`ip link set dev {name} xdp off`), or take {name} out of `interfaces`");
+            remedy = format!(
+                "stop whoever attached it (`ip link set dev {name} xdp off`), or take {name} out of `interfaces`"
+            );
         }
     }
     if outcome == Outcome::Warn {
@@ -95,7 +97,8 @@ fn others(root: &Path, ours: &Ours) -> io::Result<BTreeSet<String>> {
     let mut said = BTreeSet::new();
     for Found { hook, here, effective } in preflight::cgroup_programs(root)? {
         for id in effective.iter().filter(|id| !is_ours(id)) {
-            let whence = if here.contains(id) { "at the root of the managed tree" } else { "above it, so after Weir's" };
+            let whence =
+                if here.contains(id) { "at the root of the managed tree" } else { "above it, so after Weir's" };
             said.insert(format!("{} at {hook}, {whence}", shown(id)));
         }
     }

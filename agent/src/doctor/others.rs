@@ -47,7 +47,9 @@ pub(super) fn check(running: &Running, config: &Config) -> Check {
     let (state, root) = (config.state_dir.display(), config.cgroup_root.display());
     match (&running.state, &running.tree) {
         (None, None) => Check::ok(NAME, "none runs with this stateDir or cgroupRoot"),
-        (Some(pid), Some(same)) if pid == same => Check::ok(NAME, format!("process {pid} runs with this configuration")),
+        (Some(pid), Some(same)) if pid == same => {
+            Check::ok(NAME, format!("process {pid} runs with this configuration"))
+        }
         (Some(pid), _) => Check::fail(
             NAME,
             format!("another weir-agent (process {pid}) has the stateDir {state}, and manages another cgroupRoot"),

@@ -103,7 +103,9 @@ fn syn_cookies(documents: &Documents) -> Check {
         ),
         (Some(value), false) => Check::fail(
             NAME,
-            format!("limits ask for SYN protection, and net.ipv4.tcp_syncookies is {value}: the kernel gives no cookies"),
+            format!(
+                "limits ask for SYN protection, and net.ipv4.tcp_syncookies is {value}: the kernel gives no cookies"
+            ),
             set,
         ),
         (None, false) => Check::fail(

@@ -52,8 +52,11 @@ fn root(path: &Path) -> Check {
         Err(error) => {
             let mounts = host::mounts("cgroup2");
             let remedy = match mounts.first() {
-                Some(mount) => format!("cgroup2 is mounted at {mount}: make a directory below it and name it as cgroupRoot"),
-                None => "mount cgroup2 (mount -t cgroup2 none /sys/fs/cgroup), and show it to the agent's container".to_owned(),
+                Some(mount) => {
+                    format!("cgroup2 is mounted at {mount}: make a directory below it and name it as cgroupRoot")
+                }
+                None => "mount cgroup2 (mount -t cgroup2 none /sys/fs/cgroup), and show it to the agent's container"
+                    .to_owned(),
             };
             Check::fail(NAME, error.to_string(), remedy)
         }
@@ -89,7 +92,11 @@ fn in_cgroup(trial: &mut Trial, root: Option<&Path>) -> Check {
             let found = format!("no cgroup can be made below {}: {error}", root.display());
             return match error.kind() {
                 io::ErrorKind::PermissionDenied => Check::skipped(NAME, found),
-                _ => Check::warn(NAME, found, "mount the cgroup tree writable where the doctor runs; the agent itself does without"),
+                _ => Check::warn(
+                    NAME,
+                    found,
+                    "mount the cgroup tree writable where the doctor runs; the agent itself does without",
+                ),
             };
         }
     };

@@ -35,7 +35,8 @@ fn shown(line: &str) -> Option<String> {
         Some((number, rest)) if !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit()) => {
             // "12: R1=ctx() R10=fp0" is a state and no instruction, "12: (bf) r6 = r1  ; R6=ctx()" an instruction with one.
             let is_instruction = rest.trim_start().starts_with('(');
-            is_instruction.then(|| line.split_once("  ;").or_else(|| line.split_once("; R")).map_or(line, |(left, _)| left))?
+            is_instruction
+                .then(|| line.split_once("  ;").or_else(|| line.split_once("; R")).map_or(line, |(left, _)| left))?
         }
         Some(_) | None => line,
     };
@@ -56,7 +57,9 @@ mod tests {
         log.push_str("10000: (61) r2 = *(u32 *)(r6 +60)     ; R2_w=scalar(umax=255) R6_w=ctx()\n");
         log.push_str("from 9999 to 10001: R0=0 R1=ctx()\n10001: R0=0 R1=ctx() R10=fp0\n");
         log.push_str("invalid bpf_context access off=60 size=4\n");
-        log.push_str("processed 10001 insns (limit 1000000) max_states_per_insn 4\nverification time 12 usec\nstack depth 0\n");
+        log.push_str(
+            "processed 10001 insns (limit 1000000) max_states_per_insn 4\nverification time 12 usec\nstack depth 0\n",
+        );
         let shown = telling(&log);
         let lines: Vec<&str> = shown.lines().collect();
         assert_eq!(lines.len(), LINES);

@@ -20,17 +20,8 @@ const PATIENCE: Duration = Duration::from_secs(15);
 /// Lines asked of it.
 const LINES: &str = "2000";
 /// Words after which the rest of a line is not shown.
-const SECRET: [&str; 9] = [
-    "password",
-    "passwd",
-    "secret",
-    "token",
-    "authorization",
-    "bearer",
-    "credential",
-    "api_key",
-    "apikey",
-];
+const SECRET: [&str; 9] =
+    ["password", "passwd", "secret", "token", "authorization", "bearer", "credential", "api_key", "apikey"];
 const REDACTED: &str = "[redacted]";
 
 /// The end of the log.
@@ -60,7 +51,9 @@ async fn journal() -> Result<String, String> {
         Err(_) => Err(format!("journalctl did not end; {HINT}")),
         Ok(Err(error)) => Err(format!("journalctl: {error}; {HINT}")),
         Ok(Ok(output)) if !output.status.success() => Err(format!("journalctl: {}; {HINT}", output.status)),
-        Ok(Ok(output)) if output.stdout.is_empty() => Err(format!("the journal has nothing of the unit weir-agent; {HINT}")),
+        Ok(Ok(output)) if output.stdout.is_empty() => {
+            Err(format!("the journal has nothing of the unit weir-agent; {HINT}"))
+        }
         Ok(Ok(output)) => Ok(String::from_utf8_lossy(&output.stdout).into_owned()),
     }
 }

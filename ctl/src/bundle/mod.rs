@@ -100,7 +100,11 @@ pub async fn gather(of: &Host, log: Option<&Path>, connection: &Connection, now:
         "agentProgram": report.as_ref().ok().map(|report| &report.version),
         "agentRunning": running,
     });
-    parts.json("host.json", "versions, kernel, settings, mounts, limits of the agent", Ok(host::facts(versions, pid, state_dir)));
+    parts.json(
+        "host.json",
+        "versions, kernel, settings, mounts, limits of the agent",
+        Ok(host::facts(versions, pid, state_dir)),
+    );
     parts.add("agent.log", "the end of the agent's log, redacted", log::tail(log).await);
     let node = node.or_else(|| report.ok().and_then(|report| report.node)).unwrap_or_else(|| "node".to_owned());
     finish(parts, node, now)
@@ -128,7 +132,9 @@ async fn doctor(parts: &mut Parts, report: Result<&Report, &Failure>, connection
     parts.json("doctor.json", "weirctl doctor -o json", Ok(json!({"checks": checks})));
     let facts = &report.facts;
     if facts.configuration.is_null() {
-        parts.missing.push(("configuration.json", "the configuration is not usable; doctor.json says where".to_owned()));
+        parts
+            .missing
+            .push(("configuration.json", "the configuration is not usable; doctor.json says where".to_owned()));
     } else {
         parts.json("configuration.json", "the configuration in effect", Ok(&facts.configuration));
     }

@@ -61,7 +61,12 @@ fn enforcing(agent: &Agent) -> Check {
     let found = format!("generation {}", agent.generation);
     match agent.enforcing {
         true => Check::new("running-enforcing", Outcome::Ok, format!("yes, {found}"), ""),
-        false => Check::new("running-enforcing", Outcome::Fail, format!("no, {found}"), "weirctl status says what is not attached"),
+        false => Check::new(
+            "running-enforcing",
+            Outcome::Fail,
+            format!("no, {found}"),
+            "weirctl status says what is not attached",
+        ),
     }
 }
 
@@ -72,7 +77,8 @@ fn workloads(agent: &Agent) -> Check {
     if !failed.is_empty() {
         return Check::new(NAME, Outcome::Fail, format!("not attached: {}", some(&failed)), "weirctl status shows all");
     }
-    let uncovered = agent.workloads.iter().filter(|workload| workload.state == "attached" && !workload.uncovered.is_empty());
+    let uncovered =
+        agent.workloads.iter().filter(|workload| workload.state == "attached" && !workload.uncovered.is_empty());
     let uncovered: Vec<String> =
         uncovered.map(|one| format!("{} ({})", one.workload, one.uncovered.join(","))).collect();
     let count = |state| agent.workloads.iter().filter(|workload| workload.state == state).count();
@@ -102,11 +108,17 @@ fn exporter(exporter: Option<&Exporter>) -> Check {
     };
     let Exporter { collector, state, detail, records_queued, queue_capacity, records_lost, .. } = exporter;
     let detail = if detail.is_empty() { String::new() } else { format!(" ({detail})") };
-    let found =
-        format!("{collector} {state}{detail}; {records_queued} of {queue_capacity} records queued, {records_lost} lost");
+    let found = format!(
+        "{collector} {state}{detail}; {records_queued} of {queue_capacity} records queued, {records_lost} lost"
+    );
     match state == "connected" && *records_lost == 0 {
         true => Check::new(NAME, Outcome::Ok, found, ""),
-        false => Check::new(NAME, Outcome::Warn, found, "records wait for the collector; those beyond the queue are lost and counted"),
+        false => Check::new(
+            NAME,
+            Outcome::Warn,
+            found,
+            "records wait for the collector; those beyond the queue are lost and counted",
+        ),
     }
 }
 
@@ -120,7 +132,13 @@ fn collector(round: &Round) -> Vec<Check> {
         }
         (Ok(_), None) => return Vec::new(),
     };
-    let outcome = if sums.agree { Outcome::Ok } else { Outcome::Warn };
+    // Without a record there is nothing to compare.
+    let nothing = round.agent.counters.iter().all(|counter| counter.decided == 0);
+    let outcome = match (sums.agree, nothing) {
+        (true, _) => Outcome::Ok,
+        (false, true) => Outcome::Skipped,
+        (false, false) => Outcome::Warn,
+    };
     let mut checks = vec![Check::new(NAME, outcome, sums.says.clone(), "")];
     checks.extend(clock(&round.agent, collector, Timestamp::now()));
     checks

@@ -45,7 +45,8 @@ pub async fn run(arguments: &Arguments, connection: &Connection) -> Result<(), F
     // Before the work: a name that is taken is known at once.
     given.as_deref().map_or(Ok(()), archive::is_free)?;
     let bundle = gather(&arguments.host, arguments.log.as_deref(), connection, now).await;
-    let stem = format!("weir-support-{}-{}", file_name(&bundle.node), now.to_zoned(TimeZone::UTC).strftime("%Y%m%dT%H%M%SZ"));
+    let stem =
+        format!("weir-support-{}-{}", file_name(&bundle.node), now.to_zoned(TimeZone::UTC).strftime("%Y%m%dT%H%M%SZ"));
     let path = given.unwrap_or_else(|| PathBuf::from(format!("{stem}.tar.gz")));
     archive::write(&path, &stem, &bundle.members, now)?;
     for (name, why) in &bundle.missing {

@@ -20,6 +20,8 @@ mod conformance;
 mod crafted;
 mod cutting;
 mod cutting_hard;
+mod doctor;
+mod doctor_bundle;
 mod flips;
 mod flips_records;
 mod helpers;
@@ -96,6 +98,8 @@ fn main() -> anyhow::Result<()> {
         services::trials(),
         translated::trials(),
         lifecycle::trials(),
+        doctor::trials(),
+        doctor_bundle::trials(),
         interfaces::trials(),
         tls::trials(),
     ];
