@@ -32,9 +32,8 @@ impl Documents {
 
     /// How many workloads run in a cgroup of this node, as far as documents say so.
     pub(super) fn workloads(&self) -> usize {
-        let local = |resource: &&Resource| match resource.spec() {
-            Spec::Workload(workload) => workload.cgroup.is_some(),
-            _ => false,
+        let local = |resource: &&Resource| {
+            if let Spec::Workload(workload) = resource.spec() { workload.cgroup.is_some() } else { false }
         };
         self.all().filter(local).count()
     }
@@ -84,11 +83,10 @@ fn check(name: &'static str, read: &Read, nothing: &str, remedy: &str) -> Check 
 /// Whether the kernel gives SYN cookies where a limit asks for them.
 fn syn_cookies(documents: &Documents) -> Check {
     const NAME: &str = "syn-cookies";
-    let wanted = documents.all().filter_map(|resource| match resource.spec() {
-        Spec::RateLimit(limit) => Some(limit.syn_protection).filter(|wanted| *wanted != SynProtection::Off),
-        _ => None,
+    let asked = documents.all().filter_map(|resource| {
+        if let Spec::RateLimit(limit) = resource.spec() { Some(limit.syn_protection) } else { None }
     });
-    let wanted: Vec<SynProtection> = wanted.collect();
+    let wanted: Vec<SynProtection> = asked.filter(|asked| *asked != SynProtection::Off).collect();
     let set = "sysctl -w net.ipv4.tcp_syncookies=2 in the agent's network namespace";
     match (host::syn_cookies(), wanted.is_empty()) {
         (found, true) => {

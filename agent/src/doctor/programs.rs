@@ -90,14 +90,9 @@ fn in_cgroup(trial: &mut Trial, root: Option<&Path>) -> Check {
         Ok(cell) => cell,
         Err(error) => {
             let found = format!("no cgroup can be made below {}: {error}", root.display());
-            return match error.kind() {
-                io::ErrorKind::PermissionDenied => Check::skipped(NAME, found),
-                _ => Check::warn(
-                    NAME,
-                    found,
-                    "mount the cgroup tree writable where the doctor runs; the agent itself does without",
-                ),
-            };
+            let remedy = "mount the cgroup tree writable where the doctor runs; the agent itself does without";
+            let denied = error.kind() == io::ErrorKind::PermissionDenied;
+            return if denied { Check::skipped(NAME, found) } else { Check::warn(NAME, found, remedy) };
         }
     };
     match trial.in_cgroup(&cell).as_slice() {

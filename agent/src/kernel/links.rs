@@ -55,20 +55,20 @@ pub(super) fn raise(index: u32) -> io::Result<()> {
     let mut link = LinkMessage::default();
     link.header.index = index;
     (link.header.flags, link.header.change_mask) = (LinkFlags::Up, LinkFlags::Up);
-    match talk(RouteNetlinkMessage::SetLink(link), NLM_F_REQUEST | NLM_F_ACK)? {
-        NetlinkPayload::Error(error) if error.code.is_some() => Err(error.to_io()),
-        _ => Ok(()),
-    }
+    let answer = talk(RouteNetlinkMessage::SetLink(link), NLM_F_REQUEST | NLM_F_ACK)?;
+    // An acknowledgement is an error of code 0.
+    let NetlinkPayload::Error(error) = answer else { return Ok(()) };
+    if error.code.is_some() { Err(error.to_io()) } else { Ok(()) }
 }
 
 /// What the kernel says of an interface; one that is gone is `None`.
 fn ask(index: u32) -> io::Result<Option<LinkMessage>> {
     let mut link = LinkMessage::default();
     link.header.index = index;
-    match talk(RouteNetlinkMessage::GetLink(link), NLM_F_REQUEST)? {
-        NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewLink(link)) => Ok(Some(link)),
-        _ => Ok(None),
-    }
+    let answer = talk(RouteNetlinkMessage::GetLink(link), NLM_F_REQUEST)?;
+    // An error, or an interface that is gone, has nothing to say.
+    let NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewLink(link)) = answer else { return Ok(None) };
+    Ok(Some(link))
 }
 
 fn talk(question: RouteNetlinkMessage, flags: u16) -> io::Result<NetlinkPayload<RouteNetlinkMessage>> {

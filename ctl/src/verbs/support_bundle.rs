@@ -3,6 +3,7 @@
 //! May touch: this host, the agent and the collector, reading; one new file.
 //! Never: overwrites a file; fails because a part cannot be had: the manifest names it.
 
+use std::io::Write;
 use std::path::PathBuf;
 
 use clap::Args;
@@ -13,7 +14,7 @@ use crate::bundle::{archive, gather};
 use crate::cli::Connection;
 use crate::doctor::Host;
 use crate::failure::Failure;
-use crate::render::output::remark;
+use crate::render::output::{self, remark};
 
 const EXAMPLES: &str = "Examples:
   weirctl support-bundle                          # weir-support-NODE-TIME.tar.gz in this directory
@@ -52,8 +53,9 @@ pub async fn run(arguments: &Arguments, connection: &Connection) -> Result<(), F
     for (name, why) in &bundle.missing {
         remark(&format!("not in it: {name}: {why}"));
     }
-    println!("{}", path.display());
-    Ok(())
+    let mut out = output::open();
+    writeln!(out, "{}", path.display())?;
+    Ok(out.flush()?)
 }
 
 /// A node's name as part of a file's.
