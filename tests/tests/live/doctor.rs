@@ -114,24 +114,43 @@ fn examine(world: &World, config: &Path, wrapper: &[&str]) -> Result<Report> {
     Ok(report)
 }
 
-/// The ids of every program and link in the kernel.
-fn in_kernel() -> Result<[BTreeSet<u32>; 2]> {
+/// Ids of programs and of links.
+type Ids = [BTreeSet<u32>; 2];
+
+/// Every program and link in the kernel.
+fn in_kernel() -> Ids {
     // One that goes while it is asked about is gone.
     let programs = loaded_programs().filter_map(Result::ok).map(|program| program.id()).collect();
     let links = loaded_links().filter_map(Result::ok).map(|link| link.id()).collect();
-    Ok([programs, links])
+    [programs, links]
 }
 
-/// The kernel frees what a process has held some time after its end.
-fn same_as(before: &[BTreeSet<u32>; 2]) -> Result<()> {
+/// Those that a process holds open, by its own folder of `/proc`.
+fn held_by(process: &Path, held: &mut Ids) {
+    let all = fs::read_dir(process.join("fdinfo")).into_iter().flatten().flatten();
+    for text in all.filter_map(|entry| fs::read_to_string(entry.path()).ok()) {
+        for (ids, word) in held.iter_mut().zip(["prog_id:", "link_id:"]) {
+            ids.extend(text.lines().filter_map(|line| line.strip_prefix(word)?.trim().parse::<u32>().ok()));
+        }
+    }
+}
+
+/// Nothing new is in the kernel that no process holds: the doctor has ended, so what it left would be such. Others on this machine
+/// may load and attach at the same time. The kernel frees what a process has held some time after its end.
+fn nothing_is_left(before: &Ids) -> Result<()> {
     let deadline = Instant::now() + SOON;
     loop {
-        let now = in_kernel()?;
-        if now == *before {
+        let mut others = Ids::default();
+        // First what there is, then whose it is: what came in between is not asked about.
+        let now = in_kernel();
+        fs::read_dir("/proc")?.flatten().for_each(|process| held_by(&process.path(), &mut others));
+        let left = |kind: usize| now[kind].iter().filter(move |id| !before[kind].contains(id)).copied();
+        let left = [0, 1].map(|kind| left(kind).filter(|id| !others[kind].contains(id)).collect::<BTreeSet<u32>>());
+        if left == Ids::default() {
             return Ok(());
         }
         if Instant::now() > deadline {
-            bail!("programs and links before: {before:?}, and now: {now:?}");
+            bail!("programs and links that nobody holds: {left:?}");
         }
         std::thread::sleep(Duration::from_millis(20));
     }
@@ -149,11 +168,18 @@ fn running(harness: &mut Harness) -> Result<()> {
     // The collector knows an agent by its records.
     let attempt = harness.world().attempt(Web, "tcp-connect --to 10.77.0.20:80")?;
     ensure!(attempt.result != "EPERM", "{attempt:?}");
-    let (before, generation) = (in_kernel()?, harness.status()?.agent.generation);
+    let pid = harness.agent_pid().context("no agent")?.to_string();
+    let of_agent = || {
+        let mut held = Ids::default();
+        held_by(&Path::new("/proc").join(&pid), &mut held);
+        held
+    };
+    let agents = of_agent();
+    ensure!(agents.iter().all(|ids| ids.len() > 20), "{agents:?}");
+    let (before, generation) = (in_kernel(), harness.status()?.agent.generation);
     let world = harness.world();
     let report = examine(world, &world.folder().join("agent.yaml"), &[])?;
     ensure!(report.passes, "{report:?}");
-    let pid = harness.agent_pid().context("no agent")?.to_string();
     report.says("agent", "ok", &[&format!("process {pid} runs with this configuration")])?;
     report.says("metrics.listen", "skipped", &[&pid])?;
     report.says("programs", "ok", &["all 25 load"])?;
@@ -166,7 +192,9 @@ fn running(harness: &mut Harness) -> Result<()> {
     for name in ["running", "running-interfaces", "running-exporter", "running-counters", "running-collector"] {
         report.says(name, "ok", &[])?;
     }
-    same_as(&before)?;
+    nothing_is_left(&before)?;
+    let now = in_kernel();
+    ensure!(agents == of_agent() && (0..2).all(|kind| agents[kind].is_subset(&now[kind])), "the agent's own are gone");
     let status = harness.status()?;
     ensure!(status.agent.generation == generation && status.agent.enforcing, "the agent was disturbed: {status:?}");
     Ok(())
@@ -175,7 +203,7 @@ fn running(harness: &mut Harness) -> Result<()> {
 fn good() -> Result<()> {
     let world = World::new("doctor-good")?;
     let file = config(&world, |_| {})?;
-    let (before, cgroups) = (in_kernel()?, entries(&world.managed())?);
+    let (before, cgroups) = (in_kernel(), entries(&world.managed())?);
     let report = examine(&world, &file, &[])?;
     // Whether the clock of the machine that tests is kept right, and its JIT is hardened, is not ours to say.
     let odd = report.checks.iter().filter(|check| check.outcome != "ok" && !["clock", "jit"].contains(&&*check.name));
@@ -184,7 +212,7 @@ fn good() -> Result<()> {
     for name in ["programs", "hooks-cgroup", "hooks-sk-lookup", "hooks-tcx", "hooks-xdp", "sock-destroy"] {
         report.says(name, "ok", &[])?;
     }
-    same_as(&before)?;
+    nothing_is_left(&before)?;
     ensure!(entries(&world.managed())? == cgroups, "a cgroup was left");
     ensure!(!world.folder().join("state").exists(), "the state directory was made");
     Ok(())
@@ -293,13 +321,13 @@ fn unprivileged() -> Result<()> {
     report.says("state-dir", "fail", &["not writable"])?;
     report.says("hooks-cgroup", "skipped", &[])?;
 
-    let before = in_kernel()?;
+    let before = in_kernel();
     let report = examine(&world, &file, &WITHOUT_PERFMON)?;
     report.says("privileges", "fail", &["CAP_PERFMON missing"])?;
     let programs = report.check("programs")?;
     report.says("programs", "fail", &["the kernel refused program `", "and 22 more"])?;
     ensure!(programs.found.lines().count() < 35, "a telling line or two: {programs:?}");
-    same_as(&before)
+    nothing_is_left(&before)
 }
 
 /// By taking a privilege away, so that it is the verifier of this kernel that refuses.
@@ -310,7 +338,7 @@ fn refused() -> Result<()> {
         (WITHOUT_PERFMON, &["the kernel refused program `ingress`", "weir_merged"][..]),
         (WITHOUT_BPF, &["failed to create map", "Operation not permitted"]),
     ] {
-        let before = in_kernel()?;
+        let before = in_kernel();
         let mut command = world.probe(Node);
         command.args(["exec", "--"]).args(wrapper).arg(program("weir-agent")).arg("--config").arg(&file);
         let mut agent = world.start("refused-agent", command)?;
@@ -320,7 +348,7 @@ fn refused() -> Result<()> {
         ensure!(words.iter().all(|word| log.contains(word)), "{words:?} not in\n{log}");
         ensure!(log.lines().count() < 20, "the whole log of the verifier:\n{log}");
         ensure!(!log.contains("enforcing"), "{log}");
-        same_as(&before)?;
+        nothing_is_left(&before)?;
         ensure!(!world.folder().join("agent.sock").exists(), "it listened");
         for who in ["v-web", "v-api"] {
             ensure!(links::xdp(&world.netns(Node), who)?.is_none(), "{who} has a program");
