@@ -100,6 +100,15 @@ fn config(world: &World, edit: impl FnOnce(&mut Value)) -> Result<PathBuf> {
     Ok(world.write("doctor.yaml", &file.to_string())?)
 }
 
+/// An edit that sets one key.
+fn set(key: &'static str, value: Value) -> impl Fn(&mut Value) {
+    move |file| {
+        if let Some(keys) = file.as_object_mut() {
+            keys.insert(key.to_owned(), value.clone());
+        }
+    }
+}
+
 /// `weirctl doctor` on the node, started by `wrapper`.
 fn examine(world: &World, config: &Path, wrapper: &[&str]) -> Result<Report> {
     let mut command = world.probe(Node);
@@ -114,25 +123,26 @@ fn examine(world: &World, config: &Path, wrapper: &[&str]) -> Result<Report> {
     Ok(report)
 }
 
-/// Ids of programs and of links.
-type Ids = [BTreeSet<u32>; 2];
+/// Programs and links, by the word that `/proc` has for the kind, and id.
+type Ids = BTreeSet<(&'static str, u32)>;
+
+const PROGRAM: &str = "prog_id:";
+const LINK: &str = "link_id:";
 
 /// Every program and link in the kernel.
 fn in_kernel() -> Ids {
     // One that goes while it is asked about is gone.
-    let programs = loaded_programs().filter_map(Result::ok).map(|program| program.id()).collect();
-    let links = loaded_links().filter_map(Result::ok).map(|link| link.id()).collect();
-    [programs, links]
+    let programs = loaded_programs().filter_map(Result::ok).map(|program| (PROGRAM, program.id()));
+    let links = loaded_links().filter_map(Result::ok).map(|link| (LINK, link.id()));
+    programs.chain(links).collect()
 }
 
 /// Those that a process holds open, by its own folder of `/proc`.
-fn held_by(process: &Path, held: &mut Ids) {
-    let all = fs::read_dir(process.join("fdinfo")).into_iter().flatten().flatten();
-    for text in all.filter_map(|entry| fs::read_to_string(entry.path()).ok()) {
-        for (ids, word) in held.iter_mut().zip(["prog_id:", "link_id:"]) {
-            ids.extend(text.lines().filter_map(|line| line.strip_prefix(word)?.trim().parse::<u32>().ok()));
-        }
-    }
+fn held_by(process: &Path) -> Ids {
+    let files = fs::read_dir(process.join("fdinfo")).into_iter().flatten().flatten();
+    let texts = files.filter_map(|entry| fs::read_to_string(entry.path()).ok()).collect::<String>();
+    let id = |line: &str, word: &'static str| Some((word, line.strip_prefix(word)?.trim().parse().ok()?));
+    texts.lines().filter_map(|line| id(line, PROGRAM).or_else(|| id(line, LINK))).collect()
 }
 
 /// Nothing new is in the kernel that no process holds: the doctor has ended, so what it left would be such. Others on this machine
@@ -140,13 +150,10 @@ fn held_by(process: &Path, held: &mut Ids) {
 fn nothing_is_left(before: &Ids) -> Result<()> {
     let deadline = Instant::now() + SOON;
     loop {
-        let mut others = Ids::default();
         // First what there is, then whose it is: what came in between is not asked about.
-        let now = in_kernel();
-        fs::read_dir("/proc")?.flatten().for_each(|process| held_by(&process.path(), &mut others));
-        let left = |kind: usize| now[kind].iter().filter(move |id| !before[kind].contains(id)).copied();
-        let left = [0, 1].map(|kind| left(kind).filter(|id| !others[kind].contains(id)).collect::<BTreeSet<u32>>());
-        if left == Ids::default() {
+        let mut left: Ids = in_kernel().difference(before).copied().collect();
+        fs::read_dir("/proc")?.flatten().for_each(|process| left = &left - &held_by(&process.path()));
+        if left.is_empty() {
             return Ok(());
         }
         if Instant::now() > deadline {
@@ -169,13 +176,9 @@ fn running(harness: &mut Harness) -> Result<()> {
     let attempt = harness.world().attempt(Web, "tcp-connect --to 10.77.0.20:80")?;
     ensure!(attempt.result != "EPERM", "{attempt:?}");
     let pid = harness.agent_pid().context("no agent")?.to_string();
-    let of_agent = || {
-        let mut held = Ids::default();
-        held_by(&Path::new("/proc").join(&pid), &mut held);
-        held
-    };
-    let agents = of_agent();
-    ensure!(agents.iter().all(|ids| ids.len() > 20), "{agents:?}");
+    let process = Path::new("/proc").join(&pid);
+    let agents = held_by(&process);
+    ensure!(agents.len() > 40, "{agents:?}");
     let (before, generation) = (in_kernel(), harness.status()?.agent.generation);
     let world = harness.world();
     let report = examine(world, &world.folder().join("agent.yaml"), &[])?;
@@ -193,8 +196,7 @@ fn running(harness: &mut Harness) -> Result<()> {
         report.says(name, "ok", &[])?;
     }
     nothing_is_left(&before)?;
-    let now = in_kernel();
-    ensure!(agents == of_agent() && (0..2).all(|kind| agents[kind].is_subset(&now[kind])), "the agent's own are gone");
+    ensure!(agents == held_by(&process) && agents.is_subset(&in_kernel()), "the agent's own are gone");
     let status = harness.status()?;
     ensure!(status.agent.generation == generation && status.agent.enforcing, "the agent was disturbed: {status:?}");
     Ok(())
@@ -226,7 +228,6 @@ fn places() -> Result<()> {
         ensure!(report.failed() == BTreeSet::from([name]), "{name}: {:?}", report.failed());
         report.says(name, "fail", words)
     };
-    let set = |key: &'static str, value: Value| move |file: &mut Value| file[key] = value.clone();
     let nowhere = world.managed().join("nowhere");
     fails("cgroup-root", &["nowhere", "create the directory"], &set("cgroupRoot", json!(nowhere)))?;
     fails("cgroup-root", &["not on a cgroup2"], &set("cgroupRoot", json!("/tmp")))?;
@@ -288,7 +289,8 @@ fn certificates() -> Result<()> {
     };
     let report = |party: &Party| {
         let tls = json!({"certificate": party.certificate, "key": party.key, "clientCa": ours.file});
-        let file = config(&world, |file| file["grpc"]["tcp"] = json!({"listen": "10.77.0.1:7443", "tls": tls}))?;
+        let grpc = json!({"socket": {"path": world.folder().join("agent.sock")}, "tcp": {"listen": "10.77.0.1:7443", "tls": tls}});
+        let file = config(&world, set("grpc", grpc))?;
         examine(&world, &file, &[])
     };
     let (good, other) = (row("good", &ours, None)?, row("other", &ours, None)?);
