@@ -3,12 +3,15 @@
 //! May touch: the command line, standard output and error, the exit code.
 //! Never: does more than parse, run and report.
 
-use std::process::ExitCode;
+use std::{
+    io::{self, Write as _},
+    process::ExitCode,
+};
 
 use clap::Parser;
 use weir_agent::{
     config::{self, Args, Config, Fault},
-    logs, runtime,
+    doctor, logs, runtime,
 };
 
 /// Exit code for a configuration that is not usable.
@@ -19,6 +22,9 @@ fn main() -> ExitCode {
     if args.print_sample_config {
         print!("{}", config::sample());
         return ExitCode::SUCCESS;
+    }
+    if let Some(format) = &args.doctor {
+        return examine(&args, format);
     }
     let config = match configuration(&args) {
         Ok(config) => config,
@@ -40,6 +46,15 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+fn examine(args: &Args, format: &str) -> ExitCode {
+    let report = doctor::examine(args);
+    let shown =
+        if format == "json" { serde_json::to_string(&report).map_err(Into::into) } else { Ok(report.to_string()) };
+    // A reader that went away has seen enough.
+    let written = shown.and_then(|text| io::stdout().write_all(text.as_bytes()));
+    if report.passes() && written.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 fn configuration(args: &Args) -> Result<Config, Vec<Fault>> {

@@ -253,7 +253,7 @@ mod tests {
             let boot = nodes.boot("n", boot_id);
             boot.streams += 1;
             boot.add(&Tally::Loss { cause: "queue_full".to_owned(), what: None, count: 2 });
-            let _ = (boot.order(1), boot.order(1), boot.order(3));
+            let _ = (boot.order(1, 0), boot.order(1, 0), boot.order(3, 0));
         }
         let totals: Vec<(&str, Totals)> = nodes.totals().collect();
         let losses = BTreeMap::from([("queue_full".to_owned(), 12)]);

@@ -13,7 +13,7 @@ use crate::verbs::Verb;
 /// Shown at the end of `weirctl --help`.
 const AFTER: &str = "Exit codes:
   0  done (explain, policy eval: allowed; policy diff: nothing changes)
-  1  refused: the documents are invalid, the resource does not exist, a policy test failed, ...
+  1  refused: the documents are invalid, the resource does not exist, a policy test failed, the doctor found a fault, ...
   2  usage: the command line makes no sense, or a file cannot be read
   3  the agent or the collector cannot be reached
   4  explain, policy eval: denied

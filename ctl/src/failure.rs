@@ -14,7 +14,7 @@ pub enum Outcome {
     Done,
     /// Explain, policy eval: denied.
     Denied,
-    /// The output names what is wrong: policy check found faults, a policy test failed.
+    /// The output names what is wrong: policy check found faults, a policy test failed, the doctor found what prevents enforcement.
     Faulty,
     /// Policy diff: something changes.
     Changed,

@@ -6,8 +6,10 @@
 #![forbid(unsafe_code)]
 
 mod agreement;
+mod bundle;
 mod cli;
 mod connection;
+mod doctor;
 mod failure;
 mod files;
 mod offline;

@@ -18,6 +18,7 @@ mod listeners;
 mod peer;
 mod tls;
 mod unix;
+mod validity;
 
 pub use config::{
     ClientTlsFiles, ConnectConfig, ForeignTlsFiles, ListenConfig, Security, SocketConfig, TcpConfig, TlsFiles,
@@ -31,3 +32,4 @@ pub use listeners::{Listeners, server};
 pub use peer::Peer;
 pub use tls::{ClientTls, ServerTls};
 pub use unix::is_allowed;
+pub use validity::{Validity, validities};

@@ -33,6 +33,7 @@ use std::{
 pub use change::{Action, Applied, Apply, ChangeSet, Changed, Doomed};
 pub use error::ControlError;
 use pods::Pods;
+pub use store::{policy_files, stored_policy};
 use timing::Timing;
 use tokio::sync::broadcast;
 use weir_common::verdict::Verdict;

@@ -1,5 +1,5 @@
 //! Lives: weir-agent, control.
-//! Called by: `apply`, after a change is in force; `runtime`, at start.
+//! Called by: `apply`, after a change is in force; `runtime`, at start; `doctor`, which reads what there is.
 //! May touch: `policy.yaml` in the state directory; the policy directory, read only.
 //! Never: leaves a half-written file: it is written beside, flushed to disk, and renamed.
 
@@ -25,8 +25,8 @@ impl<D: Datapath> Control<D> {
     /// It is faulty, or the kernel refused it.
     pub fn restore(&mut self) -> Result<bool, ControlError> {
         let path = self.settings.state_dir.join(FILE);
-        let Some(text) = read(&path)? else { return Ok(false) };
-        let sources = vec![(path.display().to_string(), text)];
+        let Some(source) = stored_policy(&self.settings.state_dir)? else { return Ok(false) };
+        let sources = vec![source];
         let applied = self.apply(&Apply { sources, ..Apply::default() })?;
         if !applied.faults.is_empty() {
             return Err(ControlError::Stored { path, faults: applied.faults });
@@ -42,7 +42,7 @@ impl<D: Datapath> Control<D> {
     /// # Errors
     /// A file cannot be read, the kernel refused, or the files are faulty and nothing else is in force.
     pub fn apply_dir(&mut self, dir: &Path, restored: bool) -> Result<(), ControlError> {
-        let applied = self.apply(&Apply { sources: files(dir)?, ..Apply::default() })?;
+        let applied = self.apply(&Apply { sources: policy_files(dir)?, ..Apply::default() })?;
         if applied.faults.is_empty() {
             tracing::info!(
                 generation = applied.generation,
@@ -86,6 +86,15 @@ impl<D: Datapath> Control<D> {
     }
 }
 
+/// The file of the last good policy and its text; `None` if there is none.
+///
+/// # Errors
+/// It cannot be read.
+pub fn stored_policy(state_dir: &Path) -> Result<Option<(String, String)>, ControlError> {
+    let path = state_dir.join(FILE);
+    Ok(read(&path)?.map(|text| (path.display().to_string(), text)))
+}
+
 /// Number of the generation in the file; 0 if there is no file.
 pub(super) fn last_generation(state_dir: &Path) -> Result<u64, ControlError> {
     let text = read(&state_dir.join(FILE))?;
@@ -127,7 +136,10 @@ fn write(path: &Path, text: &str) -> io::Result<()> {
 }
 
 /// The policy files of a directory, in order of their names.
-fn files(dir: &Path) -> Result<Vec<(String, String)>, ControlError> {
+///
+/// # Errors
+/// The directory or one of them cannot be read.
+pub fn policy_files(dir: &Path) -> Result<Vec<(String, String)>, ControlError> {
     let unreadable = |path: &Path, source| ControlError::Read { path: path.to_owned(), source };
     let entries = fs::read_dir(dir).map_err(|source| unreadable(dir, source))?;
     let mut paths: Vec<PathBuf> = entries

@@ -53,7 +53,7 @@ impl Runner {
     /// When the kernel refuses to run it.
     pub fn run(&self, frame: &[u8]) -> Result<u32, KernelError> {
         let run = self.0.test_run(TestRunOptions { data_in: Some(frame), ..TestRunOptions::default() });
-        let refused = |source| KernelError::Program { program: attach::XDP, source, verifier: String::new() };
+        let refused = |cause| KernelError::Program { program: attach::XDP, cause, verifier: String::new() };
         run.map(|result| result.return_value).map_err(refused)
     }
 }
@@ -164,7 +164,7 @@ impl Kernel {
             Program::SchedClassifier(program) => program.test_run(options),
             _ => Err(ProgramError::UnexpectedProgramType),
         };
-        let refused = |source| KernelError::Program { program: name, source, verifier: String::new() };
+        let refused = |cause| KernelError::Program { program: name, cause, verifier: String::new() };
         run.map(|result| (result.return_value, result.data_size_out as usize)).map_err(refused)
     }
 
@@ -174,7 +174,7 @@ impl Kernel {
     /// When the kernel does not tell of the program.
     pub fn runner(&self) -> Result<Runner, KernelError> {
         let program = self.ebpf.program(attach::XDP).ok_or(KernelError::NoProgram(attach::XDP))?;
-        let refused = |source| KernelError::Program { program: attach::XDP, source, verifier: String::new() };
+        let refused = |cause| KernelError::Program { program: attach::XDP, cause, verifier: String::new() };
         let info = program.info().map_err(refused)?;
         let program = Xdp::from_program_info(info, attach::XDP.into(), XdpAttachType::Interface);
         program.map(Runner).map_err(refused)
@@ -199,7 +199,7 @@ impl Kernel {
     pub fn sizes(&self) -> Result<Vec<ProgramSize>, KernelError> {
         let size = |name| {
             let program = self.ebpf.program(name).ok_or(KernelError::NoProgram(name))?;
-            let refused = |source| KernelError::Program { program: name, source, verifier: String::new() };
+            let refused = |cause| KernelError::Program { program: name, cause, verifier: String::new() };
             let info = program.info().map_err(refused)?;
             Ok(ProgramSize {
                 name,

@@ -22,13 +22,13 @@ pub enum KernelError {
     #[error("the object has no map `{0}`: agent and kernel programs are of different builds")]
     NoMap(&'static str),
     /// The verifier refused a program.
-    #[error("the kernel refused program `{program}`: {}\n{verifier}", causes(source))]
+    #[error("the kernel refused program `{program}`: {}{}", word(cause), below(verifier))]
     Program {
         /// Its name.
         program: &'static str,
-        /// The system's word for it.
-        source: ProgramError,
-        /// The verifier's last lines.
+        /// The system's word for it. Not a `source`: its own words repeat the whole log, which may be megabytes.
+        cause: ProgramError,
+        /// The verifier's telling lines.
         verifier: String,
     },
     /// Attaching failed.
@@ -110,6 +110,20 @@ pub(super) fn causes(error: &dyn Error) -> String {
         next = cause.source();
     }
     text
+}
+
+/// The same without the verifier's log.
+#[expect(clippy::wildcard_enum_match_arm, reason = "only one variant carries a verifier log")]
+fn word(error: &ProgramError) -> String {
+    match error {
+        ProgramError::LoadError { io_error, .. } => io_error.to_string(),
+        other => causes(other),
+    }
+}
+
+/// Lines of their own below a message, if there are any.
+fn below(lines: &str) -> String {
+    if lines.is_empty() { String::new() } else { format!("\n{lines}") }
 }
 
 /// Whether the system's word says that somebody else is in the place.

@@ -14,7 +14,7 @@ use nix::time::{ClockId, clock_getres};
 use tokio::task::JoinHandle;
 use weir_common::places::TaskPlaces;
 
-use super::{attach, error::KernelError, places};
+use super::{attach, error::KernelError, places, verifier};
 
 /// The object file that `build.rs` made, aligned as an ELF parser wants it.
 pub(super) static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/weir.bpf.o"));
@@ -22,8 +22,6 @@ pub(super) static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_
 /// The one that is only measured. Who does not ask for it does not have it: the linker leaves it out of the agent.
 pub(super) static BENCH_SETS: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/bench_sets.bpf.o"));
 
-/// Verifier lines shown with an error; the rest is at DEBUG.
-const VERIFIER_LINES: usize = 15;
 /// How often the programs' log lines are looked for: they are rare, and none is urgent.
 const LOG_INTERVAL: Duration = Duration::from_millis(250);
 
@@ -48,6 +46,13 @@ pub(super) fn load() -> Result<Ebpf, KernelError> {
 
 /// The same, the programs reading the calling task in this way.
 pub(super) fn load_with(places: TaskPlaces) -> Result<Ebpf, KernelError> {
+    let mut ebpf = open(places)?;
+    attach::programs().try_for_each(|name| load_program(&mut ebpf, name))?;
+    Ok(ebpf)
+}
+
+/// Creates the maps; loads no program yet.
+pub(super) fn open(places: TaskPlaces) -> Result<Ebpf, KernelError> {
     let places: [u64; TaskPlaces::WORDS] = zerocopy::transmute!(places);
     let (secret_0, secret_1) = (random_word(), random_word());
     let tick = tick_ns();
@@ -60,12 +65,13 @@ pub(super) fn load_with(places: TaskPlaces) -> Result<Ebpf, KernelError> {
     let first_jiffy = first_jiffy(tick);
     set(&mut loader, "FIRST_JIFFY", &first_jiffy);
     set(&mut loader, "TASK_PLACES", &places);
-    let mut ebpf = loader.load(OBJECT)?;
-    for name in attach::programs() {
-        let program = ebpf.program_mut(name).ok_or(KernelError::NoProgram(name))?;
-        load_one(program).map_err(|source| refused(name, source))?;
-    }
-    Ok(ebpf)
+    Ok(loader.load(OBJECT)?)
+}
+
+/// Loads one program, which the kernel verifies.
+pub(super) fn load_program(ebpf: &mut Ebpf, name: &'static str) -> Result<(), KernelError> {
+    let program = ebpf.program_mut(name).ok_or(KernelError::NoProgram(name))?;
+    load_one(program).map_err(|cause| refused(name, cause))
 }
 
 fn set<'a, T: Pod>(loader: &mut EbpfLoader<'a>, name: &'a str, value: &'a T) {
@@ -90,15 +96,13 @@ fn load_one(program: &mut Program) -> Result<(), ProgramError> {
 }
 
 #[expect(clippy::wildcard_enum_match_arm, reason = "only one variant carries a verifier log")]
-fn refused(program: &'static str, source: ProgramError) -> KernelError {
-    let log = match &source {
+fn refused(program: &'static str, cause: ProgramError) -> KernelError {
+    let log = match &cause {
         ProgramError::LoadError { verifier_log, .. } => verifier_log.to_string(),
         _ => String::new(),
     };
     tracing::debug!(program, log, "verifier log");
-    let lines: Vec<&str> = log.lines().collect();
-    let verifier = lines.get(lines.len().saturating_sub(VERIFIER_LINES)..).unwrap_or_default().join("\n");
-    KernelError::Program { program, source, verifier }
+    KernelError::Program { program, cause, verifier: verifier::telling(&log) }
 }
 
 /// A word the kernel's random generator made; `RandomState` draws its keys from there.

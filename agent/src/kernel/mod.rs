@@ -21,6 +21,7 @@ mod mapped;
 pub mod namespaces;
 mod own;
 mod places;
+pub mod preflight;
 mod sets;
 mod shields;
 mod slot;
@@ -28,6 +29,7 @@ pub mod sockets;
 pub mod threads;
 pub mod unowned;
 mod usage;
+mod verifier;
 mod wires;
 
 use std::sync::Arc;
@@ -124,7 +126,7 @@ impl Kernel {
     /// Loads every program into the kernel, which verifies them. Attaches nothing.
     ///
     /// # Errors
-    /// Names the program and shows the verifier's last lines, or says which privilege or kernel feature is missing.
+    /// Names the program and shows the verifier's telling lines, or says which privilege or kernel feature is missing.
     pub fn load(options: Options) -> Result<(Self, Events), KernelError> {
         cgroups::check_root(&options.cgroup_root)?;
         let mut ebpf = load::load()?;

@@ -82,6 +82,11 @@ impl Namespace {
         Ok(Self { id, own, file })
     }
 
+    /// That of the calling thread, which is inside already.
+    pub(super) fn of_this_thread() -> io::Result<Self> {
+        Self::open(Path::new("/proc/thread-self/ns/net"), true)
+    }
+
     /// The namespace's file.
     #[must_use]
     pub const fn file(&self) -> &File {

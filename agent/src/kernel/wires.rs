@@ -145,7 +145,8 @@ fn add(detail: &mut String, more: String) {
     detail.push_str(&more);
 }
 
-fn link(
+/// Links one of the two programs to an interface of the calling thread's network namespace.
+pub(super) fn link(
     ebpf: &mut Ebpf,
     program: &'static str,
     name: &str,

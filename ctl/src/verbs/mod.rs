@@ -6,6 +6,7 @@
 mod apply;
 mod completion;
 mod delete;
+mod doctor;
 mod explain;
 mod get;
 mod limits;
@@ -13,7 +14,8 @@ mod observe;
 mod reconcile;
 mod resource;
 mod set;
-mod status;
+pub mod status;
+mod support_bundle;
 mod top;
 mod version;
 mod watch;
@@ -37,6 +39,10 @@ pub enum Verb {
     Delete(delete::Arguments),
     /// Show what the agent enforces, what it counted, and whether the collector has the same numbers.
     Status(status::Arguments),
+    /// Say whether this host is fit for an agent, and what keeps one from starting or enforcing.
+    Doctor(doctor::Arguments),
+    /// Collect what somebody needs to help, without secrets, in one file.
+    SupportBundle(support_bundle::Arguments),
     /// Show rate limits, what they let through and held back, and how full their table is.
     Limits(limits::Arguments),
     /// Show the heaviest and the most limited clients of services, live.
@@ -67,6 +73,8 @@ pub async fn run(cli: Cli) -> Result<Outcome, Failure> {
         Verb::Get(arguments) => get::run(&arguments, &connection).await?,
         Verb::Delete(arguments) => delete::run(&arguments, &connection).await?,
         Verb::Status(arguments) => status::run(&arguments, &connection).await?,
+        Verb::Doctor(arguments) => return doctor::run(&arguments, &connection).await,
+        Verb::SupportBundle(arguments) => support_bundle::run(&arguments, &connection).await?,
         Verb::Limits(arguments) => limits::run(&arguments, &connection).await?,
         Verb::Top(arguments) => top::run(arguments, &connection).await?,
         Verb::Observe(arguments) => observe::run(arguments, &connection).await?,

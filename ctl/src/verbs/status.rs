@@ -44,22 +44,16 @@ pub struct Arguments {
 }
 
 /// What was learned in one round.
-struct Round {
-    agent: Agent,
-    counters: Agreement,
-    collector: Result<Collector, Failure>,
-    sums: Option<Agreement>,
+pub struct Round {
+    pub agent: Agent,
+    pub counters: Agreement,
+    pub collector: Result<Collector, Failure>,
+    pub sums: Option<Agreement>,
 }
 
 /// Runs it.
 pub async fn run(arguments: &Arguments, connection: &Connection) -> Result<(), Failure> {
-    let patience = Duration::from_secs(arguments.wait.unwrap_or(0));
-    let begin = Instant::now();
-    let mut round = ask(connection).await?;
-    while !round.agrees() && begin.elapsed() < patience {
-        sleep(AGAIN).await;
-        round = ask(connection).await?;
-    }
+    let round = ask(connection, Duration::from_secs(arguments.wait.unwrap_or(0))).await?;
     round.show(arguments.output)?;
     match arguments.wait {
         Some(seconds) if !round.agrees() => {
@@ -69,7 +63,19 @@ pub async fn run(arguments: &Arguments, connection: &Connection) -> Result<(), F
     }
 }
 
-async fn ask(connection: &Connection) -> Result<Round, Failure> {
+/// Asks agent and collector, again until their numbers agree or `patience` ends.
+pub async fn ask(connection: &Connection, patience: Duration) -> Result<Round, Failure> {
+    let begin = Instant::now();
+    loop {
+        let round = once(connection).await?;
+        if round.agrees() || begin.elapsed() >= patience {
+            return Ok(round);
+        }
+        sleep(AGAIN).await;
+    }
+}
+
+async fn once(connection: &Connection) -> Result<Round, Failure> {
     let agent = connection.agent()?.status().await?;
     // Asked second, so that what the agent has counted had time to arrive.
     let collector = match connection.collector() {
@@ -107,7 +113,8 @@ impl Round {
         Ok(())
     }
 
-    fn json(&self) -> Json<'_> {
+    /// As `-o json` shows it.
+    pub fn json(&self) -> impl Serialize + '_ {
         Json {
             agent: &self.agent,
             counters_agree: &self.counters,

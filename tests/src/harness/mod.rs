@@ -77,6 +77,14 @@ impl Harness {
     /// When it does not get there.
     pub fn start_agent(&mut self) -> Result<(), HarnessError> {
         let command = self.agent_command()?;
+        self.start_agent_by(command)
+    }
+
+    /// The same by a command of the caller's own making, such as [`Self::agent_command`] with more to it.
+    ///
+    /// # Errors
+    /// When it does not get there.
+    pub fn start_agent_by(&mut self, command: Command) -> Result<(), HarnessError> {
         self.agent = Some(Running::start_daemon("agent", command, self.world.folder())?);
         self.wait("the agent to enforce", |harness| harness.status().is_ok_and(|status| status.ready()))
     }
@@ -160,6 +168,12 @@ impl Harness {
     #[must_use]
     pub fn agent_pid(&self) -> Option<u32> {
         self.agent.as_ref().map(Running::pid)
+    }
+
+    /// The file that the agent's log goes to, while it runs.
+    #[must_use]
+    pub fn agent_log(&self) -> Option<PathBuf> {
+        self.agent.as_ref().map(|agent| agent.log().to_owned())
     }
 
     /// Path of the agent's socket.

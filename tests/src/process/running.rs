@@ -93,6 +93,12 @@ impl Running {
         self.child.id()
     }
 
+    /// The file that both outputs go to.
+    #[must_use]
+    pub fn log(&self) -> &Path {
+        &self.log
+    }
+
     /// Everything printed on standard output until now.
     #[must_use]
     pub fn text(&self) -> String {

@@ -102,7 +102,7 @@ fn fired() -> Result<()> {
 
     let node = harness.world().netns(Node);
     links::spare(&node, "spare")?;
-    let theirs = crate::interfaces::foreign(&harness, "spare", XdpMode::Skb)?;
+    let theirs = crate::interfaces::foreign(harness.world(), "spare", XdpMode::Skb)?;
     links::rename(&node, "spare", "v-theirs")?;
     firing(&harness, &["WeirNotEnforcing", "WeirRecordsLost"])?;
     drop(theirs);

@@ -45,7 +45,7 @@ fn in_kernel(harness: &Harness, name: &str) -> Result<Option<XdpAttached>> {
 }
 
 /// A program of somebody else's, which passes everything.
-pub fn foreign(harness: &Harness, name: &str, mode: XdpMode) -> Result<(Ebpf, XdpLink)> {
+pub fn foreign(world: &World, name: &str, mode: XdpMode) -> Result<(Ebpf, XdpLink)> {
     // `r0 = XDP_PASS; exit`
     const CODE: [u8; 16] = [0xb7, 0, 0, 0, 2, 0, 0, 0, 0x95, 0, 0, 0, 0, 0, 0, 0];
     let mut assembled = Assembled::default();
@@ -53,7 +53,7 @@ pub fn foreign(harness: &Harness, name: &str, mode: XdpMode) -> Result<(Ebpf, Xd
     let mut ebpf = EbpfLoader::new().load(&assembled.finish()?)?;
     let program: &mut Xdp = ebpf.program_mut("foreign").context("no program")?.try_into()?;
     program.load()?;
-    let link = netns::inside(&harness.world().netns(Node), || {
+    let link = netns::inside(&world.netns(Node), || {
         let mut attach = || -> Result<XdpLink> {
             let id = program.attach_to_if_index(if_nametoindex(name)?, mode)?;
             Ok(program.take_link(id)?)
@@ -70,7 +70,7 @@ fn taken() -> Result<()> {
         [("v-driver", XdpMode::Driver, XdpAttached::Driver), ("v-generic", XdpMode::Skb, XdpAttached::SocketBuffer)]
     {
         links::spare(&node, "spare")?;
-        let held = foreign(&harness, "spare", theirs)?;
+        let held = foreign(harness.world(), "spare", theirs)?;
         links::rename(&node, "spare", name)?;
         harness.wait("the interface to be refused", |harness| mode(harness, name).as_deref() == Some("failed"))?;
         let refused = shown(&harness, name).context("not shown")?;

@@ -22,6 +22,8 @@ mod crafted;
 mod cutting;
 mod cutting_hard;
 mod delivery;
+mod doctor;
+mod doctor_bundle;
 mod flips;
 mod flips_records;
 mod helpers;
@@ -103,6 +105,8 @@ fn main() -> anyhow::Result<()> {
         translated::trials(),
         lifecycle::trials(),
         delivery::trials(),
+        doctor::trials(),
+        doctor_bundle::trials(),
         interfaces::trials(),
         tls::trials(),
     ];

@@ -30,18 +30,18 @@ pub fn trials() -> Vec<Trial> {
 }
 
 /// Files of one party.
-struct Party {
-    certificate: PathBuf,
-    key: PathBuf,
+pub struct Party {
+    pub certificate: PathBuf,
+    pub key: PathBuf,
 }
 
 /// An authority: its certificate's file and what signs.
-struct Authority {
-    file: PathBuf,
+pub struct Authority {
+    pub file: PathBuf,
     issuer: Issuer<'static, KeyPair>,
 }
 
-fn authority(folder: &Path, name: &str) -> Result<Authority> {
+pub fn authority(folder: &Path, name: &str) -> Result<Authority> {
     let mut params = CertificateParams::new(Vec::new())?;
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     params.distinguished_name.push(rcgen::DnType::CommonName, name);
@@ -54,6 +54,11 @@ fn authority(folder: &Path, name: &str) -> Result<Authority> {
 fn party(folder: &Path, name: &str, by: &Authority, address: &str, use_as: ExtendedKeyUsagePurpose) -> Result<Party> {
     let mut params = CertificateParams::new(vec![address.to_owned()])?;
     params.extended_key_usages = vec![use_as];
+    signed(folder, name, by, &params)
+}
+
+/// The files of whom an authority vouches for in this way.
+pub fn signed(folder: &Path, name: &str, by: &Authority, params: &CertificateParams) -> Result<Party> {
     let key = KeyPair::generate()?;
     let files = Party { certificate: folder.join(format!("{name}.pem")), key: folder.join(format!("{name}.key")) };
     std::fs::write(&files.certificate, params.signed_by(&key, &by.issuer)?.pem())?;
@@ -62,14 +67,14 @@ fn party(folder: &Path, name: &str, by: &Authority, address: &str, use_as: Exten
 }
 
 /// A world with a listener, who may use it, and who signed both.
-struct Network {
-    world: World,
-    tls: Tls,
+pub struct Network {
+    pub world: World,
+    pub tls: Tls,
     client: Party,
     ours: Authority,
 }
 
-fn network(name: &str) -> Result<Network> {
+pub fn network(name: &str) -> Result<Network> {
     use ExtendedKeyUsagePurpose::{ClientAuth, ServerAuth};
     let world = World::new(name)?;
     let folder = world.folder().to_path_buf();

@@ -1,0 +1,71 @@
+//! Lives: agent, user space.
+//! Called by: `doctor`.
+//! May touch: asks which programs are attached to a cgroup; needs CAP_NET_ADMIN.
+//! Never: attaches, detaches or opens a program.
+#![expect(unsafe_code, reason = "aya has no query of a cgroup's programs; the one call is below")]
+
+use std::{
+    fs::File,
+    io, mem,
+    os::fd::{AsFd as _, AsRawFd as _},
+    path::Path,
+};
+
+use aya_obj::generated::{bpf_attr, bpf_cmd};
+use nix::libc;
+
+use crate::kernel::attach::WORKLOAD_HOOKS;
+
+/// The programs at one hook of a cgroup.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Found {
+    /// The hook, in the words of status.
+    pub hook: &'static str,
+    /// Ids of those attached to this very cgroup.
+    pub here: Vec<u32>,
+    /// Ids of those that run for its processes, those of the cgroups above it included, in the order in which they run.
+    pub effective: Vec<u32>,
+}
+
+/// `BPF_F_QUERY_EFFECTIVE` (include/uapi/linux/bpf.h).
+const EFFECTIVE: u32 = 1;
+/// More than the kernel attaches to one hook (`BPF_CGROUP_MAX_PROGS` is 64 for each cgroup on the way up).
+const MOST: usize = 1024;
+
+/// The programs at each hook that Weir uses.
+///
+/// # Errors
+/// The cgroup cannot be opened or asked.
+pub fn cgroup_programs(cgroup: &Path) -> io::Result<Vec<Found>> {
+    let directory = File::open(cgroup)?;
+    let ask = |flags, kind| query(&directory, kind, flags);
+    WORKLOAD_HOOKS
+        .iter()
+        .map(|hook| {
+            let (here, effective) = (ask(0, hook.attach_type)?, ask(EFFECTIVE, hook.attach_type)?);
+            Ok(Found { hook: hook.label, here, effective })
+        })
+        .collect()
+}
+
+fn query(cgroup: &File, attach_type: u32, flags: u32) -> io::Result<Vec<u32>> {
+    let mut ids = vec![0u32; MOST];
+    // SAFETY: integers all through, for which zero is a value. Of full size: the kernel writes to its later members, too.
+    let mut attr: bpf_attr = unsafe { mem::zeroed() };
+    let fd = cgroup.as_fd().as_raw_fd();
+    attr.query.__bindgen_anon_1.target_fd = fd.cast_unsigned();
+    attr.query.attach_type = attach_type;
+    attr.query.query_flags = flags;
+    attr.query.prog_ids = ids.as_mut_ptr() as u64;
+    attr.query.__bindgen_anon_2.prog_cnt = MOST as u32;
+    let (command, size) = (bpf_cmd::BPF_PROG_QUERY as libc::c_int, size_of::<bpf_attr>());
+    // SAFETY: the kernel reads and writes within `attr`, of the size given, and writes at most `prog_cnt` ids to `ids`; both live on.
+    let asked = unsafe { libc::syscall(libc::SYS_bpf, command, &raw mut attr, size) };
+    if asked < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: both members of the union are this integer.
+    let count = unsafe { attr.query.__bindgen_anon_2.prog_cnt };
+    ids.truncate(count as usize);
+    Ok(ids)
+}
