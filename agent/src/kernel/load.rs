@@ -28,17 +28,17 @@ const VERIFIER_LINES: usize = 15;
 const LOG_INTERVAL: Duration = Duration::from_millis(250);
 
 /// Creates the maps and loads each program.
-pub(super) fn load() -> Result<Ebpf, KernelError> {
+pub(super) fn load(chain: bool) -> Result<Ebpf, KernelError> {
     let places = places::of_running_kernel();
     if places.known == 0 {
         tracing::info!(
             "this kernel does not tell where a task's parts lie: programs ask for it by helpers, which is slower"
         );
     }
-    match load_with(places) {
+    match load_with(places, chain) {
         Err(error) if places.known != 0 => {
             // Whatever else was wrong is still wrong, and then that is what there is to say.
-            let loaded = load_with(TaskPlaces::UNKNOWN)?;
+            let loaded = load_with(TaskPlaces::UNKNOWN, chain)?;
             tracing::info!(%error, "this kernel does not let programs read the calling task: programs ask for it by helpers, which is slower");
             Ok(loaded)
         }
@@ -47,7 +47,7 @@ pub(super) fn load() -> Result<Ebpf, KernelError> {
 }
 
 /// The same, the programs reading the calling task in this way.
-pub(super) fn load_with(places: TaskPlaces) -> Result<Ebpf, KernelError> {
+pub(super) fn load_with(places: TaskPlaces, chain: bool) -> Result<Ebpf, KernelError> {
     let places: [u64; TaskPlaces::WORDS] = zerocopy::transmute!(places);
     let (secret_0, secret_1) = (random_word(), random_word());
     let tick = tick_ns();
@@ -61,7 +61,7 @@ pub(super) fn load_with(places: TaskPlaces) -> Result<Ebpf, KernelError> {
     set(&mut loader, "FIRST_JIFFY", &first_jiffy);
     set(&mut loader, "TASK_PLACES", &places);
     let mut ebpf = loader.load(OBJECT)?;
-    for name in attach::programs() {
+    for name in attach::programs(chain) {
         let program = ebpf.program_mut(name).ok_or(KernelError::NoProgram(name))?;
         load_one(program).map_err(|source| refused(name, source))?;
     }

@@ -51,6 +51,17 @@ impl Harness {
         Ok(harness)
     }
 
+    /// Starts both, and waits only until the agent answers: for one that has something to complain of.
+    ///
+    /// # Errors
+    /// As [`Harness::start`].
+    pub fn start_unready(world: World, options: Options) -> Result<Harness, HarnessError> {
+        let mut harness = Harness { agent: None, collector: None, options, world };
+        harness.start_collector()?;
+        harness.start_agent_unready()?;
+        Ok(harness)
+    }
+
     /// The world around it.
     #[must_use]
     pub fn world(&self) -> &World {
@@ -74,9 +85,23 @@ impl Harness {
     /// # Errors
     /// When it does not get there.
     pub fn start_agent(&mut self) -> Result<(), HarnessError> {
+        self.start_agent_unready()?;
+        self.wait("the agent to enforce", |harness| harness.status().is_ok_and(|status| status.ready()))
+    }
+
+    /// Starts an agent and waits until it answers.
+    ///
+    /// # Errors
+    /// When it does not get there.
+    pub fn start_agent_unready(&mut self) -> Result<(), HarnessError> {
         let command = self.agent_command()?;
         self.agent = Some(Running::start_daemon("agent", command, self.world.folder())?);
-        self.wait("the agent to enforce", |harness| harness.status().is_ok_and(|status| status.ready()))
+        self.wait("the agent to answer", |harness| harness.status().is_ok())
+    }
+
+    /// SIGKILL to the agent: a crash. It is gone on return.
+    pub fn kill_agent(&mut self) {
+        drop(self.agent.take());
     }
 
     /// The agent as it is started here, to start it once more or with other flags.

@@ -31,6 +31,7 @@ mod limits;
 mod limits_socket;
 mod metrics;
 mod modes;
+mod neighbours;
 mod pods;
 mod policies;
 mod quiet;
@@ -87,6 +88,7 @@ fn main() -> anyhow::Result<()> {
         limits_socket::trials(),
         syn_flood::trials(),
         modes::trials(),
+        neighbours::trials(),
         refusals::trials(),
         alone::trials(),
         updates::trials(),
