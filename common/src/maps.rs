@@ -135,5 +135,15 @@ pub const PLACES: &str = "PLACES";
 pub const PLACE_HINTS: &str = "PLACE_HINTS";
 /// What is special about an interface, by its place.
 pub const EDGES: &str = "EDGES";
+/// The program that judges where XDP stands in front of a neighbour that takes frames in several buffers.
+pub const CHAINED_FRAGS: &str = "CHAINED_FRAGS";
+/// The same for neighbours that take frames in one buffer.
+pub const CHAINED: &str = "CHAINED";
+/// Those neighbours, by the interface's place: who takes frames in several buffers.
+pub const NEIGHBOURS_FRAGS: &str = "NEIGHBOURS_FRAGS";
+/// The same for who takes them in one.
+pub const NEIGHBOURS: &str = "NEIGHBOURS";
+/// As [`GRACE`], for interfaces.
+pub const GRACE_NEIGHBOURS: &str = "GRACE_NEIGHBOURS";
 /// Packets that XDP saw and passed, by the interface's place and CPU (not decisions: nothing is recorded for them).
 pub const SEEN: &str = "SEEN";

@@ -11,6 +11,7 @@ mod aims;
 mod atomic;
 mod bucket;
 mod bytes;
+mod chain;
 mod connect;
 mod drops;
 mod egress;

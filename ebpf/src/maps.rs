@@ -10,7 +10,7 @@
 
 use aya_ebpf::{
     bindings::BPF_F_NO_PREALLOC,
-    btf_maps::{Array, ArrayOfMaps, CgroupStorage, HashMap, LpmTrie, PerCpuArray, RingBuf},
+    btf_maps::{Array, ArrayOfMaps, CgroupStorage, HashMap, LpmTrie, PerCpuArray, ProgramArray, RingBuf},
     macros::btf_map,
 };
 use weir_common::{
@@ -190,3 +190,20 @@ pub static SEEN: PerCpuArray<[u64; 2], { MAX_EDGES as usize }> = PerCpuArray::ne
 /// What is special about an interface: apart from its counters, so that it can change without touching them. Written by the agent.
 #[btf_map]
 pub static EDGES: Array<Edge, { MAX_EDGES as usize }> = Array::new();
+
+/// `chain::xdp_chained_frags`, for as long as the agent lives: the kernel empties an array of programs that nobody holds open or
+/// pinned. Written by the agent.
+#[btf_map]
+pub static CHAINED_FRAGS: ProgramArray<1> = ProgramArray::new();
+/// By the interface's place: whose slot it was first. Written by the agent, which pins it.
+#[btf_map]
+pub static NEIGHBOURS_FRAGS: ProgramArray<{ MAX_EDGES as usize }> = ProgramArray::new();
+/// The same for programs that take frames in one buffer only: the kernel does not let the two kinds call each other.
+#[btf_map]
+pub static CHAINED: ProgramArray<1> = ProgramArray::new();
+/// The same for programs that take frames in one buffer only.
+#[btf_map]
+pub static NEIGHBOURS: ProgramArray<{ MAX_EDGES as usize }> = ProgramArray::new();
+/// As `GRACE`, for interfaces.
+#[btf_map]
+pub static GRACE_NEIGHBOURS: ArrayOfMaps<Array<u64, 1>, 1> = ArrayOfMaps::new();

@@ -46,11 +46,16 @@ enum Outcome {
 
 #[xdp(frags)]
 pub fn xdp_edge(ctx: XdpContext) -> u32 {
+    judge(&ctx, place_of(ctx.ingress_ifindex() as u32))
+}
+
+/// What Weir has to say of a frame that came in by the interface of this place.
+#[inline(always)]
+pub fn judge(ctx: &XdpContext, place: u32) -> u32 {
     let ifindex = ctx.ingress_ifindex() as u32;
-    let place = place_of(ifindex);
     let counts = maps::SEEN.get_ptr_mut(place).map_or(core::ptr::null_mut(), |counts| counts.cast::<u64>());
     let edge = maps::EDGES.get(place).copied().unwrap_or(Edge::PLAIN);
-    match try_xdp(&ctx, ifindex, edge) {
+    match try_xdp(ctx, ifindex, edge) {
         Outcome::Unjudged | Outcome::Audited => {
             seen(counts, true);
             XDP_PASS
@@ -219,7 +224,7 @@ fn subject(packet: &Packet, ifindex: u32) -> Subject {
 
 /// The interface's place; beyond all of them for one that the agent has said nothing of.
 #[inline(always)]
-fn place_of(ifindex: u32) -> u32 {
+pub fn place_of(ifindex: u32) -> u32 {
     let hint = maps::PLACE_HINTS.get(ifindex & (HINTS - 1)).copied().unwrap_or(0);
     if hint >> 32 == u64::from(ifindex) {
         return hint as u32;

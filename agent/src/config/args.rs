@@ -34,6 +34,9 @@ pub struct Args {
     /// auto, native or generic [file: xdpMode]
     #[arg(long, value_name = "MODE")]
     pub xdp_mode: Option<String>,
+    /// refuse or chain, where an interface already has an XDP program [file: xdpNeighbour]
+    #[arg(long, value_name = "WHAT")]
+    pub xdp_neighbour: Option<String>,
     /// allow or deny, for processes of no known workload [file: unknownWorkloads]
     #[arg(long, value_name = "VERDICT")]
     pub unknown_workloads: Option<String>,

@@ -5,17 +5,22 @@
 
 use std::path::Path;
 
-use nix::sys::statfs::{CGROUP2_SUPER_MAGIC, statfs};
+use nix::sys::statfs::{BPF_FS_MAGIC, CGROUP2_SUPER_MAGIC, statfs};
 
 use super::{Config, Fault, TlsFiles};
 
-/// Checks what the configuration points to: the cgroup tree, the policy directory, the certificates.
+/// Checks what the configuration points to: the cgroup tree, the BPF file system, the policy directory, the certificates.
 ///
 /// # Errors
 /// Every fault found.
 pub fn check_host(config: &Config) -> Result<(), Vec<Fault>> {
     let mut faults = Vec::new();
     faults.extend(cgroup_root(&config.cgroup_root));
+    let is_bpffs = statfs(&config.neighbours.bpffs).is_ok_and(|found| found.filesystem_type() == BPF_FS_MAGIC);
+    if config.neighbours.chain && !is_bpffs {
+        let remedy = "mount one there (`mount -t bpf bpf DIR`), or name where it is; `xdpNeighbour: chain` needs it";
+        faults.push(fault("bpffs", &config.neighbours.bpffs, "is no BPF file system", remedy));
+    }
     if let Some(dir) = config.policy_dir.as_deref().filter(|dir| !dir.is_dir()) {
         faults.push(fault("policyDir", dir, "is no directory", "create it, or leave the key out"));
     }
@@ -71,14 +76,14 @@ mod tests {
     fn what_the_configuration_points_to_is_checked_and_every_fault_reported() {
         let dir = tempfile::tempdir().unwrap();
         let text = format!(
-            "cgroupRoot: {0}\npolicyDir: {0}/absent\ncollector:\n  address: https://c:1\n  tls: {{certificate: {0}/a, key: {0}/b, ca: {0}/c}}\n",
+            "cgroupRoot: {0}\nbpffs: {0}\nxdpNeighbour: chain\npolicyDir: {0}/absent\ncollector:\n  address: https://c:1\n  tls: {{certificate: {0}/a, key: {0}/b, ca: {0}/c}}\n",
             dir.path().display()
         );
         let config = crate::config::read("t.yaml", &text).unwrap();
         let fields: Vec<String> =
             super::check_host(&config).unwrap_err().into_iter().map(|fault| fault.field).collect();
         let expected =
-            ["cgroupRoot", "policyDir", "collector.tls.certificate", "collector.tls.key", "collector.tls.ca"];
+            ["cgroupRoot", "bpffs", "policyDir", "collector.tls.certificate", "collector.tls.key", "collector.tls.ca"];
         assert_eq!(fields, expected);
     }
 }

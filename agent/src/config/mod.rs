@@ -13,7 +13,7 @@ mod tree;
 
 use std::{net::SocketAddr, path::PathBuf};
 
-pub use crate::kernel::{IngressHook, InterfaceOption};
+pub use crate::kernel::{IngressHook, InterfaceOption, Neighbours};
 pub use args::Args;
 pub use host::check_host;
 pub use sample::sample;
@@ -31,6 +31,8 @@ pub struct Config {
     pub interfaces: Vec<InterfaceOption>,
     /// How XDP is attached.
     pub xdp_mode: XdpMode,
+    /// What is done where an interface has somebody else's XDP program.
+    pub neighbours: Neighbours,
     /// What applies to processes of no known workload.
     pub unknown: Verdict,
     /// What applies to workloads that no policy selects.

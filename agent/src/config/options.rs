@@ -42,6 +42,16 @@ pub const OPTIONS: &[OptionDoc] = &[
         "auto (native where the driver has it, else generic; on a veth native only while a limit is in force, docs/operations.md), native, or generic.",
     ),
     option(
+        "xdpNeighbour",
+        "refuse",
+        "Where an interface already has somebody else's XDP program. refuse: it stays, and the interface is reported as failed. chain: Weir goes in front of it and hands it what passes (docs/operations.md).",
+    ),
+    option(
+        "bpffs",
+        "/sys/fs/bpf",
+        "A mounted BPF file system: with xdpNeighbour: chain the programs behind Weir are pinned below it, so that a crash does not cut them off.",
+    ),
+    option(
         "unknownWorkloads",
         "allow",
         "What applies to processes in the tree that belong to no Workload: allow or deny.",

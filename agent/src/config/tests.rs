@@ -103,6 +103,7 @@ fn defaults_are_those_of_the_contract() {
     assert_eq!((config.grpc.allowed_uids.as_slice(), config.queue_records), ([0].as_slice(), 65_536));
     assert_eq!(config.collector.map(|c| c.address).as_deref(), Some("unix:/run/weir/collector.sock"));
     assert_eq!((config.xdp_mode, config.unknown), (XdpMode::Auto, Verdict::Allow));
+    assert!(!config.neighbours.chain);
     assert!(!config.node.is_empty());
 }
 
@@ -115,12 +116,14 @@ fn flags_win_over_the_file_and_their_faults_name_them() {
         config: Some(file.clone()),
         node: Some("b".to_owned()),
         interfaces: vec!["veth*".to_owned()],
+        xdp_neighbour: Some("chain".to_owned()),
         ..Args::default()
     };
     let config = load(&args).unwrap();
     let flagged = InterfaceOption { name: "veth*".to_owned(), refuses: 0 };
     assert_eq!((config.node.as_str(), config.interfaces.as_slice()), ("b", [flagged].as_slice()));
     assert_eq!(config.log.level, "debug");
+    assert_eq!(config.neighbours, Neighbours { chain: true, bpffs: PathBuf::from("/sys/fs/bpf") });
 
     let args = Args {
         config: Some(file),

@@ -59,6 +59,7 @@ fn configuration(config: &Config) -> Value {
         "cgroupRoot": config.cgroup_root,
         "interfaces": interfaces,
         "xdpMode": format!("{:?}", config.xdp_mode).to_lowercase(),
+        "xdpNeighbour": if config.neighbours.chain { "chain" } else { "refuse" },
         "unknownWorkloads": config.unknown.name(),
         "unselectedWorkloads": config.unselected.name(),
         "ingressHook": match config.ingress_hook {

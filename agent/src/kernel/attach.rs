@@ -12,6 +12,7 @@ use aya::{
         sk_lookup::SkLookupLink,
     },
 };
+use weir_common::maps;
 
 use super::error::KernelError;
 
@@ -67,16 +68,41 @@ pub(super) const STRICT_PROGRAMS: [&str; 2] = ["root_ingress", "root_egress"];
 /// The XDP program.
 pub(super) const XDP: &str = "xdp_edge";
 
+/// What goes in front of an XDP program that was there first.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Chain {
+    /// In the slot; calls the other.
+    pub front: &'static str,
+    /// Judges, for as long as the agent lives.
+    pub chained: &'static str,
+    /// The array that leads from the one to the other.
+    pub judges: &'static str,
+    /// The array of those that were there first.
+    pub neighbours: &'static str,
+}
+
+/// For neighbours that take frames in several buffers, and for those that take one.
+pub(super) const CHAINS: [Chain; 2] = [
+    Chain {
+        front: "xdp_front_frags",
+        chained: "xdp_chained_frags",
+        judges: maps::CHAINED_FRAGS,
+        neighbours: maps::NEIGHBOURS_FRAGS,
+    },
+    Chain { front: "xdp_front", chained: "xdp_chained", judges: maps::CHAINED, neighbours: maps::NEIGHBOURS },
+];
+
 /// What is linked to the node's end of a workload's interface, and which way it looks from there.
 pub(super) const WIRE_PROGRAMS: [(&str, TcAttachType); 2] =
     [("from_workload", TcAttachType::Ingress), ("to_workload", TcAttachType::Egress)];
 
-/// Every program of the object.
-pub(super) fn programs() -> impl Iterator<Item = &'static str> {
+/// Every program of the object that is loaded; those that stand in front of others only where that is asked for.
+pub(super) fn programs(chain: bool) -> impl Iterator<Item = &'static str> {
+    let chains = CHAINS.into_iter().flat_map(|chain| [chain.front, chain.chained]).filter(move |_| chain);
     let wires = WIRE_PROGRAMS.into_iter().map(|(program, _)| program);
     let alone = ALONE_HOOKS.iter().filter(|hook| hook.program.starts_with("alone_"));
     let hooks = WORKLOAD_HOOKS.iter().chain(alone).map(|hook| hook.program);
-    hooks.chain(ROOT_PROGRAMS).chain(STRICT_PROGRAMS).chain([XDP, LOOKUP, ALONE_LOOKUP]).chain(wires)
+    hooks.chain(ROOT_PROGRAMS).chain(STRICT_PROGRAMS).chain([XDP, LOOKUP, ALONE_LOOKUP]).chain(wires).chain(chains)
 }
 
 /// Links a program to a network namespace. Links coexist with other tools' programs in the same namespace.

@@ -208,6 +208,6 @@ impl Kernel {
                 machine_bytes: info.size_jitted(),
             })
         };
-        attach::programs().map(size).collect()
+        attach::programs(self.options.neighbours.chain).map(size).collect()
     }
 }

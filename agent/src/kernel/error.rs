@@ -44,11 +44,23 @@ pub enum KernelError {
     /// The one place for an XDP program is taken.
     #[error(
         "interface {interface} already has an XDP program, which is not Weir's and stays: stop whoever attached it (or `ip link set \
-         dev {interface} xdp off`), or take the interface out of `interfaces`"
+         dev {interface} xdp off`), share the slot (`xdpNeighbour: chain`), or take the interface out of `interfaces`"
     )]
     Taken {
         /// The interface.
         interface: String,
+    },
+    /// The one place for an XDP program is taken, and cannot be shared.
+    #[error(
+        "interface {interface} already has an XDP program, {program}, and Weir cannot go in front of it: {obstacle}"
+    )]
+    Neighbour {
+        /// The interface.
+        interface: String,
+        /// Its name and id.
+        program: String,
+        /// Why not, and what to do.
+        obstacle: Obstacle,
     },
     /// Generic XDP would hide frames from the programs that judge a workload's interface.
     #[error(
@@ -99,6 +111,50 @@ pub enum KernelError {
         /// The system's word for it.
         source: io::Error,
     },
+}
+
+/// Why Weir cannot go in front of a neighbour.
+#[derive(Debug, thiserror::Error)]
+pub enum Obstacle {
+    /// Held by a BPF link.
+    #[error(
+        "a BPF link holds it, and only whoever made that can put another in its place: attach it over netlink (`ip link set dev NAME xdp \
+         obj FILE`), or take the interface out of `interfaces`"
+    )]
+    Linked,
+    /// Extended by other programs.
+    #[error(
+        "other programs extend it, as they do libxdp's dispatcher, and the kernel lets nobody call such a program: unload it (`xdp-loader \
+         unload NAME --all`) and attach the program it was to call over netlink (`ip link set dev NAME xdp obj FILE`)"
+    )]
+    Extended,
+    /// Of another kind.
+    #[error(
+        "the kernel does not let Weir's program call it: it is made for one device, or was loaded without its attach type"
+    )]
+    Kind,
+    /// Not in one replaceable place.
+    #[error("it is in the hardware, or there is one in more than one mode: leave one, in native or generic mode")]
+    Place,
+    /// In another mode than Weir is to be in.
+    #[error("it is in {theirs} mode, which Weir would have to share: write `xdpMode: auto`")]
+    Mode {
+        /// native or generic.
+        theirs: &'static str,
+    },
+    /// The array of neighbours could not be pinned.
+    #[error(
+        "what must outlive a crash cannot be kept in {path}: {why}; `bpffs` must be a BPF file system (`mount -t bpf bpf DIR`)"
+    )]
+    Pin {
+        /// Where.
+        path: PathBuf,
+        /// The system's word for it.
+        why: String,
+    },
+    /// The kernel's own word.
+    #[error("it could not be replaced: {0}")]
+    Refused(io::Error),
 }
 
 /// An error and what is underneath it, in one line: the system's own word stands last.

@@ -191,7 +191,7 @@ pub(super) struct Grace {
 }
 
 impl Grace {
-    fn take(ebpf: &mut Ebpf, name: &'static str) -> Result<Self, KernelError> {
+    pub(super) fn take(ebpf: &mut Ebpf, name: &'static str) -> Result<Self, KernelError> {
         let inner = Array::create(1, 0).map_err(error::map(name))?;
         Ok(Self { outer: take(ebpf, name)?, inner })
     }

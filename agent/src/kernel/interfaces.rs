@@ -1,7 +1,7 @@
 //! Lives: agent, user space.
 //! Called by: `Kernel::reconcile`.
 //! May touch: the interfaces of the agent's network namespace that match a configured pattern.
-//! Never: replaces another program; an occupied slot is reported and left alone.
+//! Never: replaces another program; an occupied slot is reported and left alone, or shared (`neighbours`) where that is asked for.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -23,6 +23,7 @@ use super::{
     error::{self, KernelError},
     generation::take,
     links,
+    neighbours::{Chain, Neighbourhood, Neighbours, Where},
 };
 
 /// How XDP programs are attached.
@@ -109,6 +110,7 @@ pub(super) struct Interfaces {
     edges: Array<MapData, EdgeWords>,
     attached: BTreeMap<u32, Attached>,
     failed: BTreeMap<u32, String>,
+    neighbourhood: Neighbourhood,
 }
 
 /// [`edge::Edge`] as words.
@@ -121,14 +123,24 @@ struct Attached {
     /// Whether it is a veth, and whether something needed native mode when its mode was chosen.
     is_veth: bool,
     native: bool,
-    /// Held for what dropping it does.
-    _link: XdpLink,
+    hold: Hold,
     state: InterfaceState,
 }
 
+/// By what a program stays on an interface.
+enum Hold {
+    /// Detaches when it is dropped.
+    Alone(#[expect(dead_code, reason = "held for what dropping it does")] XdpLink),
+    /// In front of somebody else's.
+    Chained(Chain),
+}
+
 impl Interfaces {
-    pub(super) fn take(ebpf: &mut Ebpf) -> Result<Self, KernelError> {
+    pub(super) fn take(ebpf: &mut Ebpf, neighbours: &Neighbours) -> Result<Self, KernelError> {
+        let mut neighbourhood = Neighbourhood::take(ebpf, neighbours)?;
+        neighbourhood.restore();
         Ok(Self {
+            neighbourhood,
             places: BTreeMap::new(),
             kernel_places: take(ebpf, maps::PLACES)?,
             hints: take(ebpf, maps::PLACE_HINTS)?,
@@ -144,7 +156,9 @@ impl Interfaces {
         let present = present();
         // One that was renamed may fit no more.
         let wanted = |name: &String| options.interfaces.iter().any(|pattern| matches(&pattern.name, name));
-        self.attached.retain(|index, _| present.get(index).is_some_and(wanted));
+        let unwanted = |index: &&u32| !present.get(index).is_some_and(wanted);
+        let unwanted: Vec<u32> = self.attached.keys().filter(unwanted).copied().collect();
+        self.let_go(unwanted);
         self.forget_others(&present);
         let mut states = Vec::new();
         for pattern in &options.interfaces {
@@ -173,7 +187,17 @@ impl Interfaces {
 
     /// Detaches from all of them; the next [`Self::reconcile`] attaches again.
     pub(super) fn detach(&mut self) {
-        self.attached.clear();
+        self.let_go(self.attached.keys().copied().collect());
+    }
+
+    /// Detaches from these; programs that were there first have their slots to themselves again.
+    fn let_go(&mut self, indices: Vec<u32>) {
+        let attached = indices.into_iter().filter_map(|index| self.attached.remove(&index));
+        let chained = attached.filter_map(|Attached { place, hold, state, .. }| match hold {
+            Hold::Alone(_) => None,
+            Hold::Chained(chain) => Some((chain, place, state.name)),
+        });
+        self.neighbourhood.leave(chained.collect());
     }
 
     /// The entries of interfaces that are gone, after their programs.
@@ -225,9 +249,15 @@ impl Interfaces {
     }
 
     /// Detaches from a veth whose mode is no longer the best one, and where generic mode may not be any more: an interface has one
-    /// program in one mode. For the moment until the next is attached, sockets judge alone: address sets and `refuse` are asked by nobody.
+    /// program in one mode, and the mode of a shared one is the neighbour's. Also from where somebody else has put Weir out. For the moment until the next is attached, sockets judge alone: address sets and `refuse` are asked by nobody.
     fn make_way(&mut self, mode: XdpMode, native: bool, edge: EdgeWords, (index, name): (u32, &str)) {
         let Some(attached) = self.attached.get(&index) else { return };
+        if let Hold::Chained(chain) = &attached.hold {
+            if !self.neighbourhood.stands(chain) || hides(attached.state.mode, edge) {
+                self.let_go(vec![index]);
+            }
+            return;
+        }
         let better = mode == XdpMode::Auto && attached.is_veth && attached.native != native;
         if better || hides(attached.state.mode, edge) {
             tracing::info!(
@@ -235,7 +265,7 @@ impl Interfaces {
                 native,
                 "an interface changes its XDP mode: limits and a workload's interface need native mode, bulk transfers generic"
             );
-            self.attached.remove(&index);
+            self.let_go(vec![index]);
         }
     }
 
@@ -249,13 +279,23 @@ impl Interfaces {
         let place = self.places.get(&index).copied().unwrap_or_else(|| self.free_place());
         self.enter(index, place, edge)?;
         let is_veth = links::is_veth(index);
-        let (link, used, detail) = if mode == XdpMode::Auto && is_veth && !native {
-            (attach_generic(ebpf, edge, index, name)?, GENERIC, UNNEEDED.to_owned())
+        let alone = if mode == XdpMode::Auto && is_veth && !native {
+            attach_generic(ebpf, edge, index, name).map(|link| (link, GENERIC, UNNEEDED.to_owned()))
         } else {
-            attach_xdp(ebpf, (mode, edge), index, name)?
+            attach_xdp(ebpf, (mode, edge), index, name)
+        };
+        let (hold, used, detail) = match alone {
+            Ok((link, used, detail)) => (Hold::Alone(link), used, detail),
+            Err(KernelError::Taken { .. }) => {
+                let mode = (mode, hides(GENERIC, edge));
+                let chain = self.neighbourhood.join(ebpf, mode, Where { index, name, place })?;
+                let (used, detail) = (chain.mode(), chain.detail.clone());
+                (Hold::Chained(chain), used, detail)
+            }
+            Err(other) => return Err(other),
         };
         let state = InterfaceState { name: name.to_owned(), index, mode: used, detail, refuses: Vec::new() };
-        self.attached.insert(index, Attached { place, edge, is_veth, native, _link: link, state: state.clone() });
+        self.attached.insert(index, Attached { place, edge, is_veth, native, hold, state: state.clone() });
         Ok(state)
     }
 
@@ -303,6 +343,12 @@ impl Interfaces {
             all.push(InterfaceSeen { index: *index, seen: sum(0), passed: sum(1) });
         }
         Ok(all)
+    }
+}
+
+impl Drop for Interfaces {
+    fn drop(&mut self) {
+        self.detach();
     }
 }
 

@@ -26,17 +26,17 @@ pub(super) static BENCH_SETS: &[u8] = aya::include_bytes_aligned!(concat!(env!("
 const LOG_INTERVAL: Duration = Duration::from_millis(250);
 
 /// Creates the maps and loads each program.
-pub(super) fn load() -> Result<Ebpf, KernelError> {
+pub(super) fn load(chain: bool) -> Result<Ebpf, KernelError> {
     let places = places::of_running_kernel();
     if places.known == 0 {
         tracing::info!(
             "this kernel does not tell where a task's parts lie: programs ask for it by helpers, which is slower"
         );
     }
-    match load_with(places) {
+    match load_with(places, chain) {
         Err(error) if places.known != 0 => {
             // Whatever else was wrong is still wrong, and then that is what there is to say.
-            let loaded = load_with(TaskPlaces::UNKNOWN)?;
+            let loaded = load_with(TaskPlaces::UNKNOWN, chain)?;
             tracing::info!(%error, "this kernel does not let programs read the calling task: programs ask for it by helpers, which is slower");
             Ok(loaded)
         }
@@ -45,9 +45,9 @@ pub(super) fn load() -> Result<Ebpf, KernelError> {
 }
 
 /// The same, the programs reading the calling task in this way.
-pub(super) fn load_with(places: TaskPlaces) -> Result<Ebpf, KernelError> {
+pub(super) fn load_with(places: TaskPlaces, chain: bool) -> Result<Ebpf, KernelError> {
     let mut ebpf = open(places)?;
-    attach::programs().try_for_each(|name| load_program(&mut ebpf, name))?;
+    attach::programs(chain).try_for_each(|name| load_program(&mut ebpf, name))?;
     Ok(ebpf)
 }
 

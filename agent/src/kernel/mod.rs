@@ -19,7 +19,9 @@ mod load;
 mod lookups;
 mod mapped;
 pub mod namespaces;
+mod neighbours;
 mod own;
+mod pins;
 mod places;
 pub mod preflight;
 mod sets;
@@ -44,11 +46,12 @@ use aya::Ebpf;
 pub use cgroups::{AttachState, WorkloadState};
 pub use counters::{CounterCell, InterfaceSeen};
 pub use dry_run::{PacketHook, ProgramSize, Runner};
-pub use error::KernelError;
+pub use error::{KernelError, Obstacle};
 pub use events::{Events, Merged};
 pub use interfaces::{InterfaceOption, InterfaceState, REFUSALS, XdpMode};
 pub use limit_state::LimitTable;
 pub use load::tick_ns;
+pub use neighbours::Neighbours;
 pub use sets::SetCount;
 pub use shields::Shield;
 pub use slot::{ReadBack, Written};
@@ -71,6 +74,8 @@ pub struct Options {
     pub interfaces: Vec<InterfaceOption>,
     /// How XDP programs are attached.
     pub xdp_mode: XdpMode,
+    /// What is done where somebody else's program is there already.
+    pub neighbours: Neighbours,
     /// Judge the packets of sockets that no workload owns, too: for nodes where unknown workloads are denied.
     pub strict: bool,
     /// Which program judges what is opened to a workload.
@@ -123,18 +128,19 @@ pub struct Observed {
 }
 
 impl Kernel {
-    /// Loads every program into the kernel, which verifies them. Attaches nothing.
+    /// Loads every program into the kernel, which verifies them. Attaches nothing; what an agent before left standing in front of
+    /// somebody else's program goes.
     ///
     /// # Errors
     /// Names the program and shows the verifier's telling lines, or says which privilege or kernel feature is missing.
     pub fn load(options: Options) -> Result<(Self, Events), KernelError> {
         cgroups::check_root(&options.cgroup_root)?;
-        let mut ebpf = load::load()?;
+        let mut ebpf = load::load(options.neighbours.chain)?;
         let logger = load::forward_logs(&mut ebpf);
         let tables = generation::Slots::take(&mut ebpf)?;
         let events = Events::take(&mut ebpf)?;
         let cgroups = cgroups::Cgroups::take(&mut ebpf)?;
-        let interfaces = interfaces::Interfaces::take(&mut ebpf)?;
+        let interfaces = interfaces::Interfaces::take(&mut ebpf, &options.neighbours)?;
         let wires = wires::Wires::take(&mut ebpf)?;
         let (numbers, lookups, refusing) = (BTreeMap::new(), lookups::Lookups::default(), Refusing::default());
         let limits = Arc::default();
@@ -354,7 +360,7 @@ impl Kernel {
     /// # Errors
     /// When the kernel does not tell.
     pub fn runs(&self) -> Result<Vec<ProgramRuns>, KernelError> {
-        usage::runs(&self.ebpf)
+        usage::runs(&self.ebpf, self.options.neighbours.chain)
     }
 }
 

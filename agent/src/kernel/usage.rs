@@ -60,9 +60,9 @@ pub(super) fn count_runs() -> Option<OwnedFd> {
 }
 
 /// What was counted; only programs of which something was, by us or by whoever else asked the kernel to.
-pub(super) fn runs(ebpf: &Ebpf) -> Result<Vec<ProgramRuns>, KernelError> {
+pub(super) fn runs(ebpf: &Ebpf, chain: bool) -> Result<Vec<ProgramRuns>, KernelError> {
     let mut runs = Vec::new();
-    for name in attach::programs() {
+    for name in attach::programs(chain) {
         let program = ebpf.program(name).ok_or(KernelError::NoProgram(name))?;
         let info = program.info().map_err(|source| KernelError::ProgramInfo { program: name, source })?;
         if info.run_count() > 0 {

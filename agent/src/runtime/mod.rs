@@ -7,7 +7,7 @@
 //! |---|---|---|---|
 //! | rpc | runtime `weir-rpc` | 1st: no new requests, those under way finish | [`RPC_DEADLINE`] |
 //! | metrics | runtime `weir-rpc` | with rpc: a scrape under way is dropped | [`RPC_DEADLINE`] |
-//! | control | thread `weir-control` | 2nd: drops the kernel side, which detaches (nothing is pinned in this version) | [`CONTROL_DEADLINE`] |
+//! | control | thread `weir-control` | 2nd: drops the kernel side, which detaches and puts XDP programs that were there first back | [`CONTROL_DEADLINE`] |
 //! | revoker | thread `weir-revoker` | 3rd: after the sweep under way | [`REVOKER_DEADLINE`] |
 //! | telemetry | thread `weir-telemetry` | 4th: empties the ring and the merge tables once more | [`TELEMETRY_DEADLINE`] |
 //! | spooler | thread `weir-spooler` | 5th: packs what is left and writes it to the spool | [`SPOOLER_DEADLINE`] |
@@ -72,6 +72,7 @@ pub fn run(config: &Config) -> Result<(), RunError> {
             XdpMode::Native => kernel::XdpMode::Native,
             XdpMode::Generic => kernel::XdpMode::Generic,
         },
+        neighbours: config.neighbours.clone(),
         strict: !config.unknown.passes(),
         ingress: config.ingress_hook,
         count_runs: config.metrics.is_some_and(|metrics| metrics.program_stats),

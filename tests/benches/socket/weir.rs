@@ -11,7 +11,7 @@ use std::thread::JoinHandle;
 use anyhow::{Result, ensure};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use std::os::fd::AsFd as _;
-use weir_agent::kernel::{AttachState, Events, IngressHook, Kernel, Options, WorkloadState, XdpMode};
+use weir_agent::kernel::{AttachState, Events, IngressHook, Kernel, Neighbours, Options, WorkloadState, XdpMode};
 use weir_common::verdict::Hook;
 use weir_policy::Compiled;
 
@@ -34,6 +34,7 @@ impl Weir {
             cgroup_root: tree.to_owned(),
             interfaces: Vec::new(),
             xdp_mode: XdpMode::Generic,
+            neighbours: Neighbours::default(),
             strict: false,
             ingress,
             count_runs: false,

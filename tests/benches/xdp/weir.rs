@@ -6,7 +6,7 @@
 use std::path::Path;
 
 use anyhow::{Context as _, Result, anyhow, ensure};
-use weir_agent::kernel::{Events, IngressHook, InterfaceOption, Kernel, Options, XdpMode, tick_ns};
+use weir_agent::kernel::{Events, IngressHook, InterfaceOption, Kernel, Neighbours, Options, XdpMode, tick_ns};
 use weir_common::verdict::Verdict;
 use weir_policy::{Compiled, Fault};
 use weir_tests::world::links::INSIDE;
@@ -30,6 +30,7 @@ impl Weir {
             cgroup_root: cgroup.to_owned(),
             interfaces: vec![InterfaceOption { name: INSIDE.to_owned(), refuses: 0 }],
             xdp_mode: mode,
+            neighbours: Neighbours::default(),
             strict: false,
             ingress: IngressHook::Cgroup,
             count_runs: false,

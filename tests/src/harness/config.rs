@@ -25,6 +25,8 @@ pub struct Options {
     pub interfaces: Vec<String>,
     /// How XDP is attached: auto, native, generic.
     pub xdp_mode: &'static str,
+    /// What is done where there is an XDP program already: refuse or chain.
+    pub xdp_neighbour: &'static str,
     /// The agent's TCP listener with mutual TLS.
     pub tls: Option<Tls>,
     /// Run the agent in this cgroup of the tree it manages, and not outside.
@@ -63,6 +65,7 @@ impl Default for Options {
             ingress_hook: "cgroup",
             interfaces: vec!["v-*".to_owned()],
             xdp_mode: "auto",
+            xdp_neighbour: "refuse",
             tls: None,
             agent_cgroup: None,
             otlp: None,
@@ -91,6 +94,8 @@ pub fn agent(world: &World, options: &Options) -> String {
         "cgroupRoot": world.managed(),
         "interfaces": options.interfaces,
         "xdpMode": options.xdp_mode,
+        "xdpNeighbour": options.xdp_neighbour,
+        "bpffs": world.bpffs(),
         "unknownWorkloads": options.unknown,
         "unselectedWorkloads": options.unselected,
         "ingressHook": options.ingress_hook,

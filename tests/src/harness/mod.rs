@@ -53,6 +53,17 @@ impl Harness {
         Ok(harness)
     }
 
+    /// Starts both, and waits only until the agent answers: for one that has something to complain of.
+    ///
+    /// # Errors
+    /// As [`Harness::start`].
+    pub fn start_unready(world: World, options: Options) -> Result<Harness, HarnessError> {
+        let mut harness = Harness { agent: None, collector: None, options, world };
+        harness.start_collector()?;
+        harness.start_agent_unready()?;
+        Ok(harness)
+    }
+
     /// The world around it.
     #[must_use]
     pub fn world(&self) -> &World {
@@ -76,6 +87,15 @@ impl Harness {
     /// # Errors
     /// When it does not get there.
     pub fn start_agent(&mut self) -> Result<(), HarnessError> {
+        self.start_agent_unready()?;
+        self.wait("the agent to enforce", |harness| harness.status().is_ok_and(|status| status.ready()))
+    }
+
+    /// Starts an agent and waits until it answers.
+    ///
+    /// # Errors
+    /// When it does not get there.
+    pub fn start_agent_unready(&mut self) -> Result<(), HarnessError> {
         let command = self.agent_command()?;
         self.start_agent_by(command)
     }
@@ -86,7 +106,7 @@ impl Harness {
     /// When it does not get there.
     pub fn start_agent_by(&mut self, command: Command) -> Result<(), HarnessError> {
         self.agent = Some(Running::start_daemon("agent", command, self.world.folder())?);
-        self.wait("the agent to enforce", |harness| harness.status().is_ok_and(|status| status.ready()))
+        self.wait("the agent to answer", |harness| harness.status().is_ok())
     }
 
     /// The agent as it is started here, to start it once more or with other flags.

@@ -94,11 +94,12 @@ pub fn remove_kept(label: &str) -> Result<Vec<String>, WorldError> {
     Ok(kept)
 }
 
-/// Removes a world by its name: processes, cgroups, namespaces (and with them interfaces), folder.
+/// Removes a world by its name: processes, cgroups, namespaces (and with them interfaces), its BPF file system, folder.
 fn remove(name: &str) -> Result<(), WorldError> {
     cgroup::remove(&cgroup::mount()?.join(name))?;
     netns::remove_all(&format!("{name}-"))?;
     let folder = folder(name);
+    super::unmount_bpffs(&folder)?;
     fs::remove_dir_all(&folder).map_err(file("removing", folder))
 }
 

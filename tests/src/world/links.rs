@@ -6,7 +6,7 @@
 use std::fs::File;
 use std::future::Future;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, BorrowedFd};
 use std::path::Path;
 use std::pin::pin;
 use std::time::{Duration, Instant};
@@ -121,17 +121,50 @@ pub fn widen(namespace: &Path, name: &str, mtu: u32) -> Result<(), WorldError> {
 /// # Errors
 /// What the kernel says.
 pub fn xdp(namespace: &Path, name: &str) -> Result<Option<XdpAttached>, WorldError> {
-    let found = std::sync::Mutex::new(None);
+    let words = xdp_words(namespace, name)?;
+    let mode = words.into_iter().find_map(|word| if let LinkXdp::Attached(mode) = word { Some(mode) } else { None });
+    Ok(mode.filter(|mode| *mode != XdpAttached::None))
+}
+
+/// The id of the program that an interface's XDP slot holds.
+///
+/// # Errors
+/// What the kernel says.
+pub fn xdp_program(namespace: &Path, name: &str) -> Result<Option<u32>, WorldError> {
+    let words = xdp_words(namespace, name)?;
+    Ok(words.into_iter().find_map(|word| if let LinkXdp::ProgId(id) = word { Some(id) } else { None }))
+}
+
+fn xdp_words(namespace: &Path, name: &str) -> Result<Vec<LinkXdp>, WorldError> {
+    let found = std::sync::Mutex::new(Vec::new());
     in_namespace(namespace, async |handle| {
         let link = link(&handle, name).await?;
         let xdp = |one| if let LinkAttribute::Xdp(words) = one { Some(words) } else { None };
-        let words = link.attributes.into_iter().filter_map(xdp);
-        let mode = words.flatten().find_map(|word| if let LinkXdp::Attached(mode) = word { Some(mode) } else { None });
-        *found.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = mode;
+        let words = link.attributes.into_iter().filter_map(xdp).flatten().collect();
+        *found.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = words;
         Ok(())
     })?;
-    let found = found.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
-    Ok(found.filter(|mode| *mode != XdpAttached::None))
+    Ok(found.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner))
+}
+
+/// Puts a program into an interface's XDP slot, or empties it, whatever it held, as `ip -force link set dev NAME xdp` does.
+///
+/// # Errors
+/// What the kernel says.
+pub fn set_xdp(
+    namespace: &Path,
+    name: &str,
+    program: Option<BorrowedFd<'_>>,
+    mode: XdpAttached,
+) -> Result<(), WorldError> {
+    // XDP_FLAGS_SKB_MODE and XDP_FLAGS_DRV_MODE
+    let flags = if mode == XdpAttached::SocketBuffer { 1 << 1 } else { 1 << 2 };
+    let fd = program.map_or(-1, |program| program.as_raw_fd());
+    in_namespace(namespace, async |handle| {
+        let mut message = LinkUnspec::new_with_name(name).build();
+        message.attributes.push(LinkAttribute::Xdp(vec![LinkXdp::Fd(fd), LinkXdp::Flags(flags)]));
+        handle.link().set(message).execute().await.map_err(netlink("setting XDP of", name))
+    })
 }
 
 /// A wire from `one` to `other`, called [`INSIDE`] in both, without a bridge between them.

@@ -32,7 +32,9 @@ pub use error::WorldError;
 pub use fabric::{Fabric, Place};
 pub use who::Who;
 
-use error::{chain, file};
+use error::{chain, file, system};
+use nix::errno::Errno;
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
 /// A world that exists. Dropping it removes it, its processes included.
 #[derive(Debug)]
@@ -157,6 +159,31 @@ impl World {
         Ok(path)
     }
 
+    /// Where the world's own BPF file system is mounted, if it has one.
+    #[must_use]
+    pub fn bpffs(&self) -> PathBuf {
+        bpffs(&self.folder)
+    }
+
+    /// Mounts it. It goes with the world.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn mount_bpffs(&self) -> Result<(), WorldError> {
+        let at = self.bpffs();
+        std::fs::create_dir(&at).map_err(file("creating", &at))?;
+        let mounted = mount(Some("bpf"), &at, Some("bpf"), MsFlags::empty(), None::<&str>);
+        mounted.map_err(system("mount", at.display().to_string()))
+    }
+
+    /// Takes it away again, with all that is pinned there.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn unmount_bpffs(&self) -> Result<(), WorldError> {
+        unmount_bpffs(&self.folder)
+    }
+
     /// Lets the world and its processes outlive this process.
     ///
     /// # Errors
@@ -176,6 +203,20 @@ impl Drop for World {
         if let Err(error) = ledger::leave(&self.name) {
             eprintln!("world {}: not wholly removed: {}", self.name, chain(&error));
         }
+    }
+}
+
+fn bpffs(folder: &Path) -> PathBuf {
+    folder.join("bpf")
+}
+
+/// Unmounts the BPF file system of the world with this folder, if it has one.
+fn unmount_bpffs(folder: &Path) -> Result<(), WorldError> {
+    let at = bpffs(folder);
+    match umount2(&at, MntFlags::MNT_DETACH) {
+        // No such folder, or nothing is mounted there.
+        Ok(()) | Err(Errno::ENOENT | Errno::EINVAL) => Ok(()),
+        Err(errno) => Err(system("unmount", at.display().to_string())(errno)),
     }
 }
 

@@ -9,7 +9,7 @@ use std::{
     sync::{Mutex, MutexGuard},
 };
 
-use weir_agent::kernel::{CounterCell, Events, IngressHook, Kernel, Options, PacketHook, XdpMode, tick_ns};
+use weir_agent::kernel::{CounterCell, Events, IngressHook, Kernel, Neighbours, Options, PacketHook, XdpMode, tick_ns};
 use weir_common::{
     event::{MergeKey, MergeValue},
     verdict::{Hook, Reason, Verdict},
@@ -67,13 +67,18 @@ impl Bench {
             .expect("cgroup2 is mounted")
             .join(format!("weir-{name}-{}", std::process::id()));
         fs::create_dir_all(&cgroup).expect("a cgroup of our own; needs root");
-        let (kernel, events) = load(&cgroup);
+        let (kernel, events) = load(&cgroup, false);
         Self { kernel, events, compiled: compiled(documents, unknown), cgroup, _one_at_a_time: guard }
     }
 
     /// A second kernel side over the same cgroup.
     pub fn another(&self) -> Kernel {
-        load(&self.cgroup).0
+        load(&self.cgroup, false).0
+    }
+
+    /// One with the programs that stand in front of others', too.
+    pub fn sharing(&self) -> Kernel {
+        load(&self.cgroup, true).0
     }
 
     pub fn run(&self, hook: PacketHook, frame: &[u8]) -> u32 {
@@ -130,11 +135,12 @@ pub const fn place(hook: PacketHook) -> Hook {
     }
 }
 
-fn load(cgroup: &Path) -> (Kernel, Events) {
+fn load(cgroup: &Path, chain: bool) -> (Kernel, Events) {
     let options = Options {
         cgroup_root: cgroup.to_owned(),
         interfaces: Vec::new(),
         xdp_mode: XdpMode::Generic,
+        neighbours: Neighbours { chain, ..Neighbours::default() },
         strict: false,
         ingress: IngressHook::Cgroup,
         count_runs: false,

@@ -113,7 +113,7 @@ fn read() -> Budget {
 }
 
 fn sizes() -> Vec<ProgramSize> {
-    Bench::new("budget", "", Verdict::Allow).kernel.sizes().unwrap_or_else(|error| panic!("{error}"))
+    Bench::new("budget", "", Verdict::Allow).sharing().sizes().unwrap_or_else(|error| panic!("{error}"))
 }
 
 /// The running kernel's series, as `6.18`.

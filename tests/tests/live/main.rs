@@ -35,6 +35,7 @@ mod limits;
 mod limits_socket;
 mod metrics;
 mod modes;
+mod neighbours;
 mod otlp;
 mod otlp_receiver;
 mod pods;
@@ -95,6 +96,7 @@ fn main() -> anyhow::Result<()> {
         limits_socket::trials(),
         syn_flood::trials(),
         modes::trials(),
+        neighbours::trials(),
         refusals::trials(),
         alone::trials(),
         updates::trials(),

@@ -25,6 +25,7 @@ pub fn flags(args: &Args) -> Node {
         ("node", args.node.clone()),
         ("cgroupRoot", paths(&args.cgroup_root)),
         ("xdpMode", args.xdp_mode.clone()),
+        ("xdpNeighbour", args.xdp_neighbour.clone()),
         ("unknownWorkloads", args.unknown_workloads.clone()),
         ("stateDir", paths(&args.state_dir)),
         ("policyDir", paths(&args.policy_dir)),

@@ -20,13 +20,14 @@ use weir_common::verdict::Verdict;
 use crate::spool::Limits;
 
 use super::{
-    Args, Config, Fault, IngressHook, Log, Metrics, XdpMode,
+    Args, Config, Fault, IngressHook, Log, Metrics, Neighbours, XdpMode,
     reader::Reader,
     tree::{self, Node, Value},
 };
 
 const XDP_MODES: &[(&str, XdpMode)] =
     &[("auto", XdpMode::Auto), ("native", XdpMode::Native), ("generic", XdpMode::Generic)];
+const XDP_NEIGHBOURS: &[(&str, bool)] = &[("refuse", false), ("chain", true)];
 const UNKNOWN: &[(&str, Verdict)] = &[("allow", Verdict::Allow), ("deny", Verdict::Deny)];
 const INGRESS_HOOKS: &[(&str, IngressHook)] = &[("cgroup", IngressHook::Cgroup), ("sk_lookup", IngressHook::SkLookup)];
 const LEVELS: &[(&str, &str)] =
@@ -79,6 +80,8 @@ fn config(reader: &mut Sources, file: Option<&Node>, flags: &Node) -> Option<Con
     }
     let interfaces = top.read(reader, interfaces);
     let xdp_mode = top.read(reader, |reader, section| reader.choice(section, "xdpMode", XDP_MODES));
+    let chain = top.read(reader, |reader, section| reader.choice(section, "xdpNeighbour", XDP_NEIGHBOURS));
+    let bpffs = top.read(reader, |reader, section| reader.path(section, "bpffs"));
     let unknown = top.read(reader, |reader, section| reader.choice(section, "unknownWorkloads", UNKNOWN));
     let unselected = top.read(reader, |reader, section| reader.choice(section, "unselectedWorkloads", UNKNOWN));
     let ingress_hook = top.read(reader, |reader, section| reader.choice(section, "ingressHook", INGRESS_HOOKS));
@@ -96,6 +99,7 @@ fn config(reader: &mut Sources, file: Option<&Node>, flags: &Node) -> Option<Con
         cgroup_root: cgroup_root?,
         interfaces: interfaces.unwrap_or_default(),
         xdp_mode: xdp_mode.unwrap_or(XdpMode::Auto),
+        neighbours: neighbours(chain, bpffs),
         unknown: unknown.unwrap_or(Verdict::Allow),
         unselected: unselected.unwrap_or(Verdict::Allow),
         ingress_hook: ingress_hook.unwrap_or_default(),
@@ -108,6 +112,11 @@ fn config(reader: &mut Sources, file: Option<&Node>, flags: &Node) -> Option<Con
         metrics,
         log,
     })
+}
+
+fn neighbours(chain: Option<bool>, bpffs: Option<PathBuf>) -> Neighbours {
+    let default = Neighbours::default();
+    Neighbours { chain: chain.unwrap_or(default.chain), bpffs: bpffs.unwrap_or(default.bpffs) }
 }
 
 fn host_name(reader: &mut Sources) -> Option<String> {

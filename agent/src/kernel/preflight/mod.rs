@@ -24,7 +24,9 @@ use super::{
     attach::{self, ALONE_HOOKS, ROOT_PROGRAMS, STRICT_PROGRAMS, WIRE_PROGRAMS, WORKLOAD_HOOKS},
     cgroups,
     error::KernelError,
-    interfaces, links, load, places, wires,
+    interfaces,
+    links::{self, SlotMode},
+    load, places, wires,
 };
 
 /// Every program, loaded to see whether this kernel takes it. Dropping it unloads them.
@@ -35,20 +37,25 @@ pub struct Trial {
 }
 
 impl Trial {
-    /// Creates the maps and loads each program, going on after one that is refused.
+    /// Creates the maps and loads each program, going on after one that is refused. With those that stand in front of other XDP programs where `chain` asks
+    /// for them.
     ///
     /// # Errors
     /// The maps cannot be created: a privilege or a kernel feature is missing.
-    pub fn load() -> Result<Self, KernelError> {
+    pub fn load(chain: bool) -> Result<Self, KernelError> {
         let places = places::of_running_kernel();
-        let first = Self::load_with(places)?;
+        let first = Self::load_with(places, chain)?;
         // As the agent does at its start.
-        if first.refused.is_empty() || places.known == 0 { Ok(first) } else { Self::load_with(TaskPlaces::UNKNOWN) }
+        if first.refused.is_empty() || places.known == 0 {
+            Ok(first)
+        } else {
+            Self::load_with(TaskPlaces::UNKNOWN, chain)
+        }
     }
 
-    fn load_with(places: TaskPlaces) -> Result<Self, KernelError> {
+    fn load_with(places: TaskPlaces, chain: bool) -> Result<Self, KernelError> {
         let mut ebpf = load::open(places)?;
-        let refused = attach::programs().filter_map(|name| load::load_program(&mut ebpf, name).err()).collect();
+        let refused = attach::programs(chain).filter_map(|name| load::load_program(&mut ebpf, name).err()).collect();
         Ok(Self { ebpf, refused, reads_tasks: places.known != 0 })
     }
 
@@ -119,7 +126,7 @@ const LOOPBACK_INDEX: u32 = 1;
 
 /// The names of Weir's programs.
 pub fn names() -> impl Iterator<Item = &'static str> {
-    attach::programs()
+    attach::programs(true)
 }
 
 /// Every program for cgroups, once.
@@ -207,7 +214,13 @@ pub fn all_interfaces() -> io::Result<Vec<Interface>> {
     let named = if_nameindex()?;
     let shown = named.iter().map(|one| {
         let (index, name) = (one.index(), one.name().to_string_lossy().into_owned());
-        Interface { index, name, xdp: links::xdp(index).ok().flatten() }
+        let slot = links::xdp(index).ok().flatten();
+        let mode = |mode| match mode {
+            Some(SlotMode::Native) => "native",
+            Some(SlotMode::Generic) => "generic",
+            None => "another mode, or several",
+        };
+        Interface { index, name, xdp: slot.map(|slot| (mode(slot.mode), slot.program)) }
     });
     Ok(shown.collect())
 }
