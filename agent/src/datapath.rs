@@ -46,6 +46,11 @@ pub trait Datapath: Send + 'static {
     /// # Errors
     /// The counters could not be read.
     fn counters(&self) -> Result<Vec<CounterCell>, DatapathError>;
+    /// Closes whose event found no room in the ring.
+    ///
+    /// # Errors
+    /// The counters could not be read.
+    fn closes_lost(&self) -> Result<u64, DatapathError>;
     /// Traffic charged against the first `limits` limits.
     ///
     /// # Errors

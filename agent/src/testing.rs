@@ -164,6 +164,10 @@ impl Datapath for FakeDatapath {
         }
     }
 
+    fn closes_lost(&self) -> Result<u64, DatapathError> {
+        Ok(0)
+    }
+
     fn counters(&self) -> Result<Vec<CounterCell>, DatapathError> {
         let inner = self.0.inner();
         if inner.fail_counters { Err(ToldToFail.into()) } else { Ok(inner.counters.clone()) }

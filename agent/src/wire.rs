@@ -52,6 +52,10 @@ impl Datapath for Kernel {
         Ok(Self::counters(self)?)
     }
 
+    fn closes_lost(&self) -> Result<u64, DatapathError> {
+        Ok(Self::closes_lost(self)?)
+    }
+
     fn limit_stats(&self, limits: usize) -> Result<Vec<LimitStats>, DatapathError> {
         Ok(Self::limit_stats(self, limits)?)
     }

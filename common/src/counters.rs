@@ -14,6 +14,9 @@ pub const CELLS: usize = 16 * (VERDICTS * REASONS) as usize;
 /// Cells that count decisions: [`CELLS`] for those of which records are made, then as many for those of which none is.
 pub const DECISIONS: usize = 2 * CELLS;
 
+/// Among events that found no room, the cell that counts closes: that of no verdict, which no decision has.
+pub const CLOSES: u32 = Hook::SockOps as u32 * VERDICTS * REASONS;
+
 /// The same decision's cell among those of which no record is made.
 #[inline(always)]
 #[must_use]
@@ -43,6 +46,12 @@ pub const fn describe(cell: u32) -> Option<(Hook, Verdict, Reason)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn no_decision_is_counted_where_closes_are() {
+        assert_eq!(describe(CLOSES), None);
+        assert!((CLOSES as usize) < CELLS);
+    }
 
     #[test]
     fn every_combination_has_its_own_cell_and_is_described_back() {

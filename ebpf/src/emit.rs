@@ -13,6 +13,7 @@ use weir_common::{
     counters,
     decide::{Decision, Query},
     event::{Event, Kind, Local, MergeKey, MergeValue, Process},
+    maps::{MAX_WORKLOADS, RING_BYTES, RING_QUOTA, RING_STEP},
     verdict::{Direction, Hook},
 };
 
@@ -30,6 +31,9 @@ const SECOND_SHIFT: u32 = 30;
 const LOOK_SHIFT: u32 = 4;
 const LOOK_MASK: u64 = 15;
 const BPF_RB_AVAIL_DATA: u64 = 0;
+const BPF_RB_CONS_POS: u64 = 2;
+/// Unread bytes from which on the ring is scarce.
+const SCARCE_BYTES: u64 = RING_BYTES as u64 / 2;
 
 /// What a decision was about.
 #[derive(Clone, Copy)]
@@ -124,6 +128,9 @@ pub fn verdict(subject: &Subject, judged: &Judged, caller: &Caller) {
         return;
     }
     let decision = &judged.decision;
+    if has_share(subject.local.workload) {
+        return count(&maps::LOST, cell_of(subject, decision));
+    }
     let detail = detail_of(&Process { staged: decision.staged.0, ..caller.process });
     let event = event(Kind::Verdict, subject, judged.generation, caller.cgroup, detail);
     let event = Event {
@@ -147,24 +154,29 @@ pub fn counted_only(subject: &Subject, decision: &Decision) -> bool {
     decision.quiet
 }
 
-/// Sends something that is not a decision (an attempt, a bind, a close); lost quietly when the ring is full, as the agent
-/// then only misses an attribution, which it reports as unknown. `process`: as in `submit`.
+/// Sends something that is not a decision (an attempt, a bind, a close); whether there was room. `process`: as in `submit`.
 #[inline(always)]
-fn note(kind: Kind, subject: &Subject, cgroup: u64, old_state: u8, detail: [u8; 32], process: u32) {
+fn note(kind: Kind, subject: &Subject, cgroup: u64, old_state: u8, detail: [u8; 32], process: u32) -> bool {
+    if has_share(subject.local.workload) {
+        return false;
+    }
     let event = event(kind, subject, 0, cgroup, detail);
-    submit(Event { old_state, ..event }, process);
+    submit(Event { old_state, ..event }, process)
 }
 
-/// Names the process behind what follows on this socket.
+/// Names the process behind what follows on this socket. Lost quietly: the agent then only misses an attribution, which it reports as
+/// unknown.
 #[inline(always)]
 pub fn named(kind: Kind, subject: &Subject, caller: &Caller) {
-    note(kind, subject, caller.cgroup, 0, detail_of(&caller.process), caller.process.pid);
+    let _ = note(kind, subject, caller.cgroup, 0, detail_of(&caller.process), caller.process.pid);
 }
 
 /// Hands over what a connection came to.
 #[inline(always)]
 pub fn closed(subject: &Subject, old_state: u8, totals: [u8; 32]) {
-    note(Kind::Close, subject, 0, old_state, totals, 0);
+    if !note(Kind::Close, subject, 0, old_state, totals, 0) {
+        count(&maps::LOST, counters::CLOSES);
+    }
 }
 
 /// Counts a decision about a packet together with equal ones of this epoch.
@@ -361,8 +373,52 @@ fn is_filling(now: u64) -> bool {
     if now >> LOOK_SHIFT & LOOK_MASK != 0 {
         return false;
     }
+    let unread = ring(BPF_RB_AVAIL_DATA);
+    if let Some(scarce) = maps::SCARCE.get_ptr_mut(0) {
+        // SAFETY: a live map value; volatile because other CPUs write it, and whoever looks last is right.
+        unsafe { scarce.write_volatile(u32::from(unread > SCARCE_BYTES)) };
+    }
+    unread >= WAKE_BYTES
+}
+
+/// What the ring says of itself.
+#[inline(always)]
+fn ring(what: u64) -> u64 {
     // SAFETY: helper on a map of ours.
-    unsafe { bpf_ringbuf_query((&raw const maps::EVENTS).cast_mut().cast(), BPF_RB_AVAIL_DATA) >= WAKE_BYTES }
+    unsafe { bpf_ringbuf_query((&raw const maps::EVENTS).cast_mut().cast(), what) }
+}
+
+/// Whether a workload has what one may have of a ring that is more than half full, since the reader was last a step further: so one
+/// that floods leaves room for the others. Two CPUs may begin a step at the same time and forget a few events, which only gives a little
+/// more. Asked before the event is made, and no function of its own: that takes stack, and `sendmsg` has none left.
+#[inline(always)]
+fn has_share(workload: u32) -> bool {
+    if maps::SCARCE.get(0).copied().unwrap_or(0) == 0 {
+        return false;
+    }
+    let unread = ring(BPF_RB_AVAIL_DATA);
+    let Some(share) = maps::RING_SHARES.get_ptr_mut(workload % MAX_WORKLOADS) else { return false };
+    if unread <= SCARCE_BYTES {
+        if let Some(scarce) = maps::SCARCE.get_ptr_mut(0) {
+            // SAFETY: as in `is_filling`.
+            unsafe { scarce.write_volatile(0) };
+        }
+        return false;
+    }
+    let step = (ring(BPF_RB_CONS_POS) >> RING_STEP) << 32;
+    // SAFETY: a live map value; volatile because other CPUs write it.
+    let seen = unsafe { share.read_volatile() };
+    if seen >> 32 << 32 != step {
+        // SAFETY: as above.
+        unsafe { share.write_volatile(step | 1) };
+        return false;
+    }
+    if seen & 0xffff_ffff >= u64::from(RING_QUOTA) {
+        return true;
+    }
+    // SAFETY: a live map value of this run.
+    unsafe { atomic::add(share, 1) };
+    false
 }
 
 /// Whether the reader is to be woken for this process: the last wake-up is long enough ago, and was not for the same process a

@@ -112,10 +112,17 @@ pub static EVENTS: RingBuf<Event, { RING_BYTES as usize }> = RingBuf::new();
 /// When the reader was last woken for the sake of a process, and for which ones of late. Written by the programs.
 #[btf_map]
 pub static WOKEN: Array<u64, { emit::WOKEN_ENTRIES as usize }> = Array::new();
+/// Whether more than half of the ring was unread when that was last looked at. Written by the programs.
+#[btf_map]
+pub static SCARCE: Array<u32, 1> = Array::new();
+/// By workload: how far the reader was (upper half), and the events since then (lower half), while the ring is scarce. Written by the
+/// programs.
+#[btf_map]
+pub static RING_SHARES: Array<u64, { MAX_WORKLOADS as usize }> = Array::new();
 /// Decisions by cell (`weir_common::counters`). Written by the programs.
 #[btf_map]
 pub static COUNTERS: PerCpuArray<u64, { counters::DECISIONS }> = PerCpuArray::new();
-/// Decisions whose event found the ring full, by cell. Written by the programs.
+/// Decisions whose event found no room in the ring, by cell; and closes. Written by the programs.
 #[btf_map]
 pub static LOST: PerCpuArray<u64, { counters::CELLS }> = PerCpuArray::new();
 /// The merge epoch, whose low bit picks the table that programs write: written by the agent. And the one after that in which a table

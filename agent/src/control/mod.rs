@@ -220,10 +220,11 @@ impl<D: Datapath> Control<D> {
         }
     }
 
-    /// Reports decisions whose events found the ring full.
+    /// Reports decisions and closes whose events found no room in the ring.
     pub fn report_losses(&mut self) {
-        match self.datapath.counters() {
-            Ok(cells) => self.ring.update(&cells, &self.settings.queue),
+        let counted = self.datapath.counters().and_then(|cells| Ok((cells, self.datapath.closes_lost()?)));
+        match counted {
+            Ok((cells, closes)) => self.ring.update(&cells, closes, &self.settings.queue),
             Err(error) => tracing::error!(error = %error, "the kernel's counters could not be read"),
         }
     }

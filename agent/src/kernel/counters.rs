@@ -60,6 +60,11 @@ pub(super) fn read(ebpf: &Ebpf) -> Result<Vec<CounterCell>, KernelError> {
     Ok(cells)
 }
 
+/// Closes whose event found no room in the ring.
+pub(super) fn closes_lost(ebpf: &Ebpf) -> Result<u64, KernelError> {
+    sum(&open(ebpf, maps::LOST)?, counters::CLOSES).map_err(error::map(maps::LOST))
+}
+
 fn open<'a>(ebpf: &'a Ebpf, name: &'static str) -> Result<PerCpuArray<&'a MapData, u64>, KernelError> {
     let map = ebpf.map(name).ok_or(KernelError::NoMap(name))?;
     PerCpuArray::try_from(map).map_err(error::map(name))

@@ -302,6 +302,14 @@ impl Kernel {
         counters::read(&self.ebpf)
     }
 
+    /// Closes whose event found no room in the ring.
+    ///
+    /// # Errors
+    /// When a map cannot be read.
+    pub fn closes_lost(&self) -> Result<u64, KernelError> {
+        counters::closes_lost(&self.ebpf)
+    }
+
     /// Packets and bytes by limit number, for the first `limits` numbers.
     ///
     /// # Errors

@@ -14,19 +14,24 @@ use crate::{datapath::CounterCell, exporter::Queue};
 #[derive(Debug)]
 pub struct RingLosses {
     seen: HashMap<u32, u64>,
+    closes: u64,
     looked_ns: u64,
 }
 
 impl Default for RingLosses {
     fn default() -> Self {
-        Self { seen: HashMap::new(), looked_ns: clock::wall_now() }
+        Self { seen: HashMap::new(), closes: 0, looked_ns: clock::wall_now() }
     }
 }
 
 impl RingLosses {
-    /// Reports what the counters have gained since the last call.
-    pub fn update(&mut self, cells: &[CounterCell], queue: &Queue) {
+    /// Reports what the counters have gained since the last call; `closes` counts those of connections.
+    pub fn update(&mut self, cells: &[CounterCell], closes: u64, queue: &Queue) {
         let now = clock::wall_now();
+        if closes > self.closes {
+            queue.lost(Cause::RingFullClose, None, closes - self.closes, self.looked_ns, now);
+            self.closes = closes;
+        }
         let mut decisions = 0;
         for cell in cells {
             let index = counters::cell(cell.hook, cell.verdict, cell.reason);
@@ -41,7 +46,7 @@ impl RingLosses {
         if decisions > 0 {
             tracing::warn!(
                 decisions,
-                "the kernel's event ring was full: these decisions are counted, but have no record"
+                "the kernel's event ring had no room: these decisions are counted, but have no record"
             );
         }
         self.looked_ns = now;

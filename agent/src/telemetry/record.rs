@@ -90,8 +90,10 @@ pub enum RecordKind {
 /// decisions have no record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Cause {
-    /// The event of a decision found the kernel's ring full.
+    /// The event of a decision found no room in the kernel's ring: it was full, or scarce, and the workload had its share of it.
     RingFull,
+    /// As `RingFull`, of closes.
+    RingFullClose,
     /// The agent's queue was full.
     QueueFull,
     /// As `QueueFull`, of records that are no decisions.
@@ -123,6 +125,7 @@ impl Cause {
     /// Every cause there is.
     pub const ALL: &'static [Self] = &[
         Self::RingFull,
+        Self::RingFullClose,
         Self::QueueFull,
         Self::QueueFullClose,
         Self::Quota,
@@ -142,6 +145,7 @@ impl Cause {
     pub const fn name(self) -> &'static str {
         match self {
             Self::RingFull => "ring_full",
+            Self::RingFullClose => "ring_full_close",
             Self::QueueFull => "queue_full",
             Self::QueueFullClose => "queue_full_close",
             Self::Quota => "quota",
@@ -167,6 +171,7 @@ impl Cause {
             Self::SpoolExpired => Self::SpoolExpiredClose,
             Self::EarlierRun => Self::EarlierRunClose,
             other @ (Self::RingFull
+            | Self::RingFullClose
             | Self::QueueFullClose
             | Self::QuotaClose
             | Self::SpoolFullClose

@@ -106,13 +106,13 @@ fn the_rings_losses_are_told_once_with_their_hook_and_count() {
     };
     let mut told = Vec::new();
     for lost in [0, 5, 5, 12] {
-        losses.update(&[cell(lost)], &queue);
+        losses.update(&[cell(lost)], lost / 5, &queue);
         told.extend(records(&queue));
     }
-    assert_eq!(told.iter().map(|record| record.count).collect::<Vec<_>>(), [5, 7]);
-    assert!(
-        told.iter()
-            .all(|record| record.kind == RecordKind::Loss(Cause::RingFull) && record.hook == Some(Hook::Connect))
-    );
+    let row = |record: &Record| (record.kind, record.hook, record.count);
+    let (decisions, closes) = (RecordKind::Loss(Cause::RingFull), RecordKind::Loss(Cause::RingFullClose));
+    let connect = Some(Hook::Connect);
+    let expected = [(decisions, connect, 5), (closes, None, 1), (decisions, connect, 7), (closes, None, 1)];
+    assert_eq!(told.iter().map(row).collect::<Vec<_>>(), expected);
     assert!(told.iter().all(|record| record.time_ns > 0 && record.end_ns >= record.time_ns));
 }

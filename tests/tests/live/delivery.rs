@@ -39,6 +39,7 @@ pub fn trials() -> Vec<Trial> {
         test("an_agent_that_was_killed_leaves_its_records_to_the_next_which_says_that_there_is_a_gap", killed),
         test("adversarial 41: with_every_buffer_on_the_way_full_the_sum_still_closes_and_verdicts_hold", all_full),
         test("adversarial 42: one_workload_floods_and_the_others_records_arrive", one_floods),
+        test("adversarial 42: one_workload_fills_its_share_of_the_ring_and_no_more_while_nobody_reads", ring_share),
     ]
 }
 
@@ -321,5 +322,29 @@ fn one_floods() -> Result<()> {
     let quota: Vec<&Record> = losses.iter().filter(|record| record.loss_cause == "quota").collect();
     ensure!(!quota.is_empty(), "nobody was held back: {losses:?}");
     ensure!(quota.iter().all(|record| record.local.workload == "shop/web"), "{quota:?}");
+    Ok(())
+}
+
+/// The agent is held, so nothing is read: what one workload may have of the ring, the others still have.
+fn ring_share() -> Result<()> {
+    let mut harness = start("ring-share", Options::default())?;
+    let mark = Mark::now();
+    harness.signal_agent(Signal::SIGSTOP);
+    let line = "storm --to 10.77.0.20:80 --to 10.77.0.30:80 --threads 4 --pause-ms 0 --seconds 30";
+    let storm = harness.world().start("storm", harness.world().probe_line(Web, line))?;
+    sleep(Duration::from_secs(6));
+    let quiet: Result<Vec<u32>> =
+        (0..TRIES).map(|_| Ok(harness.world().attempt(Db, "tcp-connect --to 10.77.0.20:80")?.pid)).collect();
+    let stormed = storm.stormed();
+    harness.signal_agent(Signal::SIGCONT);
+    let tries: u64 = stormed?.ends.into_values().flatten().map(|(_, count)| count).sum();
+    // Half of the ring, and the workload's share of the other half, are less than this many events.
+    ensure!(tries > 80_000, "the flood was none: {tries} tries");
+    each_once(&harness, mark, &quiet?)?;
+    harness.ctl(&["reconcile", "--wait", "30"], "")?.ok()?;
+    let status = harness.status()?;
+    let lost: u64 = status.agent.counters.iter().map(|counter| counter.lost).sum();
+    ensure!(lost > 0 && lost + 40_000 > tries, "{lost} of {tries} were lost: the flood had more than its share");
+    ensure!(lost < tries, "nothing of the flood was recorded");
     Ok(())
 }
