@@ -93,7 +93,7 @@ pub struct SpoolStatus {
     pub bytes: u64,
     /// Most bytes.
     pub capacity: u64,
-    /// Wall clock of the newest record in the oldest segment; 0 while there is nothing.
+    /// Wall clock of about the oldest batch that was not acknowledged; 0 while there is none.
     pub oldest_ns: u64,
     /// Records given to the stream, each time they were.
     pub sent: u64,
@@ -119,6 +119,8 @@ pub struct Spool {
     made: u64,
     cursor: Place,
     in_flight: VecDeque<InFlight>,
+    /// Wall clock of about the first batch that was not sent, while there is one.
+    unsent_ns: u64,
     /// Bytes by workload.
     shares: HashMap<String, u64>,
     disk_from: Option<Instant>,
@@ -145,6 +147,7 @@ struct InFlight {
     boot: Arc<str>,
     sequence: u64,
     records: u64,
+    newest_ns: u64,
     place: Place,
 }
 
@@ -172,6 +175,7 @@ impl Spool {
             made: 0,
             cursor: Place::default(),
             in_flight: VecDeque::new(),
+            unsent_ns: 0,
             shares: HashMap::new(),
             disk_from: (limits.bytes > 0).then(Instant::now),
             dirty: false,
@@ -199,6 +203,9 @@ impl Spool {
     /// Adds a batch; whether there is room for it. Where the disk does not take it, memory does, up to a bound.
     /// `names` are the workloads of its records, one for each.
     pub fn append<'a>(&mut self, facts: Facts, packed: &[u8], names: impl Iterator<Item = &'a str> + Clone) -> bool {
+        if !self.is_behind() {
+            self.unsent_ns = facts.newest_ns;
+        }
         let sequence = self.made + 1;
         let size = packed.len() as u64;
         let Some(id) = self.place_for(sequence, size, facts.newest_ns) else { return false };
@@ -364,8 +371,11 @@ impl Spool {
                         boot: Arc::clone(&boot),
                         sequence: header.sequence,
                         records,
+                        newest_ns: header.facts.newest_ns,
                         place,
                     });
+                    // Of the next one this is not known without reading it; it is hardly younger.
+                    self.unsent_ns = header.facts.newest_ns;
                     self.note_sent(&boot, header.sequence);
                     self.status.sent += records;
                     let sequence = header.sequence;
@@ -410,7 +420,7 @@ impl Spool {
     /// A new stream begins with the first batch that was not acknowledged.
     pub fn rewind(&mut self) {
         if let Some(first) = self.in_flight.front() {
-            self.cursor = first.place;
+            (self.cursor, self.unsent_ns) = (first.place, first.newest_ns);
             self.in_flight.clear();
         }
     }
@@ -543,8 +553,9 @@ impl Spool {
 
     /// Numbers for people.
     pub fn status(&self) -> SpoolStatus {
-        let oldest = self.segments.values().find(|segment| segment.last > self.acknowledged(&segment.boot));
-        SpoolStatus { oldest_ns: oldest.map_or(0, |segment| segment.oldest_ns), ..self.status.clone() }
+        let unsent = self.is_behind().then_some(self.unsent_ns);
+        let oldest_ns = self.in_flight.front().map(|batch| batch.newest_ns).or(unsent).unwrap_or(0);
+        SpoolStatus { oldest_ns, ..self.status.clone() }
     }
 }
 

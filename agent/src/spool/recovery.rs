@@ -54,6 +54,9 @@ impl Spool {
                 segment.remove()?;
                 continue;
             }
+            if self.unsent_ns == 0 {
+                self.unsent_ns = segment.oldest_ns;
+            }
             self.add(segment);
         }
         let of = Boot { dir: Some(dir.to_owned()), position, file: Some(file) };

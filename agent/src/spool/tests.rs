@@ -148,6 +148,29 @@ fn a_full_spool_gives_up_the_oldest_that_was_never_sent_and_says_what_it_was() {
 }
 
 #[test]
+fn how_old_the_oldest_is_that_waits_is_known() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut spool, _) = open(dir.path(), 10 << 20, "a", 1);
+    assert_eq!(spool.status().oldest_ns, 0);
+    for newest_ns in [100, 200, 300] {
+        append_at(&mut spool, 1, newest_ns);
+    }
+    assert_eq!(spool.status().oldest_ns, 100);
+    all(&mut spool);
+    assert_eq!(spool.status().oldest_ns, 100);
+    spool.acknowledge("a", 2).unwrap();
+    assert_eq!(spool.status().oldest_ns, 300);
+    spool.rewind();
+    assert_eq!(spool.status().oldest_ns, 300);
+    all(&mut spool);
+    spool.acknowledge("a", 3).unwrap();
+    assert_eq!(spool.status().oldest_ns, 0);
+    append_at(&mut spool, 1, 400);
+    drop(spool);
+    assert_eq!(open(dir.path(), 10 << 20, "b", 2).0.status().oldest_ns, 100, "of its segment, which is not older");
+}
+
+#[test]
 fn what_is_too_old_is_given_up_and_what_is_not_stays() {
     let dir = tempfile::tempdir().unwrap();
     let (mut spool, _) = open(dir.path(), 10 << 20, "a", 1);

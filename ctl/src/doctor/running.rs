@@ -106,12 +106,12 @@ fn exporter(exporter: Option<&Exporter>) -> Check {
     let Some(exporter) = exporter.filter(|exporter| !exporter.collector.is_empty()) else {
         return Check::new(NAME, Outcome::Ok, "records go nowhere: no collector is configured", "");
     };
-    let Exporter { collector, state, detail, records_queued, queue_capacity, records_lost, .. } = exporter;
+    let Exporter { collector, state, detail, records_queued, records_lost, spool_fault, .. } = exporter;
     let detail = if detail.is_empty() { String::new() } else { format!(" ({detail})") };
-    let found = format!(
-        "{collector} {state}{detail}; {records_queued} of {queue_capacity} records queued, {records_lost} lost"
-    );
-    match state == "connected" && *records_lost == 0 {
+    let disk = if spool_fault.is_empty() { String::new() } else { format!("; the spool's disk: {spool_fault}") };
+    let found =
+        format!("{collector} {state}{detail}; {records_queued} records not acknowledged, {records_lost} lost{disk}");
+    match state == "connected" && *records_lost == 0 && spool_fault.is_empty() {
         true => Check::new(NAME, Outcome::Ok, found, ""),
         false => Check::new(
             NAME,
