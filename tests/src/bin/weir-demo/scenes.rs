@@ -6,6 +6,7 @@
 use std::net::SocketAddr;
 
 use anyhow::Result;
+use nix::sys::signal::Signal;
 use weir_tests::harness::ctl::Mark;
 use weir_tests::harness::{Harness, HarnessError, Record};
 use weir_tests::report::Attempt;
@@ -110,6 +111,36 @@ pub fn bad_document(stage: &mut Stage) -> Result<Vec<Finding>> {
         observed: format!("{whole}, generation {after}"),
         ok: refused && before == after,
         records: Vec::new(),
+    }])
+}
+
+/// The collector hangs; what is decided meanwhile is spooled and arrives later, each once, and the whole record is checked.
+pub fn collector_hangs(stage: &mut Stage) -> Result<Vec<Finding>> {
+    let mark = Mark::now();
+    stage.harness.signal_collector(Signal::SIGSTOP);
+    let calls: Result<Vec<Attempt>> =
+        (0..5).map(|_| call(stage, Who::Web, SocketAddr::new(Who::Db.v4(), 5432), 0)).collect();
+    stage.harness.signal_collector(Signal::SIGCONT);
+    let (calls, mut records) = (calls?, Vec::new());
+    for call in &calls {
+        let of = |record: &Record| record.process.as_ref().is_some_and(|process| process.pid == call.pid);
+        proof(stage, mark, "the refusal", |record| record.is("deny", "connect") && of(record))?;
+        let all = stage.harness.records_since(mark)?;
+        records.extend(all.into_iter().filter(|record| record.is("deny", "connect") && of(record)));
+    }
+    let refused = calls.iter().filter(|call| call.result == "EPERM").count();
+    let said = stage.harness.ctl(&["reconcile"], "")?;
+    let closed = said.out.lines().last().unwrap_or_default().starts_with("closed: ") && said.status.success();
+    let whole = if closed { "the sum closes" } else { "the sum does not close" };
+    let observed = format!("{refused} refused, {} records, {whole}", records.len());
+    let expected = "5 refused, 5 records, the sum closes".to_owned();
+    records.truncate(1);
+    Ok(vec![Finding {
+        step: "the collector hangs a while",
+        ok: observed == expected,
+        expected,
+        observed,
+        records,
     }])
 }
 

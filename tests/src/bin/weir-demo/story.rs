@@ -83,7 +83,7 @@ fn open(harness: Harness) -> Result<Stage> {
 }
 
 fn play(stage: &mut Stage, show: &Show) -> Result<Vec<Finding>> {
-    let scenes: [Scene; 8] = [
+    let scenes: [Scene; 9] = [
         scenes::allowed,
         scenes::refused,
         scenes::kept_out,
@@ -91,6 +91,7 @@ fn play(stage: &mut Stage, show: &Show) -> Result<Vec<Finding>> {
         update::updated,
         scenes::bad_document,
         contain::contained,
+        scenes::collector_hangs,
         scenes::agreed,
     ];
     let mut findings = Vec::new();
