@@ -11,7 +11,7 @@ mod sample;
 mod sections;
 mod tree;
 
-use std::{net::SocketAddr, path::PathBuf};
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 pub use crate::kernel::{IngressHook, InterfaceOption, Neighbours};
 pub use args::Args;
@@ -51,6 +51,8 @@ pub struct Config {
     pub queue_records: usize,
     /// How much is kept of what the collector has not acknowledged.
     pub spool: crate::spool::Limits,
+    /// How often living connections are recorded; zero for never.
+    pub progress: Duration,
     /// Where metrics and probes are served; `None` for nowhere.
     pub metrics: Option<Metrics>,
     /// What is logged and how.

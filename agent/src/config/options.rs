@@ -116,6 +116,11 @@ pub const OPTIONS: &[OptionDoc] = &[
         "Disk space below stateDir for batches that the collector has not acknowledged; beyond it the oldest are dropped and counted. 0: only 8 MiB of memory.",
     ),
     option("spool.hours", "24", "How long such batches are kept."),
+    option(
+        "progress.seconds",
+        "30",
+        "How often living TCP connections that are at least so old are recorded with what they came to; 0: at their end only. Needs kernel 6.9.",
+    ),
     absent(
         "metrics.listen",
         "127.0.0.1:9477",

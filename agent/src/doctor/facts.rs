@@ -72,6 +72,7 @@ fn configuration(config: &Config) -> Value {
         "collector": collector,
         "queue": {"records": config.queue_records},
         "spool": {"mebibytes": config.spool.bytes >> 20, "hours": config.spool.age.as_secs() / 3600},
+        "progress": {"seconds": config.progress.as_secs()},
         "metrics": config.metrics.map(|metrics| {
             json!({"listen": metrics.listen, "perPolicy": metrics.per_policy, "programStats": metrics.program_stats})
         }),

@@ -5,7 +5,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use super::losses::Losses;
@@ -16,6 +16,9 @@ use crate::telemetry::{
 
 /// One part in this many of all room is what one workload may have while less than half is free.
 pub const QUOTA: usize = 4;
+
+/// How often it is said that there is no room.
+const WARN_EVERY: Duration = Duration::from_secs(10);
 
 /// Records that no batch was made of yet.
 #[derive(Debug)]
@@ -30,8 +33,8 @@ pub struct Pending {
     /// Since when records wait.
     since: Option<Instant>,
     closed: bool,
-    /// Set with the first record that found no room, until half of the room is free again.
-    full: bool,
+    /// When it was last said that there is no room.
+    warned: Option<Instant>,
 }
 
 impl Pending {
@@ -44,7 +47,7 @@ impl Pending {
             lost: 0,
             since: None,
             closed: false,
-            full: false,
+            warned: None,
         }
     }
 
@@ -80,10 +83,14 @@ impl Pending {
 
     /// Counts a record as lost.
     pub fn give_up(&mut self, record: &Record, cause: Cause) {
-        if !self.full {
-            self.full = true;
+        if self.warned.is_none_or(|warned| warned.elapsed() >= WARN_EVERY) {
+            self.warned = Some(Instant::now());
             let cause = cause.name();
-            tracing::warn!(cause, capacity = self.capacity, "records find no room: new ones are counted and dropped");
+            tracing::warn!(
+                cause,
+                decisions_lost = self.lost,
+                "records find no room: those that come are counted and dropped"
+            );
         }
         let (first, last) = (record.time_ns, record.end_ns.max(record.time_ns));
         let whose = if cause == Cause::Quota { workload(record) } else { "" };
@@ -92,7 +99,7 @@ impl Pending {
                 self.lost += record.count;
                 self.losses.add(cause, tally::cell_of(record), whose, record.count, first, last);
             }
-            RecordKind::Close | RecordKind::Cut | RecordKind::Adopted => {
+            RecordKind::Close | RecordKind::Cut | RecordKind::Adopted | RecordKind::Progress => {
                 self.losses.add(cause.of_others(), None, whose, 1, first, last);
             }
             RecordKind::Loss(cause) => {
@@ -141,10 +148,6 @@ impl Pending {
                     *held = held.saturating_sub(1);
                 }
             }
-        }
-        if self.full && self.records.len() <= self.capacity / 2 {
-            self.full = false;
-            tracing::info!(decisions_lost = self.lost, "there is room for records again");
         }
         taken.extend(std::iter::from_fn(|| self.losses.take()).take(most));
         self.since = None;

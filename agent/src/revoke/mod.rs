@@ -109,6 +109,11 @@ impl Revoker {
         Report { known: self.known.count(), ..lock(&self.report).clone() }
     }
 
+    /// The view of the generation in force.
+    pub fn view(&self) -> Option<Arc<View>> {
+        lock(&self.mail).view.clone()
+    }
+
     /// The connections that `view` would cut, and those it would let go on; nothing is touched.
     ///
     /// # Errors

@@ -50,7 +50,11 @@ fn given_up(packed: &[u8]) -> Given {
                     given.again(*cause, cell, record.count, record.time_ns, end);
                 }
             }
-            v1::RecordType::Close | v1::RecordType::Cut | v1::RecordType::Adopted | v1::RecordType::Unspecified => {
+            v1::RecordType::Close
+            | v1::RecordType::Cut
+            | v1::RecordType::Adopted
+            | v1::RecordType::Progress
+            | v1::RecordType::Unspecified => {
                 given.other(1, record.time_ns, end);
             }
         }
@@ -212,7 +216,7 @@ fn index<K: Hash + Eq>(known: &mut HashMap<K, u32>, key: K, tell: impl FnOnce())
 const fn usual_count(kind: RecordKind) -> u64 {
     match kind {
         RecordKind::Verdict => 1,
-        RecordKind::Close | RecordKind::Cut | RecordKind::Adopted | RecordKind::Loss(_) => 0,
+        RecordKind::Close | RecordKind::Cut | RecordKind::Adopted | RecordKind::Progress | RecordKind::Loss(_) => 0,
     }
 }
 
@@ -227,7 +231,8 @@ fn judged(record: &Record) -> Judged {
         RecordKind::Close => 1,
         RecordKind::Cut => 2,
         RecordKind::Adopted => 3,
-        RecordKind::Loss(cause) => 4 + usize::from(cause as u8),
+        RecordKind::Progress => 4,
+        RecordKind::Loss(cause) => 5 + usize::from(cause as u8),
     };
     let staged = record.staged.as_ref();
     (

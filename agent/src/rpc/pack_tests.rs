@@ -79,7 +79,8 @@ impl Cast {
     /// A record of which everything is random.
     fn any(&self, random: &mut fastrand::Rng) -> Record {
         let maybe = |random: &mut fastrand::Rng| random.bool();
-        let kinds = [RecordKind::Verdict, RecordKind::Close, RecordKind::Cut, RecordKind::Adopted];
+        let kinds =
+            [RecordKind::Verdict, RecordKind::Close, RecordKind::Cut, RecordKind::Adopted, RecordKind::Progress];
         let mut kind = kinds[random.usize(..kinds.len())];
         if random.u8(..8) == 0 {
             kind = RecordKind::Loss(Cause::ALL[random.usize(..Cause::ALL.len())]);

@@ -16,6 +16,7 @@ pub fn judgement(record: &Record, count: u64) -> v1::FlowRecord {
         RecordKind::Close => (v1::RecordType::Close, ""),
         RecordKind::Cut => (v1::RecordType::Cut, ""),
         RecordKind::Adopted => (v1::RecordType::Adopted, ""),
+        RecordKind::Progress => (v1::RecordType::Progress, ""),
         RecordKind::Loss(cause) => (v1::RecordType::Loss, cause.name()),
     };
     let (verdict, direction) = (record.verdict.map(convert::verdict), record.direction.map(convert::direction));

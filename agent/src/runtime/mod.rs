@@ -9,6 +9,7 @@
 //! | metrics | runtime `weir-rpc` | with rpc: a scrape under way is dropped | [`RPC_DEADLINE`] |
 //! | control | thread `weir-control` | 2nd: drops the kernel side, which detaches and puts XDP programs that were there first back | [`CONTROL_DEADLINE`] |
 //! | revoker | thread `weir-revoker` | 3rd: after the sweep under way | [`REVOKER_DEADLINE`] |
+//! | progress | thread `weir-progress` | after it; one that waits for a socket's lock is left behind | [`PROGRESS_DEADLINE`] |
 //! | telemetry | thread `weir-telemetry` | 4th: empties the ring and the merge tables once more | [`TELEMETRY_DEADLINE`] |
 //! | spooler | thread `weir-spooler` | 5th: packs what is left and writes it to the spool | [`SPOOLER_DEADLINE`] |
 //! | exporter | thread `weir-exporter` | 6th: sends what is left; what stays in the spool is sent by the next run | [`EXPORTER_DEADLINE`] |
@@ -45,12 +46,13 @@ use crate::{
     revoke::{self, Revoker},
     rpc::{self, Link},
     spool::{Left, Limits, Spool},
-    telemetry::{Parts, Telemetry, clock, names::Names, record::Cause, tally::Tally},
+    telemetry::{Parts, Telemetry, clock, names::Names, progress::Watch, record::Cause, tally::Tally},
 };
 
 const RPC_DEADLINE: Duration = Duration::from_millis(300);
 const CONTROL_DEADLINE: Duration = Duration::from_millis(500);
 const REVOKER_DEADLINE: Duration = Duration::from_millis(300);
+const PROGRESS_DEADLINE: Duration = Duration::from_millis(300);
 const TELEMETRY_DEADLINE: Duration = Duration::from_millis(200);
 const SPOOLER_DEADLINE: Duration = Duration::from_millis(300);
 const EXPORTER_DEADLINE: Duration = Duration::from_millis(900);
@@ -137,6 +139,7 @@ struct Agent {
     control: Subsystem,
     revoker: Subsystem,
     telemetry: Subsystem,
+    progress: Option<Subsystem>,
     spooler: Subsystem,
     exporter: Option<Subsystem>,
     queue: Arc<Queue>,
@@ -163,7 +166,17 @@ impl Agent {
             tally: Arc::clone(&tally),
             cgroup_root: config.cgroup_root.clone(),
         };
-        let telemetry = Telemetry::new(events, parts);
+        let mut telemetry = Telemetry::new(events, parts);
+        let mut progress = None;
+        if !config.progress.is_zero()
+            && let Some((watch, found)) = Watch::new(Arc::clone(&revoker), config.cgroup_root.clone(), config.progress)
+        {
+            telemetry = telemetry.with_progress(config.progress, found);
+            progress = Some(Subsystem::thread("progress", exits, move |stop| {
+                watch.run(&stop);
+                Ok(())
+            })?);
+        }
         let telemetry =
             Subsystem::thread("telemetry", exits, move |stop| telemetry.run(&stop).map_err(|e| e.to_string()))?;
         let spooler = {
@@ -216,7 +229,7 @@ impl Agent {
         let rpc = Subsystem::task("rpc", exits, runtime, |stop| async move {
             rpc::serve(listeners, handle, info, stop).await.map_err(|error| weir_transport::why(&error))
         });
-        Ok(Self { rpc, metrics, control, revoker: work, telemetry, spooler, exporter, queue })
+        Ok(Self { rpc, metrics, control, revoker: work, telemetry, progress, spooler, exporter, queue })
     }
 
     /// Stops everything, in the order of the table above.
@@ -228,6 +241,9 @@ impl Agent {
         }
         self.control.stop(CONTROL_DEADLINE);
         self.revoker.stop(REVOKER_DEADLINE);
+        if let Some(progress) = self.progress {
+            progress.stop(PROGRESS_DEADLINE);
+        }
         self.telemetry.stop(TELEMETRY_DEADLINE);
         self.queue.close();
         self.spooler.finish(SPOOLER_DEADLINE);

@@ -11,13 +11,14 @@
 //!                                                     passive[workload, addresses, ports] ◄─┘ ─► Close of the accepted side
 //! ```
 
-use std::path::PathBuf;
+use std::{path::PathBuf, time::Duration};
 
 use weir_common::{
     addr::{Port, Protocol},
     event::{Event, Kind, MergeKey, MergeValue},
     verdict::{Direction, Hook, Reason, Verdict},
 };
+use zerocopy::FromZeros as _;
 
 use super::{
     bounded::Bounded,
@@ -29,6 +30,7 @@ use super::{
         staged, take_icmp_type, tuple,
     },
     process::Processes,
+    progress::Progress,
     record::{Record, RecordKind},
     totals,
 };
@@ -188,6 +190,35 @@ impl Join {
             traffic: totals::traffic(&event.totals(), role, event.old_state),
             ..base
         }
+    }
+
+    /// What a living connection that is at least `old` has come to; `None` for one whose opening is not known, or made no record.
+    pub fn progress(&mut self, seen: &Progress, old: Duration, names: &Snapshot) -> Option<Record> {
+        let event = Event {
+            time_ns: seen.time_ns,
+            cookie: seen.cookie,
+            workload: seen.workload,
+            local: seen.local.0,
+            local_port: Port::new(seen.local.1),
+            remote: seen.remote.0,
+            remote_port: Port::new(seen.remote.1),
+            protocol: Protocol::TCP.0,
+            ..Event::new_zeroed()
+        };
+        let active = self.flows.get(&seen.cookie).and_then(|flow| flow.opened.clone());
+        let role = if active.is_some() { Direction::Egress } else { Direction::Ingress };
+        let opened = active.or_else(|| self.passive.get(&tuple(&event)).cloned())?;
+        if Duration::from_nanos(seen.time_ns.saturating_sub(opened.time_ns)) < old {
+            return None;
+        }
+        Some(Record {
+            kind: RecordKind::Progress,
+            time_ns: self.clock.wall(seen.time_ns),
+            start_ns: self.clock.wall(opened.time_ns),
+            direction: Some(role),
+            traffic: totals::traffic(&seen.totals, role, seen.state),
+            ..of_opening(&event, &opened, names)
+        })
     }
 
     /// The process and cgroup an event names itself.

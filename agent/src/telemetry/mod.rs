@@ -15,13 +15,14 @@ pub mod names;
 mod opening;
 mod peak;
 mod process;
+pub mod progress;
 pub mod record;
 pub mod tally;
 mod totals;
 
 use std::{
     path::PathBuf,
-    sync::Arc,
+    sync::{Arc, mpsc::Receiver},
     time::{Duration, Instant},
 };
 
@@ -33,7 +34,7 @@ use crate::{
     exporter::Queue,
     revoke::Revoker,
     runtime::Stop,
-    telemetry::{clock::Clock, join::Join, names::Names, record::Record, tally::Tally},
+    telemetry::{clock::Clock, join::Join, names::Names, progress::Progress, record::Record, tally::Tally},
 };
 
 /// Longest time an event lies in the ring. The kernel wakes us at once for an event that names a process (`/proc` can say more
@@ -66,6 +67,7 @@ pub struct Parts {
 pub struct Telemetry<S> {
     source: S,
     parts: Parts,
+    progress: Option<(Duration, Receiver<Progress>)>,
     join: Join,
     events: Vec<Event>,
     merged_at: Instant,
@@ -84,6 +86,7 @@ impl<S: EventSource> Telemetry<S> {
         Self {
             source,
             parts,
+            progress: None,
             join,
             events: Vec::new(),
             merged_at: now,
@@ -91,6 +94,12 @@ impl<S: EventSource> Telemetry<S> {
             epoch_ns,
             shown: JoinStats::default(),
         }
+    }
+
+    /// Makes records of living connections too, of those that are at least so old.
+    #[must_use]
+    pub fn with_progress(self, old: Duration, found: Receiver<Progress>) -> Self {
+        Self { progress: Some((old, found)), ..self }
     }
 
     /// Reads until stopped, then once more to the end.
@@ -120,6 +129,7 @@ impl<S: EventSource> Telemetry<S> {
             self.show_stats();
         }
         self.drain();
+        self.take_progress();
         if now.duration_since(self.merged_at) >= MERGE_EVERY {
             self.merged_at = now;
             self.take_merged();
@@ -141,6 +151,14 @@ impl<S: EventSource> Telemetry<S> {
         records.extend(self.events.iter().filter_map(|event| self.join.event(event, &names)));
         self.hand_over(records);
         taken
+    }
+
+    fn take_progress(&mut self) {
+        let Some((old, found)) = &self.progress else { return };
+        let names = self.parts.names.snapshot();
+        let records: Vec<Record> =
+            found.try_iter().take(BATCH).filter_map(|progress| self.join.progress(&progress, *old, &names)).collect();
+        self.hand_over(records);
     }
 
     fn take_merged(&mut self) {

@@ -84,6 +84,8 @@ pub enum RecordKind {
     Cut,
     /// A connection older than the programs was judged and goes on.
     Adopted,
+    /// A TCP connection lives; what it has come to.
+    Progress,
 }
 
 /// Where records were lost. Those of decisions and those of other records (closes) are counted apart, because a loss says how many

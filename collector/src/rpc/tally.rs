@@ -17,7 +17,9 @@ pub fn tally(record: &FlowRecord) -> Tally {
             what: (!record.hook.is_empty()).then(what),
             count: record.count,
         },
-        RecordType::Close | RecordType::Cut | RecordType::Adopted | RecordType::Unspecified => Tally::Nothing,
+        RecordType::Close | RecordType::Cut | RecordType::Adopted | RecordType::Progress | RecordType::Unspecified => {
+            Tally::Nothing
+        }
     }
 }
 
@@ -54,6 +56,7 @@ mod tests {
             (RecordType::Close, Tally::Nothing),
             (RecordType::Cut, Tally::Nothing),
             (RecordType::Adopted, Tally::Nothing),
+            (RecordType::Progress, Tally::Nothing),
             (RecordType::Unspecified, Tally::Nothing),
         ] {
             assert_eq!(tally(&record(kind)), expected, "{kind:?}");

@@ -20,6 +20,7 @@ pub fn line(record: &Record, zone: &TimeZone) -> String {
     match record.kind {
         Kind::Loss => words.extend(loss(record)),
         Kind::Close => words.extend([paint(DIM, "CLOSE"), flow(record)].into_iter().chain(totals(record))),
+        Kind::Progress => words.extend([paint(DIM, "PROGRESS"), flow(record)].into_iter().chain(totals(record))),
         Kind::Cut => words.extend(spoken(paint(BAD, "CUT"), record)),
         Kind::Adopted => words.extend(spoken(paint(ODD, "ADOPTED"), record)),
         Kind::Verdict | Kind::Unknown => {

@@ -78,6 +78,7 @@ fn cells(record: &Record, zone: &TimeZone) -> [String; 11] {
         Kind::Loss => "loss",
         Kind::Cut => "cut",
         Kind::Adopted => "adopted",
+        Kind::Progress => "progress",
     };
     let reason = if record.kind == Kind::Loss { &record.loss_cause } else { &record.reason };
     let process = record.process.as_ref().map(|process| format!("{} {}", process.pid, clean(&process.command)));

@@ -195,6 +195,7 @@ const fn kind(wire: v1::RecordType) -> Kind {
         v1::RecordType::Loss => Kind::Loss,
         v1::RecordType::Cut => Kind::Cut,
         v1::RecordType::Adopted => Kind::Adopted,
+        v1::RecordType::Progress => Kind::Progress,
         v1::RecordType::Unspecified => Kind::Unknown,
     }
 }
@@ -206,6 +207,7 @@ pub const fn wire_kind(kind: Kind) -> v1::RecordType {
         Kind::Loss => v1::RecordType::Loss,
         Kind::Cut => v1::RecordType::Cut,
         Kind::Adopted => v1::RecordType::Adopted,
+        Kind::Progress => v1::RecordType::Progress,
         Kind::Unknown => v1::RecordType::Unspecified,
     }
 }

@@ -23,6 +23,8 @@ pub enum Kind {
     Cut,
     /// A connection older than enforcement that was judged and goes on.
     Adopted,
+    /// A TCP connection lives; what it has come to.
+    Progress,
     /// Something a newer collector knows.
     #[value(skip)]
     Unknown,

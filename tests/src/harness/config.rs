@@ -37,6 +37,8 @@ pub struct Options {
     pub agent_without: Option<&'static str>,
     /// Records that wait to be packed, and MiB of the spool; the agent's defaults where there are none.
     pub room: Option<(u32, u32)>,
+    /// How often living connections are recorded, seconds.
+    pub progress: u32,
     /// Whether the spool is on a disk of 256 KiB.
     pub small_disk: bool,
     /// Metrics that cost something: by policy, and what the kernel counts of programs.
@@ -71,6 +73,7 @@ impl Default for Options {
             otlp: None,
             agent_without: None,
             room: None,
+            progress: 30,
             small_disk: false,
             all_metrics: false,
         }
@@ -103,6 +106,7 @@ pub fn agent(world: &World, options: &Options) -> String {
         "grpc": {"socket": {"path": agent_socket(world), "allowedUids": [0]}},
         "collector": {"address": format!("unix:{}", collector_socket(world).display())},
         "metrics": {"listen": METRICS, "perPolicy": options.all_metrics, "programStats": options.all_metrics},
+        "progress": {"seconds": options.progress},
         "log": {"level": options.log, "format": "text"},
     });
     if let (Some((records, mebibytes)), Some(file)) = (options.room, file.as_object_mut()) {

@@ -38,6 +38,7 @@ pub fn trials() -> Vec<Trial> {
         test("adversarial 95: a_full_disk_costs_no_record_that_memory_holds_and_is_said", full_disk),
         test("an_agent_that_was_killed_leaves_its_records_to_the_next_which_says_that_there_is_a_gap", killed),
         test("adversarial 41: with_every_buffer_on_the_way_full_the_sum_still_closes_and_verdicts_hold", all_full),
+        test("a_connection_that_lives_on_reports_what_it_has_come_to", progress),
         test("adversarial 42: one_workload_floods_and_the_others_records_arrive", one_floods),
         test("adversarial 42: one_workload_fills_its_share_of_the_ring_and_no_more_while_nobody_reads", ring_share),
     ]
@@ -347,4 +348,61 @@ fn ring_share() -> Result<()> {
     ensure!(lost > 0 && lost + 40_000 > tries, "{lost} of {tries} were lost: the flood had more than its share");
     ensure!(lost < tries, "nothing of the flood was recorded");
     Ok(())
+}
+
+/// A long transfer, looked at every second: each report is between what was before and what its close says, at both ends.
+fn progress() -> Result<()> {
+    let options = Options { progress: 1, log: "info", ..Options::default() };
+    let mut harness = Harness::start(World::new("progress")?, options)?;
+    harness.apply(&workloads())?;
+    harness
+        .wait("all workloads to be attached", |harness| harness.status().is_ok_and(|status| status.all_attached()))?;
+    let _server = harness.world().serve(Db, "tcp-serve --listen 0.0.0.0:5432")?;
+    let (mark, mut bytes) = (Mark::now(), 200_000_000_u64);
+    // As long as a transfer of some seconds takes, however fast this machine is.
+    let (of_client, of_server) = loop {
+        let line = format!("tcp-connect --to {}:5432 --bytes {bytes} --timeout-ms 60000", Db.v4());
+        let attempt = harness.world().attempt(Web, &line)?;
+        ensure!(attempt.result == "ok", "{attempt:?}");
+        let port = attempt.local.context("it has no address")?.port();
+        let all = |harness: &Harness, workload: &str| -> Result<Vec<Record>> {
+            let mut records = harness.records_since(mark)?;
+            records.retain(|record| record.local.workload == workload);
+            records.retain(|record| matches!(record.kind.as_str(), "progress" | "close"));
+            records.retain(|record| record.local.port == port || record.remote.port == port);
+            Ok(records)
+        };
+        for end in ["shop/web", "shop/db"] {
+            harness.record(mark, "the close", |record| {
+                record.kind == "close"
+                    && record.local.workload == end
+                    && (record.local.port == port || record.remote.port == port)
+            })?;
+        }
+        let ends = (all(&harness, "shop/web")?, all(&harness, "shop/db")?);
+        if ends.0.len() > 2 && ends.1.len() > 2 {
+            break ends;
+        }
+        ensure!(bytes < 20_000_000_000, "no report in {} ms: {ends:?}", attempt.elapsed_ms);
+        bytes *= 3;
+    };
+    for records in [of_client, of_server] {
+        let (reports, closes): (Vec<Record>, Vec<Record>) =
+            records.into_iter().partition(|record| record.kind == "progress");
+        let close = closes.first().context("no close")?;
+        ensure!(close.bytes_sent.abs_diff(bytes) <= 1 && close.bytes_received.abs_diff(bytes) <= 1, "{close:?}");
+        let mut before = (0, 0);
+        for report in &reports {
+            let now = (report.bytes_sent, report.bytes_received);
+            ensure!(now.0 >= before.0 && now.1 >= before.1 && now > (0, 0), "{reports:?}");
+            ensure!(now.0 <= close.bytes_sent && now.1 <= close.bytes_received, "{report:?} {close:?}");
+            ensure!(
+                report.process == close.process && report.policy == close.policy && report.count == 0,
+                "{report:?}"
+            );
+            ensure!(report.direction == close.direction, "{report:?}");
+            before = now;
+        }
+    }
+    agrees(&harness)
 }

@@ -40,6 +40,9 @@ const RECORDS: RangeInclusive<usize> = 1_024..=16_777_216;
 const DEFAULT_MEBIBYTES: u64 = 256;
 const MEBIBYTES: RangeInclusive<u64> = 0..=1_048_576;
 const DEFAULT_HOURS: u64 = 24;
+const DEFAULT_PROGRESS: u64 = 30;
+/// Up to a day.
+const PROGRESS: RangeInclusive<u64> = 0..=86_400;
 /// Up to a year.
 const HOURS: RangeInclusive<u64> = 1..=8_784;
 
@@ -69,8 +72,8 @@ pub fn read(source: &str, text: &str, args: &Args) -> Result<Config, Vec<Fault>>
 
 fn config(reader: &mut Sources, file: Option<&Node>, flags: &Node) -> Option<Config> {
     let top = Layers::new(reader, "", file, Some(flags));
-    let [grpc_section, collector_section, queue_section, spool_section, metrics_section, log_section] =
-        ["grpc", "collector", "queue", "spool", "metrics", "log"].map(|key| top.below(reader, key));
+    let [grpc_section, collector_section, queue_section, spool_section, progress_section, metrics_section, log_section] =
+        ["grpc", "collector", "queue", "spool", "progress", "metrics", "log"].map(|key| top.below(reader, key));
     let node = top.read(reader, |reader, section| reader.text(section, "node"));
     let node = node.or_else(|| host_name(reader));
     let cgroup_root = top.read(reader, |reader, section| reader.path(section, "cgroupRoot"));
@@ -91,6 +94,7 @@ fn config(reader: &mut Sources, file: Option<&Node>, flags: &Node) -> Option<Con
     let collector = collector(reader, &collector_section);
     let queue_records = number(reader, &queue_section, "records", &RECORDS).unwrap_or(DEFAULT_RECORDS);
     let mebibytes = number(reader, &spool_section, "mebibytes", &MEBIBYTES).unwrap_or(DEFAULT_MEBIBYTES);
+    let progress = number(reader, &progress_section, "seconds", &PROGRESS).unwrap_or(DEFAULT_PROGRESS);
     let hours = number(reader, &spool_section, "hours", &HOURS).unwrap_or(DEFAULT_HOURS);
     let metrics = metrics(reader, &metrics_section);
     let log = log(reader, &log_section);
@@ -108,6 +112,7 @@ fn config(reader: &mut Sources, file: Option<&Node>, flags: &Node) -> Option<Con
         grpc,
         collector,
         queue_records,
+        progress: Duration::from_secs(progress),
         spool: Limits { bytes: mebibytes << 20, age: Duration::from_hours(hours) },
         metrics,
         log,

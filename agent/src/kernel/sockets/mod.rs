@@ -1,7 +1,7 @@
 //! Lives: agent, user space.
 //! Called by: `revoke`, which lists the sockets of a network namespace and cuts some (`cuts`).
 //! May touch: one sock_diag netlink socket per door; the sockets it is told to cut.
-//! Never: asks for extended information, which waits for each socket's lock; cuts a socket that is not the very one it was shown.
+//! Never: asks for extended information, which waits for each socket's lock, but in [`Door::totals`], for who can wait; cuts a socket that is not the very one it was shown.
 //!
 //! Formats: `include/uapi/linux/inet_diag.h`. A v4-mapped connection of an IPv6 socket appears among the IPv6 ones. `SOCK_DESTROY`
 //! waits for the socket's lock, so whoever calls [`Door::cut`] must be able to wait (`revoke::hands`). Before kernel 6.9 every
@@ -23,7 +23,10 @@ use netlink_packet_sock_diag::{
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_SOCK_DIAG};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::MsgFlags;
-use weir_common::addr::{Addr, Protocol};
+use weir_common::{
+    addr::{Addr, Protocol},
+    event::Totals,
+};
 
 use super::namespaces::Namespace;
 
@@ -47,6 +50,8 @@ pub mod state {
     pub const ESTABLISHED: u8 = 1;
     /// A handshake that a client has not sent the last word of. Has no cgroup of its own.
     pub const SYN_RECV: u8 = 3;
+    /// The peer has said its last word, this side not.
+    pub const CLOSE_WAIT: u8 = 8;
     /// A listener.
     pub const LISTEN: u8 = 10;
 }
@@ -136,6 +141,28 @@ impl Door {
             self.receive(&mut |answer| {
                 if let SockDiagMessage::InetResponse(response) = answer {
                     found(living(protocol, *response));
+                }
+            })?;
+        }
+        Ok(())
+    }
+
+    /// Hands over every TCP connection of both families that is open, or that the peer has closed, with the kernel's counters. The
+    /// kernel takes each socket's lock to read them: a process that holds one keeps this call waiting.
+    ///
+    /// # Errors
+    /// As [`Self::list`].
+    pub fn totals(&mut self, found: &mut dyn FnMut(Living, Totals)) -> io::Result<()> {
+        for family in FAMILIES {
+            let states = 1 << state::ESTABLISHED | 1 << state::CLOSE_WAIT;
+            let mut request = request(family, Protocol::TCP, states, unspecified(family));
+            request.extensions = ExtensionFlags::INFO;
+            self.send(SockDiagMessage::InetRequest(request), NLM_F_REQUEST | NLM_F_DUMP)?;
+            self.receive(&mut |answer| {
+                if let SockDiagMessage::InetResponse(response) = answer
+                    && let Some(totals) = info(&response)
+                {
+                    found(living(Protocol::TCP, *response), totals);
                 }
             })?;
         }
@@ -282,6 +309,21 @@ fn living(protocol: Protocol, response: InetResponse) -> Living {
         cgroup: cgroup.unwrap_or(0),
         name: Name { family: header.family, id },
     }
+}
+
+/// The counters in `INET_DIAG_INFO` (`struct tcp_info`, include/uapi/linux/tcp.h).
+fn info(response: &InetResponse) -> Option<Totals> {
+    let bytes = response.nlas.iter().find_map(|nla| if let Nla::TcpInfo(bytes) = nla { Some(bytes) } else { None })?;
+    let word = |at: usize| Some(u32::from_ne_bytes(*bytes.get(at..)?.first_chunk()?));
+    let long = |at: usize| Some(u64::from_ne_bytes(*bytes.get(at..)?.first_chunk()?));
+    Some(Totals {
+        rtt_us: word(68)?,
+        retransmits: word(100)?,
+        bytes_acked: long(120)?,
+        bytes_received: long(128)?,
+        segments_out: word(136)?,
+        segments_in: word(140)?,
+    })
 }
 
 fn word(nla: &DefaultNla) -> Option<u64> {

@@ -37,6 +37,7 @@ const fn kind_word(kind: RecordType) -> &'static str {
         RecordType::Close => "close",
         RecordType::Cut => "cut",
         RecordType::Adopted => "adopted",
+        RecordType::Progress => "progress",
         RecordType::Loss => "loss",
         RecordType::Unspecified => "unspecified",
     }
@@ -47,7 +48,7 @@ fn severity(record: &FlowRecord) -> (SeverityNumber, &'static str) {
     let warn = (SeverityNumber::Warn, "WARN");
     match (record.r#type(), record.verdict()) {
         (RecordType::Loss, _) => (SeverityNumber::Error, "ERROR"),
-        (RecordType::Close, _) => info,
+        (RecordType::Close | RecordType::Progress, _) => info,
         (RecordType::Cut, _) => warn,
         (RecordType::Verdict | RecordType::Adopted | RecordType::Unspecified, Verdict::Deny | Verdict::Audit) => warn,
         (
@@ -243,7 +244,7 @@ fn sentence(item: &Item) -> String {
         Direction::Unspecified => "",
     };
     let what = match record.r#type() {
-        kind @ (RecordType::Close | RecordType::Cut | RecordType::Adopted) => kind_word(kind),
+        kind @ (RecordType::Close | RecordType::Cut | RecordType::Adopted | RecordType::Progress) => kind_word(kind),
         RecordType::Verdict | RecordType::Unspecified | RecordType::Loss => verdict_word(record.verdict()),
     };
     let protocol = match transport_word(record.protocol) {

@@ -216,6 +216,7 @@ fn severity_event_and_sentence_say_what_happened() {
         (kind(RecordType::Cut), 0, 13, "weir.flow.cut", format!("cut {to_db}")),
         (kind(RecordType::Adopted), 0, 13, "weir.flow.adopted", format!("adopted {to_db}")),
         (kind(RecordType::Close), 0, 9, "weir.flow.close", format!("close {to_db}")),
+        (kind(RecordType::Progress), 0, 9, "weir.flow.progress", format!("progress {to_db}")),
         (
             hostile,
             0,

@@ -139,7 +139,7 @@ fn read(record: &Record) -> Option<(Who, Counts)> {
             counts.limited = if limited { record.count } else { 0 };
         }
         (Kind::Close, _) => counts.bytes = record.bytes_received,
-        (Kind::Loss | Kind::Cut | Kind::Adopted | Kind::Unknown, _) => return None,
+        (Kind::Loss | Kind::Cut | Kind::Adopted | Kind::Progress | Kind::Unknown, _) => return None,
     }
     if limited {
         counts.limits.insert(format!("{}/{}", record.policy, record.rule));

@@ -135,13 +135,7 @@ pub fn collector_hangs(stage: &mut Stage) -> Result<Vec<Finding>> {
     let observed = format!("{refused} refused, {} records, {whole}", records.len());
     let expected = "5 refused, 5 records, the sum closes".to_owned();
     records.truncate(1);
-    Ok(vec![Finding {
-        step: "the collector hangs a while",
-        ok: observed == expected,
-        expected,
-        observed,
-        records,
-    }])
+    Ok(vec![Finding { step: "the collector hangs a while", ok: observed == expected, expected, observed, records }])
 }
 
 /// Kernel counters, the agent's and the collector's sums.
