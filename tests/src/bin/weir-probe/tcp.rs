@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use clap::Args;
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use weir_tests::report::{Attempt, Report, Sent, Served, error_name};
 
 use crate::{Bound, End, enter_cgroup, milliseconds};
@@ -155,6 +155,9 @@ pub struct Target {
     /// Give up after this long
     #[arg(long, default_value_t = 1000)]
     timeout_ms: u64,
+    /// End it by a reset: its port is free again at once
+    #[arg(long)]
+    reset: bool,
 }
 
 impl Target {
@@ -187,6 +190,9 @@ impl Target {
             attempt.sent += length as u64;
             stream.read_exact(chunk)?;
             attempt.received += length as u64;
+        }
+        if self.reset {
+            return SockRef::from(&stream).set_linger(Some(Duration::ZERO));
         }
         stream.shutdown(Shutdown::Write)?;
         // The other side's end makes the close an orderly one, whose byte counts are final.
