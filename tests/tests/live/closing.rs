@@ -12,6 +12,7 @@ use weir_tests::documents::{document, workloads};
 use weir_tests::harness::ctl::Mark;
 use weir_tests::harness::{Harness, Options, Record};
 use weir_tests::process::Running;
+use weir_tests::report::AT_LAST;
 use weir_tests::world::Who::{Api, Client, Web};
 use weir_tests::world::World;
 
@@ -91,7 +92,8 @@ fn many() -> Result<()> {
     let _keeps = harness.world().serve(Api, "tcp-serve --listen [::]:80")?;
     let before = denied(harness)?;
     let held = held(harness, 20)?;
-    let line = format!("storm --to {}:81 --threads 8 --pause-ms 0 --timeout-ms 8000 --seconds 60", Api.v4());
+    let line =
+        format!("storm --to {}:81 --threads 8 --pause-ms 0 --timeout-ms 8000 --again-ms 1000 --seconds 60", Api.v4());
     let storm = harness.world().start("storm", harness.world().probe_line(Web, &line))?;
     std::thread::sleep(Duration::from_secs(3));
     let stormed = storm.stormed()?;
@@ -101,7 +103,9 @@ fn many() -> Result<()> {
         *results.entry(result).or_default() += count;
     }
     // Far more than a workload has places for in the table of answers.
-    ensure!(results.get("ok").is_some_and(|ok| *ok > 1_000) && results.len() == 1, "{results:?}");
+    ensure!(results.get("ok").is_some_and(|ok| *ok > 1_000), "{results:?}");
+    // A datagram may be lost for want of room at the server, and is sent again.
+    ensure!(results.keys().all(|result| result == "ok" || result == AT_LAST), "{results:?}");
     ensure!(held.withdrawn()?.living == 20, "connections that live had to go for new ones");
     agrees(harness)?;
     ensure!(denied(harness)? == before, "something was denied");

@@ -9,7 +9,7 @@ use std::io::{Read, Write};
 use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::thread::{self, sleep};
 use std::time::{Duration, Instant};
 
@@ -91,7 +91,8 @@ fn each_once(harness: &Harness, mark: Mark, pids: &[u32]) -> Result<Vec<Record>>
 /// Answers whoever connects with bytes that are no HTTP/2, until dropped.
 struct Garbage {
     stop: Arc<AtomicBool>,
-    served: Option<thread::JoinHandle<u32>>,
+    served: Arc<AtomicU32>,
+    thread: Option<thread::JoinHandle<()>>,
     path: PathBuf,
 }
 
@@ -101,29 +102,33 @@ impl Garbage {
         let listener = UnixListener::bind(&path)?;
         listener.set_nonblocking(true)?;
         let stop = Arc::new(AtomicBool::new(false));
-        let told = Arc::clone(&stop);
-        let served = thread::spawn(move || {
-            let mut served = 0;
+        let served = Arc::new(AtomicU32::new(0));
+        let (told, count) = (Arc::clone(&stop), Arc::clone(&served));
+        let thread = thread::spawn(move || {
             while !told.load(Ordering::Relaxed) {
                 if let Ok((mut stream, _)) = listener.accept() {
-                    served += 1;
+                    count.fetch_add(1, Ordering::Relaxed);
                     let _ = stream.set_read_timeout(Some(Duration::from_millis(50)));
                     let _ = stream.read(&mut [0; 64]);
                     let _ = stream.write_all(&[0xa5; 4096]);
                 }
                 sleep(Duration::from_millis(5));
             }
-            served
         });
-        Ok(Self { stop, served: Some(served), path })
+        Ok(Self { stop, served, thread: Some(thread), path })
     }
 
-    /// How often it was asked.
-    fn end(mut self) -> u32 {
+    /// Ends it, once it was asked a few times.
+    fn end(mut self) -> Result<()> {
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while self.served.load(Ordering::Relaxed) < 2 {
+            ensure!(Instant::now() < deadline, "the garbage was not asked for: nothing was tested");
+            sleep(Duration::from_millis(20));
+        }
         self.stop.store(true, Ordering::Relaxed);
-        let served = self.served.take().and_then(|served| served.join().ok()).unwrap_or(0);
+        let _ = self.thread.take().map(thread::JoinHandle::join);
         let _ = fs::remove_file(&self.path);
-        served
+        Ok(())
     }
 }
 
@@ -139,9 +144,7 @@ fn bad_collector() -> Result<()> {
     harness.kill_collector()?;
     let garbage = Garbage::start(harness.collector_socket())?;
     let pids = refused(&harness)?;
-    sleep(Duration::from_millis(500));
-    let asked = garbage.end();
-    ensure!(asked > 0, "the garbage was not asked for: nothing was tested");
+    garbage.end()?;
     harness.start_collector()?;
     each_once(&harness, mark, &pids).context("after garbage")?;
 
@@ -174,7 +177,7 @@ fn fault(status: &Status) -> &str {
 }
 
 fn full_disk() -> Result<()> {
-    let mut harness = start("full-disk", Options { small_disk: true, ..Options::default() })?;
+    let mut harness = start("full-disk", Options { small_disk: true, log: "info", ..Options::default() })?;
     let pid = harness.agent_pid().context("no agent")?;
     // Its own mounts: what it sees as the spool.
     let filler = PathBuf::from(format!("/proc/{pid}/root{}/filler", harness.spool().display()));
@@ -271,11 +274,11 @@ fn all_full() -> Result<()> {
     for port in 1000..1040 {
         ends.push_str(&format!(" --to 10.77.0.20:{port}"));
     }
-    let line = format!("storm{ends} --threads 4 --pause-ms 0 --seconds 15");
+    let line = format!("storm{ends} --threads 4 --pause-ms 0 --seconds 60");
     let storm = harness.world().start("storm", harness.world().probe_line(Web, &line))?;
     sleep(Duration::from_secs(10));
     harness.signal_agent(Signal::SIGSTOP);
-    sleep(Duration::from_secs(3));
+    sleep(Duration::from_secs(5));
     harness.signal_agent(Signal::SIGCONT);
     let stormed = storm.stormed()?;
     harness.signal_collector(Signal::SIGCONT);
@@ -333,14 +336,14 @@ fn ring_share() -> Result<()> {
     harness.signal_agent(Signal::SIGSTOP);
     let line = "storm --to 10.77.0.20:80 --to 10.77.0.30:80 --threads 4 --pause-ms 0 --seconds 30";
     let storm = harness.world().start("storm", harness.world().probe_line(Web, line))?;
-    sleep(Duration::from_secs(6));
+    sleep(Duration::from_secs(10));
     let quiet: Result<Vec<u32>> =
         (0..TRIES).map(|_| Ok(harness.world().attempt(Db, "tcp-connect --to 10.77.0.20:80")?.pid)).collect();
     let stormed = storm.stormed();
     harness.signal_agent(Signal::SIGCONT);
     let tries: u64 = stormed?.ends.into_values().flatten().map(|(_, count)| count).sum();
-    // Half of the ring, and the workload's share of the other half, are less than this many events.
-    ensure!(tries > 80_000, "the flood was none: {tries} tries");
+    // More than the whole ring holds.
+    ensure!(tries > 62_000, "the flood was none: {tries} tries");
     each_once(&harness, mark, &quiet?)?;
     harness.ctl(&["reconcile", "--wait", "30"], "")?.ok()?;
     let status = harness.status()?;
