@@ -35,6 +35,8 @@ pub struct Options {
     pub otlp: Option<String>,
     /// A file that the agent finds empty.
     pub agent_without: Option<&'static str>,
+    /// Where the agent finds the collector, if something stands between them.
+    pub collector: Option<PathBuf>,
     /// Records that wait to be packed, and MiB of the spool; the agent's defaults where there are none.
     pub room: Option<(u32, u32)>,
     /// Whether the spool is on a disk of 256 KiB.
@@ -70,6 +72,7 @@ impl Default for Options {
             agent_cgroup: None,
             otlp: None,
             agent_without: None,
+            collector: None,
             room: None,
             small_disk: false,
             all_metrics: false,
@@ -89,6 +92,7 @@ pub fn collector_socket(world: &World) -> PathBuf {
 
 /// The agent's file. JSON is YAML.
 pub fn agent(world: &World, options: &Options) -> String {
+    let collector = options.collector.clone().unwrap_or_else(|| collector_socket(world));
     let mut file = json!({
         "node": world.name(),
         "cgroupRoot": world.managed(),
@@ -101,7 +105,7 @@ pub fn agent(world: &World, options: &Options) -> String {
         "ingressHook": options.ingress_hook,
         "stateDir": world.folder().join("state"),
         "grpc": {"socket": {"path": agent_socket(world), "allowedUids": [0]}},
-        "collector": {"address": format!("unix:{}", collector_socket(world).display())},
+        "collector": {"address": format!("unix:{}", collector.display())},
         "metrics": {"listen": METRICS, "perPolicy": options.all_metrics, "programStats": options.all_metrics},
         "log": {"level": options.log, "format": "text"},
     });
