@@ -37,8 +37,7 @@ impl Agent {
         let world = World::new(label).context("building a world; needs root")?;
         let counted = world.folder().join("counted.sock");
         let wire = Wire::start(&counted, collector_socket(&world))?;
-        let options =
-            Options { log: "info", interfaces: Vec::new(), collector: Some(counted), ..Options::default() };
+        let options = Options { log: "info", interfaces: Vec::new(), collector: Some(counted), ..Options::default() };
         let mut harness = Harness::start(world, options)?;
         harness.apply(&site::documents())?;
         harness.wait("all workloads to be attached", |harness| {

@@ -106,7 +106,8 @@ impl EventSource for Openings {
 /// An opening of a connection of its own, as the kernel tells of the calling side's.
 fn opening(number: u32) -> Event {
     let [a, b, c, d] = number.to_be_bytes();
-    let process = Process { pid: std::process::id(), uid: 0, comm: *b"bench\0\0\0\0\0\0\0\0\0\0\0", staged: 0, reserved: 0 };
+    let process =
+        Process { pid: std::process::id(), uid: 0, comm: *b"bench\0\0\0\0\0\0\0\0\0\0\0", staged: 0, reserved: 0 };
     Event {
         time_ns: weir_agent::telemetry::clock::monotonic_now(),
         generation: 1,

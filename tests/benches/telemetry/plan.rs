@@ -76,7 +76,8 @@ pub fn run(options: &Options) -> Result<Report> {
     let start = Instant::now();
     let mut report = Report { times_of: "CPU time of an exported record", ..Report::default() };
     report.note_machine();
-    let load = |number| Ok((Agent::start(&format!("agent-{number}"))?, Floor::start(&format!("floor-{number}"), number)?));
+    let load =
+        |number| Ok((Agent::start(&format!("agent-{number}"))?, Floor::start(&format!("floor-{number}"), number)?));
     let loads: Vec<(Agent, Floor)> = (0..options.loads.max(1)).map(load).collect::<Result<_>>()?;
     say(start, "started");
     let time = Duration::from_millis(options.milliseconds);
@@ -100,7 +101,9 @@ pub fn run(options: &Options) -> Result<Report> {
     for (agent, floor) in &loads {
         lost = (lost.0 + agent.lost()?, lost.1 + floor.lost()?);
     }
-    report.notes.push(format!("lost for want of room: {} records of the agent's, {} events of the floor's", lost.0, lost.1));
+    report
+        .notes
+        .push(format!("lost for want of room: {} records of the agent's, {} events of the floor's", lost.0, lost.1));
     say(start, "done");
     Ok(report)
 }
@@ -119,7 +122,8 @@ fn measure(loads: &[(Agent, Floor)], job: Job, (rounds, time): (usize, Duration)
             (agent.turn(job, time)?, of_floor)
         };
         let ((turn, threads), (least, used)) = (of_agent, of_floor);
-        let mut add = |contestant, turn: &Turn, used: Used| takes.add(contestant, number, round, each(turn, used.cpu_ns));
+        let mut add =
+            |contestant, turn: &Turn, used: Used| takes.add(contestant, number, round, each(turn, used.cpu_ns));
         let parts = parts(&threads);
         parts.iter().for_each(|(contestant, used)| add(*contestant, &turn, *used));
         add(Contestant::Floor, &least, used);

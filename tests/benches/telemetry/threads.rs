@@ -31,10 +31,7 @@ impl Sub for Used {
     type Output = Used;
 
     fn sub(self, earlier: Used) -> Used {
-        Used {
-            cpu_ns: self.cpu_ns.saturating_sub(earlier.cpu_ns),
-            wakes: self.wakes.saturating_sub(earlier.wakes),
-        }
+        Used { cpu_ns: self.cpu_ns.saturating_sub(earlier.cpu_ns), wakes: self.wakes.saturating_sub(earlier.wakes) }
     }
 }
 
