@@ -48,6 +48,17 @@ Examples:
   cargo xtask bench xdp --only honesty                         what limiters let through in a flood
   cargo xtask bench xdp --only prefixes --json bench.json      block lists; and the figures as JSON";
 
+/// Shown below `cargo xtask bench telemetry --help`.
+pub const TELEMETRY_HELP: &str = "\
+Needs root: agents, collectors and traffic in worlds of their own, which are removed at the end. CPU time and wake-ups of the agent's threads
+for each record that a collector has acknowledged, beside a thread that only reads the ring and writes to TCP; bytes are counted
+between agent and collector.
+
+Examples:
+  cargo xtask bench telemetry                                  about two minutes
+  cargo xtask bench telemetry --rounds 2 --loads 1             half a minute, a first impression
+  cargo xtask bench telemetry --json bench.json                the figures as JSON, too";
+
 /// `cargo xtask bench`.
 #[derive(Subcommand)]
 pub enum What {
@@ -60,6 +71,29 @@ pub enum What {
     /// The edge: limits and block lists at XDP; beside empty programs, an LRU limiter, nftables and iptables
     #[command(after_help = XDP_HELP)]
     Xdp(Xdp),
+    /// Records: from the kernel's ring to the collector's socket, beside a raw copy
+    #[command(after_help = TELEMETRY_HELP)]
+    Telemetry(Telemetry),
+}
+
+/// `cargo xtask bench telemetry`. What is not given, the benchmark decides.
+#[derive(Args)]
+pub struct Telemetry {
+    /// Times everybody has a turn at each job [default: 6]
+    #[arg(long, value_name = "N")]
+    rounds: Option<u32>,
+    /// Times everything is started [default: 3]
+    #[arg(long, value_name = "N")]
+    loads: Option<u32>,
+    /// Length of one turn [default: 2000]
+    #[arg(long, value_name = "MS")]
+    milliseconds: Option<u32>,
+    /// Open connections that are remembered for the figure of memory [default: 1000000]
+    #[arg(long, value_name = "N")]
+    connections: Option<u32>,
+    /// Also write everything as JSON to FILE
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
 }
 
 /// `cargo xtask bench xdp`. What is not given, the benchmark decides.
@@ -131,6 +165,7 @@ pub fn task(repo: &Repo, what: &What) -> Result<bool> {
         What::Policy(options) => policy(repo, options),
         What::Socket(options) => socket(repo, options),
         What::Xdp(options) => xdp(repo, options),
+        What::Telemetry(options) => telemetry(repo, options),
     }
 }
 
@@ -197,6 +232,30 @@ fn xdp(repo: &Repo, options: &Xdp) -> Result<bool> {
     }
     if let Some(parts) = &options.only {
         cargo.args(["--only", parts]);
+    }
+    if let Some(file) = &options.json {
+        // cargo starts it in the package's folder.
+        cargo.arg("--json").arg(std::path::absolute(file)?);
+    }
+    // On success this never returns.
+    Err(Error::new(cargo.exec()).context("starting cargo"))
+}
+
+/// Builds everything as shipped, with progress shown, then lets cargo become the benchmark.
+fn telemetry(repo: &Repo, options: &Telemetry) -> Result<bool> {
+    setup::demand(repo, setup::For::Live)?;
+    let programs = build::programs(repo, true)?;
+    let mut cargo = process::cargo(repo);
+    cargo.args(["bench", "--locked", "--package", "weir-tests", "--bench", "telemetry", "--"]);
+    cargo.env("WEIR_BIN_DIR", programs);
+    let given = [
+        ("--rounds", options.rounds),
+        ("--loads", options.loads),
+        ("--milliseconds", options.milliseconds),
+        ("--connections", options.connections),
+    ];
+    for (option, value) in given {
+        cargo.args(value.map(|value| [option.to_owned(), value.to_string()]).into_iter().flatten());
     }
     if let Some(file) = &options.json {
         // cargo starts it in the package's folder.

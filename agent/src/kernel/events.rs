@@ -19,6 +19,7 @@ use zerocopy::FromBytes as _;
 
 use super::{
     counters::sum,
+    emptied,
     error::{self, KernelError},
     generation::{Grace, take},
 };
@@ -160,14 +161,13 @@ impl Events {
     fn empty(&mut self, epoch: u32) -> Result<(), KernelError> {
         let [even, odd] = &mut self.merged;
         let (table, name) = if epoch == 0 { (even, maps::MERGED_0) } else { (odd, maps::MERGED_1) };
-        let all: Vec<(KeyBytes, ValueBytes)> = table.iter().collect::<Result<_, _>>().map_err(error::map(name))?;
-        for (key, value) in all {
-            table.remove(&key).map_err(error::map(name))?;
-            if let (Ok(key), Ok(value)) = (MergeKey::read_from_bytes(&key), MergeValue::read_from_bytes(&value)) {
-                self.unclaimed.push((key, value));
+        let unclaimed = &mut self.unclaimed;
+        let emptied = emptied::empty(table, |key, value| {
+            if let (Ok(key), Ok(value)) = (MergeKey::read_from_bytes(key), MergeValue::read_from_bytes(value)) {
+                unclaimed.push((key, value));
             }
-        }
-        Ok(())
+        });
+        emptied.map_err(error::map(name))
     }
 
     /// What the cumulative overflow counters have gained since the last call. All are read before any is taken as seen.

@@ -8,6 +8,7 @@ mod cgroups;
 mod content;
 mod counters;
 mod dry_run;
+mod emptied;
 mod error;
 mod events;
 mod generation;

@@ -35,6 +35,8 @@ pub struct Options {
     pub otlp: Option<String>,
     /// A file that the agent finds empty.
     pub agent_without: Option<&'static str>,
+    /// Where the agent finds the collector, if something stands between them.
+    pub collector: Option<PathBuf>,
     /// Records that wait to be packed, and MiB of the spool; the agent's defaults where there are none.
     pub room: Option<(u32, u32)>,
     /// How often living connections are recorded, seconds.
@@ -72,6 +74,7 @@ impl Default for Options {
             agent_cgroup: None,
             otlp: None,
             agent_without: None,
+            collector: None,
             room: None,
             progress: 30,
             small_disk: false,
@@ -92,6 +95,7 @@ pub fn collector_socket(world: &World) -> PathBuf {
 
 /// The agent's file. JSON is YAML.
 pub fn agent(world: &World, options: &Options) -> String {
+    let collector = options.collector.clone().unwrap_or_else(|| collector_socket(world));
     let mut file = json!({
         "node": world.name(),
         "cgroupRoot": world.managed(),
@@ -104,7 +108,7 @@ pub fn agent(world: &World, options: &Options) -> String {
         "ingressHook": options.ingress_hook,
         "stateDir": world.folder().join("state"),
         "grpc": {"socket": {"path": agent_socket(world), "allowedUids": [0]}},
-        "collector": {"address": format!("unix:{}", collector_socket(world).display())},
+        "collector": {"address": format!("unix:{}", collector.display())},
         "metrics": {"listen": METRICS, "perPolicy": options.all_metrics, "programStats": options.all_metrics},
         "progress": {"seconds": options.progress},
         "log": {"level": options.log, "format": "text"},

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 
-pub use config::{COLLECTOR_METRICS, KEPT, METRICS, Options, Tls};
+pub use config::{COLLECTOR_METRICS, KEPT, METRICS, Options, Tls, collector_socket};
 pub use error::HarnessError;
 pub use record::Record;
 pub use status::Status;

@@ -128,6 +128,8 @@ pub struct Exporter {
     #[serde(default)]
     pub records_queued: u64,
     #[serde(default)]
+    pub records_acknowledged: u64,
+    #[serde(default)]
     pub boot_id: String,
     #[serde(default)]
     pub spool_bytes: u64,

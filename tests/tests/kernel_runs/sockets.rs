@@ -3,9 +3,11 @@
 //! May touch: the bench.
 //! Never: believes the answer alone; counters must name the reason, and the host must decide the same.
 
+use std::collections::BTreeSet;
+
 use weir_agent::kernel::PacketHook::{self, Egress, Ingress};
 use weir_common::{
-    addr::{Port, Protocol},
+    addr::{Addr, Port, Protocol},
     decide::{Image, Query},
     image::{FLAG_QUIET, FLAG_STAGED},
     packet::{self, Packet},
@@ -37,6 +39,22 @@ fn socket_hooks_give_an_unknown_workload_the_configured_verdict_and_count_it() {
             assert_eq!(bench.decided(place, unknown, Reason::UnknownWorkload), 3);
             assert_eq!(bench.merged().iter().map(|(_, value)| value.count).sum::<u64>(), 3);
         }
+    }
+}
+
+/// More ends than are taken with one call, in both epochs' tables.
+#[test]
+fn merged_decisions_of_thousands_of_ends_are_all_taken_and_each_once() {
+    let mut bench = Bench::new("many", "", Verdict::Deny);
+    for ends in [5000u16, 5000, 3, 0] {
+        for end in 0..ends {
+            let [high, low] = end.to_be_bytes();
+            assert_eq!(bench.run(Ingress, &udp([10, 1, high, low], [10, 0, 0, 2], 53, 10)), 0);
+        }
+        let merged = bench.merged();
+        let peers: BTreeSet<Addr> = merged.iter().map(|(key, _)| key.remote).collect();
+        assert_eq!((merged.len(), peers.len()), (usize::from(ends), usize::from(ends)));
+        assert!(merged.iter().all(|(_, value)| value.count == 1));
     }
 }
 
