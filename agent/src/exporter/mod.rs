@@ -110,9 +110,10 @@ impl Queue {
     #[must_use]
     pub fn next_parcel(&self) -> Option<Parcel> {
         let (parcel, damaged) = self.spool(Spool::next_parcel);
-        if damaged > 0 {
+        if let Some(decisions) = damaged {
+            tracing::error!(decisions, "some of what was spooled cannot be read any more");
             let now = crate::telemetry::clock::wall_now();
-            self.lost(Cause::SpoolDamaged, None, damaged, now, now);
+            self.lost(Cause::SpoolDamaged, None, decisions, now, now);
         }
         parcel
     }

@@ -337,15 +337,15 @@ fn queue(config: &Config) -> Result<Arc<Queue>, RunError> {
         tracing::info!(records, "an earlier run left records that are delivered first");
     }
     let queue = Queue::new(config.queue_records, spool, enabled);
+    if left.damaged {
+        tracing::error!("some of what an earlier run left cannot be read any more");
+        queue.lost(Cause::SpoolDamaged, None, 0, now, now);
+    }
     if let Some(ended_ns) = left.ended_ns {
         tracing::warn!(
             "an earlier run ended without a word; what it had in memory is lost, and records tell since when"
         );
         queue.lost(Cause::AgentEnded, None, 0, ended_ns.min(now), now);
-    }
-    if let Some(damaged) = left.damaged {
-        tracing::warn!(decisions = damaged, "some of what an earlier run left cannot be read");
-        queue.lost(Cause::SpoolDamaged, None, damaged, now, now);
     }
     Ok(Arc::new(queue))
 }

@@ -346,9 +346,9 @@ impl Spool {
         }
     }
 
-    /// The next batch to send; it counts as sent from now on. Decisions in damage that was met on the way.
-    pub fn next_parcel(&mut self) -> (Option<Parcel>, u64) {
-        let mut damaged = 0;
+    /// The next batch to send; it counts as sent from now on. If damage was met on the way, the decisions in it, as far as is known.
+    pub fn next_parcel(&mut self) -> (Option<Parcel>, Option<u64>) {
+        let mut damaged = None;
         loop {
             let Some((id, offset)) = self.at_cursor() else { return (None, damaged) };
             let Some(segment) = self.segments.get(&id) else { return (None, damaged) };
@@ -382,7 +382,7 @@ impl Spool {
                     return (Some(Parcel { boot, sequence, dropped_before, packed, records }), damaged);
                 }
                 Found::Damage { decisions, next } => {
-                    damaged += decisions;
+                    damaged = Some(damaged.unwrap_or(0) + decisions);
                     self.cursor = Place { segment: id, offset: next };
                 }
                 Found::End => self.cursor = Place { segment: id + 1, offset: 0 },

@@ -17,8 +17,8 @@ use super::{Boot, Spool, position::PositionFile, segment::Segment};
 pub struct Left {
     /// It ended without a word; its last record is of about this time.
     pub ended_ns: Option<u64>,
-    /// Decisions in what could not be read.
-    pub damaged: Option<u64>,
+    /// Batches are missing in what it left, nobody knows how many.
+    pub damaged: bool,
 }
 
 impl Spool {
@@ -30,26 +30,26 @@ impl Spool {
             let Some((start, boot)) = name.split_once('-').filter(|_| path.is_dir()) else { continue };
             let began = start.parse().unwrap_or(0);
             let (newest_ns, damaged) = self.recover_boot(&path, boot)?;
+            left.damaged |= damaged;
             let ended = self.boots.get(boot).is_none_or(|boot| boot.position.ended);
             left.ended_ns = (!ended).then_some(newest_ns.max(began));
-            if damaged > 0 {
-                left.damaged = Some(left.damaged.unwrap_or(0) + damaged);
-            }
             self.tidy(boot);
         }
         Ok(left)
     }
 
-    /// Takes over what one boot left: when it was last heard of, and the decisions in what cannot be read.
-    fn recover_boot(&mut self, dir: &Path, boot: &str) -> io::Result<(u64, u64)> {
+    /// Takes over what one boot left: when it was last heard of, and whether a segment before its last one was cut off.
+    fn recover_boot(&mut self, dir: &Path, boot: &str) -> io::Result<(u64, bool)> {
         let file = PositionFile::open(dir)?;
         let position = file.read();
         let boot: Arc<str> = boot.into();
-        let (mut newest_ns, mut damaged) = (file.written_ns(), 0);
+        let (mut newest_ns, mut damaged, mut cut) = (file.written_ns(), false, false);
         for path in sorted(dir)?.into_iter().filter(|path| path.extension().is_some_and(|end| end == "segment")) {
-            let (segment, lost) = Segment::recover(&path, &boot, position.acknowledged)?;
+            // The end of the last one is what the boot was at when it ended.
+            damaged |= cut;
+            let segment;
+            (segment, cut) = Segment::recover(&path, &boot, position.acknowledged)?;
             newest_ns = newest_ns.max(segment.newest_ns);
-            damaged += lost;
             if segment.length == 0 || segment.last <= position.acknowledged {
                 segment.remove()?;
                 continue;

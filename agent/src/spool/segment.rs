@@ -81,36 +81,33 @@ impl Segment {
         }
     }
 
-    /// One that an earlier run wrote, as far as it can be read; and the decisions in what cannot. Batches up to `acknowledged` count
-    /// no records.
-    pub fn recover(path: &Path, boot: &Arc<str>, acknowledged: u64) -> io::Result<(Self, u64)> {
+    /// One that an earlier run wrote, up to its last whole batch; and whether something follows that is none. Only headers are read: a start does not wait for a whole spool, and
+    /// what else is damaged is met, and told, when it is read. Batches up to `acknowledged` count no records.
+    pub fn recover(path: &Path, boot: &Arc<str>, acknowledged: u64) -> io::Result<(Self, bool)> {
         let file = OpenOptions::new().read(true).write(true).open(path)?;
         let end = file.metadata()?.len();
         let mut segment = Self::empty(boot, 0, Store::Disk { file, path: path.to_owned() });
         segment.length = end;
-        let (mut at, mut damaged, mut good) = (0, 0, 0);
-        loop {
-            match segment.read(at)? {
-                Found::Batch(header, _, next) => {
-                    if segment.first == 0 {
-                        segment.first = header.sequence;
-                    }
-                    let waits = header.sequence > acknowledged;
-                    segment.note(
-                        header.sequence,
-                        Facts { records: header.facts.records * u32::from(waits), ..header.facts },
-                    );
-                    (at, good) = (next, next);
-                }
-                Found::Damage { decisions, next } => {
-                    damaged += decisions;
-                    at = next;
-                }
-                Found::End => break,
+        let (mut at, mut whole) = (0, 0);
+        while at < end {
+            let Some(header) = Header::read(&segment.bytes(at, HEADER)?) else {
+                at = segment.next_header(at + 1)?;
+                continue;
+            };
+            if at + header.length() > end {
+                break;
             }
+            if segment.first == 0 {
+                segment.first = header.sequence;
+            }
+            let waits = header.sequence > acknowledged;
+            let records = header.facts.records * u32::from(waits);
+            segment.note(header.sequence, Facts { records, ..header.facts });
+            at += header.length();
+            whole = at;
         }
-        segment.length = good;
-        Ok((segment, damaged))
+        segment.length = whole;
+        Ok((segment, whole < end || end == 0))
     }
 
     /// Writes a batch at the end.
@@ -156,7 +153,9 @@ impl Segment {
         };
         let body = self.bytes(at + HEADER as u64, header.size)?;
         if !header.fits(&body) {
-            return Ok(Found::Damage { decisions: header.facts.decisions, next: self.next_header(at + 1)? });
+            // The header is as it was written, so it says where the next one is.
+            let next = (at + header.length()).min(self.length);
+            return Ok(Found::Damage { decisions: header.facts.decisions, next });
         }
         Ok(Found::Batch(header, body, at + header.length()))
     }
