@@ -17,8 +17,10 @@ use crate::{
     },
 };
 
-/// Records in one batch: well below the size a message may have.
+/// Records in one batch.
 pub const BATCH_RECORDS: usize = 1024;
+/// Bytes of one batch, if it has more than one record; the collector takes eight times as much.
+pub const BATCH_BYTES: usize = 1 << 20;
 /// Longest time a record waits for others of its batch while the stream keeps up.
 const LINGER: Duration = Duration::from_millis(20);
 /// The same while batches wait to be sent: they wait anyway, and full ones are smaller.
@@ -52,7 +54,7 @@ pub fn run(queue: &Queue, codec: Codec) {
     queue.drained();
 }
 
-/// One batch; whether the spool took it. What it did not take waits again.
+/// One batch, or several where one would be too large; whether the spool took all. What it did not take waits again.
 fn store(queue: &Queue, codec: Codec, mut records: Vec<Record>) -> bool {
     let excess = queue.spool(|spool| {
         let scarce = spool.fill_permille() >= 500;
@@ -64,20 +66,30 @@ fn store(queue: &Queue, codec: Codec, mut records: Vec<Record>) -> bool {
         records.extract_if(.., is_excess).collect::<Vec<_>>()
     });
     queue.give_up(&excess);
-    if records.is_empty() {
-        return true;
-    }
-    let packed = (codec.pack)(&records);
-    let facts = facts(&records);
-    let names = records.iter().map(workload);
-    let taken = queue.spool(|spool| spool.append(facts, &packed, names));
-    if taken {
+    // What is left to store, its beginning last.
+    let mut parts = vec![records];
+    while let Some(mut part) = parts.pop() {
+        if part.is_empty() {
+            continue;
+        }
+        let packed = (codec.pack)(&part);
+        if packed.len() > BATCH_BYTES && part.len() > 1 {
+            // Long names: a workload picks the path of its executable.
+            let rest = part.split_off(part.len() / 2);
+            parts.extend([rest, part]);
+            continue;
+        }
+        let facts = facts(&part);
+        let names = part.iter().map(workload);
+        if !queue.spool(|spool| spool.append(facts, &packed, names)) {
+            parts.push(part);
+            queue.put_back(parts.into_iter().rev().flatten().collect());
+            return false;
+        }
         make_room(queue, codec);
         queue.ready();
-    } else {
-        queue.put_back(records);
     }
-    taken
+    true
 }
 
 fn facts(records: &[Record]) -> Facts {

@@ -6,7 +6,11 @@
 use weir_common::{addr::Addr, verdict::Direction};
 
 use super::*;
-use crate::telemetry::record::{RuleName, Staged, WorkloadName};
+use crate::{
+    exporter::{Queue, spooler},
+    spool::Spool,
+    telemetry::record::{RuleName, Staged, WorkloadName},
+};
 
 /// A record as it travels unpacked.
 fn plain(record: &Record) -> v1::FlowRecord {
@@ -251,4 +255,26 @@ fn bytes_that_are_no_records_are_refused_and_never_panic() {
         refused += u32::from(packed::unpack(&bad).is_err());
     }
     assert!(refused > 1000, "{refused}");
+}
+
+/// Each process with a path of its own, as long as paths may be: one batch of them would be larger than a message may be.
+#[test]
+fn records_with_long_names_travel_in_smaller_batches_and_none_is_lost() {
+    let queue = Queue::new(10_000, Spool::in_memory("boot", String::new()), true);
+    let of = |pid: u32| {
+        let executable = format!("/{pid}{}", "x".repeat(4080));
+        let process = ProcessInfo { pid, uid: 0, command: "x".into(), executable, start_ticks: 1 };
+        Record { process: Some(Arc::new(process)), count: 1, ..Record::default() }
+    };
+    queue.push((0..1500).map(of).collect());
+    queue.close();
+    spooler::run(&queue, CODEC);
+    let (mut pids, mut largest) = (Vec::new(), 0);
+    while let Some(parcel) = queue.next_parcel() {
+        largest = largest.max(parcel.packed.len());
+        let records = packed::unpack(&parcel.packed).unwrap();
+        pids.extend(records.into_iter().map(|record| record.process.unwrap().pid));
+    }
+    assert_eq!(pids, (0..1500).collect::<Vec<_>>());
+    assert!(largest <= spooler::BATCH_BYTES && largest > spooler::BATCH_BYTES / 4, "{largest}");
 }

@@ -11,7 +11,7 @@
 
 /// Bytes of a header.
 pub const HEADER: usize = 48;
-/// Largest body: what a batch of the most records with the longest names could come to, and what a message may be.
+/// Largest body, three times what a batch is made of: a size beyond it is no size.
 pub const MAX_BODY: usize = 3 << 20;
 /// First bytes of each frame, by which the next one is found behind damage.
 pub const MAGIC: [u8; 4] = *b"WFR1";
