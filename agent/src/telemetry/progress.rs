@@ -5,6 +5,7 @@
 //!   every call of sock_diag, those that cut connections too, waits behind one that waits. Here only this thread waits.
 
 use std::{
+    collections::HashMap,
     path::PathBuf,
     sync::{
         Arc,
@@ -17,7 +18,10 @@ use std::{
 use weir_common::{addr::Addr, event::Totals};
 
 use crate::{
-    kernel::{namespaces::Namespaces, sockets::Door},
+    kernel::{
+        namespaces::{Namespace, Namespaces},
+        sockets::Door,
+    },
     revoke::Revoker,
     runtime::Stop,
     telemetry::clock,
@@ -94,26 +98,31 @@ impl Watch {
         let Some(view) = self.revoker.view() else { return Ok(()) };
         let found = namespaces.find(&self.root, &view.cgroups())?;
         for inhabited in &found.namespaces {
-            let mut door = Door::open(&inhabited.namespace)?;
-            let time_ns = clock::monotonic_now();
-            door.totals(&mut |living, totals| {
-                if let Some(workload) = found.cgroups.get(&living.cgroup) {
-                    self.hand_over(
-                        stop,
-                        Progress {
-                            time_ns,
-                            cookie: living.cookie(),
-                            workload: *workload,
-                            state: living.state,
-                            local: living.local,
-                            remote: living.remote,
-                            totals,
-                        },
-                    );
-                }
-            })?;
+            // One that is gone meanwhile, or cannot be asked, is no reason to leave out the others.
+            if let Err(error) = self.look_into(&inhabited.namespace, &found.cgroups, stop) {
+                tracing::debug!(namespace = inhabited.namespace.id, %error, "its connections are not reported this time");
+            }
         }
         Ok(())
+    }
+
+    fn look_into(&self, namespace: &Namespace, owners: &HashMap<u64, u32>, stop: &Stop) -> std::io::Result<()> {
+        let mut door = Door::open(namespace)?;
+        let time_ns = clock::monotonic_now();
+        door.totals(&mut |living, totals| {
+            if let Some(workload) = owners.get(&living.cgroup) {
+                let progress = Progress {
+                    time_ns,
+                    cookie: living.cookie(),
+                    workload: *workload,
+                    state: living.state,
+                    local: living.local,
+                    remote: living.remote,
+                    totals,
+                };
+                self.hand_over(stop, progress);
+            }
+        })
     }
 
     fn hand_over(&self, stop: &Stop, progress: Progress) {
