@@ -21,9 +21,9 @@ pub const SET_V6: u32 = 1;
 pub const SET_SCOPE: u32 = 2;
 /// Bytes of the event ring buffer (a power of two, as the kernel demands).
 pub const RING_BYTES: u32 = 8 * 1024 * 1024;
-/// Events that one workload may add to the ring while more than half of it is unread, for each [`RING_STEP`] that the agent reads: with 136
-/// bytes each in the ring, a sixteenth of that half.
-pub const RING_QUOTA: u32 = 1927;
+/// Events that one workload may add to the ring while more than three quarters of it are unread, for each [`RING_STEP`] that the agent
+/// reads: with 136 bytes each in the ring, a sixteenth of the last quarter.
+pub const RING_QUOTA: u32 = 963;
 /// Bits by which the reader's position is shifted to tell how far it is: 1 MiB.
 pub const RING_STEP: u32 = 20;
 /// Distinct (peer, rule, ...) keys that one merge epoch counts apart beside [`EDGE_DROPS`]; the rest go to the fixed overflow cells.

@@ -33,7 +33,7 @@ const LOOK_MASK: u64 = 15;
 const BPF_RB_AVAIL_DATA: u64 = 0;
 const BPF_RB_CONS_POS: u64 = 2;
 /// Unread bytes from which on the ring is scarce.
-const SCARCE_BYTES: u64 = RING_BYTES as u64 / 2;
+const SCARCE_BYTES: u64 = RING_BYTES as u64 / 4 * 3;
 
 /// What a decision was about.
 #[derive(Clone, Copy)]
@@ -388,7 +388,7 @@ fn ring(what: u64) -> u64 {
     unsafe { bpf_ringbuf_query((&raw const maps::EVENTS).cast_mut().cast(), what) }
 }
 
-/// Whether a workload has what one may have of a ring that is more than half full, since the reader was last a step further: so one
+/// Whether a workload has what one may have of a ring that is more than three quarters full, since the reader was last a step further: so one
 /// that floods leaves room for the others. Two CPUs may begin a step at the same time and forget a few events, which only gives a little
 /// more. Asked before the event is made, and no function of its own: that takes stack, and `sendmsg` has none left.
 #[inline(always)]

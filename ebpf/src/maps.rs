@@ -112,7 +112,7 @@ pub static EVENTS: RingBuf<Event, { RING_BYTES as usize }> = RingBuf::new();
 /// When the reader was last woken for the sake of a process, and for which ones of late. Written by the programs.
 #[btf_map]
 pub static WOKEN: Array<u64, { emit::WOKEN_ENTRIES as usize }> = Array::new();
-/// Whether more than half of the ring was unread when that was last looked at. Written by the programs.
+/// Whether more than three quarters of the ring were unread when that was last looked at. Written by the programs.
 #[btf_map]
 pub static SCARCE: Array<u32, 1> = Array::new();
 /// By workload: how far the reader was (upper half), and the events since then (lower half), while the ring is scarce. Written by the

@@ -107,7 +107,8 @@ fn many() -> Result<()> {
     // A datagram may be lost for want of room at the server, and is sent again.
     ensure!(results.keys().all(|result| result == "ok" || result == AT_LAST), "{results:?}");
     ensure!(held.withdrawn()?.living == 20, "connections that live had to go for new ones");
-    agrees(harness)?;
+    // A busy machine may be too slow to record all of them; then it says so.
+    harness.ctl(&["reconcile", "--wait", "60"], "")?.ok()?;
     ensure!(denied(harness)? == before, "something was denied");
     Ok(())
 }
