@@ -126,7 +126,7 @@ impl Queue {
     /// Batches on their way.
     #[must_use]
     pub fn in_flight(&self) -> usize {
-        self.spool(|spool| spool.in_flight())
+        self.look(Spool::in_flight)
     }
 
     /// Lets go of every batch of a boot up to `sequence`.
@@ -140,7 +140,7 @@ impl Queue {
     /// Whether it was closed and nothing is left.
     #[must_use]
     pub fn is_done(&self) -> bool {
-        self.is_drained() && self.spool(|spool| spool.is_empty())
+        self.is_drained() && self.look(Spool::is_empty)
     }
 
     /// Whether it was closed.
@@ -175,7 +175,12 @@ impl Queue {
         }
     }
 
-    /// Does something with the spool.
+    /// Asks the spool something.
+    fn look<T>(&self, ask: impl FnOnce(&Spool) -> T) -> T {
+        ask(&lock(&self.spool))
+    }
+
+    /// Does something with the spool, and shows what it is then.
     fn spool<T>(&self, work: impl FnOnce(&mut Spool) -> T) -> T {
         let mut spool = lock(&self.spool);
         let result = work(&mut spool);

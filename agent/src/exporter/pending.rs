@@ -159,6 +159,7 @@ impl Pending {
     pub fn put_back(&mut self, records: Vec<Record>) {
         records.into_iter().rev().for_each(|record| self.records.push_front(record));
         self.shares = None;
+        self.wait_since_now();
     }
 
     pub fn len(&self) -> usize {

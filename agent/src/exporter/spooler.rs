@@ -34,7 +34,7 @@ const AGAIN: Duration = Duration::from_millis(100);
 pub fn run(queue: &Queue, codec: Codec) {
     let mut tended = Instant::now();
     loop {
-        let linger = if queue.spool(|spool| spool.is_behind()) { LINGER_BEHIND } else { LINGER };
+        let linger = if queue.look(Spool::is_behind) { LINGER_BEHIND } else { LINGER };
         let records = queue.wait(linger, TEND, BATCH_RECORDS);
         if !records.is_empty() && !store(queue, codec, records) {
             if queue.is_closed() {
@@ -56,7 +56,7 @@ pub fn run(queue: &Queue, codec: Codec) {
 
 /// One batch, or several where one would be too large; whether the spool took all. What it did not take waits again.
 fn store(queue: &Queue, codec: Codec, mut records: Vec<Record>) -> bool {
-    let excess = queue.spool(|spool| {
+    let excess = queue.look(|spool| {
         let scarce = spool.fill_permille() >= 500;
         let is_excess = |record: &mut Record| {
             scarce
@@ -111,6 +111,7 @@ fn tend(queue: &Queue, codec: Codec) {
 fn make_room(queue: &Queue, codec: Codec) {
     for (why, given) in queue.spool(|spool| spool.give_up(clock::wall_now(), codec)) {
         let Given { cells, others, again, first_ns, last_ns } = given;
+        let is_earlier = why == Why::Earlier;
         let cause = match why {
             Why::Full => Cause::SpoolFull,
             Why::Expired => Cause::SpoolExpired,
@@ -118,6 +119,8 @@ fn make_room(queue: &Queue, codec: Codec) {
         };
         cells.into_iter().for_each(|(cell, count)| queue.lost(cause, cell, count, first_ns, last_ns));
         for ((cause, cell), count) in again {
+            // Losses of an earlier run are none of this run's, however they came about.
+            let cause = if is_earlier { cause.of_earlier_run() } else { cause };
             queue.lost_again(cause, cell, count, first_ns, last_ns);
         }
         if others > 0 {

@@ -71,6 +71,15 @@ fn a_loss_that_finds_no_room_is_told_later_and_counted_once() {
     assert_eq!((queue.status().losses[&Cause::RingFull], queue.status().lost), (9, 0));
 }
 
+#[test]
+fn records_that_found_no_place_are_tried_again_soon() {
+    let queue = queue(10);
+    queue.put_back(vec![verdict(Hook::Connect, 1, 1)]);
+    let begin = Instant::now();
+    assert_eq!(queue.wait(Duration::from_millis(1), Duration::from_secs(60), 1024).len(), 1);
+    assert!(begin.elapsed() < Duration::from_secs(30), "it waited for a push that nobody owes");
+}
+
 /// Adversarial 42: one workload's flood does not push out the records of the others.
 #[test]
 fn a_workload_that_floods_gets_a_quarter_while_room_is_scarce() {

@@ -13,7 +13,7 @@ use prost::Message;
 use weir_common::{
     addr::Addr,
     counters,
-    verdict::{Hook, Reason, Verdict},
+    verdict::{Direction, Hook, Reason, Refusal, Verdict},
 };
 use weir_proto::{
     packed::{self, present},
@@ -74,9 +74,22 @@ fn cell(record: &v1::FlowRecord) -> Option<u32> {
     Some(counters::cell(hook, verdict, reason))
 }
 
-/// What makes two judgements one, by the places of shared names: the records keep those alive.
-type Judged = (Word, Word, (u64, u8, u32, Option<u8>, u64));
-type Word = [usize; 6];
+/// What makes two judgements one; shared names by where they lie, for the records keep those alive.
+#[derive(PartialEq, Eq, Hash)]
+struct Judged {
+    kind: RecordKind,
+    verdict: Option<Verdict>,
+    reason: Option<Reason>,
+    hook: Option<Hook>,
+    direction: Option<Direction>,
+    refusal: Option<Refusal>,
+    rule: usize,
+    staged: Option<(Verdict, usize)>,
+    interface: usize,
+    generation: u64,
+    packet: (u8, u32, Option<u8>),
+}
+
 /// Likewise two ends.
 type Whose = (usize, usize, u32);
 
@@ -225,35 +238,19 @@ fn said(process: &ProcessInfo) -> Process<'_> {
 }
 
 fn judged(record: &Record) -> Judged {
-    let word = |word: Option<u8>| word.map_or(0, |word| usize::from(word) + 1);
-    let kind = match record.kind {
-        RecordKind::Verdict => 0,
-        RecordKind::Close => 1,
-        RecordKind::Cut => 2,
-        RecordKind::Adopted => 3,
-        RecordKind::Progress => 4,
-        RecordKind::Loss(cause) => 5 + usize::from(cause as u8),
-    };
-    let staged = record.staged.as_ref();
-    (
-        [
-            kind,
-            word(record.verdict.map(|verdict| verdict as u8)),
-            word(record.reason.map(|reason| reason as u8)),
-            word(record.hook.map(|hook| hook as u8)),
-            word(record.direction.map(|direction| direction as u8)),
-            word(record.refusal.map(|refusal| refusal as u8)),
-        ],
-        [
-            place(record.rule.as_ref()),
-            word(staged.map(|staged| staged.verdict as u8)),
-            place(staged.and_then(|staged| staged.rule.as_ref())),
-            place(record.interface.as_ref()),
-            0,
-            0,
-        ],
-        (record.generation, record.protocol, record.tcp_flags, record.icmp_type, usual_count(record.kind)),
-    )
+    Judged {
+        kind: record.kind,
+        verdict: record.verdict,
+        reason: record.reason,
+        hook: record.hook,
+        direction: record.direction,
+        refusal: record.refusal,
+        rule: place(record.rule.as_ref()),
+        staged: record.staged.as_ref().map(|staged| (staged.verdict, place(staged.rule.as_ref()))),
+        interface: place(record.interface.as_ref()),
+        generation: record.generation,
+        packet: (record.protocol, record.tcp_flags, record.icmp_type),
+    }
 }
 
 /// Where a shared value lies; 0 for none.

@@ -3,12 +3,15 @@
 //! May touch: memory.
 //! Never: takes what was packed for right because packing it again gives the same: each record is compared with its parts.
 
+use std::time::Duration;
+
 use weir_common::{addr::Addr, verdict::Direction};
 
 use super::*;
 use crate::{
     exporter::{Queue, spooler},
-    spool::Spool,
+    spool::{Limits, Spool},
+    telemetry::clock,
     telemetry::record::{RuleName, Staged, WorkloadName},
 };
 
@@ -257,16 +260,50 @@ fn bytes_that_are_no_records_are_refused_and_never_panic() {
     assert!(refused > 1000, "{refused}");
 }
 
+/// A record that is some four kilobytes long.
+fn long(pid: u32) -> Record {
+    let executable = format!("/{pid}{}", "x".repeat(4080));
+    let process = ProcessInfo { pid, uid: 0, command: "x".into(), executable, start_ticks: 1 };
+    Record { process: Some(Arc::new(process)), count: 1, time_ns: clock::wall_now(), ..Record::default() }
+}
+
+/// What this run counts must agree with its own counters.
+#[test]
+fn losses_that_an_earlier_run_was_to_tell_are_told_as_that_runs() {
+    let dir = tempfile::tempdir().unwrap();
+    let limits = Limits { bytes: 70_000, age: Duration::from_secs(3600) };
+    let run = |boot: &str, start, records: u32, lost| {
+        let queue = Queue::new(10_000, Spool::open(dir.path(), limits, boot, start).unwrap().0, true);
+        if lost > 0 {
+            queue.lost(Cause::RingFull, Some(counters::cell(Hook::Connect, Verdict::Deny, Reason::Rule)), lost, 1, 2);
+            queue.lost(Cause::RingFullClose, None, lost, 1, 2);
+        }
+        queue.push((0..records).map(long).collect());
+        queue.close();
+        spooler::run(&queue, CODEC);
+        queue
+    };
+    drop(run("a", 1, 10, 7));
+    let queue = run("b", 2, 400, 0);
+    let mut told = BTreeMap::new();
+    while let Some(parcel) = queue.next_parcel() {
+        assert_eq!(&*parcel.boot, "b");
+        for record in packed::unpack(&parcel.packed).unwrap().into_iter().filter(|record| !record.loss_cause.is_empty())
+        {
+            *told.entry(record.loss_cause).or_insert(0) += record.count;
+        }
+    }
+    // Of its own some had to go as well.
+    told.retain(|cause, _| cause != Cause::SpoolFull.name());
+    let expected = [("earlier_run", 17), ("earlier_run_close", 7)];
+    assert_eq!(told, expected.map(|(cause, count)| (cause.to_owned(), count)).into());
+}
+
 /// Each process with a path of its own, as long as paths may be: one batch of them would be larger than a message may be.
 #[test]
 fn records_with_long_names_travel_in_smaller_batches_and_none_is_lost() {
     let queue = Queue::new(10_000, Spool::in_memory("boot", String::new()), true);
-    let of = |pid: u32| {
-        let executable = format!("/{pid}{}", "x".repeat(4080));
-        let process = ProcessInfo { pid, uid: 0, command: "x".into(), executable, start_ticks: 1 };
-        Record { process: Some(Arc::new(process)), count: 1, ..Record::default() }
-    };
-    queue.push((0..1500).map(of).collect());
+    queue.push((0..1500).map(long).collect());
     queue.close();
     spooler::run(&queue, CODEC);
     let (mut pids, mut largest) = (Vec::new(), 0);

@@ -124,7 +124,6 @@ pub struct Spool {
     /// Bytes by workload.
     shares: HashMap<String, u64>,
     disk_from: Option<Instant>,
-    dirty: bool,
     status: SpoolStatus,
 }
 
@@ -178,7 +177,6 @@ impl Spool {
             unsent_ns: 0,
             shares: HashMap::new(),
             disk_from: (limits.bytes > 0).then(Instant::now),
-            dirty: false,
             status: SpoolStatus { capacity: limits.bytes, ..SpoolStatus::default() },
         }
     }
@@ -218,7 +216,9 @@ impl Spool {
                 self.status.bytes += grown;
                 self.status.records += u64::from(facts.records);
                 self.made = sequence;
-                self.dirty = true;
+                if self.segments.get(&id).is_some_and(Segment::is_on_disk) {
+                    self.status.fault.clear();
+                }
                 self.share_out(id, grown, facts.records, names);
                 true
             }
@@ -235,12 +235,11 @@ impl Spool {
     fn share_out<'a>(&mut self, id: u64, bytes: u64, records: u32, names: impl Iterator<Item = &'a str>) {
         let each = bytes / u64::from(records).max(1);
         let Some(segment) = self.segments.get_mut(&id) else { return };
-        for name in names {
+        let mut of_batch: HashMap<&str, u64> = HashMap::new();
+        names.for_each(|name| *of_batch.entry(name).or_default() += each);
+        for (name, bytes) in of_batch {
             for shares in [&mut self.shares, &mut segment.shares] {
-                match shares.get_mut(name) {
-                    Some(held) => *held += each,
-                    None => drop(shares.insert(name.to_owned(), each)),
-                }
+                *shares.entry(name.to_owned()).or_default() += bytes;
             }
         }
     }
@@ -265,10 +264,7 @@ impl Spool {
         }
         if disk {
             match self.create(sequence) {
-                Ok(segment) => {
-                    self.status.fault.clear();
-                    return Some(self.add(segment));
-                }
+                Ok(segment) => return Some(self.add(segment)),
                 Err(error) => self.disk_failed(&error),
             }
         }
@@ -526,12 +522,9 @@ impl Spool {
         on_disk.unwrap_or_else(|| self.memory() * 1000 / MEMORY)
     }
 
-    /// The segments that are not on the disk itself yet, if there are some.
+    /// Writes what the kernel holds of segments to the disk itself; not of what was acknowledged.
     pub fn sync(&mut self) -> io::Result<()> {
-        if std::mem::take(&mut self.dirty) && !self.is_empty() {
-            self.segments.values().next_back().map_or(Ok(()), Segment::sync)?;
-        }
-        Ok(())
+        if self.is_empty() { Ok(()) } else { self.segments.values_mut().try_for_each(Segment::sync) }
     }
 
     /// Notes that this boot has written its last batch.

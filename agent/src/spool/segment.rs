@@ -33,6 +33,8 @@ pub struct Segment {
     pub records: u64,
     /// Bytes by workload.
     pub shares: HashMap<String, u64>,
+    /// Whether the kernel holds something of it that is not on the disk itself.
+    dirty: bool,
     store: Store,
 }
 
@@ -77,6 +79,7 @@ impl Segment {
             length: 0,
             records: 0,
             shares: HashMap::new(),
+            dirty: false,
             store,
         }
     }
@@ -128,6 +131,7 @@ impl Segment {
             Store::Memory(held) => held.extend(&bytes),
         }
         self.length += bytes.len() as u64;
+        self.dirty = true;
         self.note(sequence, facts);
         Ok(())
     }
@@ -189,11 +193,13 @@ impl Segment {
     }
 
     /// Writes what the kernel holds of it to the disk itself.
-    pub fn sync(&self) -> io::Result<()> {
+    pub fn sync(&mut self) -> io::Result<()> {
         match &self.store {
-            Store::Disk { file, .. } => file.sync_data(),
-            Store::Memory(_) => Ok(()),
+            Store::Disk { file, .. } if self.dirty => file.sync_data()?,
+            Store::Disk { .. } | Store::Memory(_) => {}
         }
+        self.dirty = false;
+        Ok(())
     }
 
     /// Takes it away.

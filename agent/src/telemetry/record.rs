@@ -71,7 +71,7 @@ pub struct Staged {
 }
 
 /// What a record tells.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum RecordKind {
     /// A decision, or several equal ones.
     #[default]
@@ -90,7 +90,7 @@ pub enum RecordKind {
 
 /// Where records were lost. Those of decisions and those of other records (closes) are counted apart, because a loss says how many
 /// decisions have no record.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Cause {
     /// The event of a decision found no room in the kernel's ring: it was full, or scarce, and the workload had its share of it.
     RingFull,
@@ -160,6 +160,27 @@ impl Cause {
             Self::EarlierRunClose => "earlier_run_close",
             Self::SpoolDamaged => "spool_damaged",
             Self::AgentEnded => "agent_ended",
+        }
+    }
+
+    /// The cause by which it is told where an earlier run had lost it.
+    #[must_use]
+    pub const fn of_earlier_run(self) -> Self {
+        match self {
+            Self::AgentEnded => Self::AgentEnded,
+            Self::RingFullClose
+            | Self::QueueFullClose
+            | Self::QuotaClose
+            | Self::SpoolFullClose
+            | Self::SpoolExpiredClose
+            | Self::EarlierRunClose => Self::EarlierRunClose,
+            Self::RingFull
+            | Self::QueueFull
+            | Self::Quota
+            | Self::SpoolFull
+            | Self::SpoolExpired
+            | Self::EarlierRun
+            | Self::SpoolDamaged => Self::EarlierRun,
         }
     }
 
