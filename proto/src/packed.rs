@@ -1,7 +1,8 @@
-//! Lives: collector, and tests of the agent, which packs.
-//! Called by: the `rpc` module of the collector, for each batch that came packed.
+//! Lives: every Weir process that carries records.
+//! Called by: the `rpc` modules of the collector, for each batch that came packed, and of the agent, for one it gives up.
 //! May touch: its arguments.
-//! Never: trusts an index, a length or a count; makes more records than [`MAX_RECORDS`] of one batch.
+//! Never: trusts an index, a length or a count; makes more records than [`MAX_RECORDS`], or more than [`MAX_BYTES`] of
+//!   them, of one batch.
 
 use std::slice::Iter;
 
@@ -11,6 +12,9 @@ use crate::v1::{Endpoint, FlowRecord, PackedRecords};
 
 /// Most records in one batch.
 pub const MAX_RECORDS: usize = 65_536;
+/// Most bytes that the records of one batch come to one by one: each repeats what the batch tells once. Of 1,024 records, as agents pack
+/// them, each may have 64 KiB.
+pub const MAX_BYTES: usize = 64 << 20;
 
 /// Bits of `PackedRecords.present`: which lists have a value for the record.
 pub mod present {
@@ -39,6 +43,8 @@ pub enum Malformed {
     Message,
     /// More than [`MAX_RECORDS`].
     TooMany,
+    /// Its records come to more than [`MAX_BYTES`].
+    TooLarge,
     /// A list has fewer or more values than the records need.
     Length(&'static str),
     /// An index points beyond its list.
@@ -52,6 +58,7 @@ impl std::fmt::Display for Malformed {
         match self {
             Self::Message => f.write_str("packed records are no PackedRecords message"),
             Self::TooMany => write!(f, "a batch has more than {MAX_RECORDS} records"),
+            Self::TooLarge => write!(f, "the records of a batch come to more than {MAX_BYTES} bytes"),
             Self::Length(list) => write!(f, "packed records have too few or too many values in `{list}`"),
             Self::Index(list) => write!(f, "packed records name an entry of `{list}` that is not there"),
             Self::Present => f.write_str("packed records have a bit in `present` that this version does not know"),
@@ -71,7 +78,13 @@ pub fn unpack(bytes: &[u8]) -> Result<Vec<FlowRecord>, Malformed> {
         return Err(Malformed::TooMany);
     }
     let mut columns = Columns::of(&packed);
-    let records = packed.present.iter().map(|present| columns.record(*present)).collect::<Result<_, _>>()?;
+    let mut room = MAX_BYTES;
+    let mut fits = |record: FlowRecord| {
+        room = room.checked_sub(record.encoded_len()).ok_or(Malformed::TooLarge)?;
+        Ok(record)
+    };
+    let records = packed.present.iter().map(|present| columns.record(*present).and_then(&mut fits));
+    let records = records.collect::<Result<_, _>>()?;
     columns.end()?;
     Ok(records)
 }

@@ -16,8 +16,7 @@ use super::{Config, Fault, TlsFiles};
 pub fn check_host(config: &Config) -> Result<(), Vec<Fault>> {
     let mut faults = Vec::new();
     faults.extend(cgroup_root(&config.cgroup_root));
-    let is_bpffs = statfs(&config.neighbours.bpffs).is_ok_and(|found| found.filesystem_type() == BPF_FS_MAGIC);
-    if config.neighbours.chain && !is_bpffs {
+    if config.neighbours.chain && !is_bpffs(&config.neighbours.bpffs) {
         let remedy = "mount one there (`mount -t bpf bpf DIR`), or name where it is; `xdpNeighbour: chain` needs it";
         faults.push(fault("bpffs", &config.neighbours.bpffs, "is no BPF file system", remedy));
     }
@@ -31,6 +30,11 @@ pub fn check_host(config: &Config) -> Result<(), Vec<Fault>> {
         faults.extend(unreadable_files("collector.tls", tls));
     }
     if faults.is_empty() { Ok(()) } else { Err(faults) }
+}
+
+/// Whether a BPF file system is mounted there.
+pub fn is_bpffs(path: &Path) -> bool {
+    statfs(path).is_ok_and(|found| found.filesystem_type() == BPF_FS_MAGIC)
 }
 
 fn cgroup_root(dir: &Path) -> Option<Fault> {

@@ -15,7 +15,7 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 pub use crate::kernel::{IngressHook, InterfaceOption, Neighbours};
 pub use args::Args;
-pub use host::check_host;
+pub use host::{check_host, is_bpffs};
 pub use sample::sample;
 use weir_common::verdict::Verdict;
 pub use weir_policy::Fault;

@@ -18,7 +18,10 @@ use nix::{
 };
 
 use super::Check;
-use crate::kernel::preflight;
+use crate::{
+    config::{Config, is_bpffs},
+    kernel::preflight,
+};
 
 /// What the agent cannot do without: bits of `enum` in include/uapi/linux/capability.h.
 const NEEDED: [(&str, u32); 3] = [("CAP_BPF", 39), ("CAP_PERFMON", 38), ("CAP_NET_ADMIN", 12)];
@@ -30,7 +33,7 @@ const GRANT: &str = "run it as root, or grant CAP_BPF, CAP_PERFMON, CAP_NET_ADMI
 /// What depends on no configuration. `agent`: the process id of the one that runs.
 pub(super) fn checks(agent: Option<u32>) -> Vec<Check> {
     let held = capabilities();
-    vec![privileges(held), btf(), jit(), statistics(), bpffs(), processes(agent), clock()]
+    vec![privileges(held), btf(), jit(), statistics(), processes(agent), clock()]
 }
 
 /// The effective capabilities of this process, as bits.
@@ -105,10 +108,18 @@ fn statistics() -> Check {
     }
 }
 
-fn bpffs() -> Check {
-    match mounts("bpf").first() {
-        Some(path) => Check::ok("bpffs", format!("mounted at {path}")),
-        None => Check::ok("bpffs", "not mounted; only `xdpNeighbour: chain` needs it"),
+/// Whether there is a BPF file system where the configuration says; only what is pinned needs it.
+pub(super) fn bpffs(config: &Config) -> Check {
+    const NAME: &str = "bpffs";
+    let path = config.neighbours.bpffs.display();
+    match (config.neighbours.chain, is_bpffs(&config.neighbours.bpffs)) {
+        (_, true) => Check::ok(NAME, format!("mounted at {path}")),
+        (false, false) => Check::ok(NAME, format!("not mounted at {path}; only `xdpNeighbour: chain` needs it")),
+        (true, false) => Check::fail(
+            NAME,
+            format!("{path} is no BPF file system, and `xdpNeighbour: chain` needs one"),
+            "mount one there (`mount -t bpf bpf DIR`), or name in `bpffs` where it is",
+        ),
     }
 }
 

@@ -114,7 +114,7 @@ pub fn examine(args: &Args) -> Report {
 /// What depends on the configuration.
 fn places(config: &Config, running: &others::Running, ours: &neighbours::Ours) -> Vec<Check> {
     let documents = policy::read(config);
-    let mut checks = vec![others::check(running, config), host::state_dir(&config.state_dir)];
+    let mut checks = vec![others::check(running, config), host::state_dir(&config.state_dir), host::bpffs(config)];
     checks.extend(policy::checks(&documents, config));
     checks.push(host::open_files(running.pid(), documents.workloads()));
     checks.push(neighbours::interfaces(config, ours));

@@ -54,6 +54,10 @@ pub(super) fn interfaces(config: &Config, ours: &Ours) -> Check {
                 found.push(format!("{name} has Weir's ({shown}, id {id}, {mode})"));
                 continue;
             }
+            if config.neighbours.chain {
+                found.push(format!("{name} is held by {shown} (id {id}, {mode}); Weir goes in front of it"));
+                continue;
+            }
             found.push(format!("{name} is held by {shown} (id {id}, {mode})"));
             outcome = Outcome::Fail;
             remedy = format!(

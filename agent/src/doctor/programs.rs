@@ -95,7 +95,11 @@ fn in_cgroup(trial: &mut Trial, root: Option<&Path>) -> Check {
             return if denied { Check::skipped(NAME, found) } else { Check::warn(NAME, found, remedy) };
         }
     };
-    match trial.in_cgroup(&cell).as_slice() {
+    let refused = match trial.in_cgroup(&cell) {
+        Ok(refused) => refused,
+        Err(error) => return Check::skipped(NAME, format!("{}: {error}", cell.path().display())),
+    };
+    match refused.as_slice() {
         [] => Check::ok(NAME, "every program attaches to a cgroup of the doctor's own"),
         [first, more @ ..] => Check::fail(
             NAME,

@@ -109,6 +109,23 @@ async fn packed_records_are_read_as_if_they_came_one_by_one() {
     let long = PackedRecords { count: vec![9, 9], ..packed.clone() };
     let beyond = PackedRecords { judgement: vec![1, 2], ..packed.clone() };
     let newer = PackedRecords { present: vec![present::COOKIE, 1 << 20], ..packed.clone() };
+    // A few hundred kilobytes that would be gigabytes.
+    let judgements = vec![FlowRecord { policy: "x".repeat(100_000), ..FlowRecord::default() }];
+    let many = || vec![1; 65_536];
+    let (none, present) = (|| vec![0; 65_536], vec![0; 65_536]);
+    let bomb = PackedRecords {
+        judgements,
+        judgement: many(),
+        present,
+        time: vec![0; 65_536],
+        local: none(),
+        local_address: none(),
+        local_port: none(),
+        remote: none(),
+        remote_address: none(),
+        remote_port: none(),
+        ..PackedRecords::default()
+    };
     let both = Batch { records: vec![record(1)], ..of(&packed) };
     let nonsense = Batch { packed: b"nonsense".to_vec(), ..batch(1, []) };
     for (bad, word) in [
@@ -118,6 +135,7 @@ async fn packed_records_are_read_as_if_they_came_one_by_one() {
         (of(&newer), "`present`"),
         (both, "both"),
         (nonsense, "no PackedRecords"),
+        (of(&bomb), "come to more than"),
     ] {
         let refused = world.agent().await.send(Batch { sequence: 2, ..bad }).await.unwrap_err();
         assert_eq!(refused.code(), Code::InvalidArgument);

@@ -20,11 +20,25 @@ const PATIENCE: Duration = Duration::from_secs(15);
 /// Lines asked of it.
 const LINES: &str = "2000";
 /// Words after which the rest of a line is not shown.
-const SECRET: [&str; 9] =
-    ["password", "passwd", "secret", "token", "authorization", "bearer", "credential", "api_key", "apikey"];
+const SECRET: [&str; 14] = [
+    "password",
+    "passwd",
+    "pwd",
+    "secret",
+    "token",
+    "authorization",
+    "bearer",
+    "credential",
+    "cookie=",
+    "cookie:",
+    "api_key",
+    "api-key",
+    "apikey",
+    "private_key",
+];
 const REDACTED: &str = "[redacted]";
 
-/// The end of the log.
+/// The end of the log. What may be the rest of something that began before it is not shown.
 pub async fn tail(file: Option<&Path>) -> Result<Vec<u8>, String> {
     let text = match file {
         Some(path) => end_of(path).await.map_err(|error| format!("{}: {error}", path.display()))?,
@@ -36,10 +50,13 @@ pub async fn tail(file: Option<&Path>) -> Result<Vec<u8>, String> {
 async fn end_of(path: &Path) -> io::Result<String> {
     let mut file = File::open(path).await?;
     let length = file.metadata().await?.len();
-    file.seek(SeekFrom::Start(length.saturating_sub(LONGEST))).await?;
+    let start = length.saturating_sub(LONGEST);
+    file.seek(SeekFrom::Start(start)).await?;
     let mut bytes = Vec::new();
     file.take(LONGEST).read_to_end(&mut bytes).await?;
-    Ok(String::from_utf8_lossy(&bytes).into_owned())
+    let text = String::from_utf8_lossy(&bytes).into_owned();
+    // The first line may have lost the word that announces a secret.
+    Ok(if start == 0 { text } else { text.split_once('\n').map(|(_, rest)| rest.to_owned()).unwrap_or_default() })
 }
 
 async fn journal() -> Result<String, String> {
@@ -62,15 +79,24 @@ fn redacted(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     let mut in_pem = false;
     for line in text.lines() {
-        let begins = line.contains("-----BEGIN ");
-        if begins {
+        let (begin, end) = (line.rfind("-----BEGIN "), line.rfind("-----END "));
+        if begin.is_none() && end.is_some() && !in_pem {
+            // It began before the log does: everything so far is of it.
+            out.clear();
+            out.push_str(&format!("{REDACTED}\n"));
+        } else if begin.is_some() && !in_pem {
             let before = line.split("-----BEGIN ").next().unwrap_or_default();
-            out.push_str(&format!("{before}{REDACTED}\n"));
+            out.push_str(&format!("{}{REDACTED}\n", without_secrets(before)));
         } else if !in_pem {
             out.push_str(&without_secrets(line));
             out.push('\n');
         }
-        in_pem = (in_pem || begins) && !line.contains("-----END ");
+        in_pem = match (begin, end) {
+            (Some(begin), Some(end)) => begin > end,
+            (Some(_), None) => true,
+            (None, Some(_)) => false,
+            (None, None) => in_pem,
+        };
     }
     out
 }
@@ -121,6 +147,12 @@ mod tests {
             ("key -----BEGIN PRIVATE KEY-----\nCANARY\n-----END PRIVATE KEY-----\nafter", "key [redacted]\nafter\n"),
             ("-----BEGIN X-----CANARY-----END X-----\nafter", "[redacted]\nafter\n"),
             ("-----BEGIN X-----\nCANARY", "[redacted]\n"),
+            ("AAAA\nCANARY\n-----END PRIVATE KEY-----\nafter", "[redacted]\nafter\n"),
+            ("password=CANARY -----BEGIN X-----", "password [redacted][redacted]\n"),
+            ("-----BEGIN X-----\nA\n-----END X----- -----BEGIN Y-----\nCANARY\n-----END Y-----\nz", "[redacted]\nz\n"),
+            ("x-api-key: CANARY", "x-api-key [redacted]\n"),
+            ("Set-Cookie: CANARY; socket cookie 7", "Set-Cookie: [redacted]\n"),
+            ("socket cookie 7", "socket cookie 7\n"),
         ] {
             assert_eq!(redacted(line), shown);
         }

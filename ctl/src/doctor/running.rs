@@ -1,5 +1,5 @@
 //! Lives: ctl, what an agent that runs says of itself.
-//! Called by: `weirctl doctor`.
+//! Called by: the verb doctor, and `bundle`.
 //! May touch: the agent, the collector.
 //! Never: fails because no agent runs: the doctor's main question is why not.
 
@@ -117,7 +117,7 @@ fn exporter(exporter: Option<&Exporter>) -> Check {
             NAME,
             Outcome::Warn,
             found,
-            "records wait for the collector; those beyond the queue are lost and counted",
+            "records wait in the agent's spool; what finds no room there is lost and counted",
         ),
     }
 }

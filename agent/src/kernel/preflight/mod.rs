@@ -87,12 +87,14 @@ impl Trial {
     }
 
     /// Links every program for cgroups to `cell`, one after the other, and takes each off again. Those that could not be.
-    #[must_use]
-    pub fn in_cgroup(&mut self, cell: &Cell) -> Vec<KernelError> {
-        let Ok(directory) = File::open(cell.path()) else { return Vec::new() };
+    ///
+    /// # Errors
+    /// The cgroup cannot be opened.
+    pub fn in_cgroup(&mut self, cell: &Cell) -> io::Result<Vec<KernelError>> {
+        let directory = File::open(cell.path())?;
         let target = cell.path().display().to_string();
         let link = |program| attach::to_cgroup(&mut self.ebpf, program, &directory, &target).map(drop).err();
-        cgroup_hooks().into_iter().filter_map(link).collect()
+        Ok(cgroup_hooks().into_iter().filter_map(link).collect())
     }
 
     /// Links the programs for network namespaces and interfaces inside the calling thread's namespace, which must be one of its own.

@@ -36,7 +36,14 @@ impl Cell {
     /// The tree cannot be written to.
     pub fn below(root: &Path) -> io::Result<Self> {
         let path = root.join(format!("weir-doctor-{}", process::id()));
-        fs::create_dir(&path)?;
+        match fs::create_dir(&path) {
+            // One that was killed left it; the kernel refuses to remove it while somebody is in it.
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                fs::remove_dir(&path)?;
+                fs::create_dir(&path)?;
+            }
+            other => other?,
+        }
         Ok(Self(path))
     }
 

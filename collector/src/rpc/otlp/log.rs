@@ -81,7 +81,7 @@ fn attributes(item: &Item) -> Attributes {
     pod(&mut all, record);
     all.text(&n::CGROUP, &record.cgroup);
     all.nonzero(&n::COOKIE, record.cookie);
-    if record.r#type() == RecordType::Close {
+    if matches!(record.r#type(), RecordType::Close | RecordType::Progress) {
         totals(&mut all, record);
     }
     all.text(&n::LOSS_CAUSE, &record.loss_cause);
