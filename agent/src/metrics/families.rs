@@ -223,10 +223,12 @@ pub const FAMILIES: &[Family] = &[
         "Time of the oldest batch that is kept, Unix time; 0 for none",
         |now| one(seconds(now.records.spool.oldest_ns)),
     ),
-    gauge("weir_spool_disk", &[], "1 while the disk takes what is spooled; 0 where memory must", |now| {
-        let spool = &now.records.spool;
-        one(Value::Count((spool.capacity > 0 && spool.fault.is_empty()).into()))
-    }),
+    gauge(
+        "weir_spool_disk",
+        &[],
+        "0 while a disk that is to be used does not take what is spooled, and memory must",
+        |now| one(Value::Count(now.records.spool.fault.is_empty().into())),
+    ),
     counter("weir_records_sent", &[], "Records given to the stream, each time they were", |now| {
         one(Value::Count(now.records.spool.sent))
     }),
