@@ -30,7 +30,10 @@ fn main() -> Result<(), String> {
     }
     for object in ["weir", "bench_sets"] {
         let built = target_dir.join(TARGET).join("release").join(object);
-        let copied = fs::copy(&built, out.join(format!("{object}.bpf.o")));
+        let to = out.join(format!("{object}.bpf.o"));
+        // A copy writes in place: in a target directory that was copied by hard links it would change the other's too.
+        let _ = fs::remove_file(&to);
+        let copied = fs::copy(&built, &to);
         copied.map_err(|error| format!("cannot copy {}: {error}", built.display()))?;
     }
     Ok(())

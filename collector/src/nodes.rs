@@ -10,8 +10,9 @@
 
 use std::collections::BTreeMap;
 
-/// Boots remembered of one node; the oldest goes.
-const MAX_BOOTS: usize = 4;
+/// Boots remembered of one node; the oldest goes. More than an agent has batches in flight (16), each of which may be of another boot: after a
+/// break they all come again.
+const MAX_BOOTS: usize = 32;
 /// Different words a node may use in sums; there are about 80 in truth.
 const MAX_WORDS: usize = 1024;
 /// Where the rest is summed.
@@ -239,25 +240,27 @@ mod tests {
     #[test]
     fn the_boot_unheard_of_for_longest_is_forgotten() {
         let mut nodes = Nodes::default();
-        for boot_id in ["a", "b", "c", "d", "a", "e"] {
-            nodes.boot("n", boot_id);
-        }
-        let kept: Vec<_> = nodes.iter().map(|(_, boot)| boot.boot_id.as_str()).collect();
-        assert_eq!(kept, ["c", "d", "a", "e"]);
+        let number = |boot: usize| boot.to_string();
+        (0..MAX_BOOTS).chain([0, MAX_BOOTS]).for_each(|boot| nodes.boot("n", &number(boot)).records += 1);
+        let kept: Vec<_> = nodes.iter().map(|(_, boot)| boot.boot_id.clone()).collect();
+        assert_eq!(kept, (2..MAX_BOOTS).chain([0, MAX_BOOTS]).map(number).collect::<Vec<_>>());
     }
 
     #[test]
     fn what_a_forgotten_boot_has_brought_stays_in_the_nodes_totals() {
         let mut nodes = Nodes::default();
-        for boot_id in ["a", "b", "c", "d", "e", "f"] {
-            let boot = nodes.boot("n", boot_id);
+        let boots = MAX_BOOTS as u64 + 2;
+        for boot_id in 0..boots {
+            let boot = nodes.boot("n", &boot_id.to_string());
             boot.streams += 1;
             boot.add(&Tally::Loss { cause: "queue_full".to_owned(), what: None, count: 2 });
             let _ = (boot.order(1, 0), boot.order(1, 0), boot.order(3, 0));
         }
         let totals: Vec<(&str, Totals)> = nodes.totals().collect();
-        let losses = BTreeMap::from([("queue_full".to_owned(), 12)]);
-        let expected = Totals { records: 6, duplicates: 6, missing_batches: 6, losses, streams: 4, last_seen_ns: 0 };
+        let losses = BTreeMap::from([("queue_full".to_owned(), 2 * boots)]);
+        let streams = u32::try_from(MAX_BOOTS).unwrap();
+        let (records, duplicates, missing_batches) = (boots, boots, boots);
+        let expected = Totals { records, duplicates, missing_batches, losses, streams, last_seen_ns: 0 };
         assert_eq!(totals, [("n", expected)]);
     }
 }

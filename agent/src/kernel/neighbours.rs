@@ -153,7 +153,10 @@ impl Neighbourhood {
         let frames = self.call(at.place, &neighbour)?.map_err(refuse)?;
         let chain = self.prepare(frames, ebpf, at, slot.program, (their_mode, neighbour));
         let chain = chain.inspect_err(|_| self.kind(frames).forget(at.place))?;
-        if let Err(error) = links::replace_xdp(at.index, chain.mode, &chain.neighbour, &chain.front) {
+        // An answer that was lost says nothing of the slot: if the front is there, it is there.
+        if let Err(error) = links::replace_xdp(at.index, chain.mode, &chain.neighbour, &chain.front)
+            && !self.stands(&chain)
+        {
             self.kind(frames).remove(chain.pin, at.place);
             return Err(match error.raw_os_error() {
                 Some(EBUSY) => refuse(Obstacle::Linked),
@@ -223,9 +226,10 @@ impl Neighbourhood {
             }
         };
         let path = kind.folder.insert(folder).path(pin);
+        // Before the pin, which would be in the way of the next try if this failed.
+        let front = front.fd().and_then(|fd| Ok(fd.try_clone()?)).map_err(loading(name))?;
         let pinned = ProgramArray::try_from(&kind.neighbours).map_err(error::map(neighbours))?.pin(&path);
         pinned.map_err(|error| unpinned(&path, error::causes(&error)))?;
-        let front = front.fd().and_then(|fd| Ok(fd.try_clone()?)).map_err(loading(name))?;
         Ok(Chain { frames, pin, mode, front, neighbour, detail: String::new() })
     }
 
