@@ -18,7 +18,7 @@ use aya::{
     maps::{Map, MapData, MapError, ProgramArray},
     programs::{ProgramError, ProgramFd, ProgramInfo, Xdp, loaded_programs},
 };
-use nix::libc::{EBUSY, EEXIST, EINVAL, ENODEV};
+use nix::libc::{EBUSY, EEXIST, EINVAL, ENODEV, ENOENT};
 use weir_common::maps;
 
 use super::{
@@ -133,7 +133,9 @@ impl Neighbourhood {
         }
         // What is gone by now is not there at the next reconcile either, when the slot is tried again.
         let Ok(Some(slot)) = links::xdp(at.index) else { return Err(taken()) };
-        let Some(theirs) = program(slot.program) else {
+        let Some(theirs) =
+            program(slot.program).map_err(|source| KernelError::ProgramInfo { program: attach::XDP, source })?
+        else {
             return Err(refused(at, &format!("id {}", slot.program), Obstacle::Place));
         };
         // Another agent's, which lives: what a dead one left is gone.
@@ -259,7 +261,9 @@ impl Neighbourhood {
     /// Puts back what stands behind the fronts of agents that are gone.
     pub(super) fn restore(&mut self) {
         for folder in self.pins.left_behind() {
-            let front = program(folder.front).filter(is_front);
+            // Not known whether it still stands somewhere: what it needs stays.
+            let Ok(front) = program(folder.front) else { continue };
+            let front = front.filter(is_front);
             let done = |pin: &Pin| front.as_ref().is_none_or(|front| put_back(front, *pin));
             let done: Vec<Pin> = folder.pins().into_iter().filter(done).collect();
             if !done.is_empty() {
@@ -328,7 +332,7 @@ fn put_back(front: &ProgramInfo, pin: Pin) -> bool {
     // Another namespace's interface, or one that changed hands: as long as the front is somewhere, it is left alone.
     let Ok(Some(slot)) = links::xdp(pin.index) else { return false };
     let Some(mode) = slot.mode.filter(|_| slot.program == front.id()) else { return false };
-    let Some(neighbour) = program(pin.neighbour) else { return false };
+    let Ok(Some(neighbour)) = program(pin.neighbour) else { return false };
     let fds = front.fd().and_then(|front| Ok((front, neighbour.fd()?)));
     let replaced = fds
         .map_err(io::Error::other)
@@ -359,9 +363,20 @@ fn is_front(program: &ProgramInfo) -> bool {
     program.name_as_str().is_some_and(|name| attach::CHAINS.iter().any(|chain| chain.front == name))
 }
 
-fn program(id: u32) -> Option<ProgramInfo> {
-    // One that goes away meanwhile is an error among the others.
-    loaded_programs().flatten().find(|program| program.id() == id)
+/// The program with this id; `None` for one that is gone. A kernel that cannot be asked (no descriptor left, a privilege missing) has not
+/// said that.
+fn program(id: u32) -> Result<Option<ProgramInfo>, ProgramError> {
+    let mut unknown = None;
+    for program in loaded_programs() {
+        match program {
+            Ok(program) if program.id() == id => return Ok(Some(program)),
+            Ok(_) => {}
+            // One that goes away while they are listed.
+            Err(ProgramError::SyscallError(error)) if error.io_error.raw_os_error() == Some(ENOENT) => {}
+            Err(error) => unknown = Some(error),
+        }
+    }
+    unknown.map_or(Ok(None), Err)
 }
 
 fn xdp<'a>(ebpf: &'a Ebpf, name: &'static str) -> Result<&'a Xdp, KernelError> {
