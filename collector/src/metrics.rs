@@ -117,7 +117,7 @@ const FAMILIES: &[Family] = &[
         name: "weir_collector_lost_decisions",
         kind: MetricType::Counter,
         labels: &["node", "cause"],
-        help: "Decisions without a record, as a node's agent reports them",
+        help: "Decisions, and with causes that end in _close other records, that a node's agent says are lost",
         read: |all| {
             let losses = |(node, totals): &(String, Totals)| {
                 let labelled = |(cause, count): (&String, &u64)| (vec![node.clone(), cause.clone()], number(*count));

@@ -4,9 +4,9 @@
 //! Never: lets a sender make it grow without bound; what does not fit is summed under "other" or forgotten oldest first.
 //!
 //! Batches of one boot of a node are numbered from 1 without gaps. A number at or below the last one is a resend of what
-//! is already here. A number that skips some means batches are gone for good, because a sender sends in order; those that the sender says it
-//! gave up are not missing, for their losses are told. The first
-//! batch ever seen of a boot may have any number: the ones before it went to an earlier run of this collector.
+//! is already here. A number that skips some means batches are gone for good, because a sender sends in order; those that the
+//! sender says it gave up are not missing, for their losses are told. The first batch ever seen of a boot may have any number:
+//! the ones before it went to an earlier run of this collector.
 
 use std::collections::BTreeMap;
 

@@ -53,7 +53,7 @@ pub struct Record {
     pub cgroup: Option<Arc<str>>,
     /// Socket cookie; 0 for none.
     pub cookie: u64,
-    /// Decisions this stands for; 0 for a close.
+    /// Decisions this stands for; 0 for what is none.
     pub count: u64,
     /// What went over the wire.
     pub traffic: Traffic,

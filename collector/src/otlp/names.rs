@@ -105,7 +105,7 @@ attributes! { LOGS:
     REFUSAL = "weir.refusal", Text, "How a denial reached the source: `eperm`, `refused` or `silence`";
     COUNT = "weir.count", Number, "Equal decisions this record stands for, or decisions whose records are lost; 0 for what is no decision";
     END_TIME = "weir.end_time_unix_nano", Number, "Time of the last of several equal decisions or losses, nanoseconds since 1970; absent if there was one";
-    START_TIME = "weir.start_time_unix_nano", Number, "Of a close: when the connection was opened; absent if not known";
+    START_TIME = "weir.start_time_unix_nano", Number, "Of a close or progress: when the connection was opened; absent if not known";
     STAGED_VERDICT = "weir.staged.verdict", Text, "What staged policies would have decided, where that is another verdict";
     STAGED_POLICY = "weir.staged.policy", Text, "The policy that would have";
     STAGED_RULE = "weir.staged.rule", Text, "Rule within it";
@@ -113,30 +113,30 @@ attributes! { LOGS:
     SOURCE_LABELS = "weir.source.labels", Texts, "Its labels, `key=value`";
     SOURCE_SERVICE = "weir.source.service", Text, "Service whose address the source is";
     SOURCE_IDENTITY = "weir.source.identity", Number, "Its numeric identity; 1 world, 2 host";
-    SOURCE_BYTES = "weir.source.bytes", Number, "Of a close: bytes the source sent";
-    SOURCE_PACKETS = "weir.source.packets", Number, "Of a close: segments the source sent";
+    SOURCE_BYTES = "weir.source.bytes", Number, "Of a close or progress: bytes the source sent";
+    SOURCE_PACKETS = "weir.source.packets", Number, "Of a close or progress: segments the source sent";
     DESTINATION_WORKLOAD = "weir.destination.workload", Text, "Workload at the destination";
     DESTINATION_LABELS = "weir.destination.labels", Texts, "Its labels";
     DESTINATION_SERVICE = "weir.destination.service", Text, "Service whose address the destination is";
     DESTINATION_IDENTITY = "weir.destination.identity", Number, "Its numeric identity";
-    DESTINATION_BYTES = "weir.destination.bytes", Number, "Of a close: bytes the destination sent";
-    DESTINATION_PACKETS = "weir.destination.packets", Number, "Of a close: segments the destination sent";
+    DESTINATION_BYTES = "weir.destination.bytes", Number, "Of a close or progress: bytes the destination sent";
+    DESTINATION_PACKETS = "weir.destination.packets", Number, "Of a close or progress: segments the destination sent";
     PROTOCOL = "weir.ip.protocol", Number, "IP protocol number";
     TCP_FLAGS = "weir.tcp.flags", Number, "TCP flags of the packet, as bits; of merged records all that were seen";
-    TCP_RTT = "weir.tcp.rtt_us", Number, "Of a close: round-trip time, microseconds";
-    TCP_RETRANSMITS = "weir.tcp.retransmits", Number, "Of a close: segments sent again by the end on this node";
+    TCP_RTT = "weir.tcp.rtt_us", Number, "Of a close or progress: round-trip time, microseconds";
+    TCP_RETRANSMITS = "weir.tcp.retransmits", Number, "Of a close or progress: segments sent again by the end on this node";
     ICMP_TYPE = "weir.icmp.type", Number, "Type of the ICMP or ICMPv6 message";
     COMMAND = "weir.process.command", Text, "Name of the task, at most 15 bytes";
     START_TICKS = "weir.process.start_ticks", Number, "Its start in clock ticks since boot: tells two processes of one pid apart";
     CGROUP = "weir.cgroup", Text, "Cgroup below the managed tree";
     COOKIE = "weir.socket.cookie", Number, "The kernel's socket cookie; of an ingress verdict the listener's";
-    LOSS_CAUSE = "weir.loss_cause", Text, "Of a loss: where the records went (below)";
+    LOSS_CAUSE = "weir.loss_cause", Text, "Of a loss: where the records went (above, and docs/records.md)";
     LOST_RECORDS = "weir.lost_records", Number, "Of a loss on the way out of the collector: records it stands for";
 }
 
 metrics! {
     DECISIONS = "weir.decisions", Sum, "{decision}", [HOOK, VERDICT, REASON], "Decisions in the node's records";
-    DECISIONS_LOST = "weir.decisions.lost", Sum, "{decision}", [LOSS_CAUSE], "Decisions whose records the node lost";
+    DECISIONS_LOST = "weir.decisions.lost", Sum, "{decision}", [LOSS_CAUSE], "Decisions, and with causes that end in _close other records, that the node lost";
     RECORDS = "weir.records", Sum, "{record}", [], "Records taken over from the node";
     BATCHES_MISSING = "weir.batches.missing", Sum, "{batch}", [], "Batches of the node that never came";
     BATCHES_DUPLICATE = "weir.batches.duplicate", Sum, "{batch}", [], "Batches that came again and were not counted twice";

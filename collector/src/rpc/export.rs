@@ -106,7 +106,7 @@ impl Session {
         Ok(Ack { sequence: taken.acknowledge, boot_id })
     }
 
-    /// Checks on whose behalf a batch comes; the first one decides for the stream.
+    /// Checks on whose behalf a batch comes; the first one decides the node.
     fn sender_of(&mut self, batch: &Batch) -> Result<&Sender, Status> {
         let sender = match self.sender.take() {
             Some(sender) if sender.node == batch.node && sender.boot_id == batch.boot_id => sender,
@@ -115,7 +115,16 @@ impl Session {
                 let message = format!("this stream speaks for node {}", sender.node);
                 return Err(Status::invalid_argument(message));
             }
-            None => self.admit(batch)?,
+            None => {
+                let sender = self.admit(batch)?;
+                tracing::info!(
+                    node = sender.node,
+                    boot_id = sender.boot_id,
+                    sequence = batch.sequence,
+                    "a node connected"
+                );
+                sender
+            }
         };
         Ok(self.sender.insert(sender))
     }
@@ -129,7 +138,6 @@ impl Session {
             let message = format!("the certificate is for node {certified}, not {}", batch.node);
             return Err(Status::permission_denied(message));
         }
-        tracing::info!(node = batch.node, boot_id = batch.boot_id, sequence = batch.sequence, "a node connected");
         let connected = self.service.store.connected(&batch.node, &batch.boot_id);
         Ok(Sender { node: batch.node.clone(), boot_id: batch.boot_id.clone(), _connected: connected })
     }

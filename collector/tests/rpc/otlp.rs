@@ -166,8 +166,12 @@ async fn over_tls_both_ends_are_known_or_nothing_is_sent() {
     let world = World::exporting(10, Some(&to(good)));
     world.agent().await.send(batch(1, [1])).await.unwrap();
     receiver.until("a record", |receiver| !receiver.arrived().is_empty()).await;
-    // The others have had as long, and more than a try each by now.
-    sleep(Duration::from_secs(1)).await;
+    // The others have tried, and were refused.
+    for bad in &worlds {
+        while bad.status().await.otlp.is_none_or(|otlp| otlp.retried == 0) {
+            sleep(Duration::from_millis(10)).await;
+        }
+    }
     let cookies: Vec<_> =
         receiver.arrived().into_iter().map(|arrived| arrived.said["weir.socket.cookie"].clone()).collect();
     assert_eq!((cookies, receiver.tries()), (vec!["1".to_owned()], 1));

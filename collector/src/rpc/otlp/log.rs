@@ -264,8 +264,9 @@ fn sentence(item: &Item) -> String {
 
 fn loss(item: &Item) -> String {
     let (count, cause) = (item.record.count, &item.record.loss_cause);
+    let what = if cause.ends_with("_close") { "records" } else { "decisions" };
     clean(&match item.lost_records {
-        0 => format!("{count} decisions lost: {cause}"),
+        0 => format!("{count} {what} lost: {cause}"),
         records => format!("{records} records of {count} decisions lost: {cause}"),
     })
 }

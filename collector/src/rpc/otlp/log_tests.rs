@@ -132,9 +132,8 @@ fn said(record: &LogRecord) -> BTreeMap<&str, String> {
 /// What is looked for in a record: attribute and value, absent ones as "".
 type Expected<'a> = &'a [(&'a str, &'a str)];
 
-#[test]
-fn source_and_destination_follow_who_opened() {
-    let rows: [(FlowRecord, Expected<'_>); 4] = [
+fn flows() -> Vec<(FlowRecord, Expected<'static>)> {
+    vec![
         (
             denied(),
             &[
@@ -193,8 +192,16 @@ fn source_and_destination_follow_who_opened() {
             FlowRecord { direction: Direction::Egress.into(), ..closed() },
             &[("source.address", "2001:db8::1"), ("weir.source.bytes", "10"), ("weir.destination.packets", "2")],
         ),
-    ];
-    for (record, expected) in rows {
+        (
+            FlowRecord { r#type: RecordType::Progress.into(), ..closed() },
+            &[("weir.source.bytes", "20"), ("weir.start_time_unix_nano", "500")],
+        ),
+    ]
+}
+
+#[test]
+fn source_and_destination_follow_who_opened() {
+    for (record, expected) in flows() {
         let exported = exported(record, 0);
         let said = said(&exported);
         for (name, value) in expected {

@@ -9,8 +9,11 @@ use opentelemetry_proto::tonic::metrics::v1::{
     number_data_point::Value,
 };
 
+use prost::Message as _;
+
 use super::attributes::{Attributes, resource, scope};
 use super::queue::Numbers;
+use super::requests::MAX_BYTES;
 use crate::nodes::Boot;
 use crate::otlp::names::{self as n, Shape};
 use crate::store::Summary;
@@ -23,11 +26,22 @@ pub struct Own {
     pub instance: String,
 }
 
-/// Everything that is known now.
-pub fn request(summary: &Summary, numbers: &Numbers, own: &Own, now_ns: u64) -> ExportMetricsServiceRequest {
+/// Everything that is known now, in as few requests as their size allows.
+pub fn requests(summary: &Summary, numbers: &Numbers, own: &Own, now_ns: u64) -> Vec<ExportMetricsServiceRequest> {
     let boots = summary.boots.iter().map(|(node, boot)| of_boot(node, boot, now_ns));
     let own = std::iter::once(of_collector(summary, numbers, own, now_ns));
-    ExportMetricsServiceRequest { resource_metrics: boots.chain(own).collect() }
+    let (mut requests, mut request, mut bytes) = (Vec::new(), ExportMetricsServiceRequest::default(), 0);
+    for metrics in own.chain(boots) {
+        let size = metrics.encoded_len();
+        if bytes + size > MAX_BYTES && !request.resource_metrics.is_empty() {
+            requests.push(std::mem::take(&mut request));
+            bytes = 0;
+        }
+        bytes += size;
+        request.resource_metrics.push(metrics);
+    }
+    requests.push(request);
+    requests
 }
 
 fn of_boot(node: &str, boot: &Boot, now_ns: u64) -> ResourceMetrics {
@@ -117,5 +131,24 @@ impl Page {
             }],
             ..ResourceMetrics::default()
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Receivers refuse what is larger than 4 MiB, at each interval again.
+    #[test]
+    fn many_boots_are_told_in_several_requests_and_each_once() {
+        let decisions = |node: usize| (0..80).map(move |n| (format!("hook/deny/reason-{n}"), node as u64)).collect();
+        let boot = |node: usize| Boot { decisions: decisions(node), ..Boot::default() };
+        let boots = (0..600).map(|node| (format!("node-{node}"), boot(node))).collect();
+        let summary = Summary { boots, kept: 1, capacity: 2, evicted: 3, start_ns: 4, nodes: Vec::new() };
+        let own = Own { host: "here".to_owned(), instance: "i".to_owned() };
+        let requests = requests(&summary, &Numbers::default(), &own, 5);
+        assert!(requests.len() > 1 && requests.iter().all(|request| request.encoded_len() < 4 << 20));
+        let resources: usize = requests.iter().map(|request| request.resource_metrics.len()).sum();
+        assert_eq!(resources, 601);
     }
 }

@@ -21,7 +21,6 @@ use std::fs;
 use std::sync::Arc;
 use std::time::Duration;
 
-use opentelemetry_proto::tonic::collector::metrics::v1::ExportMetricsServiceRequest;
 use tokio::time::{MissedTickBehavior, interval, sleep};
 
 pub use client::OtlpError;
@@ -90,7 +89,7 @@ impl Exporter {
         let records = logs::run(Client::new(self.reach.clone(), "records"), self.queue(), stop.clone());
         tokio::join!(records, self.metrics(&mut client, stop));
         // The last word, with everything counted.
-        let _as_told = client.metrics(self.page()).await;
+        self.tell(&mut client).await;
     }
 
     async fn metrics(&self, client: &mut Client, mut stop: Stop) {
@@ -102,18 +101,19 @@ impl Exporter {
                 () = stop.stopped() => return,
             }
             tokio::select! {
-                answer = client.metrics(self.page()) => {
-                    let partial = answer.ok().flatten().unwrap_or_default();
-                    if partial.rejected_data_points > 0 {
-                        client.partly(partial.rejected_data_points.unsigned_abs(), &partial.error_message);
-                    }
-                }
+                () = self.tell(client) => {}
                 () = stop.stopped() => return,
             }
         }
     }
 
-    fn page(&self) -> ExportMetricsServiceRequest {
-        metrics::request(&self.store.summary(), &self.queue.numbers(), &self.own, now_ns())
+    /// Sends every metric once. What is refused is not tried again: the next time says the same and more.
+    async fn tell(&self, client: &mut Client) {
+        for request in metrics::requests(&self.store.summary(), &self.queue.numbers(), &self.own, now_ns()) {
+            let partial = client.metrics(request).await.ok().flatten().unwrap_or_default();
+            if partial.rejected_data_points > 0 {
+                client.partly(partial.rejected_data_points.unsigned_abs(), &partial.error_message);
+            }
+        }
     }
 }

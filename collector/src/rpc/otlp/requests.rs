@@ -15,7 +15,7 @@ use super::log::log_record;
 use super::queue::Item;
 
 /// Largest request, bytes, its envelope not counted: receivers take 4 MiB unless told otherwise.
-const MAX_BYTES: usize = 3 << 20;
+pub(super) const MAX_BYTES: usize = 3 << 20;
 
 /// Records that travel together, and which of the batch's they are.
 pub struct Part {
