@@ -1,7 +1,7 @@
 //! Lives: ctl.
 //! Called by: the verb `reconcile`.
 //! May touch: nothing.
-//! Never: lets one kind of decision make up for another; takes what is under way for lost.
+//! Never: lets one kind of decision make up for another, but for what a damaged spool held, of which only the number is known; takes what is under way for lost.
 //!
 //! ```text
 //! kernel: decided ─► ring (lost) ─► agent: recorded ─► queue, spool (lost, told) ─► collector: collected
@@ -59,6 +59,7 @@ pub struct Reconciliation {
 pub struct Follower {
     lines: BTreeMap<String, Line>,
     rounds: u32,
+    boot_id: String,
 }
 
 impl Follower {
@@ -78,6 +79,10 @@ impl Follower {
                 "the collector joined at batch {first} of this run of the agent and never saw those before: compare after the \
                  agent's next start, or look at the records"
             ));
+        }
+        if self.boot_id != exporter.boot_id {
+            // The agent was started again: its counters began anew.
+            *self = Self { boot_id: exporter.boot_id.clone(), ..Self::default() };
         }
         self.rounds += 1;
         let told = told(node);
@@ -109,12 +114,14 @@ impl Follower {
             (open(|line| line.missing_in_agent), open(|line| line.missing_on_the_way), open(|line| line.invented));
         // Of a batch that could not be read any more only the number of its decisions is known.
         let damaged = node.losses.get("spool_damaged").copied().unwrap_or(0);
-        let on_the_way = on_the_way.saturating_sub(damaged);
+        // It makes up for exactly as many, never for some of more.
+        let excused = if on_the_way == damaged { damaged } else { 0 };
+        let on_the_way = on_the_way - excused;
         let each = lines.iter().all(|line| line.closed);
-        let closed = each || damaged > 0 && in_agent == 0 && on_the_way == 0 && invented == 0;
+        let closed = each || excused > 0 && in_agent == 0 && invented == 0;
         let says = match () {
             () if closed => {
-                let lost = sum(|line| line.told.values().sum()) + damaged;
+                let lost = sum(|line| line.told.values().sum()) + excused;
                 let (decided, collected, quiet) =
                     (sum(|line| line.decided), sum(|line| line.collected), sum(|line| line.quiet));
                 format!("closed: {decided} decided = {collected} collected + {lost} told as lost + {quiet} quiet")
@@ -227,6 +234,8 @@ mod tests {
             ),
             (agent(20, 20, 0, 0, 0), collector(8, &[("quota", 5), ("spool_full", 7)]), true, "12 told as lost"),
             (agent(20, 20, 0, 0, 0), collector(15, &[("spool_damaged", 5)]), true, "5 told as lost"),
+            (agent(20, 20, 0, 0, 0), collector(16, &[("spool_damaged", 5)]), false, "4 decisions went missing"),
+            (agent(20, 20, 0, 0, 0), collector(14, &[("spool_damaged", 5)]), false, "6 decisions went missing"),
             (agent(20, 20, 0, 0, 0), collector(20, &[("earlier_run", 9)]), true, "0 told as lost"),
             (
                 agent(20, 18, 0, 0, 0),

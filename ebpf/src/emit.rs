@@ -128,7 +128,7 @@ pub fn verdict(subject: &Subject, judged: &Judged, caller: &Caller) {
         return;
     }
     let decision = &judged.decision;
-    if has_share(subject.local.workload) {
+    if share_is_used(subject.local.workload) {
         return count(&maps::LOST, cell_of(subject, decision));
     }
     let detail = detail_of(&Process { staged: decision.staged.0, ..caller.process });
@@ -157,7 +157,7 @@ pub fn counted_only(subject: &Subject, decision: &Decision) -> bool {
 /// Sends something that is not a decision (an attempt, a bind, a close); whether there was room. `process`: as in `submit`.
 #[inline(always)]
 fn note(kind: Kind, subject: &Subject, cgroup: u64, old_state: u8, detail: [u8; 32], process: u32) -> bool {
-    if has_share(subject.local.workload) {
+    if share_is_used(subject.local.workload) {
         return false;
     }
     let event = event(kind, subject, 0, cgroup, detail);
@@ -392,7 +392,7 @@ fn ring(what: u64) -> u64 {
 /// that floods leaves room for the others. Two CPUs may begin a step at the same time and forget a few events, which only gives a little
 /// more. Asked before the event is made, and no function of its own: that takes stack, and `sendmsg` has none left.
 #[inline(always)]
-fn has_share(workload: u32) -> bool {
+fn share_is_used(workload: u32) -> bool {
     if maps::SCARCE.get(0).copied().unwrap_or(0) == 0 {
         return false;
     }

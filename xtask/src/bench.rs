@@ -4,7 +4,8 @@
 //! Never: fails because something is slow: a goal that was missed is said, and people judge.
 
 use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use anyhow::{Error, Result, bail};
 use clap::{Args, Subcommand};
@@ -185,14 +186,7 @@ fn policy(repo: &Repo, options: &Policy) -> Result<bool> {
         ("--local", options.local),
         ("--rounds", options.rounds),
     ];
-    for (option, value) in given {
-        bench.args(value.map(|value| [option.to_owned(), value.to_string()]).into_iter().flatten());
-    }
-    if let Some(file) = &options.json {
-        bench.arg("--json").arg(file);
-    }
-    // On success this never returns.
-    Err(Error::new(bench.exec()).context(format!("starting {}", program.display())))
+    turn_into(bench, &given, options.json.as_deref())
 }
 
 /// Builds everything as shipped, with progress shown, then lets cargo become the benchmark.
@@ -203,21 +197,13 @@ fn socket(repo: &Repo, options: &Socket) -> Result<bool> {
     cargo.args(["bench", "--locked", "--package", "weir-tests", "--bench", "socket", "--"]);
     cargo.env("WEIR_BIN_DIR", programs);
     let given = [("--rounds", options.rounds), ("--loads", options.loads), ("--milliseconds", options.milliseconds)];
-    for (option, value) in given {
-        cargo.args(value.map(|value| [option.to_owned(), value.to_string()]).into_iter().flatten());
-    }
     if options.no_sizes {
         cargo.arg("--no-sizes");
     }
     if let Some(parts) = &options.only {
         cargo.args(["--only", parts]);
     }
-    if let Some(file) = &options.json {
-        // cargo starts it in the package's folder.
-        cargo.arg("--json").arg(std::path::absolute(file)?);
-    }
-    // On success this never returns.
-    Err(Error::new(cargo.exec()).context("starting cargo"))
+    turn_into(cargo, &given, options.json.as_deref())
 }
 
 /// Brings the rivals, then lets cargo become the benchmark: the test program of the same name, told to measure.
@@ -227,18 +213,10 @@ fn xdp(repo: &Repo, options: &Xdp) -> Result<bool> {
     let mut cargo = process::cargo(repo);
     cargo.args(["test", "--locked", "--package", "weir-tests", "--bench", "xdp", "--", "--bench"]);
     let given = [("--rounds", options.rounds), ("--loads", options.loads), ("--milliseconds", options.milliseconds)];
-    for (option, value) in given {
-        cargo.args(value.map(|value| [option.to_owned(), value.to_string()]).into_iter().flatten());
-    }
     if let Some(parts) = &options.only {
         cargo.args(["--only", parts]);
     }
-    if let Some(file) = &options.json {
-        // cargo starts it in the package's folder.
-        cargo.arg("--json").arg(std::path::absolute(file)?);
-    }
-    // On success this never returns.
-    Err(Error::new(cargo.exec()).context("starting cargo"))
+    turn_into(cargo, &given, options.json.as_deref())
 }
 
 /// Builds everything as shipped, with progress shown, then lets cargo become the benchmark.
@@ -254,13 +232,18 @@ fn telemetry(repo: &Repo, options: &Telemetry) -> Result<bool> {
         ("--milliseconds", options.milliseconds),
         ("--connections", options.connections),
     ];
+    turn_into(cargo, &given, options.json.as_deref())
+}
+
+/// Hands over what was given, then turns into the program: on success this never returns.
+fn turn_into(mut program: Command, given: &[(&str, Option<u32>)], json: Option<&Path>) -> Result<bool> {
     for (option, value) in given {
-        cargo.args(value.map(|value| [option.to_owned(), value.to_string()]).into_iter().flatten());
+        program.args(value.map(|value| [(*option).to_owned(), value.to_string()]).into_iter().flatten());
     }
-    if let Some(file) = &options.json {
+    if let Some(file) = json {
         // cargo starts it in the package's folder.
-        cargo.arg("--json").arg(std::path::absolute(file)?);
+        program.arg("--json").arg(std::path::absolute(file)?);
     }
-    // On success this never returns.
-    Err(Error::new(cargo.exec()).context("starting cargo"))
+    let name = program.get_program().to_string_lossy().into_owned();
+    Err(Error::new(program.exec()).context(format!("starting {name}")))
 }

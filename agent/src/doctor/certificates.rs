@@ -47,12 +47,16 @@ fn check(name: &'static str, tls: &TlsFiles, loaded: Result<(), TransportError>,
     let mut found = Vec::new();
     for (path, own) in [(&tls.certificate, true), (&tls.ca, false)] {
         let (outcome, said) = times(path, own, now);
-        worst = worse(worst, outcome);
+        worst = worst.max(outcome);
         found.push(said);
     }
-    let mut remedy = if worst == Outcome::Ok { String::new() } else { "renew what ends or has ended".to_owned() };
+    let mut remedy = if worst == Outcome::Ok {
+        String::new()
+    } else {
+        "renew what ends or has ended, or correct the clock".to_owned()
+    };
     if let Some(mode) = fs::metadata(&tls.key).ok().map(|file| file.mode() & 0o777).filter(|mode| mode & 0o077 != 0) {
-        worst = worse(worst, Outcome::Warn);
+        worst = worst.max(Outcome::Warn);
         found.push(format!("others may read the key {} (mode {mode:04o})", tls.key.display()));
         let close = format!("chmod 0600 {}", tls.key.display());
         remedy = if remedy.is_empty() { close } else { format!("{remedy}; {close}") };
@@ -80,13 +84,4 @@ fn times(path: &Path, own: bool, now: u64) -> (Outcome, String) {
         Some(end) => (Outcome::Ok, format!("{file} is valid until {}", when(end))),
         None => (Outcome::Warn, format!("{file}: its times cannot be read")),
     }
-}
-
-fn worse(one: Outcome, other: Outcome) -> Outcome {
-    let weight = |outcome| match outcome {
-        Outcome::Ok | Outcome::Skipped => 0,
-        Outcome::Warn => 1,
-        Outcome::Fail => 2,
-    };
-    if weight(other) > weight(one) { other } else { one }
 }

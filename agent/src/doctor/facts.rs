@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::{neighbours, others::Running};
 use crate::{
-    config::{Config, IngressHook, TlsFiles},
+    config::{Config, IngressHook, InterfaceOption, TlsFiles},
     kernel::preflight,
 };
 
@@ -38,21 +38,21 @@ pub(super) fn gather(config: Option<&Config>, running: &Running) -> Facts {
     }
 }
 
-/// By the keys of the file.
+/// By the keys of the file, as it is understood.
 fn configuration(config: &Config) -> Value {
-    let tls = |tls: &TlsFiles, ca: &str| json!({"certificate": tls.certificate, "key": tls.key, ca: tls.ca});
+    let tls = |tls: &TlsFiles| json!({"certificate": tls.certificate, "key": tls.key, "clientCa": tls.ca});
     let tcp = config.grpc.tcp.as_ref().map(|tcp| {
-        let files = tcp.tls.as_ref().map(|files| tls(files, "clientCa"));
+        let files = tcp.tls.as_ref().map(tls);
         json!({"listen": tcp.listen, "insecure": files.is_none(), "tls": files})
     });
-    let interfaces: Vec<&str> = config.interfaces.iter().map(|option| option.name.as_str()).collect();
+    let interface = |option: &InterfaceOption| json!({"name": option.name, "refuse": option.words()});
+    let interfaces: Vec<Value> = config.interfaces.iter().map(interface).collect();
     let collector = config.collector.as_ref().map(|collector| {
-        json!({
-            "address": collector.address,
-            "tls": collector.tls.as_ref().map(|files| tls(files, "ca")),
-            "serverName": collector.server_name,
-            "insecure": collector.insecure,
-        })
+        let name = &collector.server_name;
+        let files = collector.tls.as_ref().map(
+            |files| json!({"certificate": files.certificate, "key": files.key, "ca": files.ca, "serverName": name}),
+        );
+        json!({"address": collector.address, "tls": files, "insecure": collector.insecure})
     });
     json!({
         "node": config.node,
@@ -60,6 +60,7 @@ fn configuration(config: &Config) -> Value {
         "interfaces": interfaces,
         "xdpMode": format!("{:?}", config.xdp_mode).to_lowercase(),
         "xdpNeighbour": if config.neighbours.chain { "chain" } else { "refuse" },
+        "bpffs": config.neighbours.bpffs,
         "unknownWorkloads": config.unknown.name(),
         "unselectedWorkloads": config.unselected.name(),
         "ingressHook": match config.ingress_hook {

@@ -20,18 +20,18 @@ use serde::Serialize;
 
 use crate::config::{self, Args, Config, Fault};
 
-/// How a check ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+/// How a check ended, the worst last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Outcome {
+    /// Not looked at, for the reason given.
+    Skipped,
     /// As it should be.
     Ok,
     /// The agent works, and something is worth knowing.
     Warn,
     /// The agent would not start, or would not enforce all it should.
     Fail,
-    /// Not looked at, for the reason given.
-    Skipped,
 }
 
 /// One thing that was looked at.
@@ -103,7 +103,7 @@ pub fn examine(args: &Args) -> Report {
     let (tried, tags) = programs::checks(usable);
     checks.extend(tried);
     if let Some(config) = usable {
-        let ours = neighbours::Ours::new(tags, running.pid().is_some());
+        let ours = neighbours::Ours::new(tags, running.pid());
         checks.extend(places(config, &running, &ours));
     }
     let node = usable.map(|config| config.node.clone());

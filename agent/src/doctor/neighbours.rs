@@ -41,7 +41,7 @@ pub(super) fn interfaces(config: &Config, ours: &Ours) -> Check {
             present.iter().filter(|interface| preflight::fits(&option.name, &interface.name)).collect();
         if fitting.is_empty() {
             found.push(format!("{} fits none that is there now", option.name));
-            outcome = if outcome == Outcome::Ok { Outcome::Warn } else { outcome };
+            outcome = outcome.max(Outcome::Warn);
         }
         for Interface { name, xdp, .. } in fitting {
             let Some((mode, id)) = xdp else {
@@ -50,7 +50,7 @@ pub(super) fn interfaces(config: &Config, ours: &Ours) -> Check {
             };
             let program = programs.get(id);
             let shown = program.map_or("a program that cannot be asked about", |program| program.name.as_str());
-            if program.is_some_and(|program| ours.has(program)) {
+            if program.is_some_and(|program| ours.has(*id, program)) {
                 found.push(format!("{name} has Weir's ({shown}, id {id}, {mode})"));
                 continue;
             }
@@ -93,7 +93,7 @@ pub(super) fn cgroups(root: &Path, ours: &Ours) -> Check {
 /// One sentence for each program of others.
 fn others(root: &Path, ours: &Ours) -> io::Result<BTreeSet<String>> {
     let programs = programs();
-    let is_ours = |id: &u32| programs.get(id).is_some_and(|program| ours.has(program));
+    let is_ours = |id: &u32| programs.get(id).is_some_and(|program| ours.has(*id, program));
     let shown = |id: &u32| match programs.get(id) {
         Some(program) => format!("{} (id {id})", program.name),
         None => format!("program {id}"),
@@ -140,18 +140,26 @@ fn below(path: &Path, room: &mut usize, look: &mut dyn FnMut(&Path)) {
 pub(super) struct Ours {
     /// Of this build.
     tags: BTreeSet<u64>,
-    /// Of any build, where an agent runs.
-    names: BTreeSet<String>,
+    /// Of any build: those that the running agent holds.
+    held: BTreeSet<u32>,
 }
 
 impl Ours {
-    pub(super) fn new(tags: BTreeSet<u64>, agent_runs: bool) -> Self {
-        // The kernel keeps 15 characters.
-        let names = preflight::names().filter(|_| agent_runs).map(|name| name.chars().take(15).collect()).collect();
-        Self { tags, names }
+    pub(super) fn new(tags: BTreeSet<u64>, agent: Option<u32>) -> Self {
+        Self { tags, held: agent.map(held_by).unwrap_or_default() }
     }
 
-    fn has(&self, program: &Loaded) -> bool {
-        self.tags.contains(&program.tag) || self.names.contains(&program.name)
+    fn has(&self, id: u32, program: &Loaded) -> bool {
+        self.tags.contains(&program.tag) || self.held.contains(&id)
     }
+}
+
+/// Ids of the programs that a process has descriptors or links of; none where it cannot be asked.
+fn held_by(pid: u32) -> BTreeSet<u32> {
+    let descriptors = fs::read_dir(format!("/proc/{pid}/fdinfo")).into_iter().flatten().flatten();
+    let texts = descriptors.filter_map(|descriptor| fs::read_to_string(descriptor.path()).ok());
+    let id = |text: String| {
+        text.lines().find_map(|line| line.strip_prefix("prog_id:").and_then(|id| id.trim().parse().ok()))
+    };
+    texts.filter_map(id).collect()
 }

@@ -3,7 +3,9 @@
 //! May touch: the last good policy in the state directory and the files of the policy directory, reading.
 //! Never: shows a document or a value of one.
 
-use weir_policy::{Fault, Resource, Spec, SynProtection};
+use std::collections::BTreeMap;
+
+use weir_policy::{Fault, Resource, ResourceId, Spec, SynProtection};
 
 use super::{Check, host, places_of};
 use crate::{
@@ -26,8 +28,12 @@ enum Trouble {
 }
 
 impl Documents {
+    /// What would be in force: the directory's go on top of the stored ones.
     fn all(&self) -> impl Iterator<Item = &Resource> {
-        [&self.stored, &self.directory].into_iter().filter_map(|read| read.as_ref().ok()?.as_ref()).flatten()
+        let each =
+            [&self.stored, &self.directory].into_iter().filter_map(|read| read.as_ref().ok()?.as_ref()).flatten();
+        let all: BTreeMap<&ResourceId, &Resource> = each.map(|resource| (resource.id(), resource)).collect();
+        all.into_values()
     }
 
     /// How many workloads run in a cgroup of this node, as far as documents say so.

@@ -15,7 +15,7 @@ use weir_common::{
 
 use super::error::{self, KernelError};
 
-/// Decisions of one kind, and how many of them found the event ring full.
+/// Decisions of one kind, and how many of their events found no room in the ring.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CounterCell {
     /// Where.
@@ -26,7 +26,7 @@ pub struct CounterCell {
     pub reason: Reason,
     /// Decisions.
     pub decided: u64,
-    /// Of these, decisions whose event was lost because the ring was full.
+    /// Of these, decisions whose event found no room in the ring.
     pub lost: u64,
     /// Of these, decisions by rules that want no record.
     pub quiet: u64,

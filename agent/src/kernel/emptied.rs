@@ -30,12 +30,10 @@ pub fn empty<const KEY: usize, const VALUE: usize>(
     table: &mut Map<KEY, VALUE>,
     mut sink: impl FnMut(&[u8; KEY], &[u8; VALUE]),
 ) -> Result<(), MapError> {
-    let (mut keys, mut values) = (Vec::new(), Vec::new());
+    let (mut keys, mut values) = (vec![[0; KEY]; ENTRIES], vec![[0; VALUE]; ENTRIES]);
     // Where the kernel goes on: a bucket's number.
     let mut place = None;
     loop {
-        keys.resize(ENTRIES, [0; KEY]);
-        values.resize(ENTRIES, [0; VALUE]);
         let Taken { count, next } = take(table, place, &mut keys, &mut values)
             .map_err(|io_error| SyscallError { call: "bpf_map_lookup_and_delete_batch", io_error })?;
         keys.iter().zip(&values).take(count).for_each(|(key, value)| sink(key, value));

@@ -374,6 +374,14 @@ fn refused_on(options: &Options, name: &str) -> u32 {
     fitting.fold(0, |refuses, option| refuses | option.refuses)
 }
 
+impl InterfaceOption {
+    /// What is refused there, in the words of the configuration.
+    #[must_use]
+    pub fn words(&self) -> Vec<&'static str> {
+        words(self.refuses)
+    }
+}
+
 /// The words for bits of [`weir_common::edge`].
 fn words(refuses: u32) -> Vec<&'static str> {
     REFUSALS.iter().filter(|(_, bit)| refuses & bit != 0).map(|(word, _)| *word).collect()

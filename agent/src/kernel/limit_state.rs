@@ -10,7 +10,6 @@ use aya::{
     maps::{Array, MapData, PerCpuArray, PerCpuValues},
     util::nr_cpus,
 };
-use nix::time::{ClockId, clock_gettime};
 use weir_common::{event::LimitStats, maps};
 
 use super::error::{self, KernelError};
@@ -75,8 +74,7 @@ const SAMPLE: u32 = 2048;
 pub(super) fn table(ebpf: &Ebpf) -> Result<LimitTable, KernelError> {
     let map = ebpf.map(maps::LIMIT_STATE).ok_or(KernelError::NoMap(maps::LIMIT_STATE))?;
     let map: Array<&MapData, u64> = Array::try_from(map).map_err(error::map(maps::LIMIT_STATE))?;
-    let now = clock_gettime(ClockId::CLOCK_MONOTONIC)
-        .map_or(0, |time| time.tv_sec() as u64 * 1_000_000_000 + time.tv_nsec() as u64);
+    let now = super::monotonic_ns();
     // Another place each time; which, nobody outside can tell or needs to.
     let start = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.subsec_nanos());
     let stride = maps::LIMIT_SLOTS / SAMPLE;

@@ -1,5 +1,5 @@
 //! Lives: agent, user space.
-//! Called by: `interfaces`, once for each interface it attaches to; `neighbours` and `pins`; `preflight`.
+//! Called by: `interfaces`, once for each interface it attaches to; `neighbours`; `preflight`.
 //! May touch: netlink sockets of the calling thread's network namespace; of an interface, which program its XDP slot holds; the loopback of
 //!   a namespace that `preflight` made for itself.
 //! Never: takes a program out of a slot that is not the one it was told to expect there.

@@ -53,6 +53,7 @@ pub use interfaces::{InterfaceOption, InterfaceState, REFUSALS, XdpMode};
 pub use limit_state::LimitTable;
 pub use load::tick_ns;
 pub use neighbours::Neighbours;
+use nix::time::{ClockId, clock_gettime};
 pub use sets::SetCount;
 pub use shields::Shield;
 pub use slot::{ReadBack, Written};
@@ -408,4 +409,10 @@ pub fn bench_sets_object() -> &'static [u8] {
 #[must_use]
 pub fn object() -> &'static [u8] {
     load::OBJECT
+}
+
+/// `CLOCK_MONOTONIC`, nanoseconds, as the programs read it.
+fn monotonic_ns() -> u64 {
+    clock_gettime(ClockId::CLOCK_MONOTONIC)
+        .map_or(0, |time| u64::try_from(time.tv_sec() * 1_000_000_000 + time.tv_nsec()).unwrap_or(0))
 }

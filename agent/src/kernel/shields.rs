@@ -10,7 +10,6 @@ use aya::{
     maps::{Array, HashMap, MapData, PerCpuArray, PerCpuValues},
     util::nr_cpus,
 };
-use nix::time::{ClockId, clock_gettime};
 use weir_common::{addr::Addr, event::SynStats, maps};
 use weir_policy::{Compiled, LimitInfo, SynProtection};
 
@@ -208,9 +207,7 @@ fn is_on(ebpf: &Ebpf, number: u32) -> Result<bool, KernelError> {
     let map = ebpf.map(maps::SYN_STATE).ok_or(KernelError::NoMap(maps::SYN_STATE))?;
     let map: Array<&MapData, u64> = Array::try_from(map).map_err(error::map(maps::SYN_STATE))?;
     let until = map.get(&number, 0).map_err(error::map(maps::SYN_STATE))?;
-    let now = clock_gettime(ClockId::CLOCK_MONOTONIC)
-        .map_or(0, |time| u64::try_from(time.tv_sec() * 1_000_000_000 + time.tv_nsec()).unwrap_or(0));
-    Ok(until > now)
+    Ok(until > super::monotonic_ns())
 }
 
 fn stats(ebpf: &Ebpf, number: u32) -> Result<SynStats, KernelError> {

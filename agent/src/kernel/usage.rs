@@ -1,5 +1,5 @@
 //! Lives: agent, user space.
-//! Called by: `Kernel`, for metrics.
+//! Called by: `Kernel`, for status: each scrape, probe and `weirctl status`.
 //! May touch: what the kernel tells of programs; the table of expected replies, of which it reads a sample.
 //! Never: walks a whole table; makes the kernel count runs unless that was asked for.
 
@@ -10,7 +10,6 @@ use aya::{
     maps::{Array, MapData},
     sys::Stats,
 };
-use nix::time::{ClockId, clock_gettime};
 use weir_common::{event::ReplyBucket, maps};
 use zerocopy::FromBytes as _;
 
@@ -82,8 +81,7 @@ pub(super) fn replies(ebpf: &Ebpf, workloads: impl ExactSizeIterator<Item = u32>
     let map = ebpf.map(maps::REPLIES).ok_or(KernelError::NoMap(maps::REPLIES))?;
     let map: Array<&MapData, [u8; size_of::<ReplyBucket>()]> =
         Array::try_from(map).map_err(error::map(maps::REPLIES))?;
-    let now = clock_gettime(ClockId::CLOCK_MONOTONIC)
-        .map_or(0, |time| time.tv_sec() as u64 * 1_000_000_000 + time.tv_nsec() as u64);
+    let now = super::monotonic_ns();
     let start = fastrand::usize(..workloads.len().max(1));
     let mut numbers: Vec<u32> = workloads.collect();
     numbers.rotate_left(start);

@@ -1,7 +1,8 @@
 //! Lives: weir-agent, metrics.
 //! Called by: `text`, at each scrape.
-//! May touch: what status knows, read only.
-//! Never: a label with more values than there are limits, interfaces or kinds: whoever wants addresses reads the records.
+//! May touch: what status knows, and through `process` what `/proc/self` says; read only.
+//! Never: a label whose values come from traffic: whoever wants addresses reads the records. Most values has `policy`, which the tally
+//!   bounds.
 
 use std::collections::BTreeMap;
 

@@ -1,6 +1,7 @@
 //! Lives: weir-agent, on a thread of its own.
 //! Called by: `runtime`, which starts and stops it.
-//! May touch: the event source, what `progress` has found, the exporter's queue, the tally.
+//! May touch: the event source, what `progress` has found, the exporter's queue, the tally, the revoker, which it tells of every event;
+//!   `/proc` and the cgroup tree through `join`.
 //! Never: waits for the collector or for control work; drops an event without counting it.
 //!
 //! Every [`TURN`] at the latest the ring is emptied; every [`MERGE_EVERY`] the merged decisions of the epoch are taken. The

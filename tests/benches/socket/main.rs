@@ -15,7 +15,7 @@ mod weir;
 
 use std::path::PathBuf;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use clap::{Parser, Subcommand};
 
 /// What Weir's socket hooks cost, beside what others cost.
@@ -53,9 +53,5 @@ fn main() -> Result<()> {
     }
     let report = plan::run(&cli.options)?;
     report.print();
-    if let Some(file) = &cli.json {
-        let json = serde_json::to_string_pretty(&report)?;
-        std::fs::write(file, json + "\n").with_context(|| format!("writing {}", file.display()))?;
-    }
-    Ok(())
+    weir_tests::measured::save(&report, cli.json.as_deref())
 }

@@ -31,7 +31,7 @@ use crate::threads::{self, Used};
 const TURN_MS: u16 = 25;
 const BATCH: usize = 1024;
 const LINGER: Duration = Duration::from_millis(20);
-/// Longer than any event waits on the way.
+/// Longer than any event waits on the way: when nothing has come for so long, all has.
 const SETTLED: Duration = Duration::from_millis(200);
 
 /// What is counted on the way.
@@ -94,8 +94,15 @@ impl Floor {
         let began = Instant::now();
         let tries = job.run(&self.world, time)?;
         let wall = began.elapsed();
-        sleep(SETTLED);
-        let (after, (records_now, sent_now)) = (used()?, counts());
+        let mut now = counts();
+        loop {
+            sleep(SETTLED);
+            let last = std::mem::replace(&mut now, counts());
+            if last == now {
+                break;
+            }
+        }
+        let (after, (records_now, sent_now)) = (used()?, now);
         Ok((Turn { tries, records: records_now - records, bytes: sent_now - sent, wall }, after - before))
     }
 

@@ -15,7 +15,7 @@ mod wire;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use clap::{Parser, Subcommand};
 
 /// What a record costs on its way from the kernel to the collector, beside what it must cost.
@@ -64,9 +64,5 @@ fn bench(cli: &Cli) -> Result<()> {
     }
     let report = plan::run(&cli.options)?;
     report.print();
-    if let Some(file) = &cli.json {
-        let json = serde_json::to_string_pretty(&report)?;
-        std::fs::write(file, json + "\n").with_context(|| format!("writing {}", file.display()))?;
-    }
-    Ok(())
+    weir_tests::measured::save(&report, cli.json.as_deref())
 }

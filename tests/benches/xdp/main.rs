@@ -19,7 +19,7 @@ mod weir;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use clap::Parser;
 
 /// What Weir costs at XDP, beside what others cost.
@@ -54,9 +54,5 @@ fn bench(cli: &Cli) -> Result<()> {
     let report = plan::run(&cli.options)?;
     report.table.print();
     report.honesty();
-    if let Some(file) = &cli.json {
-        let json = serde_json::to_string_pretty(&report)?;
-        std::fs::write(file, json + "\n").with_context(|| format!("writing {}", file.display()))?;
-    }
-    Ok(())
+    weir_tests::measured::save(&report, cli.json.as_deref())
 }

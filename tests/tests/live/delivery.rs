@@ -225,13 +225,26 @@ fn full_disk() -> Result<()> {
     agrees(&harness)
 }
 
+/// Waits until so many records wait for the collector, all of them in batches. The agent's own word: the collector is away.
+fn packed(harness: &Harness, records: u64) -> Result<()> {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    loop {
+        let said = harness.ctl(&["status", "-o", "json"], "")?.json::<serde_json::Value>()?;
+        let number = |name: &str| said.pointer(&format!("/agent/exporter/{name}")).and_then(serde_json::Value::as_u64);
+        if number("recordsPending") == Some(0) && number("recordsQueued").is_some_and(|queued| queued >= records) {
+            return Ok(());
+        }
+        ensure!(Instant::now() < deadline, "not packed: {:?}", said.pointer("/agent/exporter"));
+        sleep(Duration::from_millis(20));
+    }
+}
+
 fn killed() -> Result<()> {
     let mut harness = start("killed", Options::default())?;
     let mark = Mark::now();
     harness.stop_collector()?;
     let pids = refused(&harness)?;
-    // Packed within a second while the collector is away.
-    sleep(Duration::from_millis(1500));
+    packed(&harness, TRIES as u64)?;
     harness.kill_agent()?;
     harness.start_collector()?;
     harness.start_agent()?;

@@ -221,6 +221,13 @@ fn unbroken(mode: XdpAttached) -> Result<()> {
     ensure!(neighbour.seen(THEIRS)? > RATE, "the neighbour saw {}", neighbour.seen(THEIRS)?);
     let clients = server.served()?.clients;
     ensure!(clients.is_empty(), "past the neighbour: {clients:?}");
+    // Without the neighbour the same datagrams arrive: the server would have heard them.
+    harness.stop_agent()?;
+    links::set_xdp(&harness.world().netns(Node), HERE, None, mode)?;
+    let server = harness.world().serve(Api, &format!("udp-serve --silent --listen {}:{THEIRS}", Api.v4()))?;
+    let line = format!("udp-flood --to {}:{THEIRS} --rate 1000 --seconds 1", Api.v4());
+    harness.world().start("control", harness.world().probe_line(Client, &line))?.sent()?;
+    ensure!(!server.served()?.clients.is_empty(), "the server hears nobody: nothing was tested");
     Ok(())
 }
 

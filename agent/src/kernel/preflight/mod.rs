@@ -126,11 +126,6 @@ impl Trial {
 const LOOPBACK: &str = "lo";
 const LOOPBACK_INDEX: u32 = 1;
 
-/// The names of Weir's programs.
-pub fn names() -> impl Iterator<Item = &'static str> {
-    attach::programs(true)
-}
-
 /// Every program for cgroups, once.
 fn cgroup_hooks() -> BTreeSet<&'static str> {
     let hooks = WORKLOAD_HOOKS.iter().chain(&ALONE_HOOKS).map(|hook| hook.program);
