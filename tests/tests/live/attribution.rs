@@ -50,6 +50,8 @@ fn told(harness: &mut Harness) -> Result<()> {
             let by = record.process.as_ref();
             record.is("deny", "connect")
                 && record.remote.port == to.port()
+                // New cgroups are looked for once a second; until then the workload's own is told.
+                && record.cgroup.ends_with(below)
                 && by.is_some_and(|process| process.pid == pid && !process.executable.is_empty())
         })?;
         let expected = sha256(&std::fs::read(format!("/proc/{pid}/cmdline"))?)?;
