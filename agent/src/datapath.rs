@@ -7,7 +7,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use std::{io, time::Duration};
 
-use weir_common::event::{Event, LimitStats};
+use weir_common::event::{DropBytes, Event, LimitStats};
 use weir_policy::{Compiled, CompiledWorkload, Prefix, sets::Loaded};
 
 pub use crate::kernel::{
@@ -99,4 +99,12 @@ pub trait EventSource: Send + 'static {
     /// # Errors
     /// The merge tables could not be read.
     fn take_merged(&mut self) -> Result<Merged, DatapathError>;
+    /// Whether dropped packets are shown.
+    fn shows(&self) -> bool {
+        false
+    }
+    /// How they began, of those that were drained since the last call.
+    fn take_shown(&mut self) -> Vec<DropBytes> {
+        Vec::new()
+    }
 }

@@ -11,7 +11,7 @@ use nix::{
     errno::Errno,
     poll::{PollFd, PollFlags, PollTimeout, poll},
 };
-use weir_common::event::{Event, LimitStats};
+use weir_common::event::{DropBytes, Event, LimitStats};
 use weir_policy::{Compiled, CompiledWorkload, Prefix, sets::Loaded};
 
 use crate::{
@@ -101,5 +101,13 @@ impl EventSource for Events {
 
     fn take_merged(&mut self) -> Result<Merged, DatapathError> {
         Ok(Self::take_merged(self)?)
+    }
+
+    fn shows(&self) -> bool {
+        Self::shows(self)
+    }
+
+    fn take_shown(&mut self) -> Vec<DropBytes> {
+        Self::take_shown(self)
     }
 }

@@ -14,7 +14,7 @@ pub const CELLS: usize = 16 * (VERDICTS * REASONS) as usize;
 /// Cells that count decisions: [`CELLS`] for those of which records are made, then as many for those of which none is.
 pub const DECISIONS: usize = 2 * CELLS;
 
-/// Among events that found no room, the cell that counts closes: that of no verdict, which no decision has.
+/// Among events that found no room, the cell that counts closes and all else that is no decision: that of no verdict, which no decision has.
 pub const CLOSES: u32 = Hook::SockOps as u32 * VERDICTS * REASONS;
 
 /// The same decision's cell among those of which no record is made.

@@ -207,6 +207,28 @@ pub struct MergeValue {
 
 const _: () = assert!(size_of::<MergeValue>() == 48);
 
+/// Most bytes of a dropped packet that are told.
+pub const MAX_DROP_BYTES: usize = 128;
+
+/// The second kind of record in the ring, told from an [`Event`] by its size: how the first packet of equal drops of an epoch begins. Not
+/// a decision; the drop is counted under its key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct DropBytes {
+    /// What the drop is counted under.
+    pub key: MergeKey,
+    /// `CLOCK_MONOTONIC`, nanoseconds: not before the first drop of the key's epoch.
+    pub time_ns: u64,
+    /// How many bytes count, 1 to [`MAX_DROP_BYTES`].
+    pub length: u32,
+    /// Zero.
+    pub padding: u32,
+    /// From the IP header on; of what is no IP packet, what follows the Ethernet header.
+    pub bytes: [u8; MAX_DROP_BYTES],
+}
+
+const _: () = assert!(size_of::<DropBytes>() == 224);
+
 /// Equal drops at XDP in one epoch. What every packet touches is in the first half.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]

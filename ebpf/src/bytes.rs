@@ -5,18 +5,22 @@
 
 use aya_ebpf::{
     bindings::{__sk_buff, bpf_sk_lookup, bpf_sock, bpf_sock_ops, xdp_md},
-    helpers::{bpf_get_socket_cookie, bpf_sk_fullsock, bpf_skb_pull_data, bpf_xdp_get_buff_len},
+    helpers::{
+        bpf_get_socket_cookie, bpf_sk_fullsock, bpf_skb_load_bytes, bpf_skb_pull_data, bpf_xdp_get_buff_len,
+        bpf_xdp_load_bytes,
+    },
     programs::{SkBuffContext, SockAddrContext, TcContext, XdpContext},
 };
 use weir_common::{
     addr::{Addr, Port, Protocol},
     decide::Image,
+    event::MAX_DROP_BYTES,
     packet::{self, Bytes, Fault, Packet, Place},
     source::{self, Other},
     verdict::Reason,
 };
 
-use crate::tables::Active;
+use crate::{settings, tables::Active};
 
 /// `AF_INET`.
 const AF_INET: u32 = 2;
@@ -112,6 +116,69 @@ fn opaque(mut value: usize) -> usize {
 pub fn bounded(number: u32, most: u32) -> u32 {
     let number = opaque(number as usize) as u32;
     if number > most { 0 } else { number }
+}
+
+/// Bytes of Ethernet.
+const ETHERNET: u32 = 14;
+
+/// Where what is shown of a frame starts: its IP packet, or what follows the Ethernet header.
+#[inline(always)]
+fn shown_from(bytes: &impl Bytes) -> u32 {
+    packet::network(bytes).map_or(ETHERNET, |place| place.offset)
+}
+
+/// The same of a frame at TC.
+#[inline(always)]
+pub fn tc_start(skb: *mut __sk_buff) -> u32 {
+    weir_tc_start(skb)
+}
+
+#[inline(never)]
+#[unsafe(no_mangle)]
+extern "C" fn weir_tc_start(skb: *mut __sk_buff) -> u32 {
+    shown_from(&Skb(&SkBuffContext::new(skb)))
+}
+
+/// How much of a packet of `length` bytes is copied from `start` on, less one; beyond all bounds if nothing. One less, because a
+/// range that begins at 1 is not one that every kernel's verifier keeps.
+#[inline(always)]
+fn last_shown(length: u32, start: u32) -> usize {
+    let there = length.saturating_sub(start);
+    let wanted = settings::drop_bytes();
+    opaque(if there < wanted { there } else { wanted }.wrapping_sub(1) as usize)
+}
+
+/// Copies how a packet begins, by a helper: it may lie in several pieces. How many bytes, 0 if it could not be read.
+///
+/// # Safety
+/// `to` must have [`MAX_DROP_BYTES`] bytes.
+#[inline(always)]
+pub unsafe fn copy_skb(skb: *mut __sk_buff, start: u32, to: *mut u8) -> u32 {
+    let last = last_shown(SkBuffContext::new(skb).len(), start);
+    if last >= MAX_DROP_BYTES {
+        return 0;
+    }
+    let length = last as u32 + 1;
+    // SAFETY: as the caller promises, and the verifier checks.
+    if unsafe { bpf_skb_load_bytes(skb.cast(), start, to.cast(), length) } == 0 { length } else { 0 }
+}
+
+/// The same of a frame at XDP, from its IP packet on.
+///
+/// # Safety
+/// As [`copy_skb`].
+#[inline(always)]
+pub unsafe fn copy_frame(frame: *mut xdp_md, to: *mut u8) -> u32 {
+    let ctx = XdpContext::new(frame);
+    let bytes = Frame(&ctx);
+    let start = shown_from(&bytes);
+    let last = last_shown(bytes.len(), start);
+    if last >= MAX_DROP_BYTES {
+        return 0;
+    }
+    let length = last as u32 + 1;
+    // SAFETY: as the caller promises, and the verifier checks.
+    if unsafe { bpf_xdp_load_bytes(frame, start, to.cast(), length) } == 0 { length } else { 0 }
 }
 
 /// Where the IP packet of a frame at XDP starts; beyond every frame if it holds none.

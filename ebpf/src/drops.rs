@@ -23,18 +23,19 @@ use weir_common::{
 
 use crate::{atomic, emit, limiter, maps, settings, tables::Active, who};
 
-/// Counts a refused (or audited) packet, `answer` as the limiter gives it, under the image of this active word.
+/// Counts a refused (or audited) packet, `answer` as the limiter gives it, under the image of this active word. Its cell, with
+/// [`CLAIMED`] if it is the first of its kind in this epoch.
 ///
 /// A function of its own in the object, for the sake of the stack.
 #[inline(never)]
-pub fn counted(image: &Image<'_, Active>, active: u64, answer: u64, packet: &Packet, ifindex: u32) {
+pub fn counted(image: &Image<'_, Active>, active: u64, answer: u64, packet: &Packet, ifindex: u32) -> u64 {
     let cell = emit::cell_at(Hook::Xdp, &limiter::decision(answer, 0));
     emit::count(&maps::COUNTERS, cell);
     let tag = tag(active, answer, packet, ifindex);
     let found = weir_cell(tag);
     let Some(drop) = maps::EDGE_DROPPED.get_ptr_mut(found as u32) else {
         emit::count(&maps::OVERFLOW, cell);
-        return;
+        return NONE;
     };
     // SAFETY: a live map value, which other CPUs add to; what only the first writes is read after a grace period.
     unsafe {
@@ -44,6 +45,7 @@ pub fn counted(image: &Image<'_, Active>, active: u64, answer: u64, packet: &Pac
         }
         emit::bump(&raw mut (*drop).value, packet.length, 0, packet.src_port, packet.tcp_flags, emit::now());
     }
+    found
 }
 
 /// All that tells a drop from others. Never 0.
@@ -59,7 +61,7 @@ fn tag(active: u64, answer: u64, packet: &Packet, ifindex: u32) -> u64 {
 /// No cell: the last place is beyond all of them.
 const NONE: u64 = u32::MAX as u64;
 /// Mark of a cell that had stood for nothing.
-const CLAIMED: u64 = 1 << 32;
+pub const CLAIMED: u64 = 1 << 32;
 
 /// Lost claims that are tried again.
 const TRIES: u32 = 3;

@@ -21,6 +21,7 @@ use crate::{
     connect::{ALLOW, DENY},
     emit::{self, Subject},
     replies::{self, Asked},
+    shown,
     tables::{self, Judged},
     who,
 };
@@ -99,23 +100,27 @@ fn judge(ctx: &SkBuffContext, local: Local, sock: Sock, packet: &Packet) -> Outc
     };
     let workload = subject.local.workload;
     if let Some(reason) = Reason::from_u8(packet.refused) {
-        return decided(&subject, &Judged::refusal(reason), packet);
+        return decided(ctx, &subject, &Judged::refusal(reason), packet);
     }
     let mut judged = tables::judge(workload, &emit::question(&subject));
     // Other sockets send from addresses of their namespace; a raw one writes what it likes.
     if sock.kind == SOCK_RAW && !tables::plausible(workload, packet) {
         let (verdict, reason) = (Verdict::Deny, Reason::Spoofed);
         judged.decision = Decision::plain(verdict, reason, judged.decision.remote_identity);
-        return decided(&subject, &judged, packet);
+        return decided(ctx, &subject, &judged, packet);
     }
     if is_tcp(&sock) {
-        return if judged.decision.verdict.passes() { Outcome::Opening } else { decided(&subject, &judged, packet) };
+        return if judged.decision.verdict.passes() {
+            Outcome::Opening
+        } else {
+            decided(ctx, &subject, &judged, packet)
+        };
     }
     if !judged.decision.verdict.passes() || judged.decision.staged_denies() {
         answer(&subject, &mut judged, packet);
     }
     if !judged.decision.verdict.passes() {
-        return decided(&subject, &judged, packet);
+        return decided(ctx, &subject, &judged, packet);
     }
     if judged.decision.reason as u8 != Reason::Reply as u8 && takes_from_anybody(&sock, packet) {
         let thread = replies::thread_of(packet, subject.remote_port);
@@ -125,7 +130,7 @@ fn judge(ctx: &SkBuffContext, local: Local, sock: Sock, packet: &Packet) -> Outc
             replies::expect(Asked::ByUs, workload, replies::by_port(subject.local_port), &subject.remote_addr, thread);
         }
     }
-    decided(&subject, &judged, packet)
+    decided(ctx, &subject, &judged, packet)
 }
 
 /// Whether the kernel hands the socket more than the answers to this: it looks at both ends of connected UDP only. (Of an echo
@@ -157,7 +162,9 @@ fn answer(subject: &Subject, judged: &mut Judged, packet: &Packet) {
 }
 
 #[inline(always)]
-fn decided(subject: &Subject, judged: &Judged, packet: &Packet) -> Outcome {
-    emit::merged(subject, judged, packet.length);
+fn decided(ctx: &SkBuffContext, subject: &Subject, judged: &Judged, packet: &Packet) -> Outcome {
+    if emit::merged(subject, judged, packet.length) {
+        shown::packet(ctx.skb.skb, subject, judged);
+    }
     if judged.decision.verdict.passes() { Outcome::Allowed } else { Outcome::Denied }
 }

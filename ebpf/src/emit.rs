@@ -17,7 +17,7 @@ use weir_common::{
     verdict::{Direction, Hook},
 };
 
-use crate::{atomic, maps, tables::Judged, task::Task};
+use crate::{atomic, maps, settings, tables::Judged, task::Task};
 
 /// Unread bytes in the ring from which on the reader is woken; below, its timer finds them (a wake-up costs 9 us).
 const WAKE_BYTES: u64 = 64 * 1024;
@@ -179,13 +179,18 @@ pub fn closed(subject: &Subject, old_state: u8, totals: [u8; 32]) {
     }
 }
 
-/// Counts a decision about a packet together with equal ones of this epoch.
+/// Counts a decision about a packet together with equal ones of this epoch. Whether the packet is to be shown (`shown`): the first of
+/// those that are refused, where that is asked for.
 #[inline(always)]
-pub fn merged(subject: &Subject, judged: &Judged, bytes: u32) {
-    let _ = weir_merged(subject, judged, bytes);
+pub fn merged(subject: &Subject, judged: &Judged, bytes: u32) -> bool {
+    let first = weir_merged(subject, judged, bytes) == FIRST;
+    settings::drop_bytes() != 0 && first && !judged.decision.verdict.passes()
 }
 
-/// A global function (see `bytes::weir_parse_skb`): the packet programs call it at many places. The answer means nothing.
+/// Answer of [`weir_merged`]: the first of its kind in this epoch.
+const FIRST: u32 = 2;
+
+/// A global function (see `bytes::weir_parse_skb`): the packet programs call it at many places.
 #[inline(never)]
 #[unsafe(no_mangle)]
 extern "C" fn weir_merged(subject: *const Subject, judged: *const Judged, bytes: u32) -> u32 {
@@ -197,7 +202,27 @@ extern "C" fn weir_merged(subject: *const Subject, judged: *const Judged, bytes:
     if counted_only(subject, &judged.decision) {
         return 1;
     }
-    let key = MergeKey {
+    let key = key_of(subject, judged);
+    let epoch = maps::EPOCH.get(0).copied().unwrap_or(0);
+    let done = if epoch & 1 == 0 {
+        merge_into(&maps::MERGED_0, &key, subject, bytes, epoch)
+    } else {
+        merge_into(&maps::MERGED_1, &key, subject, bytes, epoch)
+    };
+    match done {
+        Some(true) => FIRST,
+        Some(false) => 1,
+        None => {
+            count(&maps::OVERFLOW, cell_of(subject, &judged.decision));
+            1
+        }
+    }
+}
+
+/// What a decision about a packet is counted under.
+#[inline(always)]
+pub fn key_of(subject: &Subject, judged: &Judged) -> MergeKey {
+    MergeKey {
         local: subject.local_addr,
         remote: subject.remote_addr,
         generation: judged.generation,
@@ -216,17 +241,7 @@ extern "C" fn weir_merged(subject: *const Subject, judged: *const Judged, bytes:
         reserved: [0; 3],
         staged: judged.decision.staged.0,
         padding: 0,
-    };
-    let epoch = maps::EPOCH.get(0).copied().unwrap_or(0);
-    let done = if epoch & 1 == 0 {
-        merge_into(&maps::MERGED_0, &key, subject, bytes, epoch)
-    } else {
-        merge_into(&maps::MERGED_1, &key, subject, bytes, epoch)
-    };
-    if !done {
-        count(&maps::OVERFLOW, cell_of(subject, &judged.decision));
     }
-    1
 }
 
 /// Whether a flood would vary the peer's port and so fill the table with one client.
@@ -237,21 +252,21 @@ fn merges_ports(subject: &Subject) -> bool {
 
 type Merged = aya_ebpf::btf_maps::HashMap<MergeKey, MergeValue, { weir_common::maps::MAX_MERGED as usize }>;
 
-/// Adds to the key's value, making it first if needed; `false` when the table is full.
+/// Adds to the key's value, making it first if needed; whether it was, and `None` when the table is full.
 #[expect(clippy::needless_borrows_for_generic_args, reason = "by value, EMPTY would be copied onto the stack")]
 #[inline(always)]
-fn merge_into(table: &Merged, key: &MergeKey, subject: &Subject, bytes: u32, epoch: u32) -> bool {
+fn merge_into(table: &Merged, key: &MergeKey, subject: &Subject, bytes: u32, epoch: u32) -> Option<bool> {
     let now = now();
     if let Some(value) = table.get_ptr_mut(key) {
         // SAFETY: a live map value; another CPU may add at the same time, so every field is added or plainly overwritten.
         unsafe { bump(value, bytes, subject.cookie, subject.remote_port, subject.tcp_flags, now) };
-        return true;
+        return Some(false);
     }
     // Until the epoch is over a full table stays full, and another attempt would be in vain.
     let (full, found) = (maps::EPOCH.get_ptr_mut(1), epoch.wrapping_add(1));
     // SAFETY: a live map value; volatile because other CPUs write it.
     if full.is_some_and(|full| unsafe { full.read_volatile() } == found) {
-        return false;
+        return None;
     }
     // Another CPU may have been first: then the insert fails and the lookup finds its entry.
     let inserted = table.insert(key, &EMPTY, BPF_NOEXIST as u64);
@@ -265,14 +280,14 @@ fn merge_into(table: &Merged, key: &MergeKey, subject: &Subject, bytes: u32, epo
                 }
                 bump(value, bytes, subject.cookie, subject.remote_port, subject.tcp_flags, now);
             }
-            true
+            Some(first)
         }
         None => {
             if let (Some(full), Err(NO_ROOM)) = (full, inserted) {
                 // SAFETY: as above.
                 unsafe { full.write_volatile(found) };
             }
-            false
+            None
         }
     }
 }
@@ -369,7 +384,7 @@ fn submit(event: Event, process: u32) -> bool {
 /// Whether enough is unread that the reader should not wait for its timer. Asked for one event in sixteen, picked by the clock:
 /// the threshold is hundreds of events.
 #[inline(always)]
-fn is_filling(now: u64) -> bool {
+pub fn is_filling(now: u64) -> bool {
     if now >> LOOK_SHIFT & LOOK_MASK != 0 {
         return false;
     }
@@ -379,6 +394,12 @@ fn is_filling(now: u64) -> bool {
         unsafe { scarce.write_volatile(u32::from(unread > SCARCE_BYTES)) };
     }
     unread >= WAKE_BYTES
+}
+
+/// Whether more than three quarters of the ring are unread.
+#[inline(always)]
+pub fn ring_is_scarce() -> bool {
+    maps::SCARCE.get(0).copied().unwrap_or(0) != 0 && ring(BPF_RB_AVAIL_DATA) > SCARCE_BYTES
 }
 
 /// What the ring says of itself.

@@ -34,13 +34,13 @@ fn try_from(ctx: &TcContext) -> Outcome {
             let subject = wire::subject(Hook::FromWorkload, local, ifindex, &packet);
             if bytes::source(ctx, &packet, local.workload) != OWN {
                 let reason = if packet.tells_the_link() { Reason::NdSpoof } else { Reason::Spoofed };
-                return wire::refused(&subject, reason, &packet);
+                return wire::refused(ctx.skb.skb, &subject, reason, &packet);
             }
             wire::judge(ctx.skb.skb, &subject, &mut packet)
         }
         read => {
             let Some(reason) = refusal(ctx, local, read) else { return Outcome::Passes };
-            wire::refused(&wire::subject(Hook::FromWorkload, local, ifindex, &packet), reason, &packet)
+            wire::refused(ctx.skb.skb, &wire::subject(Hook::FromWorkload, local, ifindex, &packet), reason, &packet)
         }
     }
 }

@@ -22,6 +22,7 @@ use crate::{
     emit::{self, Caller, Subject},
     limiter, quotes,
     replies::{self, Asked},
+    shown,
     tables::{self, Judged},
     who,
 };
@@ -115,7 +116,7 @@ fn judge(ctx: &SkBuffContext, local: Local, open: u64, sock: Sock, packet: &mut 
         ifindex: 0,
     };
     if let Some(reason) = Reason::from_u8(packet.refused) {
-        return decided(&subject, &Judged::refusal(reason), packet);
+        return decided(ctx, &subject, &Judged::refusal(reason), packet);
     }
     let mut judged = tables::judge(subject.local.workload, &emit::question(&subject));
     // Whom the policy denies takes nothing from what all clients have together.
@@ -123,7 +124,7 @@ fn judge(ctx: &SkBuffContext, local: Local, open: u64, sock: Sock, packet: &mut 
         if open == 0 && judged.decision.verdict.passes() { charge(ctx, subject.local.workload, packet) } else { open };
     if said != 0 {
         judged.decision = limiter::decision(said, judged.decision.remote_identity);
-        if matches!(decided(&subject, &judged, packet), Outcome::Denied) {
+        if matches!(decided(ctx, &subject, &judged, packet), Outcome::Denied) {
             return Outcome::Denied;
         }
         if open != 0 {
@@ -150,7 +151,7 @@ fn judge(ctx: &SkBuffContext, local: Local, open: u64, sock: Sock, packet: &mut 
     if passes && packet.protocol == Protocol::UDP {
         replies::note_asked(&subject, subject.cookie);
     }
-    decided(&subject, &judged, packet)
+    decided(ctx, &subject, &judged, packet)
 }
 
 /// What limits say.
@@ -175,7 +176,7 @@ fn may_be_reply(subject: &Subject, sock: Sock, packet: &Packet) -> bool {
 /// error, which only raw sockets are handed, answers the packet that it quotes.
 #[inline(always)]
 fn answer(ctx: &SkBuffContext, subject: &Subject, judged: &mut Judged, packet: &mut Packet, sock: Sock) -> Outcome {
-    let Some(asked) = packet.answers() else { return decided(subject, judged, packet) };
+    let Some(asked) = packet.answers() else { return decided(ctx, subject, judged, packet) };
     let mut query = Query { direction: Direction::Egress, port: asked.number(), ..emit::question(subject) };
     let expected = if packet.is_error() {
         quotes::question(ctx.skb.skb, 0, true, packet, &mut query) == 0
@@ -183,7 +184,7 @@ fn answer(ctx: &SkBuffContext, subject: &Subject, judged: &mut Judged, packet: &
         may_be_reply(subject, sock, packet)
     };
     if !expected {
-        return decided(subject, judged, packet);
+        return decided(ctx, subject, judged, packet);
     }
     tables::judge_again(subject.local.workload, &query, judged);
     if judged.decision.verdict.passes() {
@@ -194,11 +195,13 @@ fn answer(ctx: &SkBuffContext, subject: &Subject, judged: &mut Judged, packet: &
         // What refuses it is what refused it before; the stack has no room to keep that.
         tables::judge_again(subject.local.workload, &emit::question(subject), judged);
     }
-    decided(subject, judged, packet)
+    decided(ctx, subject, judged, packet)
 }
 
 #[inline(always)]
-fn decided(subject: &Subject, judged: &Judged, packet: &Packet) -> Outcome {
-    emit::merged(subject, judged, packet.length);
+fn decided(ctx: &SkBuffContext, subject: &Subject, judged: &Judged, packet: &Packet) -> Outcome {
+    if emit::merged(subject, judged, packet.length) {
+        shown::packet(ctx.skb.skb, subject, judged);
+    }
     if judged.decision.verdict.passes() { Outcome::Allowed } else { Outcome::Denied }
 }

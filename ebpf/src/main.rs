@@ -29,6 +29,7 @@ mod replies;
 mod sendmsg;
 mod sets;
 mod settings;
+mod shown;
 mod sk_lookup;
 mod sock_create;
 mod sock_ops;

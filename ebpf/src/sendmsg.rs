@@ -78,7 +78,7 @@ fn judge_alone(ctx: &SockAddrContext, target: (Addr, Port)) -> i32 {
         let caller = Caller::current();
         emit::named(Kind::Attempt, &subject, &caller);
     }
-    emit::merged(&subject, &judged, 0);
+    let _ = emit::merged(&subject, &judged, 0);
     ALLOW
 }
 

@@ -1,5 +1,5 @@
 //! Lives: kernel; read-only data the agent fills in before loading.
-//! Called by: the limiter, the reply table, whoever reads the calling task.
+//! Called by: the limiter, the reply table, whoever reads the calling task or shows a dropped packet.
 //! May touch: its own statics, by volatile read (the compiler must not fold the zeros in).
 //! Never: changes after load.
 
@@ -21,6 +21,10 @@ pub static TASK_PLACES: TaskPlaces = TaskPlaces::UNKNOWN;
 #[unsafe(no_mangle)]
 static FIRST_JIFFY: u64 = 0;
 
+/// How many bytes of a dropped packet are told; 0 for none, and then the verifier takes the code for it out.
+#[unsafe(no_mangle)]
+static DROP_BYTES: u32 = 0;
+
 /// The secret of the keyed hash, drawn at load.
 #[inline(always)]
 pub fn secret() -> Secret {
@@ -40,4 +44,11 @@ pub fn tick_ns() -> u64 {
 pub fn first_jiffy() -> u64 {
     // SAFETY: as above.
     unsafe { core::ptr::read_volatile(&FIRST_JIFFY) }
+}
+
+/// How many bytes of a dropped packet are told.
+#[inline(always)]
+pub fn drop_bytes() -> u32 {
+    // SAFETY: as above.
+    unsafe { core::ptr::read_volatile(&DROP_BYTES) }
 }

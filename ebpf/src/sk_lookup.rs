@@ -73,7 +73,7 @@ fn try_refuse(ctx: &SkLookupContext) -> Outcome {
     if judged.decision.verdict.passes() || !judged.decision.refuse || is_asked(&subject) {
         return Outcome::Left;
     }
-    emit::merged(&subject, &judged, 0);
+    let _ = emit::merged(&subject, &judged, 0);
     Outcome::Refused
 }
 
@@ -102,7 +102,7 @@ fn try_alone(ctx: &SkLookupContext) -> Outcome {
             passes = true;
         }
     }
-    emit::merged(&subject, &judged, 0);
+    let _ = emit::merged(&subject, &judged, 0);
     if passes { Outcome::Admitted } else { Outcome::Refused }
 }
 
@@ -114,7 +114,7 @@ fn nobodys(subject: &Subject) -> Outcome {
         return Outcome::Left;
     }
     let decision = Decision::plain(Verdict::Deny, Reason::UnknownWorkload, 0);
-    emit::merged(subject, &Judged { decision, generation: tables::generation(), local_identity: 0 }, 0);
+    let _ = emit::merged(subject, &Judged { decision, generation: tables::generation(), local_identity: 0 }, 0);
     Outcome::Refused
 }
 

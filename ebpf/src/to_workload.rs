@@ -40,7 +40,7 @@ fn try_to(ctx: &TcContext) -> Outcome {
                 Headers::Read | Headers::Arp => Reason::Malformed,
                 Headers::NotIp => Reason::Ethertype,
             };
-            wire::refused(&wire::subject(Hook::ToWorkload, local, ifindex, &packet), reason, &packet)
+            wire::refused(ctx.skb.skb, &wire::subject(Hook::ToWorkload, local, ifindex, &packet), reason, &packet)
         }
     }
 }

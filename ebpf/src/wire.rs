@@ -23,6 +23,7 @@ use crate::{
     emit::{self, Subject},
     maps, quotes,
     replies::{self, Asked},
+    shown,
     tables::{self, Judged},
     who,
 };
@@ -95,7 +96,7 @@ pub fn judge(skb: *mut __sk_buff, subject: &Subject, packet: &mut Packet) -> Out
         return Outcome::Passes;
     }
     if packet.later_fragment == 1 {
-        return follows(subject, packet);
+        return follows(skb, subject, packet);
     }
     let error = packet.is_error();
     let mut query = emit::question(subject);
@@ -104,19 +105,19 @@ pub fn judge(skb: *mut __sk_buff, subject: &Subject, packet: &mut Packet) -> Out
         let arriving = matches!(subject.direction, Direction::Ingress);
         let reason = quotes::question(skb, ETHERNET, arriving, packet, &mut query);
         if let Some(reason) = Reason::from_u8(reason as u8) {
-            return refused(subject, reason, packet);
+            return refused(skb, subject, reason, packet);
         }
     }
     let judged = tables::judge(subject.local.workload, &query);
     let answers_only = packet.protocol == Protocol::TCP && packet.tcp_flags & OPENING == OPENING;
     if !judged.decision.verdict.passes() || answers_only {
-        return answer(subject, &query, &judged, packet, error);
+        return answer(skb, subject, &query, &judged, packet, error);
     }
     if error {
         return Outcome::Passes;
     }
     asked(subject, packet, &judged);
-    decided(subject, &judged, packet)
+    decided(skb, subject, &judged, packet)
 }
 
 const OPENING: u8 = tcp::SYN | tcp::ACK;
@@ -131,26 +132,33 @@ fn ends_connection(packet: &Packet) -> bool {
 
 /// A packet that no rule lets be a question may be an answer.
 #[inline(always)]
-fn answer(subject: &Subject, question: &Query, denied: &Judged, packet: &Packet, error: bool) -> Outcome {
+fn answer(
+    skb: *mut __sk_buff,
+    subject: &Subject,
+    question: &Query,
+    denied: &Judged,
+    packet: &Packet,
+    error: bool,
+) -> Outcome {
     if is_answered_inside(subject, denied, packet, error) {
         return Outcome::Passes;
     }
-    let Some(asked) = packet.answers() else { return decided(subject, denied, packet) };
+    let Some(asked) = packet.answers() else { return decided(skb, subject, denied, packet) };
     if packet.opens_tcp() {
-        return decided(subject, denied, packet);
+        return decided(skb, subject, denied, packet);
     }
     let query = Query { direction: emit::opposite(question.direction), port: asked.number(), ..*question };
     let judged = tables::judge(subject.local.workload, &query);
     // A segment that can only answer is refused by what refuses the question.
     let refusal = if denied.decision.verdict.passes() { &judged } else { denied };
     if !judged.decision.verdict.passes() {
-        return decided(subject, refusal, packet);
+        return decided(skb, subject, refusal, packet);
     }
     if error {
         return Outcome::Passes;
     }
     if needs_question(subject, &judged) && !was_asked(subject, packet) {
-        return decided(subject, refusal, packet);
+        return decided(skb, subject, refusal, packet);
     }
     if packet.first_fragment == 1 {
         expect_fragments(subject, packet);
@@ -211,12 +219,12 @@ fn expect_fragments(subject: &Subject, packet: &Packet) {
 
 /// A later fragment passes after its first, and never before it.
 #[inline(always)]
-fn follows(subject: &Subject, packet: &Packet) -> Outcome {
+fn follows(skb: *mut __sk_buff, subject: &Subject, packet: &Packet) -> Outcome {
     let (asked, of) = fragments(subject, packet);
     if replies::expected(asked, subject.local.workload, of, &subject.remote_addr, Port([0; 2])) {
         return Outcome::Passes;
     }
-    refused(subject, Reason::FragUnknown, packet)
+    refused(skb, subject, Reason::FragUnknown, packet)
 }
 
 /// What tells the fragments of one packet from those of others: of IPv6, no protocol, which later fragments may call differently.
@@ -232,16 +240,17 @@ fn fragments(subject: &Subject, packet: &Packet) -> (Asked, u64) {
 
 /// Refuses a packet for a reason that is no policy's.
 #[inline(always)]
-pub fn refused(subject: &Subject, reason: Reason, packet: &Packet) -> Outcome {
-    decided(subject, &Judged::refusal(reason), packet)
+pub fn refused(skb: *mut __sk_buff, subject: &Subject, reason: Reason, packet: &Packet) -> Outcome {
+    decided(skb, subject, &Judged::refusal(reason), packet)
 }
 
 /// Reports a refusal, and an echo request that passes: of those no socket's hook would know.
 #[inline(always)]
-fn decided(subject: &Subject, judged: &Judged, packet: &Packet) -> Outcome {
+fn decided(skb: *mut __sk_buff, subject: &Subject, judged: &Judged, packet: &Packet) -> Outcome {
     let passes = judged.decision.verdict.passes();
-    if !passes || (packet.asks_the_kernel() && matches!(subject.direction, Direction::Ingress)) {
-        emit::merged(subject, judged, packet.length);
+    let told = !passes || (packet.asks_the_kernel() && matches!(subject.direction, Direction::Ingress));
+    if told && emit::merged(subject, judged, packet.length) {
+        shown::frame(skb, subject, judged);
     }
     if passes { Outcome::Passes } else { Outcome::Denied }
 }

@@ -6,7 +6,10 @@
 //! Why here: before the kernel has built a packet, so that a flood costs as little as it can.
 
 use aya_ebpf::{
-    bindings::xdp_action::{XDP_DROP, XDP_PASS, XDP_TX},
+    bindings::{
+        xdp_action::{XDP_DROP, XDP_PASS, XDP_TX},
+        xdp_md,
+    },
     macros::xdp,
     programs::XdpContext,
 };
@@ -27,7 +30,7 @@ use crate::{
     emit::{self, Subject},
     fragments,
     limiter::{self, AUDIT},
-    maps, paid, sets, syn,
+    maps, paid, sets, settings, shown, syn,
     tables::{Active, Judged},
     who,
 };
@@ -77,11 +80,11 @@ fn try_xdp(ctx: &XdpContext, ifindex: u32, edge: Edge) -> Outcome {
     match bytes::frame_headers(ctx, &mut packet) {
         Headers::Read => {}
         Headers::Arp => return Outcome::Unjudged,
-        Headers::NotIp => return not_ip(&packet, ifindex, edge),
-        Headers::Refused(reason) => return refused(reason, &packet, ifindex),
+        Headers::NotIp => return not_ip(ctx.ctx, &packet, ifindex, edge),
+        Headers::Refused(reason) => return refused(ctx.ctx, reason, &packet, ifindex),
     }
     if edge.refuses & edge::MARTIAN != 0 && packet.is_martian() {
-        return refused(Reason::Martian, &packet, ifindex);
+        return refused(ctx.ctx, Reason::Martian, &packet, ifindex);
     }
     if packet.discovers_neighbours() {
         return Outcome::Unjudged;
@@ -90,12 +93,12 @@ fn try_xdp(ctx: &XdpContext, ifindex: u32, edge: Edge) -> Outcome {
     let Some(active) = Active::open() else { return Outcome::Unjudged };
     let Some(image) = Image::open(&active) else { return Outcome::Unjudged };
     if edge.refuses & edge::SPOOFED != 0 && edge.workload == 0 && image.is_of_this_node(&packet.src) {
-        return refused(Reason::Spoofed, &packet, ifindex);
+        return refused(ctx.ctx, Reason::Spoofed, &packet, ifindex);
     }
     if image.flags() & FLAG_SETS != 0 {
         let answer = sets::refused(active.slot(), image.flags(), &packet);
         if answer != 0 {
-            return decided(&image, active.word(), answer, &packet, ifindex);
+            return decided(ctx, &image, active.word(), answer, &packet, ifindex);
         }
     }
     if image.flags() & FLAG_LIMITS == 0 {
@@ -132,7 +135,7 @@ fn try_xdp(ctx: &XdpContext, ifindex: u32, edge: Edge) -> Outcome {
     }
     match said {
         0 => Outcome::Unjudged,
-        answer => decided(&image, active.word(), answer, &packet, ifindex),
+        answer => decided(ctx, &image, active.word(), answer, &packet, ifindex),
     }
 }
 
@@ -144,7 +147,7 @@ fn answered(image: &Image<'_, Active>, shielded: u64, packet: &Packet, ifindex: 
     decision.rule = (shielded >> 32) as u32;
     let judged = Judged { decision, generation: image.generation(), local_identity: image.identify(&packet.dst) };
     let nobody = if packet.dst.as_v4().is_some() { Addr::v4([0; 4]) } else { Addr::UNSPECIFIED };
-    emit::merged(&Subject { remote_addr: nobody, ..subject(packet, ifindex) }, &judged, packet.length);
+    let _ = emit::merged(&Subject { remote_addr: nobody, ..subject(packet, ifindex) }, &judged, packet.length);
 }
 
 /// Charges every limit on the packet's service; the first exhausted decides. 0 if none is.
@@ -183,26 +186,46 @@ fn placed(image: &Image<'_, Active>, packet: &mut Packet, sender: u32) -> u64 {
 
 /// A frame that is neither IP nor ARP: said where it is not refused, because no rule was asked.
 #[inline(never)]
-fn not_ip(packet: &Packet, ifindex: u32, edge: Edge) -> Outcome {
+fn not_ip(frame: *mut xdp_md, packet: &Packet, ifindex: u32, edge: Edge) -> Outcome {
     let verdict = if edge.refuses & edge::ETHERTYPE != 0 { Verdict::Deny } else { Verdict::Allow };
     let mut judged = Judged::refusal(Reason::Ethertype);
     judged.decision.verdict = verdict;
-    emit::merged(&subject(packet, ifindex), &judged, packet.length);
+    told(frame, &subject(packet, ifindex), &judged, packet.length);
     if verdict.passes() { Outcome::Unjudged } else { Outcome::Denied }
 }
 
 /// Refuses a packet for a reason that is no policy's.
 #[inline(never)]
-fn refused(reason: Reason, packet: &Packet, ifindex: u32) -> Outcome {
-    emit::merged(&subject(packet, ifindex), &Judged::refusal(reason), packet.length);
+fn refused(frame: *mut xdp_md, reason: Reason, packet: &Packet, ifindex: u32) -> Outcome {
+    told(frame, &subject(packet, ifindex), &Judged::refusal(reason), packet.length);
     Outcome::Denied
+}
+
+#[inline(always)]
+fn told(frame: *mut xdp_md, subject: &Subject, judged: &Judged, length: u32) {
+    if emit::merged(subject, judged, length) {
+        shown::at_xdp(frame, subject, judged);
+    }
 }
 
 /// Reports a refused (or audited) packet. `answer` is laid out as the limiter gives it.
 #[inline(always)]
-fn decided(image: &Image<'_, Active>, active: u64, answer: u64, packet: &Packet, ifindex: u32) -> Outcome {
-    drops::counted(image, active, answer, packet, ifindex);
-    if answer & AUDIT == 0 { Outcome::Denied } else { Outcome::Audited }
+fn decided(
+    ctx: &XdpContext,
+    image: &Image<'_, Active>,
+    active: u64,
+    answer: u64,
+    packet: &Packet,
+    ifindex: u32,
+) -> Outcome {
+    let cell = drops::counted(image, active, answer, packet, ifindex);
+    if answer & AUDIT != 0 {
+        return Outcome::Audited;
+    }
+    if settings::drop_bytes() != 0 && cell & drops::CLAIMED != 0 {
+        shown::at_edge(ctx.ctx, cell as u32);
+    }
+    Outcome::Denied
 }
 
 #[inline(always)]

@@ -4,7 +4,10 @@
 //! Never: trusts an index, a length or a count; makes more records than [`MAX_RECORDS`], or more than [`MAX_BYTES`] of
 //!   them, of one batch.
 
-use std::slice::Iter;
+use std::{
+    iter::{Peekable, Zip},
+    slice::Iter,
+};
 
 use prost::Message;
 
@@ -103,6 +106,9 @@ struct Columns<'a> {
     cookie: Iter<'a, i64>,
     count: Iter<'a, u64>,
     traffic: Iter<'a, u64>,
+    packets: Peekable<Zip<Iter<'a, u32>, Iter<'a, Vec<u8>>>>,
+    /// Records read.
+    read: u32,
     /// Of the record before.
     time_ns: u64,
     /// Of the last record that has one.
@@ -124,6 +130,8 @@ impl<'a> Columns<'a> {
             cookie: packed.cookie.iter(),
             count: packed.count.iter(),
             traffic: packed.traffic.iter(),
+            packets: packed.packet_of.iter().zip(&packed.packets).peekable(),
+            read: 0,
             time_ns: packed.time_ns,
             last_cookie: 0,
         }
@@ -175,6 +183,10 @@ impl<'a> Columns<'a> {
             record.rtt_us = u32::try_from(next()?).unwrap_or(u32::MAX);
             record.retransmits = u32::try_from(next()?).unwrap_or(u32::MAX);
         }
+        self.read += 1;
+        if let Some((_, packet)) = self.packets.next_if(|(of, _)| **of == self.read) {
+            record.packet.clone_from(packet);
+        }
         Ok(record)
     }
 
@@ -194,6 +206,7 @@ impl<'a> Columns<'a> {
             (self.cookie.next().is_some(), "cookie"),
             (self.count.next().is_some(), "count"),
             (self.traffic.next().is_some(), "traffic"),
+            (self.packets.next().is_some() || self.packed.packet_of.len() != self.packed.packets.len(), "packets"),
         ];
         left.into_iter().find(|(is_left, _)| *is_left).map_or(Ok(()), |(_, list)| Err(Malformed::Length(list)))
     }

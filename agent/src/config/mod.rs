@@ -53,6 +53,8 @@ pub struct Config {
     pub spool: crate::spool::Limits,
     /// How often living connections are recorded; zero for never.
     pub progress: Duration,
+    /// How many bytes of dropped packets are told; 0 for none.
+    pub drop_bytes: u32,
     /// Where metrics and probes are served; `None` for nowhere.
     pub metrics: Option<Metrics>,
     /// What is logged and how.

@@ -121,6 +121,11 @@ pub const OPTIONS: &[OptionDoc] = &[
         "30",
         "How often living TCP connections that are at least so old are recorded with what they came to; 0: at their end only. Needs kernel 6.9.",
     ),
+    option(
+        "drops.packetBytes",
+        "0",
+        "How many bytes of dropped packets records tell, from the IP header on: 0 for none, up to 128. Beyond the headers that is what people sent (docs/records.md).",
+    ),
     absent(
         "metrics.listen",
         "127.0.0.1:9477",

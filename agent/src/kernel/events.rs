@@ -11,7 +11,7 @@ use aya::{
 };
 use weir_common::{
     counters::{CELLS, describe},
-    event::{EdgeDrop, Event, MergeKey, MergeValue},
+    event::{DropBytes, EdgeDrop, Event, MergeKey, MergeValue},
     maps,
     verdict::{Hook, Reason, Verdict},
 };
@@ -37,6 +37,10 @@ pub struct Events {
     overflow: PerCpuArray<MapData, u64>,
     overflow_seen: Vec<u64>,
     unclaimed: Vec<(MergeKey, MergeValue)>,
+    /// Whether the programs show dropped packets.
+    shows: bool,
+    /// Those that came since they were last taken: one for each merged decision of an epoch at most.
+    shown: Vec<DropBytes>,
     grace: Grace,
     current: u32,
 }
@@ -111,7 +115,7 @@ impl AsFd for Events {
 }
 
 impl Events {
-    pub(super) fn take(ebpf: &mut Ebpf) -> Result<Self, KernelError> {
+    pub(super) fn take(ebpf: &mut Ebpf, shows: bool) -> Result<Self, KernelError> {
         Ok(Self {
             ring: take(ebpf, maps::EVENTS)?,
             epoch: take(ebpf, maps::EPOCH)?,
@@ -120,6 +124,8 @@ impl Events {
             overflow: take(ebpf, maps::OVERFLOW)?,
             overflow_seen: vec![0; CELLS],
             unclaimed: Vec::new(),
+            shows,
+            shown: Vec::new(),
             grace: Grace::open(ebpf)?,
             current: 0,
         })
@@ -130,13 +136,26 @@ impl Events {
         let mut count = 0;
         while count < limit {
             let Some(item) = self.ring.next() else { break };
-            // An event of another size is of another ABI, which the loader has excluded; it is left out rather than misread.
+            // Anything of another size is of another ABI, which the loader has excluded; it is left out rather than misread.
             if let Ok(event) = Event::read_from_bytes(&item) {
                 sink(&event);
+            } else if let Ok(shown) = DropBytes::read_from_bytes(&item) {
+                self.shown.push(shown);
             }
             count += 1;
         }
         count
+    }
+
+    /// Whether the programs show dropped packets.
+    #[must_use]
+    pub const fn shows(&self) -> bool {
+        self.shows
+    }
+
+    /// How dropped packets began, of those drained since the last call.
+    pub fn take_shown(&mut self) -> Vec<DropBytes> {
+        std::mem::take(&mut self.shown)
     }
 
     /// Closes the merge epoch and returns what it counted. Blocks for a grace period (about 10 ms).

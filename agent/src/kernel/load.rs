@@ -26,17 +26,17 @@ pub(super) static BENCH_SETS: &[u8] = aya::include_bytes_aligned!(concat!(env!("
 const LOG_INTERVAL: Duration = Duration::from_millis(250);
 
 /// Creates the maps and loads each program.
-pub(super) fn load(chain: bool) -> Result<Ebpf, KernelError> {
+pub(super) fn load(chain: bool, drop_bytes: u32) -> Result<Ebpf, KernelError> {
     let places = places::of_running_kernel();
     if places.known == 0 {
         tracing::info!(
             "this kernel does not tell where a task's parts lie: programs ask for it by helpers, which is slower"
         );
     }
-    match load_with(places, chain) {
+    match load_with(places, chain, drop_bytes) {
         Err(error) if places.known != 0 => {
             // Whatever else was wrong is still wrong, and then that is what there is to say.
-            let loaded = load_with(TaskPlaces::UNKNOWN, chain)?;
+            let loaded = load_with(TaskPlaces::UNKNOWN, chain, drop_bytes)?;
             tracing::info!(%error, "this kernel does not let programs read the calling task: programs ask for it by helpers, which is slower");
             Ok(loaded)
         }
@@ -45,14 +45,14 @@ pub(super) fn load(chain: bool) -> Result<Ebpf, KernelError> {
 }
 
 /// The same, the programs reading the calling task in this way.
-pub(super) fn load_with(places: TaskPlaces, chain: bool) -> Result<Ebpf, KernelError> {
-    let mut ebpf = open(places)?;
+pub(super) fn load_with(places: TaskPlaces, chain: bool, drop_bytes: u32) -> Result<Ebpf, KernelError> {
+    let mut ebpf = open(places, drop_bytes)?;
     attach::programs(chain).try_for_each(|name| load_program(&mut ebpf, name))?;
     Ok(ebpf)
 }
 
-/// Creates the maps; loads no program yet.
-pub(super) fn open(places: TaskPlaces) -> Result<Ebpf, KernelError> {
+/// Creates the maps; loads no program yet. `drop_bytes`: how many bytes of a dropped packet the programs tell.
+pub(super) fn open(places: TaskPlaces, drop_bytes: u32) -> Result<Ebpf, KernelError> {
     let places: [u64; TaskPlaces::WORDS] = zerocopy::transmute!(places);
     let (secret_0, secret_1) = (random_word(), random_word());
     let tick = tick_ns();
@@ -65,6 +65,7 @@ pub(super) fn open(places: TaskPlaces) -> Result<Ebpf, KernelError> {
     let first_jiffy = first_jiffy(tick);
     set(&mut loader, "FIRST_JIFFY", &first_jiffy);
     set(&mut loader, "TASK_PLACES", &places);
+    set(&mut loader, "DROP_BYTES", &drop_bytes);
     Ok(loader.load(OBJECT)?)
 }
 

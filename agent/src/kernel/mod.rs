@@ -84,6 +84,8 @@ pub struct Options {
     pub ingress: IngressHook,
     /// Have the kernel count and time the runs of programs.
     pub count_runs: bool,
+    /// How many bytes of dropped packets are told; 0 for none.
+    pub drop_bytes: u32,
 }
 
 /// Which program judges what is opened to a workload.
@@ -137,10 +139,10 @@ impl Kernel {
     /// Names the program and shows the verifier's telling lines, or says which privilege or kernel feature is missing.
     pub fn load(options: Options) -> Result<(Self, Events), KernelError> {
         cgroups::check_root(&options.cgroup_root)?;
-        let mut ebpf = load::load(options.neighbours.chain)?;
+        let mut ebpf = load::load(options.neighbours.chain, options.drop_bytes)?;
         let logger = load::forward_logs(&mut ebpf);
         let tables = generation::Slots::take(&mut ebpf)?;
-        let events = Events::take(&mut ebpf)?;
+        let events = Events::take(&mut ebpf, options.drop_bytes > 0)?;
         let cgroups = cgroups::Cgroups::take(&mut ebpf)?;
         let interfaces = interfaces::Interfaces::take(&mut ebpf, &options.neighbours)?;
         let wires = wires::Wires::take(&mut ebpf)?;

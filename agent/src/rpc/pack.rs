@@ -157,6 +157,10 @@ impl<'a> Packer<'a> {
         packed.remote_port.push(u32::from(record.remote.port));
         let present = self.optional(record, count);
         self.packed.present.push(present);
+        if let Some(packet) = &record.packet {
+            self.packed.packet_of.push(number(self.packed.present.len()));
+            self.packed.packets.push(packet.to_vec());
+        }
     }
 
     /// What not every record has; the bits that say what this one has.

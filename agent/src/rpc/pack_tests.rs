@@ -36,6 +36,7 @@ fn plain(record: &Record) -> v1::FlowRecord {
         container: owner(record.cgroup.as_deref().unwrap_or_default()).container.to_owned(),
         unit: owner(record.cgroup.as_deref().unwrap_or_default()).unit.to_owned(),
         cookie: record.cookie,
+        packet: record.packet.as_deref().map(<[u8]>::to_vec).unwrap_or_default(),
         bytes_sent: traffic.bytes_sent,
         bytes_received: traffic.bytes_received,
         packets_sent: traffic.packets_sent,
@@ -138,6 +139,7 @@ impl Cast {
                 retransmits: random.u32(..),
             },
             interface: maybe(random).then(|| Arc::clone(choice(random, &self.words).unwrap())),
+            packet: maybe(random).then(|| vec![random.u8(..); random.usize(1..128)].into()),
         }
     }
 

@@ -78,6 +78,7 @@ pub fn run(config: &Config) -> Result<(), RunError> {
         strict: !config.unknown.passes(),
         ingress: config.ingress_hook,
         count_runs: config.metrics.is_some_and(|metrics| metrics.program_stats),
+        drop_bytes: config.drop_bytes,
     };
     let (kernel, events) = {
         let _inside = runtime.enter();

@@ -23,13 +23,14 @@ pub mod tally;
 mod totals;
 
 use std::{
+    collections::HashMap,
     path::PathBuf,
     sync::{Arc, mpsc::Receiver},
     time::{Duration, Instant},
 };
 
 pub use join::JoinStats;
-use weir_common::event::Event;
+use weir_common::event::{DropBytes, Event, MergeKey, MergeValue};
 
 use crate::{
     datapath::EventSource,
@@ -172,17 +173,34 @@ impl<S: EventSource> Telemetry<S> {
             }
         };
         self.parts.tally.merged(&merged);
+        let mut shown = self.take_shown();
         let names = self.parts.names.snapshot();
         let (first, last) = (self.epoch_ns, clock::wall_now());
         self.epoch_ns = last;
-        let mut records: Vec<Record> =
-            merged.entries.iter().filter_map(|(key, value)| self.join.merged(key, value, &names)).collect();
+        let mut record = |(key, value): &(MergeKey, MergeValue)| {
+            let packet = shown.remove(key).and_then(|shown| began(&shown, value));
+            Some(Record { packet, ..self.join.merged(key, value, &names)? })
+        };
+        let mut records: Vec<Record> = merged.entries.iter().filter_map(&mut record).collect();
         records.extend(
             merged.overflow.iter().map(|(hook, verdict, reason, count)| {
                 opening::overflowed(*hook, *verdict, *reason, *count, first, last)
             }),
         );
         self.hand_over(records);
+    }
+
+    /// How dropped packets of the epoch began. All of it is in the ring by now, for who wrote it has finished.
+    fn take_shown(&mut self) -> HashMap<MergeKey, DropBytes> {
+        if !self.source.shows() {
+            return HashMap::new();
+        }
+        for _ in 0..LAST_BATCHES {
+            if self.drain() < BATCH {
+                break;
+            }
+        }
+        self.source.take_shown().into_iter().map(|shown| (shown.key, shown)).collect()
     }
 
     fn hand_over(&self, records: Vec<Record>) {
@@ -199,6 +217,12 @@ impl<S: EventSource> Telemetry<S> {
             self.shown = stats;
         }
     }
+}
+
+/// The packet, unless it is one of an earlier epoch.
+fn began(shown: &DropBytes, value: &MergeValue) -> Option<Box<[u8]>> {
+    let length = usize::try_from(shown.length).ok()?;
+    shown.bytes.get(..length).filter(|_| shown.time_ns >= value.first_ns).map(Box::from)
 }
 
 #[cfg(test)]

@@ -59,6 +59,8 @@ pub struct Record {
     pub traffic: Traffic,
     /// Interface (XDP).
     pub interface: Option<Arc<str>>,
+    /// How the dropped packet begins, the first of several; `None` where that is not asked for or not known.
+    pub packet: Option<Box<[u8]>>,
 }
 
 /// What would have been decided were staged policies enforced too.

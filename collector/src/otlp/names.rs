@@ -133,6 +133,7 @@ attributes! { LOGS:
     CGROUP = "weir.cgroup", Text, "Cgroup below the managed tree";
     UNIT = "weir.unit", Text, "Unit of systemd that the cgroup belongs to";
     COOKIE = "weir.socket.cookie", Number, "The kernel's socket cookie; of an ingress verdict the listener's";
+    PACKET = "weir.packet", Text, "How the dropped packet begins, from the IP header on, in hexadecimal; absent unless the agent is told to";
     LOSS_CAUSE = "weir.loss_cause", Text, "Of a loss: where the records went (above, and docs/records.md)";
     LOST_RECORDS = "weir.lost_records", Number, "Of a loss on the way out of the collector: records it stands for";
 }

@@ -148,6 +148,7 @@ pub fn record(wire: v1::FlowRecord) -> Record {
         retransmits: wire.retransmits,
         interface: wire.interface,
         loss_cause: wire.loss_cause,
+        packet: wire.packet.iter().map(|byte| format!("{byte:02x}")).collect(),
     }
 }
 

@@ -101,6 +101,8 @@ pub struct Record {
     pub retransmits: u32,
     pub interface: String,
     pub loss_cause: String,
+    /// Hexadecimal.
+    pub packet: String,
 }
 
 /// One end of a flow.

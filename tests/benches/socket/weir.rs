@@ -38,6 +38,7 @@ impl Weir {
             strict: false,
             ingress,
             count_runs: false,
+            drop_bytes: 0,
         };
         let (kernel, events) = Kernel::load(options)?;
         Ok(Weir { kernel, ingress, reader: Reader::start(events), holds: 0 })

@@ -70,6 +70,7 @@ impl Floor {
             strict: false,
             ingress: IngressHook::Cgroup,
             count_runs: false,
+            drop_bytes: 0,
         };
         let (mut kernel, events) = Kernel::load(options)?;
         let tables = compiled(&site::documents(), 1, Verdict::Allow, tick_ns());

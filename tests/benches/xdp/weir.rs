@@ -34,6 +34,7 @@ impl Weir {
             strict: false,
             ingress: IngressHook::Cgroup,
             count_runs: false,
+            drop_bytes: 0,
         };
         let (kernel, events) = Kernel::load(options)?;
         Ok(Weir { kernel, events, mode: if mode == XdpMode::Generic { "generic" } else { "native" }, holds: 0 })

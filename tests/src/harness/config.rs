@@ -45,6 +45,8 @@ pub struct Options {
     pub small_disk: bool,
     /// Metrics that cost something: by policy, and what the kernel counts of programs.
     pub all_metrics: bool,
+    /// How many bytes of dropped packets are told.
+    pub drop_bytes: Option<u32>,
 }
 
 /// A listener with certificates.
@@ -79,6 +81,7 @@ impl Default for Options {
             progress: 30,
             small_disk: false,
             all_metrics: false,
+            drop_bytes: None,
         }
     }
 }
@@ -116,6 +119,9 @@ pub fn agent(world: &World, options: &Options) -> String {
     if let (Some((records, mebibytes)), Some(file)) = (options.room, file.as_object_mut()) {
         file.insert("queue".to_owned(), json!({"records": records}));
         file.insert("spool".to_owned(), json!({"mebibytes": mebibytes}));
+    }
+    if let (Some(bytes), Some(file)) = (options.drop_bytes, file.as_object_mut()) {
+        file.insert("drops".to_owned(), json!({"packetBytes": bytes}));
     }
     if let (Some(tls), Some(grpc)) = (&options.tls, file.get_mut("grpc").and_then(Value::as_object_mut)) {
         let files = json!({"certificate": tls.certificate, "key": tls.key, "clientCa": tls.client_ca});

@@ -46,6 +46,7 @@ pub struct Record {
     pub packets_received: u64,
     pub interface: String,
     pub loss_cause: String,
+    pub packet: String,
     pub node: String,
 }
 

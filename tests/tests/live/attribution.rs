@@ -4,21 +4,32 @@
 //! Never: asks Weir what the truth is: /proc, sha256sum and the names of cgroups made here say it.
 
 use std::io::Write as _;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::process::{Command, Stdio};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use libtest_mimic::Trial;
 use weir_tests::documents::{document, workloads};
-use weir_tests::harness::Harness;
 use weir_tests::harness::ctl::Mark;
+use weir_tests::harness::{Harness, Options};
 use weir_tests::process::{SOON, program};
-use weir_tests::world::Who::{Client, Web};
+use weir_tests::world::Who::{Api, Client, Web};
+use weir_tests::world::World;
 
-use crate::stage::on_stage;
+use crate::stage::{agrees, on_stage};
+use crate::test;
 
 pub fn trials() -> Vec<Trial> {
-    vec![on_stage("a_refused_connect_is_told_with_its_command_lines_hash_and_its_container_or_unit", told)]
+    vec![
+        on_stage("a_refused_connect_is_told_with_its_command_lines_hash_and_its_container_or_unit", told),
+        on_stage("a_dropped_packet_is_not_shown_by_default", |harness| dropped(harness, 0)),
+        test("a_dropped_packet_is_shown_with_exactly_as_many_bytes_as_asked_for", || {
+            let options = Options { drop_bytes: Some(36), ..Options::default() };
+            let mut harness = Harness::start(World::new("drop-bytes")?, options)?;
+            dropped(&mut harness, 36)?;
+            agrees(&harness)
+        }),
+    ]
 }
 
 const WEB_OUT: &str = "
@@ -65,6 +76,49 @@ fn told(harness: &mut Harness) -> Result<()> {
         }
     }
     Ok(())
+}
+
+const API_IN: &str = "
+  workloadSelector: {matchLabels: {app: api}}
+  policyTypes: [Ingress]
+  defaultAction: deny
+  ingress: []";
+
+/// A datagram that the socket's hook refuses, and a segment that XDP does; both written by hand, so that every byte is known.
+fn dropped(harness: &mut Harness, shown: usize) -> Result<()> {
+    harness.apply(&format!("{}{}", workloads(), document("Policy", "api-in", API_IN)))?;
+    harness
+        .wait("all workloads to be attached", |harness| harness.status().is_ok_and(|status| status.all_attached()))?;
+    let _server = harness.world().serve(Api, "udp-serve --listen [::]:53")?;
+    // Ports 4000 to 53, 40 bytes, no checksum; then "first-bytes-of-a-dropped-packet!".
+    let payload: String = b"first-bytes-of-a-dropped-packet!".iter().map(|byte| format!("{byte:02x}")).collect();
+    let datagram = format!("0fa0003500280000{payload}");
+    // Ports 4000 to 80, SYN with FIN.
+    let segment = "0fa00050000000010000000050030400000000000000".to_owned();
+    for (protocol, rest, hook, reason) in [(17, datagram, "ingress", "default"), (6, segment, "xdp", "tcp_flags")] {
+        let mark = Mark::now();
+        let packet = ipv4(protocol, &rest)?;
+        let line = format!("send --layer packet --bytes {packet} --to {}:0", Api.v4());
+        let sent = harness.world().attempt(Client, &line)?;
+        ensure!(sent.result == "ok", "{sent:?}");
+        let record = harness.record(mark, hook, |record| record.is("deny", hook) && record.reason == reason)?;
+        ensure!(record.packet == packet[..2 * shown], "{hook}: {} of {packet}", record.packet);
+    }
+    Ok(())
+}
+
+/// A packet from the client to the API as hexadecimal digits, with a header that the kernel has no reason to change.
+fn ipv4(protocol: u8, rest: &str) -> Result<String> {
+    let (IpAddr::V4(from), IpAddr::V4(to)) = (Client.v4(), Api.v4()) else { bail!("not IPv4") };
+    let length = u16::try_from(20 + rest.len() / 2)?.to_be_bytes();
+    let mut header = vec![0x45, 0, length[0], length[1], 0x12, 0x34, 0x40, 0, 64, protocol, 0, 0];
+    header.extend(from.octets().into_iter().chain(to.octets()));
+    let sum: u32 = header.chunks(2).map(|pair| u32::from(pair[0]) << 8 | u32::from(pair[1])).sum();
+    let folded = (sum & 0xffff) + (sum >> 16);
+    let check = (!u16::try_from((folded & 0xffff) + (folded >> 16))?).to_be_bytes();
+    header[10..12].copy_from_slice(&check);
+    let header: String = header.iter().map(|byte| format!("{byte:02x}")).collect();
+    Ok(format!("{header}{rest}"))
 }
 
 /// The first 16 digits, by somebody else's program.

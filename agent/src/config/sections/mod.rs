@@ -15,7 +15,7 @@ use collector::collector;
 use grpc::grpc;
 use interfaces::interfaces;
 use layers::{Layers, Sources, flags};
-use weir_common::verdict::Verdict;
+use weir_common::{event::MAX_DROP_BYTES, verdict::Verdict};
 
 use crate::spool::Limits;
 
@@ -43,6 +43,7 @@ const DEFAULT_HOURS: u64 = 24;
 const DEFAULT_PROGRESS: u64 = 30;
 /// Up to a day.
 const PROGRESS: RangeInclusive<u64> = 0..=86_400;
+const DROP_BYTES: RangeInclusive<u32> = 0..=MAX_DROP_BYTES as u32;
 /// Up to a year.
 const HOURS: RangeInclusive<u64> = 1..=8_784;
 
@@ -72,8 +73,17 @@ pub fn read(source: &str, text: &str, args: &Args) -> Result<Config, Vec<Fault>>
 
 fn config(reader: &mut Sources, file: Option<&Node>, flags: &Node) -> Option<Config> {
     let top = Layers::new(reader, "", file, Some(flags));
-    let [grpc_section, collector_section, queue_section, spool_section, progress_section, metrics_section, log_section] =
-        ["grpc", "collector", "queue", "spool", "progress", "metrics", "log"].map(|key| top.below(reader, key));
+    let [
+        grpc_section,
+        collector_section,
+        queue_section,
+        spool_section,
+        progress_section,
+        drops_section,
+        metrics_section,
+        log_section,
+    ] = ["grpc", "collector", "queue", "spool", "progress", "drops", "metrics", "log"]
+        .map(|key| top.below(reader, key));
     let node = top.read(reader, |reader, section| reader.text(section, "node"));
     let node = node.or_else(|| host_name(reader));
     let cgroup_root = top.read(reader, |reader, section| reader.path(section, "cgroupRoot"));
@@ -95,6 +105,7 @@ fn config(reader: &mut Sources, file: Option<&Node>, flags: &Node) -> Option<Con
     let queue_records = number(reader, &queue_section, "records", &RECORDS).unwrap_or(DEFAULT_RECORDS);
     let mebibytes = number(reader, &spool_section, "mebibytes", &MEBIBYTES).unwrap_or(DEFAULT_MEBIBYTES);
     let progress = number(reader, &progress_section, "seconds", &PROGRESS).unwrap_or(DEFAULT_PROGRESS);
+    let drop_bytes = number(reader, &drops_section, "packetBytes", &DROP_BYTES).unwrap_or(0);
     let hours = number(reader, &spool_section, "hours", &HOURS).unwrap_or(DEFAULT_HOURS);
     let metrics = metrics(reader, &metrics_section);
     let log = log(reader, &log_section);
@@ -113,6 +124,7 @@ fn config(reader: &mut Sources, file: Option<&Node>, flags: &Node) -> Option<Con
         collector,
         queue_records,
         progress: Duration::from_secs(progress),
+        drop_bytes,
         spool: Limits { bytes: mebibytes << 20, age: Duration::from_hours(hours) },
         metrics,
         log,

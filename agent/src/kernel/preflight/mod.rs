@@ -54,7 +54,7 @@ impl Trial {
     }
 
     fn load_with(places: TaskPlaces, chain: bool) -> Result<Self, KernelError> {
-        let mut ebpf = load::open(places)?;
+        let mut ebpf = load::open(places, 0)?;
         let refused = attach::programs(chain).filter_map(|name| load::load_program(&mut ebpf, name).err()).collect();
         Ok(Self { ebpf, refused, reads_tasks: places.known != 0 })
     }

@@ -86,9 +86,14 @@ fn attributes(item: &Item) -> Attributes {
     if matches!(record.r#type(), RecordType::Close | RecordType::Progress) {
         totals(&mut all, record);
     }
+    all.text(&n::PACKET, &hexadecimal(&record.packet));
     all.text(&n::LOSS_CAUSE, &record.loss_cause);
     all.nonzero(&n::LOST_RECORDS, item.lost_records);
     all
+}
+
+fn hexadecimal(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// Names of what only Weir says of an end.

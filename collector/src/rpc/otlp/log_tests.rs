@@ -65,6 +65,7 @@ fn limited() -> FlowRecord {
         process: None,
         cgroup: "kubepods.slice/kubepods-pod0a0b0c0d_0000_1111_2222_333344445555.slice/cri-1.scope".to_owned(),
         container: "1".repeat(64),
+        packet: vec![0x45, 0, 0, 0x1c],
         unit: String::new(),
         count: 900,
         ..denied()
@@ -176,6 +177,7 @@ fn flows() -> Vec<(FlowRecord, Expected<'static>)> {
                 ("network.type", "ipv4"),
                 ("process.pid", ""),
                 ("weir.unit", ""),
+                ("weir.packet", "4500001c"),
                 ("container.id", "1111111111111111111111111111111111111111111111111111111111111111"),
                 ("weir.count", "900"),
                 ("weir.end_time_unix_nano", "3000"),
