@@ -33,6 +33,8 @@ pub struct Config {
     pub xdp_mode: XdpMode,
     /// What is done where an interface has somebody else's XDP program.
     pub neighbours: Neighbours,
+    /// Whether what is in force outlives the agent.
+    pub pin: bool,
     /// What applies to processes of no known workload.
     pub unknown: Verdict,
     /// What applies to workloads that no policy selects.

@@ -11,6 +11,7 @@ use std::{
     error::Error,
     io,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use aya::{
@@ -29,6 +30,9 @@ use super::{
     links::{self, SlotMode},
     pins::{Folder, Pin, Pins},
 };
+
+/// More than a frame takes on its way through programs.
+const SETTLED: Duration = Duration::from_millis(100);
 
 /// What is done where the XDP slot of an interface is taken.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -260,19 +264,33 @@ impl Neighbourhood {
 
     /// Puts back what stands behind the fronts of agents that are gone.
     pub(super) fn restore(&mut self) {
-        for folder in self.pins.left_behind() {
-            // Not known whether it still stands somewhere: what it needs stays.
-            let Ok(front) = program(folder.front) else { continue };
-            let front = front.filter(is_front);
-            let done = |pin: &Pin| front.as_ref().is_none_or(|front| put_back(front, *pin));
-            let done: Vec<Pin> = folder.pins().into_iter().filter(done).collect();
-            if !done.is_empty() {
-                self.settle();
-            }
-            done.into_iter().for_each(|pin| folder.remove(pin));
-            folder.close();
-        }
+        restore(&self.pins.clone(), || self.settle());
     }
+}
+
+/// Puts back what stands behind the fronts of agents that are gone; how many. `settle` waits for frames that are on their way through a front.
+fn restore(pins: &Pins, mut settle: impl FnMut()) -> usize {
+    let mut restored = 0;
+    for folder in pins.left_behind() {
+        // Not known whether it still stands somewhere: what it needs stays.
+        let Ok(front) = program(folder.front) else { continue };
+        let front = front.filter(is_front);
+        let done = |pin: &Pin| front.as_ref().is_none_or(|front| put_back(front, *pin));
+        let done: Vec<Pin> = folder.pins().into_iter().filter(done).collect();
+        if !done.is_empty() {
+            settle();
+        }
+        restored += done.len();
+        done.into_iter().for_each(|pin| folder.remove(pin));
+        folder.close();
+    }
+    restored
+}
+
+/// The same where no agent runs.
+pub(super) fn put_all_back(bpffs: &Path) -> usize {
+    // No map of ours to wait with: frames are through long before.
+    restore(&Pins::new(bpffs), || std::thread::sleep(SETTLED))
 }
 
 impl Kind {

@@ -144,6 +144,7 @@ fn load(cgroup: &Path, chain: bool) -> (Kernel, Events) {
         strict: false,
         ingress: IngressHook::Cgroup,
         count_runs: false,
+        pin: false,
     };
     Kernel::load(options).unwrap_or_else(|error| {
         // Nobody else will: there is no bench yet.

@@ -38,6 +38,7 @@ mod modes;
 mod neighbours;
 mod otlp;
 mod otlp_receiver;
+mod outlives;
 mod pods;
 mod policies;
 mod quiet;
@@ -106,6 +107,7 @@ fn main() -> anyhow::Result<()> {
         services::trials(),
         translated::trials(),
         lifecycle::trials(),
+        outlives::trials(),
         delivery::trials(),
         doctor::trials(),
         doctor_bundle::trials(),

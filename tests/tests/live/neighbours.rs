@@ -101,9 +101,7 @@ fn program(ebpf: &mut Ebpf) -> Result<&mut Xdp> {
 }
 
 fn world(label: &str) -> Result<World> {
-    let world = World::new(label)?;
-    world.mount_bpffs()?;
-    Ok(world)
+    Ok(World::new(label)?)
 }
 
 fn sharing() -> Options {

@@ -85,6 +85,7 @@ fn config(reader: &mut Sources, file: Option<&Node>, flags: &Node) -> Option<Con
     let xdp_mode = top.read(reader, |reader, section| reader.choice(section, "xdpMode", XDP_MODES));
     let chain = top.read(reader, |reader, section| reader.choice(section, "xdpNeighbour", XDP_NEIGHBOURS));
     let bpffs = top.read(reader, |reader, section| reader.path(section, "bpffs"));
+    let pin = top.read(reader, |reader, section| reader.choice(section, "pin", BOOLEANS));
     let unknown = top.read(reader, |reader, section| reader.choice(section, "unknownWorkloads", UNKNOWN));
     let unselected = top.read(reader, |reader, section| reader.choice(section, "unselectedWorkloads", UNKNOWN));
     let ingress_hook = top.read(reader, |reader, section| reader.choice(section, "ingressHook", INGRESS_HOOKS));
@@ -104,6 +105,7 @@ fn config(reader: &mut Sources, file: Option<&Node>, flags: &Node) -> Option<Con
         interfaces: interfaces.unwrap_or_default(),
         xdp_mode: xdp_mode.unwrap_or(XdpMode::Auto),
         neighbours: neighbours(chain, bpffs),
+        pin: pin.unwrap_or(true),
         unknown: unknown.unwrap_or(Verdict::Allow),
         unselected: unselected.unwrap_or(Verdict::Allow),
         ingress_hook: ingress_hook.unwrap_or_default(),
