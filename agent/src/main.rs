@@ -55,7 +55,14 @@ fn detach(config: &Config) -> ExitCode {
     match runtime::detach(config) {
         Ok(done) => {
             println!("detached: {} links, {} XDP programs have their slots back", done.links, done.neighbours);
-            ExitCode::SUCCESS
+            if done.behind == 0 {
+                return ExitCode::SUCCESS;
+            }
+            let behind = done.behind;
+            eprintln!(
+                "weir-agent: {behind} XDP programs are still behind Weir's: run this in the agent's network namespace"
+            );
+            ExitCode::FAILURE
         }
         Err(error) => {
             eprintln!("weir-agent: {}", weir_transport::why(&error));

@@ -25,7 +25,7 @@ use super::{
     generation::take,
     keep::{At, Keep, Kept},
     links,
-    neighbours::{Chain, Neighbourhood, Neighbours, Where},
+    neighbours::{Chain, Neighbourhood, Where},
 };
 
 /// How XDP programs are attached.
@@ -113,6 +113,8 @@ pub(super) struct Interfaces {
     attached: BTreeMap<u32, Attached>,
     failed: BTreeMap<u32, String>,
     neighbourhood: Neighbourhood,
+    /// The agent ends, and what is attached stays.
+    stays: bool,
 }
 
 /// [`edge::Edge`] as words.
@@ -138,11 +140,10 @@ enum Hold {
 }
 
 impl Interfaces {
-    pub(super) fn take(ebpf: &mut Ebpf, neighbours: &Neighbours) -> Result<Self, KernelError> {
-        let mut neighbourhood = Neighbourhood::take(ebpf, neighbours)?;
-        neighbourhood.restore();
+    pub(super) fn take(ebpf: &mut Ebpf, options: &Options) -> Result<Self, KernelError> {
         Ok(Self {
-            neighbourhood,
+            neighbourhood: Neighbourhood::take(ebpf, options)?,
+            stays: false,
             places: BTreeMap::new(),
             kernel_places: take(ebpf, maps::PLACES)?,
             hints: take(ebpf, maps::PLACE_HINTS)?,
@@ -317,6 +318,16 @@ impl Interfaces {
         Ok(state)
     }
 
+    /// From here on nothing is detached any more: the agent ends.
+    pub(super) const fn leave(&mut self) {
+        self.stays = true;
+    }
+
+    /// Puts XDP programs back that agents before stood in front of, where this one does not.
+    pub(super) fn restore(&mut self) {
+        self.neighbourhood.restore();
+    }
+
     /// Whether an interface has its program.
     pub(super) fn has(&self, index: u32) -> bool {
         self.attached.contains_key(&index)
@@ -376,7 +387,9 @@ impl Interfaces {
 
 impl Drop for Interfaces {
     fn drop(&mut self) {
-        self.detach();
+        if !self.stays {
+            self.detach();
+        }
     }
 }
 

@@ -105,7 +105,7 @@ impl Keep {
 
     /// Makes the folder of this run, beside those of agents before that managed the same tree.
     pub(super) fn open(bpffs: &Path, cgroup_root: &Path) -> Result<Self, KernelError> {
-        let tree = tree(bpffs, cgroup_root).map_err(pin_error(bpffs))?;
+        let tree = tree(bpffs, cgroup_root)?;
         let runs = runs(&tree);
         let next = runs.last().map_or(1, |(number, _)| number + 1);
         let run = tree.join(format!("{RUN}{next}"));
@@ -288,6 +288,11 @@ impl Keep {
         folder.remove_empty_runs();
     }
 
+    /// Whether nothing is left of agents before.
+    pub(super) fn is_alone(&self) -> bool {
+        self.state().before.is_empty()
+    }
+
     /// From here on nothing is detached any more: the agent ends.
     pub(super) fn leave(&self) {
         if self.folder.is_some() {
@@ -372,6 +377,8 @@ pub struct Detached {
     pub links: usize,
     /// XDP programs that Weir stood in front of and that have their slot to themselves again.
     pub neighbours: usize,
+    /// Such that Weir still stands in front of: their interfaces are in another network namespace.
+    pub behind: usize,
 }
 
 /// Detaches whatever agents of this managed tree left in force. None may run.
@@ -379,9 +386,9 @@ pub struct Detached {
 /// # Errors
 /// Something could not be removed; it says what. The rest is removed all the same.
 pub fn detach(bpffs: &Path, cgroup_root: &Path) -> Result<Detached, KernelError> {
-    let tree = tree(bpffs, cgroup_root).map_err(pin_error(cgroup_root))?;
-    let neighbours = neighbours::put_all_back(bpffs);
-    let (mut detached, mut failed) = (Detached { links: 0, neighbours }, None);
+    let tree = tree(bpffs, cgroup_root)?;
+    let (neighbours, behind) = neighbours::put_all_back(&tree);
+    let (mut detached, mut failed) = (Detached { links: 0, neighbours, behind }, None);
     for (_, run) in runs(&tree) {
         for name in names(&run).unwrap_or_default() {
             let path = run.join(name);
@@ -399,12 +406,24 @@ pub fn detach(bpffs: &Path, cgroup_root: &Path) -> Result<Detached, KernelError>
     failed.map_or(Ok(detached), Err)
 }
 
+/// Links that agents of this managed tree, which do not run, left in force.
+#[must_use]
+pub fn left_in_force(bpffs: &Path, cgroup_root: &Path) -> usize {
+    let runs = tree(bpffs, cgroup_root).map(|tree| runs(&tree)).unwrap_or_default();
+    runs.iter().map(|(_, run)| pins(run).len()).sum()
+}
+
 fn pin_error(path: &Path) -> impl Fn(io::Error) -> KernelError {
     move |error| KernelError::Pin { path: path.to_owned(), why: error.to_string() }
 }
 
 /// The folder of a managed tree: named by its path below the mount, which is the same inside a container and outside.
-fn tree(bpffs: &Path, cgroup_root: &Path) -> io::Result<PathBuf> {
+pub(super) fn tree(bpffs: &Path, cgroup_root: &Path) -> Result<PathBuf, KernelError> {
+    below_mount(cgroup_root).map(|path| bpffs.join("weir").join(plain(&path))).map_err(pin_error(cgroup_root))
+}
+
+/// Its path below the mount of the file system it is in.
+fn below_mount(cgroup_root: &Path) -> io::Result<String> {
     // A tree that was removed is found by where it was.
     let there = cgroup_root.ancestors().find(|path| path.exists()).unwrap_or(Path::new("/"));
     let root = there.canonicalize()?.join(cgroup_root.strip_prefix(there).unwrap_or(Path::new("")));
@@ -412,7 +431,7 @@ fn tree(bpffs: &Path, cgroup_root: &Path) -> io::Result<PathBuf> {
     let same = |path: &&Path| path.metadata().map_or(true, |found| found.dev() == device);
     let mount = root.ancestors().take_while(same).last().unwrap_or(&root);
     let below = root.strip_prefix(mount).unwrap_or(&root);
-    Ok(bpffs.join("weir").join(plain(&below.to_string_lossy())))
+    Ok(below.to_string_lossy().into_owned())
 }
 
 /// A path as one name: `:` between its parts, and `%` with two digits for what a BPF file system (no dots), or this, has another use for.
@@ -490,7 +509,7 @@ mod tests {
         fs::write(tree.join("run-2/xdp-3-native-1"), "").unwrap();
         fs::write(tree.join("else/xdp-3-native-1"), "").unwrap();
         assert_eq!(runs(&tree).iter().map(|(number, _)| *number).collect::<Vec<_>>(), [2, 10]);
-        assert_eq!(detach(dir.path(), dir.path()).unwrap(), Detached { links: 1, neighbours: 0 });
+        assert_eq!(detach(dir.path(), dir.path()).unwrap(), Detached { links: 1, neighbours: 0, behind: 0 });
         assert!(tree.join("else/xdp-3-native-1").exists() && !tree.join("run-2").exists());
     }
 }

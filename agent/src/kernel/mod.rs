@@ -53,7 +53,7 @@ pub use error::{KernelError, Obstacle};
 pub use events::{Events, Merged};
 pub use interfaces::{InterfaceOption, InterfaceState, REFUSALS, XdpMode};
 use keep::{At, Keep};
-pub use keep::{Detached, detach};
+pub use keep::{Detached, detach, left_in_force};
 pub use limit_state::LimitTable;
 pub use load::tick_ns;
 pub use neighbours::Neighbours;
@@ -108,6 +108,8 @@ pub struct Kernel {
     ebpf: Ebpf,
     options: Options,
     keep: Keep,
+    /// Nothing is left of agents before.
+    rules_alone: bool,
     tables: generation::Slots,
     numbers: BTreeMap<ResourceId, u32>,
     limits: Arc<Vec<LimitInfo>>,
@@ -141,8 +143,8 @@ pub struct Observed {
 }
 
 impl Kernel {
-    /// Loads every program into the kernel, which verifies them. Attaches nothing; what an agent before left standing in front of
-    /// somebody else's program goes.
+    /// Loads every program into the kernel, which verifies them. Attaches nothing; what an agent before left in force stays until
+    /// [`Kernel::reconcile`] has put this one's programs beside it.
     ///
     /// # Errors
     /// Names the program and shows the verifier's telling lines, or says which privilege or kernel feature is missing.
@@ -158,7 +160,7 @@ impl Kernel {
         let tables = generation::Slots::take(&mut ebpf)?;
         let events = Events::take(&mut ebpf)?;
         let cgroups = cgroups::Cgroups::take(&mut ebpf)?;
-        let interfaces = interfaces::Interfaces::take(&mut ebpf, &options.neighbours)?;
+        let interfaces = interfaces::Interfaces::take(&mut ebpf, &options)?;
         let wires = wires::Wires::take(&mut ebpf)?;
         let (numbers, lookups, refusing) = (BTreeMap::new(), lookups::Lookups::default(), Refusing::default());
         let limits = Arc::default();
@@ -167,6 +169,7 @@ impl Kernel {
             ebpf,
             options,
             keep,
+            rules_alone: false,
             tables,
             numbers,
             limits,
@@ -282,7 +285,7 @@ impl Kernel {
         let failed = workloads.iter().any(|workload| workload.state == AttachState::Failed)
             || interfaces.iter().any(|interface| interface.mode == interfaces::FAILED);
         let in_force = root.is_ok() && self.tables.generation() > 0;
-        if in_force {
+        if in_force && !self.rules_alone {
             self.release_before();
         }
         let (pinned, repairs) = (self.keep.keeps(), self.keep.repairs());
@@ -299,6 +302,8 @@ impl Kernel {
             At::Tcx(index) => !wires.has(index) && wires.wants(index),
             At::Netns(_) => false,
         });
+        self.interfaces.restore();
+        self.rules_alone = self.keep.is_alone();
     }
 
     /// Programs at namespaces first, then those at cgroups that they stand in for. Also the numbers of the workloads whose namespaces
@@ -411,7 +416,10 @@ impl Kernel {
 
 impl Drop for Kernel {
     fn drop(&mut self) {
-        self.keep.leave();
+        if self.options.pin {
+            self.keep.leave();
+            self.interfaces.leave();
+        }
     }
 }
 

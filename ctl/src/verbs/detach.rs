@@ -16,7 +16,8 @@ const EXAMPLES: &str = "Examples:
   weirctl detach --config /etc/weir/agent.yaml
 
 What an agent has put in force stays in force when it stops or crashes. This takes it away: every link that agents of the configured
-cgroup root have pinned, and nothing else. Afterwards nothing is enforced on this host. It is refused while an agent runs.";
+cgroup root have pinned, and nothing else. Afterwards nothing is enforced on this host. It is refused while an agent runs.
+Run it as the agent's user, in the agent's network and mount namespaces.";
 
 /// Arguments of detach.
 #[derive(Debug, Args)]
