@@ -150,11 +150,11 @@ impl Kernel {
     /// Names the program and shows the verifier's telling lines, or says which privilege or kernel feature is missing.
     pub fn load(options: Options) -> Result<(Self, Events), KernelError> {
         cgroups::check_root(&options.cgroup_root)?;
+        let mut ebpf = load::load(options.neighbours.chain)?;
         let mut keep = match options.pin {
             true => Keep::open(&options.neighbours.bpffs, &options.cgroup_root)?,
             false => Keep::nothing(),
         };
-        let mut ebpf = load::load(options.neighbours.chain)?;
         keep.know(attach::ids(&ebpf));
         let logger = load::forward_logs(&mut ebpf);
         let tables = generation::Slots::take(&mut ebpf)?;
