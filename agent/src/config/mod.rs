@@ -153,4 +153,6 @@ pub fn load(args: &Args) -> Result<Config, Vec<Fault>> {
 }
 
 #[cfg(test)]
+mod deploy_tests;
+#[cfg(test)]
 mod tests;
