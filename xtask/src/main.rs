@@ -11,6 +11,7 @@ mod ci;
 mod conformance;
 mod demo;
 mod fuzz;
+mod image;
 mod layers;
 mod lint;
 mod paths;
@@ -72,6 +73,9 @@ enum Task {
     /// Feed hostile bytes to everything that reads bytes, for a bounded time
     #[command(after_help = fuzz::HELP)]
     Fuzz(fuzz::Options),
+    /// Build the container image, and try it under podman
+    #[command(after_help = image::HELP)]
+    Image(image::Options),
     /// Render the Helm chart and check what comes out
     #[command(after_help = chart::HELP)]
     Chart(chart::Options),
@@ -115,6 +119,7 @@ fn run(cli: Cli) -> anyhow::Result<bool> {
         Task::Bench { what } => bench::task(&repo, &what),
         Task::Budget(options) => budget::task(&repo, &options),
         Task::Fuzz(options) => fuzz::task(&repo, &options),
+        Task::Image(options) => image::task(&repo, &options),
         Task::Chart(options) => chart::task(&repo, &options),
         Task::Lint(json) => lint::task(&repo, json.file.as_deref()),
         Task::Layers(json) => layers::task(&repo, json.file.as_deref()),
