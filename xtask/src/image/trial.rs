@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 
 use super::NAME;
-use super::world::World;
+use super::world::{FOLLOWER, World};
 use crate::paths::Repo;
 use crate::process;
 use crate::report::{Report, Step};
@@ -54,7 +54,7 @@ pub fn run(repo: &Repo, image: &Path, built: &Path, capabilities: Option<&[Strin
 fn tried(world: &World, image: &Path, built: &Path, capabilities: &[String]) -> Vec<Step> {
     let mut steps = Vec::new();
     // Each builds on those before it.
-    let all: [(&str, &dyn Fn() -> Result<String>); 7] = [
+    let all: [(&str, &dyn Fn() -> Result<String>); 9] = [
         ("podman takes the archive", &|| load(world, image)),
         ("the collector starts without a capability", &|| collector(world)),
         ("the agent starts and enforces", &|| agent(world, built, capabilities)),
@@ -62,6 +62,8 @@ fn tried(world: &World, image: &Path, built: &Path, capabilities: &[String]) -> 
         ("a policy is taken", &|| apply(world, built)),
         ("a container that may not is told EPERM", &|| denied(world, "web")),
         ("its neighbour still reaches the server", &|| allowed(world, "api")),
+        ("another user talks in a network of its own", &|| talk(world)),
+        ("its connection is cut once a policy forbids it", &|| cut(world, built)),
     ];
     for (name, work) in all {
         let at = Instant::now();
@@ -94,7 +96,7 @@ fn load(world: &World, image: &Path) -> Result<String> {
 fn collector(world: &World) -> Result<String> {
     let run = volume(&world.folder.join("run"), "/run/weir", "rw");
     let listen = COLLECTOR.trim_start_matches("http://");
-    let mut podman = world.run(None, &["--detach", "--name", "collector", "--volume", &run, NAME]);
+    let mut podman = world.run(None, "host", &["--detach", "--name", "collector", "--volume", &run, NAME]);
     let socket = "--socket=/run/weir/collector.sock";
     podman.args(["/usr/local/bin/weir-collector", socket, "--listen", listen, "--insecure"]);
     process::capture(&mut podman)?;
@@ -117,7 +119,7 @@ fn agent(world: &World, built: &Path, capabilities: &[String]) -> Result<String>
         volume(&world.folder.join("state"), "/var/lib/weir", "rw"),
         volume(&world.folder.join("run"), "/run/weir", "rw"),
     ];
-    let mut podman = world.run(None, &["--detach", "--name", "agent", "--ulimit", "memlock=8388608:8388608"]);
+    let mut podman = world.run(None, "host", &["--detach", "--name", "agent", "--ulimit", "memlock=8388608:8388608"]);
     podman.args(capabilities.iter().flat_map(|name| ["--cap-add", name]));
     podman.args(volumes.iter().flat_map(|volume| ["--volume", volume]));
     podman.args([NAME, "/usr/local/bin/weir-agent", "--config=/etc/weir/agent.yaml", "--node=trial"]);
@@ -158,10 +160,45 @@ fn denied(world: &World, workload: &str) -> Result<String> {
 
 /// A container in the workload's cgroup, with no capability, that opens a connection to the collector.
 fn client(world: &World, workload: &str) -> Result<(bool, String)> {
-    let mut podman = world.run(Some(workload), &["--rm", NAME, "/usr/local/bin/weirctl"]);
+    let mut podman = world.run(Some(workload), "host", &["--rm", NAME, "/usr/local/bin/weirctl"]);
     podman.args(["--insecure", "--collector", COLLECTOR, "observe", "--last", "1"]);
     let output = podman.output().context("starting a client")?;
     Ok((output.status.success(), String::from_utf8_lossy(&output.stderr).trim().to_owned()))
+}
+
+/// As a pod of an application: a user and a network namespace of its own, in which one connection lives.
+fn talk(world: &World) -> Result<String> {
+    let user = ["--user", "65534", "--detach", "--name"];
+    let mut server = world.run(Some("pod"), "none", &[&user[..], &["server", NAME]].concat());
+    process::capture(server.args(["/usr/local/bin/weir-collector", "--listen", "127.0.0.1:17445", "--insecure"]))?;
+    let mut follower = world.run(Some("pod"), "container:server", &[&user[..], &[FOLLOWER, NAME]].concat());
+    follower.args([
+        "/usr/local/bin/weirctl",
+        "--insecure",
+        "--collector",
+        "http://127.0.0.1:17445",
+        "observe",
+        "--follow",
+    ]);
+    process::capture(&mut follower)?;
+    // It ends at once where nobody listens yet, or where it is refused.
+    thread::sleep(Duration::from_secs(1));
+    ensure!(lives(world)?, "no connection");
+    Ok(String::new())
+}
+
+fn cut(world: &World, built: &Path) -> Result<String> {
+    let file = world.folder.join("etc/pod.yaml");
+    fs::write(&file, POLICY.replace("web", "pod"))?;
+    let start = Instant::now();
+    weirctl(world, built, &["apply", "-f", &file.display().to_string()])?;
+    until("the end of its connection", || lives(world).is_ok_and(|lives| !lives))?;
+    Ok(format!("after {:.1} s", start.elapsed().as_secs_f64()))
+}
+
+fn lives(world: &World) -> Result<bool> {
+    let said = process::capture(world.podman().args(["inspect", "--format", "{{.State.Running}}", FOLLOWER]))?;
+    Ok(said.trim() == "true")
 }
 
 /// From outside of the containers, as a person on the node.

@@ -29,6 +29,8 @@ pub struct World {
     name: String,
 }
 
+/// The container that lives in another's network.
+pub const FOLLOWER: &str = "follower";
 /// The managed tree, and where containers are that are not governed, below the trial's cgroup.
 const TREE: &str = "kubepods";
 const NODE: &str = "node";
@@ -66,11 +68,11 @@ impl World {
         command
     }
 
-    /// What every container of the trial is given: the node's network and processes, and a root nobody writes to. A workload's is in
+    /// What every container of the trial is given: a network (`host`: the world's), the node's processes, and a root nobody writes to. A workload's is in
     /// its cgroup below the managed tree, as a container is in its pod's; others are beside the tree.
-    pub fn run(&self, workload: Option<&str>, how: &[&str]) -> Command {
+    pub fn run(&self, workload: Option<&str>, network: &str, how: &[&str]) -> Command {
         let mut podman = self.podman();
-        podman.args(["run", "--network", "host", "--pid", "host", "--cgroupns", "host", "--read-only"]);
+        podman.args(["run", "--network", network, "--pid", "host", "--cgroupns", "host", "--read-only"]);
         podman.args(["--cgroup-parent", &self.parent(workload)]);
         // Both must be given where CAP_SYS_RESOURCE is missing.
         podman.args(["--ulimit", "nofile=20000:20000", "--ulimit", "nproc=5000:5000"]);
@@ -81,7 +83,10 @@ impl World {
 
 impl Drop for World {
     fn drop(&mut self) {
+        // First what lives in another's network, then the others; and whoever is left in our cgroups all the same.
+        let _ = self.podman().args(["rm", "--force", "--ignore", "--time", "1", FOLLOWER]).output();
         let removed = process::capture(self.podman().args(["rm", "--all", "--force", "--time", "1"]));
+        let _ = fs::write(self.cgroup2.join(&self.name).join("cgroup.kill"), "1");
         if let Err(error) = removed {
             eprintln!("containers of {} may be left: {error:#}", self.name);
         }
