@@ -14,17 +14,38 @@ use super::{PACKAGES, TARGET, git};
 use crate::paths::Repo;
 use crate::process;
 
+/// The type of a crate's package URL.
+const CARGO: &str = "cargo";
+
 /// Writes CycloneDX 1.5.
 pub fn write(repo: &Repo, file: &Path) -> Result<()> {
     let mut packages = BTreeMap::new();
     shipped(&metadata(repo, "Cargo.toml")?, &PACKAGES, &mut packages);
     // The kernel programs, which the agent carries, are a workspace of their own.
     shipped(&metadata(repo, "ebpf/Cargo.toml")?, &["weir-ebpf"], &mut packages);
+    for (name, version, licence) in linked()? {
+        let package = json!({"name": name, "version": version, "license": licence});
+        packages.insert(
+            purl(&package, "generic"),
+            Package { component: component(&package, "generic"), uses: BTreeSet::new() },
+        );
+    }
     let mut time = git(repo);
     time.env("TZ", "UTC").args(["log", "-1", "--date=format-local:%Y-%m-%dT%H:%M:%SZ", "--format=%cd"]);
     let bill = bill(&packages, process::capture(&mut time)?.trim());
     let text = serde_json::to_string_pretty(&bill).context("writing the bill of materials")? + "\n";
     fs::write(file, text).with_context(|| format!("writing {}", file.display()))
+}
+
+/// What no manifest names and every static program holds: the standard library and the C library.
+fn linked() -> Result<[(&'static str, String, &'static str); 2]> {
+    let second = |text: String| text.split_whitespace().nth(1).map(str::to_owned);
+    let rust = second(process::capture(process::clean("rustc").arg("--version"))?).context("rustc has no version")?;
+    let libc = second(process::capture(process::clean("getconf").arg("GNU_LIBC_VERSION"))?);
+    Ok([
+        ("rust-std", rust, "MIT OR Apache-2.0"),
+        ("glibc", libc.context("the C library has no version")?, "LGPL-2.1-or-later"),
+    ])
 }
 
 fn metadata(repo: &Repo, manifest: &str) -> Result<Value> {
@@ -49,7 +70,7 @@ fn shipped(metadata: &Value, roots: &[&str], found: &mut BTreeMap<String, Packag
     let is_root = |package: &&&Value| roots.contains(&text(package, "/name"));
     let mut open: Vec<&Value> = by_id.values().filter(is_root).copied().collect();
     while let Some(package) = open.pop() {
-        let purl = purl(package);
+        let purl = purl(package, CARGO);
         if found.contains_key(&purl) {
             continue;
         }
@@ -59,8 +80,8 @@ fn shipped(metadata: &Value, roots: &[&str], found: &mut BTreeMap<String, Packag
             .filter_map(|dep| by_id.get(text(dep, "/pkg")).copied())
             .filter(|package| !is_macro(package))
             .collect();
-        let names = uses.iter().map(|package| self::purl(package)).collect();
-        found.insert(purl, Package { component: component(package), uses: names });
+        let names = uses.iter().map(|package| self::purl(package, CARGO)).collect();
+        found.insert(purl, Package { component: component(package, CARGO), uses: names });
         open.extend(uses);
     }
 }
@@ -83,16 +104,16 @@ fn bill(packages: &BTreeMap<String, Package>, time: &str) -> Value {
     })
 }
 
-fn component(package: &Value) -> Value {
+fn component(package: &Value, kind: &str) -> Value {
     let mut component = json!({
         "type": "library",
         "name": text(package, "/name"),
         "version": text(package, "/version"),
-        "purl": purl(package),
-        "bom-ref": purl(package),
+        "purl": purl(package, kind),
+        "bom-ref": purl(package, kind),
     });
     // `A/B` is how licences were joined before SPDX expressions.
-    let licence = text(package, "/license").replace('/', " OR ");
+    let licence = text(package, "/license").split('/').map(str::trim).collect::<Vec<_>>().join(" OR ");
     if let (false, Some(fields)) = (licence.is_empty(), component.as_object_mut()) {
         fields.insert("licenses".to_owned(), json!([{"expression": licence}]));
     }
@@ -103,8 +124,8 @@ fn is_macro(package: &Value) -> bool {
     list(package, "/targets").any(|target| list(target, "/kind").any(|kind| kind == "proc-macro"))
 }
 
-fn purl(package: &Value) -> String {
-    format!("pkg:cargo/{}@{}", text(package, "/name"), text(package, "/version"))
+fn purl(package: &Value, kind: &str) -> String {
+    format!("pkg:{kind}/{}@{}", text(package, "/name"), text(package, "/version"))
 }
 
 fn text<'v>(value: &'v Value, path: &str) -> &'v str {
