@@ -19,7 +19,7 @@ const DEFAULT_PATH: &str = "/etc/weir/agent.yaml";
                   weir-agent --cgroup-root /sys/fs/cgroup/weir --interface eth0 --collector unix:/run/weir/collector.sock"
 )]
 pub struct Args {
-    /// Configuration file [default: /etc/weir/agent.yaml if it exists]
+    /// Configuration file; *.yaml in the folder of its name that ends in .d are laid over it [default: /etc/weir/agent.yaml if it exists]
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
     /// Name of this node in records [file: node]
