@@ -151,8 +151,13 @@ impl<'a> Columns<'a> {
             record.process = entry(&packed.processes, value(&mut self.process, "process")?, "processes")?.cloned();
         }
         if has(present::CGROUP) {
-            let cgroup = entry(&packed.cgroups, value(&mut self.cgroup, "cgroup")?, "cgroups")?;
+            let index = value(&mut self.cgroup, "cgroup")?;
+            let cgroup = entry(&packed.cgroups, index, "cgroups")?;
             record.cgroup = cgroup.cloned().unwrap_or_default();
+            if !packed.containers.is_empty() || !packed.units.is_empty() {
+                record.container = entry(&packed.containers, index, "containers")?.cloned().unwrap_or_default();
+                record.unit = entry(&packed.units, index, "units")?.cloned().unwrap_or_default();
+            }
         }
         if has(present::COOKIE) {
             self.last_cookie = self.last_cookie.wrapping_add_signed(value(&mut self.cookie, "cookie")?);

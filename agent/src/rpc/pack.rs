@@ -23,7 +23,10 @@ use weir_proto::{
 use super::records;
 use crate::{
     spool::{Codec, Given},
-    telemetry::record::{Cause, End, ProcessInfo, Record, RecordKind, Traffic},
+    telemetry::{
+        belongs::owner,
+        record::{Cause, End, ProcessInfo, Record, RecordKind, Traffic},
+    },
 };
 
 /// How batches are written and read by who keeps them.
@@ -105,7 +108,7 @@ struct Packer<'a> {
 }
 
 /// By what it says, because each event makes its own.
-type Process<'a> = (u32, u64, u32, &'a str, &'a str);
+type Process<'a> = (u32, u64, u32, &'a str, &'a str, Option<u64>);
 
 impl<'a> Packer<'a> {
     fn new(time_ns: u64, records: usize) -> Self {
@@ -177,7 +180,10 @@ impl<'a> Packer<'a> {
             bits |= present::CGROUP;
             let next = number(self.cgroups.len() + 1);
             let place = *self.cgroups.entry(cgroup).or_insert_with(|| {
+                let owner = owner(cgroup);
                 packed.cgroups.push(cgroup.to_string());
+                packed.containers.push(owner.container.to_owned());
+                packed.units.push(owner.unit.to_owned());
                 next
             });
             packed.cgroup.push(place);
@@ -234,7 +240,8 @@ const fn usual_count(kind: RecordKind) -> u64 {
 }
 
 fn said(process: &ProcessInfo) -> Process<'_> {
-    (process.pid, process.start_ticks, process.uid, &process.command, &process.executable)
+    let ProcessInfo { pid, uid, command, executable, start_ticks, command_line_hash } = process;
+    (*pid, *start_ticks, *uid, command, executable, *command_line_hash)
 }
 
 fn judged(record: &Record) -> Judged {

@@ -33,6 +33,8 @@ fn plain(record: &Record) -> v1::FlowRecord {
         remote: end(&record.remote),
         process: record.process.as_deref().map(records::process),
         cgroup: record.cgroup.as_deref().map(str::to_owned).unwrap_or_default(),
+        container: owner(record.cgroup.as_deref().unwrap_or_default()).container.to_owned(),
+        unit: owner(record.cgroup.as_deref().unwrap_or_default()).unit.to_owned(),
         cookie: record.cookie,
         bytes_sent: traffic.bytes_sent,
         bytes_received: traffic.bytes_received,
@@ -60,7 +62,9 @@ impl Cast {
     fn new(size: usize) -> Self {
         let workload = |n: usize| {
             let labels = vec![format!("app=service-{n}"), "pod-template-hash=5f6d8c7b9".into(), "tier=backend".into()];
-            let cgroup = Some(format!("kubepods.slice/kubepods-burstable.slice/pod{n:08x}").into());
+            let cgroup = Some(
+                format!("kubepods.slice/kubepods-burstable.slice/pod{n:08x}/cri-containerd-{n:064x}.scope").into(),
+            );
             Arc::new(WorkloadName { name: format!("shop/service-{n}-5f6d8c7b9-abcde"), labels, cgroup })
         };
         let rule = |n: usize| {
@@ -73,13 +77,21 @@ impl Cast {
                 command: format!("service-{n}"),
                 executable: format!("/usr/local/bin/service-{n}"),
                 start_ticks: 12_345 + n as u64,
+                command_line_hash: (n % 4 > 0).then(|| 0x0123_4567_89ab_cdef << n),
             })
         };
         Self {
             workloads: (0..size).map(workload).collect(),
             rules: (0..size).map(rule).collect(),
             processes: (0..size).map(process).collect(),
-            words: (0..size).map(|n| Arc::from(format!("word-{n}"))).collect(),
+            words: (0..size)
+                .map(|n| {
+                    Arc::from(
+                        [format!("word-{n}"), format!("docker/{n:064x}"), format!("a.slice/{n}.service")][n % 3]
+                            .as_str(),
+                    )
+                })
+                .collect(),
         }
     }
 
@@ -263,7 +275,7 @@ fn bytes_that_are_no_records_are_refused_and_never_panic() {
 /// A record that is some four kilobytes long.
 fn long(pid: u32) -> Record {
     let executable = format!("/{pid}{}", "x".repeat(4080));
-    let process = ProcessInfo { pid, uid: 0, command: "x".into(), executable, start_ticks: 1 };
+    let process = ProcessInfo { pid, uid: 0, command: "x".into(), executable, start_ticks: 1, command_line_hash: None };
     Record { process: Some(Arc::new(process)), count: 1, time_ns: clock::wall_now(), ..Record::default() }
 }
 

@@ -73,5 +73,6 @@ pub fn process(process: &ProcessInfo) -> v1::Process {
         command: process.command.clone(),
         executable: process.executable.clone(),
         start_ticks: process.start_ticks,
+        command_line_hash: process.command_line_hash.map(|hash| format!("{hash:016x}")).unwrap_or_default(),
     }
 }

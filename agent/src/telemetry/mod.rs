@@ -7,6 +7,7 @@
 //! Every [`TURN`] at the latest the ring is emptied; every [`MERGE_EVERY`] the merged decisions of the epoch are taken. The
 //! ring's own loss counters belong to the kernel side and are read by `control` (see [`loss`]).
 
+pub mod belongs;
 mod bounded;
 mod cgroups;
 pub mod clock;

@@ -1,13 +1,19 @@
 //! Lives: weir-agent, telemetry.
 //! Called by: `join`, for each event that names a process.
-//! May touch: `/proc/PID/exe` and `/proc/PID/stat`.
-//! Never: names an executable that started after the event: then the pid is another process's by now.
+//! May touch: `/proc/PID/exe`, `/proc/PID/cmdline` and `/proc/PID/stat`.
+//! Never: names an executable that started after the event: then the pid is another process's by now; keeps a command line,
+//!   which may hold secrets, beyond its hash.
 //!
 //! What was read counts for a second, so that a busy process costs two reads a second and not two per connection. Within
-//! that second an `exec` shows by the task's name, and a reused pid would need all other pids to have been used up.
+//! that second an `exec` shows by the task's name, and a reused pid would need all other pids to have been used up. A program that
+//! replaces itself by one of the same name within it is shown as what it was (docs/records.md).
+//!
+//! A command line lies in the process's own memory. Reading it does not wait for the process: the kernel takes pages of files and of
+//! `userfaultfd` for unreadable here.
 
-use std::{path::PathBuf, sync::Arc};
+use std::{fs::File, io::Read as _, path::PathBuf, sync::Arc};
 
+use ring::digest::{SHA256, digest};
 use weir_common::event::Process;
 
 use super::{bounded::Bounded, clock::Clock, record::ProcessInfo};
@@ -16,6 +22,9 @@ use super::{bounded::Bounded, clock::Clock, record::ProcessInfo};
 const CAPACITY: usize = 4096;
 /// How long a reading counts.
 const FRESH_NS: u64 = 1_000_000_000;
+/// Longest command line that is hashed, bytes: 128 KiB takes a tenth of a millisecond. A workload chooses how long its own is, up to
+/// megabytes.
+const LONGEST: u64 = 128 << 10;
 /// Nanoseconds per clock tick in `/proc`: `USER_HZ` is 100 on every architecture we run on.
 const TICK_NS: u64 = 10_000_000;
 
@@ -61,23 +70,48 @@ impl Processes {
 
     fn read(&self, process: &Process, boot_ns: u64) -> ProcessInfo {
         let place = self.root.join(process.pid.to_string());
-        let start_ticks = || start_ticks(&std::fs::read_to_string(place.join("stat")).ok()?);
-        let before = start_ticks();
+        let image = || Image::of(&std::fs::read_to_string(place.join("stat")).ok()?);
+        let before = image();
         let executable = std::fs::read_link(place.join("exe")).ok();
-        // The same start time on both sides of the link: the link is that process's. Ticks are cut off, never rounded up.
-        let same = before.filter(|start| start_ticks() == Some(*start) && start.saturating_mul(TICK_NS) <= boot_ns);
-        let (executable, start_ticks) = match (executable, same) {
-            (Some(path), Some(start)) => (path.to_string_lossy().into_owned(), start),
-            (Some(_) | None, Some(_) | None) => (String::new(), 0),
+        let hash = File::open(place.join("cmdline")).ok().and_then(hash);
+        // The same on both sides: what was read between is that process's. Ticks are cut off, never rounded up.
+        let same =
+            before.filter(|before| before.start_ticks.saturating_mul(TICK_NS) <= boot_ns && image() == Some(*before));
+        let (executable, start_ticks, command_line_hash) = match (executable, same) {
+            (Some(path), Some(image)) => (path.to_string_lossy().into_owned(), image.start_ticks, hash),
+            (Some(_) | None, Some(_) | None) => (String::new(), 0, None),
         };
-        ProcessInfo { pid: process.pid, uid: process.uid, command: command(&process.comm), executable, start_ticks }
+        let (pid, uid, command) = (process.pid, process.uid, command(&process.comm));
+        ProcessInfo { pid, uid, command, executable, start_ticks, command_line_hash }
     }
 }
 
-/// Field 22 of `/proc/PID/stat`. The second field, the task's name, may hold spaces and parentheses: count after its last one.
-fn start_ticks(stat: &str) -> Option<u64> {
-    let (_, rest) = stat.rsplit_once(')')?;
-    rest.split_ascii_whitespace().nth(19)?.parse().ok()
+/// What tells a process from a later one of its pid, and from what it was before an `exec`.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Image {
+    start_ticks: u64,
+    /// Where its arguments lie, which the kernel varies with each `exec`.
+    arguments: Option<u64>,
+}
+
+impl Image {
+    /// Fields 22 and 48 of `/proc/PID/stat`. The second, the task's name, may hold spaces and parentheses: count after its last one.
+    fn of(stat: &str) -> Option<Self> {
+        let (_, rest) = stat.rsplit_once(')')?;
+        let mut fields = rest.split_ascii_whitespace().skip(19);
+        let start_ticks = fields.next()?.parse().ok()?;
+        Some(Self { start_ticks, arguments: fields.nth(25).and_then(|field| field.parse().ok()) })
+    }
+}
+
+/// The first eight bytes of the SHA-256 of a command line as the kernel shows it: each argument, then a zero byte. `None` where there is
+/// none (a kernel thread, a process that ends), or more than fits: half of one would be another's.
+fn hash(file: File) -> Option<u64> {
+    let mut line = Vec::new();
+    let read = file.take(LONGEST + 1).read_to_end(&mut line).ok()?;
+    let whole = read > 0 && u64::try_from(read).is_ok_and(|read| read <= LONGEST);
+    let digest = whole.then(|| digest(&SHA256, &line))?;
+    digest.as_ref().first_chunk().map(|bytes| u64::from_be_bytes(*bytes))
 }
 
 fn command(comm: &[u8; 16]) -> String {
@@ -102,6 +136,7 @@ mod tests {
         std::fs::write(dir.join("stat"), format!("{pid} (a) b) S {fields} {start} 0 0\n")).unwrap();
         let _ = std::fs::remove_file(dir.join("exe"));
         std::os::unix::fs::symlink(exe, dir.join("exe")).unwrap();
+        std::fs::write(dir.join("cmdline"), format!("{exe}\0-s\0")).unwrap();
     }
 
     /// adversarial 50: a process id used again names nobody rather than the wrong process.
@@ -111,11 +146,13 @@ mod tests {
         // 500 ticks: five seconds after boot; the boot clock is one second ahead of the monotonic one.
         fake(dir.path(), 9, 500, "/usr/bin/curl");
         let clock = Clock { wall_offset: 0, boot_offset: 1_000_000_000 };
-        let rows =
-            [(4_000_000_000, "/usr/bin/curl", 500), (3_999_999_999, "", 0), (60_000_000_000, "/usr/bin/curl", 500)];
-        for (time, executable, start) in rows {
+        // printf '/usr/bin/curl\0-s\0' | sha256sum
+        let curl = ("/usr/bin/curl", 500, Some(0x3e27_b2d4_640d_77ce));
+        let rows = [(4_000_000_000, curl), (3_999_999_999, ("", 0, None)), (60_000_000_000, curl)];
+        for (time, expected) in rows {
             let info = Processes::new(dir.path().to_owned()).describe(&process(9), time, &clock).unwrap();
-            assert_eq!((info.executable.as_str(), info.start_ticks), (executable, start), "at {time}");
+            let found = (info.executable.as_str(), info.start_ticks, info.command_line_hash);
+            assert_eq!(found, expected, "at {time}");
             assert_eq!((info.command.as_str(), info.uid, info.pid), ("curl", 7, 9));
         }
     }
@@ -137,8 +174,30 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let mut processes = Processes::new(dir.path().to_owned());
         let gone = processes.describe(&process(8), 1, &Clock::default()).unwrap();
-        assert_eq!((gone.executable.as_str(), gone.pid), ("", 8));
+        assert_eq!((gone.executable.as_str(), gone.command_line_hash, gone.pid), ("", None, 8));
         assert_eq!(processes.describe(&process(0), 1, &Clock::default()), None);
+    }
+
+    #[test]
+    fn a_command_line_that_is_empty_or_too_long_has_no_hash() {
+        let dir = tempfile::tempdir().unwrap();
+        let longest = usize::try_from(LONGEST).unwrap();
+        for (length, has_hash) in [(0, false), (1, true), (longest, true), (longest + 1, false)] {
+            fake(dir.path(), 9, 1, "/bin/a");
+            std::fs::write(dir.path().join("9/cmdline"), "x".repeat(length)).unwrap();
+            let info =
+                Processes::new(dir.path().to_owned()).describe(&process(9), u64::MAX, &Clock::default()).unwrap();
+            assert_eq!((info.executable.as_str(), info.command_line_hash.is_some()), ("/bin/a", has_hash), "{length}");
+        }
+    }
+
+    #[test]
+    fn an_exec_between_two_looks_shows() {
+        let stat =
+            |start, arguments| format!("9 (a) b) S {} {start} {} {arguments} 0 0\n", "0 ".repeat(18), "0 ".repeat(25));
+        let image = |start, arguments| Image::of(&stat(start, arguments));
+        assert!(image(7, 140_000) == image(7, 140_000) && image(7, 140_000).is_some());
+        assert!(image(7, 140_000) != image(7, 140_016) && image(7, 140_000) != image(8, 140_000));
     }
 
     #[test]
@@ -147,6 +206,6 @@ mod tests {
         let time = super::super::clock::monotonic_now();
         let info = Processes::new("/proc".into()).describe(&process(pid), time, &Clock::now()).unwrap();
         assert_eq!(info.executable, std::env::current_exe().unwrap().display().to_string());
-        assert!(info.start_ticks > 0);
+        assert!(info.start_ticks > 0 && info.command_line_hash.is_some());
     }
 }

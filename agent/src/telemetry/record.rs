@@ -254,6 +254,8 @@ pub struct ProcessInfo {
     pub executable: String,
     /// Start time, clock ticks since boot; 0 when the executable is empty.
     pub start_ticks: u64,
+    /// Hash of the command line (`process`); `None` if it could not be read.
+    pub command_line_hash: Option<u64>,
 }
 
 /// What went over the wire.

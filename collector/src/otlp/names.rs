@@ -93,6 +93,7 @@ attributes! { LOGS:
     PROCESS_EXECUTABLE_PATH = "process.executable.path", Text, "Its program; absent if it was gone before that could be read";
     PROCESS_EXECUTABLE_NAME = "process.executable.name", Text, "The last part of that path";
     PROCESS_REAL_USER_ID = "process.real_user.id", Number, "Its user";
+    CONTAINER_ID = "container.id", Text, "The container it runs in, by its cgroup";
     K8S_NAMESPACE_NAME = "k8s.namespace.name", Text, "The pod's namespace, where the workload on this node is a pod by its cgroup";
     K8S_POD_NAME = "k8s.pod.name", Text, "The pod";
     K8S_POD_UID = "k8s.pod.uid", Text, "Its UID";
@@ -128,7 +129,9 @@ attributes! { LOGS:
     ICMP_TYPE = "weir.icmp.type", Number, "Type of the ICMP or ICMPv6 message";
     COMMAND = "weir.process.command", Text, "Name of the task, at most 15 bytes";
     START_TICKS = "weir.process.start_ticks", Number, "Its start in clock ticks since boot: tells two processes of one pid apart";
+    COMMAND_LINE_HASH = "weir.process.command_line_hash", Text, "First 8 bytes of the SHA-256 of its command line, in hexadecimal; the command line itself is never sent";
     CGROUP = "weir.cgroup", Text, "Cgroup below the managed tree";
+    UNIT = "weir.unit", Text, "Unit of systemd that the cgroup belongs to";
     COOKIE = "weir.socket.cookie", Number, "The kernel's socket cookie; of an ingress verdict the listener's";
     LOSS_CAUSE = "weir.loss_cause", Text, "Of a loss: where the records went (above, and docs/records.md)";
     LOST_RECORDS = "weir.lost_records", Number, "Of a loss on the way out of the collector: records it stands for";

@@ -14,6 +14,9 @@ use crate::view::{Direction, End, Kind, Record};
 /// Identities that are not workloads (weir.v1 Endpoint.identity).
 const NAMED_IDENTITIES: [(u32, &str); 2] = [(1, "world"), (2, "host")];
 
+/// Digits of a container's id in a line.
+const SHORT_ID: usize = 12;
+
 /// One record as one line, without its end.
 pub fn line(record: &Record, zone: &TimeZone) -> String {
     let mut words = vec![paint(DIM, &of_day(record.time, zone)), clean(&record.node).into_owned()];
@@ -125,9 +128,20 @@ fn origin(record: &Record) -> Vec<String> {
     let many = record.count > 1 && record.kind != Kind::Loss;
     vec![
         process.unwrap_or_default(),
+        place(record),
         if record.generation > 0 { format!("gen={}", record.generation) } else { String::new() },
         if many { paint(ODD, &format!("x{}", record.count)) } else { String::new() },
     ]
+}
+
+/// The container, by as much of its id as tools for containers show, or the unit.
+fn place(record: &Record) -> String {
+    let id: String = record.container.chars().take(SHORT_ID).collect();
+    match (id.is_empty(), record.unit.is_empty()) {
+        (false, _) => format!("container={}", clean(&id)),
+        (true, false) => format!("unit={}", clean(&record.unit)),
+        (true, true) => String::new(),
+    }
 }
 
 /// An end: `shop/web(10.0.0.2:0)`, `Service/shop/db(10.96.0.1:80)`, `world(203.0.113.9:443)`, `[2001:db8::1]:80`.
@@ -216,6 +230,16 @@ mod tests {
                 },
                 "23:04:05.123 node-1 AUDIT ingress sk_lookup 10.0.0.4 -> shop/web(10.0.0.2) ICMP type=8 policy=Policy/shop/db \
                  rule=\"default ingress\" refused staged=allow by Policy/shop/next \"ingress[0] web\" gen=7",
+            ),
+            (
+                Record { unit: "web.service".to_owned(), ..ping() },
+                "23:04:05.123 node-1 AUDIT egress connect shop/web(10.0.0.2) -> 10.0.0.4 ICMP type=8 policy=Policy/shop/db \
+                 rule=\"default ingress\" unit=web.service gen=7",
+            ),
+            (
+                Record { unit: "k3s.service".to_owned(), container: "0f1e2d3c4b5a6978".repeat(4), ..ping() },
+                "23:04:05.123 node-1 AUDIT egress connect shop/web(10.0.0.2) -> 10.0.0.4 ICMP type=8 policy=Policy/shop/db \
+                 rule=\"default ingress\" container=0f1e2d3c4b5a gen=7",
             ),
             (loss(), "23:04:05.123 node-1 LOSS 12 records lost: ring_full"),
             (

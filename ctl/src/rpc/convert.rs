@@ -136,6 +136,8 @@ pub fn record(wire: v1::FlowRecord) -> Record {
         icmp_type: wire.icmp_type,
         process: wire.process.map(process),
         cgroup: wire.cgroup,
+        container: wire.container,
+        unit: wire.unit,
         cookie: wire.cookie,
         count: wire.count,
         bytes_sent: wire.bytes_sent,
@@ -167,6 +169,7 @@ fn process(wire: v1::Process) -> Process {
         command: wire.command,
         executable: wire.executable,
         start_ticks: wire.start_ticks,
+        command_line_hash: wire.command_line_hash,
     }
 }
 

@@ -89,6 +89,8 @@ pub struct Record {
     pub icmp_type: Option<u32>,
     pub process: Option<Process>,
     pub cgroup: String,
+    pub container: String,
+    pub unit: String,
     pub cookie: u64,
     pub count: u64,
     pub bytes_sent: u64,
@@ -122,6 +124,7 @@ pub struct Process {
     pub command: String,
     pub executable: String,
     pub start_ticks: u64,
+    pub command_line_hash: String,
 }
 
 impl Verdict {

@@ -36,6 +36,8 @@ pub struct Record {
     pub icmp_type: Option<u8>,
     pub process: Option<Process>,
     pub cgroup: String,
+    pub container: String,
+    pub unit: String,
     pub cookie: u64,
     pub count: u64,
     pub bytes_sent: u64,
@@ -69,6 +71,8 @@ pub struct Process {
     pub uid: u32,
     pub command: String,
     pub executable: String,
+    pub start_ticks: u64,
+    pub command_line_hash: String,
 }
 
 /// A record of a loss has no ends.

@@ -15,6 +15,7 @@ mod attacks_replies;
 mod attacks_sources;
 mod attacks_ways;
 mod attacks_wire;
+mod attribution;
 mod cases;
 mod closing;
 mod conformance;
@@ -71,6 +72,7 @@ fn main() -> anyhow::Result<()> {
     let groups = [
         worlds::trials(),
         verdicts::trials(),
+        attribution::trials(),
         metrics::trials(),
         otlp::trials(),
         alerts::trials(),

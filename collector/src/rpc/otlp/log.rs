@@ -79,7 +79,9 @@ fn attributes(item: &Item) -> Attributes {
         of_process(&mut all, process);
     }
     pod(&mut all, record);
+    all.text(&n::CONTAINER_ID, &record.container);
     all.text(&n::CGROUP, &record.cgroup);
+    all.text(&n::UNIT, &record.unit);
     all.nonzero(&n::COOKIE, record.cookie);
     if matches!(record.r#type(), RecordType::Close | RecordType::Progress) {
         totals(&mut all, record);
@@ -192,6 +194,7 @@ fn of_process(all: &mut Attributes, process: &Process) {
     all.number(&n::PROCESS_REAL_USER_ID, process.uid);
     all.text(&n::COMMAND, &process.command);
     all.nonzero(&n::START_TICKS, process.start_ticks);
+    all.text(&n::COMMAND_LINE_HASH, &process.command_line_hash);
 }
 
 /// A workload is known to be a pod by its cgroup, which kubelet names after the pod's UID.
