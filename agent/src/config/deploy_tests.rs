@@ -56,6 +56,24 @@ fn the_unit_starts_an_agent_by_flags_that_exist() {
 }
 
 #[test]
+fn systemd_reads_the_units_without_a_complaint() {
+    let (dir, program) = (tempfile::tempdir().unwrap(), std::env::current_exe().unwrap());
+    let collector = include_str!("../../../deploy/systemd/weir-collector.service");
+    let slice = include_str!("../../../deploy/systemd/weir.slice");
+    for (name, text) in [("weir-agent.service", UNIT), ("weir-collector.service", collector), ("weir.slice", slice)] {
+        // It looks whether the program is there.
+        let text = text.replace("/usr/local/bin/weir-agent", &program.display().to_string());
+        let text = text.replace("/usr/local/bin/weir-collector", &program.display().to_string());
+        fs::write(dir.path().join(name), text).unwrap();
+    }
+    let units = ["weir-agent.service", "weir-collector.service", "weir.slice"].map(|name| dir.path().join(name));
+    // Where there is no systemd nobody installs a unit; the other tests here hold what does not need it.
+    let Ok(said) = std::process::Command::new("systemd-analyze").arg("verify").args(units).output() else { return };
+    let complaints = String::from_utf8_lossy(&said.stderr).into_owned();
+    assert!(said.status.success() && !complaints.contains("weir"), "{complaints}");
+}
+
+#[test]
 fn the_units_folders_are_those_of_the_defaults() {
     let config = read("a.yaml", "cgroupRoot: /w\n").unwrap();
     assert_eq!(config.state_dir, PathBuf::from("/var/lib").join(directive(UNIT, "StateDirectory")[0]));

@@ -91,7 +91,17 @@ fn flags(repo: &Repo) -> Result<Vec<String>> {
         "-Ctarget-feature=+crt-static".to_owned(),
         format!("--remap-path-prefix={}=/weir", repo.root().display()),
         format!("--remap-path-prefix={}=/cargo", home.display()),
+        standard_library()?,
     ])
+}
+
+/// Where the toolchain has the library's source, panics in generic code name it; elsewhere they name this.
+fn standard_library() -> Result<String> {
+    let said = process::capture(process::clean("rustc").args(["--print", "sysroot"]))?;
+    let sysroot = said.trim();
+    let version = process::capture(process::clean("rustc").arg("-vV"))?;
+    let commit = version.lines().find_map(|line| line.strip_prefix("commit-hash: ")).context("rustc has no commit")?;
+    Ok(format!("--remap-path-prefix={sysroot}/lib/rustlib/src/rust=/rustc/{commit}"))
 }
 
 /// A folder that holds what the image is made of and nothing else.
