@@ -77,7 +77,7 @@ impl Cast {
                 command: format!("service-{n}"),
                 executable: format!("/usr/local/bin/service-{n}"),
                 start_ticks: 12_345 + n as u64,
-                command_line_hash: (n % 4 > 0).then(|| 0x0123_4567_89ab_cdef << n),
+                command_line_hash: (!n.is_multiple_of(4)).then(|| 0x0123_4567_89ab_cdef << n),
             })
         };
         Self {

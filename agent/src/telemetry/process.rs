@@ -8,8 +8,8 @@
 //! that second an `exec` shows by the task's name, and a reused pid would need all other pids to have been used up. A program that
 //! replaces itself by one of the same name within it is shown as what it was (docs/records.md).
 //!
-//! A command line lies in the process's own memory. Reading it does not wait for the process: the kernel takes pages of files and of
-//! `userfaultfd` for unreadable here.
+//! A command line lies in the process's own memory. Reading it waits for the lock of that memory's layout at most, not for what the
+//! process may put there to keep a reader waiting: the kernel takes pages of files and of `userfaultfd` for unreadable here.
 
 use std::{fs::File, io::Read as _, path::PathBuf, sync::Arc};
 
