@@ -56,7 +56,11 @@ fn cargo_for_bpf(root: &Path, target_dir: &Path) -> Result<Command, String> {
     // The separator of CARGO_ENCODED_RUSTFLAGS is the unit separator, so that flags may hold spaces.
     // Without the last flag bpf-linker keeps LLVM from writing small copies and zeroings as plain loads and stores: they become
     // calls of loops that go byte by byte, 10 to 30 ns each, on the way of every connection.
-    let flags = ["-Cdebuginfo=2", "-Clink-arg=--btf", "-Ctarget-cpu=v3", "-Clink-arg=--disable-expand-memcpy-in-order"];
+    let mut flags: Vec<String> =
+        ["-Cdebuginfo=2", "-Clink-arg=--btf", "-Ctarget-cpu=v3", "-Clink-arg=--disable-expand-memcpy-in-order"]
+            .map(str::to_owned)
+            .into();
+    flags.extend(places_that_do_not_show(root)?);
     cargo.env("CARGO_ENCODED_RUSTFLAGS", flags.join("\u{1f}"));
     // clippy and other wrappers of the outer build must not wrap the inner one.
     for outer in ["RUSTC", "RUSTC_WRAPPER", "RUSTC_WORKSPACE_WRAPPER", "RUSTFLAGS", "CARGO_BUILD_TARGET"] {
@@ -69,6 +73,14 @@ fn cargo_for_bpf(root: &Path, target_dir: &Path) -> Result<Command, String> {
         cargo.env("__CARGO_TESTS_ONLY_SRC_ROOT", core.trim());
     }
     Ok(cargo)
+}
+
+/// Line information names files: the same sources give the same programs, wherever they were built.
+fn places_that_do_not_show(root: &Path) -> Result<Vec<String>, String> {
+    let root = fs::canonicalize(root).map_err(|error| format!("cannot resolve {}: {error}", root.display()))?;
+    let mut flags = vec![format!("--remap-path-prefix={}=/weir", root.display())];
+    flags.extend(env::var("CARGO_HOME").map(|home| format!("--remap-path-prefix={home}=/cargo")));
+    Ok(flags)
 }
 
 fn var(name: &str) -> Result<String, String> {

@@ -34,6 +34,9 @@ fn main() -> ExitCode {
             return ExitCode::from(UNUSABLE);
         }
     };
+    if args.detach {
+        return detach(&config);
+    }
     if args.check {
         println!("configuration of node {} is usable", config.node);
         return ExitCode::SUCCESS;
@@ -41,6 +44,26 @@ fn main() -> ExitCode {
     logs::start(&config.log);
     match runtime::run(&config) {
         Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("weir-agent: {}", weir_transport::why(&error));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn detach(config: &Config) -> ExitCode {
+    match runtime::detach(config) {
+        Ok(done) => {
+            println!("detached: {} links, {} XDP programs have their slots back", done.links, done.neighbours);
+            if done.behind == 0 {
+                return ExitCode::SUCCESS;
+            }
+            let behind = done.behind;
+            eprintln!(
+                "weir-agent: {behind} XDP programs are still behind Weir's: run this in the agent's network namespace"
+            );
+            ExitCode::FAILURE
+        }
         Err(error) => {
             eprintln!("weir-agent: {}", weir_transport::why(&error));
             ExitCode::FAILURE

@@ -160,6 +160,8 @@ impl Datapath for FakeDatapath {
             workloads: workloads.iter().enumerate().map(state).collect(),
             interfaces,
             enforcing: true,
+            pinned: true,
+            repairs: 0,
             own: None,
         }
     }

@@ -103,3 +103,18 @@ impl Flags {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_unit_starts_a_collector_by_flags_that_exist() {
+        let unit = include_str!("../../deploy/systemd/weir-collector.service");
+        let commands: Vec<&str> = unit.lines().filter_map(|line| line.strip_prefix("ExecStart=")).collect();
+        assert_eq!(commands.len(), 1);
+        let flags = Flags::try_parse_from(commands[0].split_whitespace()).unwrap();
+        assert_eq!(flags.config, Some(PathBuf::from("/etc/weir/collector.yaml")));
+        assert!(unit.lines().any(|line| line == "CapabilityBoundingSet="), "it needs none");
+    }
+}

@@ -11,7 +11,7 @@ use serde::Serialize;
 
 use crate::paths::Repo;
 use crate::report::{Report, Step, write_json};
-use crate::{layers, lint, setup, test};
+use crate::{chart, layers, lint, setup, test};
 
 /// The table, and what each step found.
 #[derive(Serialize)]
@@ -21,6 +21,7 @@ struct Whole {
     setup: Report,
     lint: Option<Report>,
     layers: Option<layers::Findings>,
+    chart: Option<Report>,
     test: Option<test::Tally>,
 }
 
@@ -30,8 +31,14 @@ pub fn task(repo: &Repo, json: Option<&Path>) -> Result<bool> {
     let mut steps = Vec::new();
     let setup = setup::run(repo, setup::For::Ci)?;
     steps.push(Step::new("setup", setup.ok, start, setup.failed()));
-    let mut whole =
-        Whole { summary: Report::new("ci", start, Vec::new()), setup, lint: None, layers: None, test: None };
+    let mut whole = Whole {
+        summary: Report::new("ci", start, Vec::new()),
+        setup,
+        lint: None,
+        layers: None,
+        chart: None,
+        test: None,
+    };
     if whole.setup.ok {
         let at = Instant::now();
         whole.lint = judged("lint", at, lint::run(repo), |lint| (lint.ok, lint.failed()), &mut steps);
@@ -41,6 +48,8 @@ pub fn task(repo: &Repo, json: Option<&Path>) -> Result<bool> {
             findings.print();
         }
         whole.layers = judged("layers", at, found, |found| (found.ok(), found.summary()), &mut steps);
+        let at = Instant::now();
+        whole.chart = judged("chart", at, chart::run(repo), |chart| (chart.ok, chart.failed()), &mut steps);
         let at = Instant::now();
         let tally = test::run(repo, &[]);
         whole.test = judged("test", at, tally, |tally| (tally.ok(), tally.closing()), &mut steps);

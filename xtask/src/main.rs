@@ -6,10 +6,12 @@
 mod bench;
 mod budget;
 mod build;
+mod chart;
 mod ci;
 mod conformance;
 mod demo;
 mod fuzz;
+mod image;
 mod layers;
 mod lint;
 mod paths;
@@ -71,12 +73,18 @@ enum Task {
     /// Feed hostile bytes to everything that reads bytes, for a bounded time
     #[command(after_help = fuzz::HELP)]
     Fuzz(fuzz::Options),
+    /// Build the container image, and try it under podman
+    #[command(after_help = image::HELP)]
+    Image(image::Options),
+    /// Render the Helm chart and check what comes out
+    #[command(after_help = chart::HELP)]
+    Chart(chart::Options),
     /// Format, clippy with warnings denied, licences and sources of dependencies
     Lint(Json),
     /// Check the dependency arrows of DESIGN.md section 3
     #[command(after_help = layers::HELP)]
     Layers(Json),
-    /// Everything above that judges: setup, lint, layers, test
+    /// Everything above that judges: setup, lint, layers, chart, test
     Ci(Json),
 }
 
@@ -111,6 +119,8 @@ fn run(cli: Cli) -> anyhow::Result<bool> {
         Task::Bench { what } => bench::task(&repo, &what),
         Task::Budget(options) => budget::task(&repo, &options),
         Task::Fuzz(options) => fuzz::task(&repo, &options),
+        Task::Image(options) => image::task(&repo, &options),
+        Task::Chart(options) => chart::task(&repo, &options),
         Task::Lint(json) => lint::task(&repo, json.file.as_deref()),
         Task::Layers(json) => layers::task(&repo, json.file.as_deref()),
         Task::Ci(json) => ci::task(&repo, json.file.as_deref()),

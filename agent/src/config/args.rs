@@ -15,11 +15,11 @@ const DEFAULT_PATH: &str = "/etc/weir/agent.yaml";
 #[command(
     name = "weir-agent",
     version,
-    after_help = "Examples:\n  weir-agent --print-sample-config > /etc/weir/agent.yaml\n  weir-agent --config agent.yaml --check\n  weir-agent --config agent.yaml --doctor\n  \
+    after_help = "Examples:\n  weir-agent --print-sample-config > /etc/weir/agent.yaml\n  weir-agent --config agent.yaml --check\n  weir-agent --config agent.yaml --doctor\n  weir-agent --config agent.yaml --detach\n  \
                   weir-agent --cgroup-root /sys/fs/cgroup/weir --interface eth0 --collector unix:/run/weir/collector.sock"
 )]
 pub struct Args {
-    /// Configuration file [default: /etc/weir/agent.yaml if it exists]
+    /// Configuration file; *.yaml in the folder of its name that ends in .d are laid over it [default: /etc/weir/agent.yaml if it exists]
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
     /// Name of this node in records [file: node]
@@ -64,6 +64,9 @@ pub struct Args {
     /// Try everything a start needs, change nothing, print what was found (text or json), and exit: 1 if the agent would not enforce
     #[arg(long, value_name = "FORMAT", num_args = 0..=1, require_equals = true, default_missing_value = "text", value_parser = ["text", "json"])]
     pub doctor: Option<String>,
+    /// Take everything out of force that agents of this cgroup root left there, and exit; no agent may run
+    #[arg(long)]
+    pub detach: bool,
     /// Print a commented sample configuration and exit
     #[arg(long)]
     pub print_sample_config: bool,

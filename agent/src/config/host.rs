@@ -16,8 +16,8 @@ use super::{Config, Fault, TlsFiles};
 pub fn check_host(config: &Config) -> Result<(), Vec<Fault>> {
     let mut faults = Vec::new();
     faults.extend(cgroup_root(&config.cgroup_root));
-    if config.neighbours.chain && !is_bpffs(&config.neighbours.bpffs) {
-        let remedy = "mount one there (`mount -t bpf bpf DIR`), or name where it is; `xdpNeighbour: chain` needs it";
+    if (config.pin || config.neighbours.chain) && !is_bpffs(&config.neighbours.bpffs) {
+        let remedy = "mount one there (`mount -t bpf bpf DIR`), or name where it is; `pin: true` and `xdpNeighbour: chain` need it";
         faults.push(fault("bpffs", &config.neighbours.bpffs, "is no BPF file system", remedy));
     }
     if let Some(dir) = config.policy_dir.as_deref().filter(|dir| !dir.is_dir()) {

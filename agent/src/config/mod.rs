@@ -4,6 +4,7 @@
 //! Never: changes the system; stops at the first fault.
 
 mod args;
+mod files;
 mod host;
 mod options;
 mod reader;
@@ -33,6 +34,8 @@ pub struct Config {
     pub xdp_mode: XdpMode,
     /// What is done where an interface has somebody else's XDP program.
     pub neighbours: Neighbours,
+    /// Whether what is in force outlives the agent.
+    pub pin: bool,
     /// What applies to processes of no known workload.
     pub unknown: Verdict,
     /// What applies to workloads that no policy selects.
@@ -141,34 +144,19 @@ pub struct Log {
 /// # Errors
 /// Every fault of it.
 pub fn read(source: &str, text: &str) -> Result<Config, Vec<Fault>> {
-    sections::read(source, text, &Args::default())
+    sections::read(&[(source.to_owned(), text.to_owned())], &Args::default())
 }
 
-/// Reads the configuration file the flags name (or the default one if it exists) and lays the flags over it.
+/// Reads the configuration file the flags name (or the default one if it exists), lays the files of the folder beside it over it,
+/// and the flags over those.
 ///
 /// # Errors
-/// Every fault of both.
+/// Every fault of all of them.
 pub fn load(args: &Args) -> Result<Config, Vec<Fault>> {
-    let path = args.config_path();
-    let text = match std::fs::read_to_string(&path) {
-        Ok(text) => text,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound && args.config.is_none() => String::new(),
-        Err(error) => return Err(vec![unreadable(&path, &error)]),
-    };
-    sections::read(&path.display().to_string(), &text, args)
+    sections::read(&files::read(args)?, args)
 }
 
-fn unreadable(path: &std::path::Path, error: &std::io::Error) -> Fault {
-    Fault {
-        source: path.display().to_string(),
-        line: 0,
-        column: 0,
-        field: String::new(),
-        value: String::new(),
-        problem: format!("the configuration file cannot be read: {error}"),
-        remedy: "name another with --config, or write one: weir-agent --print-sample-config".to_owned(),
-    }
-}
-
+#[cfg(test)]
+mod deploy_tests;
 #[cfg(test)]
 mod tests;

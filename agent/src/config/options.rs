@@ -49,7 +49,12 @@ pub const OPTIONS: &[OptionDoc] = &[
     option(
         "bpffs",
         "/sys/fs/bpf",
-        "A mounted BPF file system: with xdpNeighbour: chain the programs behind Weir are pinned below it, so that a crash does not cut them off.",
+        "A mounted BPF file system: what must outlive the agent is pinned below it, in weir/.",
+    ),
+    option(
+        "pin",
+        "true",
+        "true: what is in force stays in force when the agent stops, crashes or is replaced, until `weirctl detach`. false: enforcement ends with the agent. For experiments.",
     ),
     option(
         "unknownWorkloads",

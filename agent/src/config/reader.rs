@@ -12,7 +12,8 @@ use super::{
 
 /// Collects faults while sections are read.
 pub struct Reader {
-    source: String,
+    /// By the number that nodes carry; what has no place is a fault of the first.
+    sources: Vec<String>,
     faults: Vec<Fault>,
 }
 
@@ -24,8 +25,8 @@ pub struct Section<'a> {
 }
 
 impl Reader {
-    pub fn new(source: &str) -> Self {
-        Self { source: source.to_owned(), faults: Vec::new() }
+    pub fn new(sources: &[&str]) -> Self {
+        Self { sources: sources.iter().map(|&source| source.to_owned()).collect(), faults: Vec::new() }
     }
 
     pub fn into_faults(self) -> Vec<Fault> {
@@ -34,8 +35,9 @@ impl Reader {
 
     /// Records a fault at `node`, or without a place.
     pub fn fault(&mut self, field: &str, node: Option<&Node>, problem: &str, remedy: &str) {
+        let source = self.sources.get(node.map_or(0, |node| node.file));
         self.faults.push(Fault {
-            source: self.source.clone(),
+            source: source.cloned().unwrap_or_default(),
             line: node.map_or(0, |node| node.line),
             column: node.map_or(0, |node| node.column),
             field: field.to_owned(),

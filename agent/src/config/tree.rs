@@ -5,9 +5,11 @@
 
 use serde_saphyr::granit_parser::{Event, Parser, ScalarStyle, Span};
 
-/// A YAML value with the place it was written at (both 1-based).
+/// A YAML value with the place it was written at (line and column 1-based).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Node {
+    /// Which of the files, by its number.
+    pub file: usize,
     pub line: u32,
     pub column: u32,
     pub value: Value,
@@ -42,9 +44,9 @@ impl Node {
     }
 }
 
-/// Reads one document; `None` for an empty text.
-pub fn parse(text: &str) -> Result<Option<Node>, Unreadable> {
-    let mut builder = Builder::default();
+/// Reads one document, that of file `file`; `None` for an empty text.
+pub fn parse(file: usize, text: &str) -> Result<Option<Node>, Unreadable> {
+    let mut builder = Builder { file, ..Builder::default() };
     for item in Parser::new_from_str(text) {
         let (event, span) = item.map_err(|error| Unreadable {
             line: number(error.marker().line()),
@@ -56,9 +58,43 @@ pub fn parse(text: &str) -> Result<Option<Node>, Unreadable> {
     Ok(builder.root)
 }
 
+/// Lays a later document over an earlier one: mappings merge key by key, anything else is replaced whole. A null says nothing, as
+/// everywhere in a configuration.
+pub fn lay(under: Option<Node>, over: Option<Node>) -> Option<Node> {
+    let (Some(mut under), Some(over)) = (under.clone(), over.clone()) else { return over.or(under) };
+    match (&mut under.value, over.value) {
+        (_, Value::Null) => Some(under),
+        (Value::Map(entries), Value::Map(later)) => {
+            lay_entries(entries, later);
+            Some(under)
+        }
+        (_, value) => Some(Node { value, ..over }),
+    }
+}
+
+/// A key that stands twice in the later document stands twice afterwards, so that the reader still finds it.
+fn lay_entries(entries: &mut Vec<(Node, Node)>, later: Vec<(Node, Node)>) {
+    let mut seen: Vec<String> = Vec::new();
+    for (key, value) in later {
+        let name = key.shown();
+        let earlier = entries.iter_mut().find(|(known, _)| known.shown() == name);
+        match earlier.filter(|_| !seen.contains(&name)) {
+            Some((known, under)) => {
+                if let Some(laid) = lay(Some(under.clone()), Some(value)) {
+                    *under = laid;
+                }
+                *known = key;
+            }
+            None => entries.push((key, value)),
+        }
+        seen.push(name);
+    }
+}
+
 /// The collections that are open, and the document once it is complete.
 #[derive(Default)]
 struct Builder {
+    file: usize,
     open: Vec<Open>,
     root: Option<Node>,
 }
@@ -75,7 +111,7 @@ impl Builder {
         let (line, column) = place(&span);
         match event {
             Event::Scalar(text, style, _, _) => {
-                self.add(scalar(line, column, &text, style));
+                self.add(scalar(self.file, line, column, &text, style));
                 Ok(())
             }
             Event::MappingStart(..) | Event::SequenceStart(..) => {
@@ -85,7 +121,7 @@ impl Builder {
             }
             Event::MappingEnd | Event::SequenceEnd => {
                 if let Some(done) = self.open.pop() {
-                    self.add(done.close());
+                    self.add(done.close(self.file));
                 }
                 Ok(())
             }
@@ -115,9 +151,9 @@ impl Builder {
 }
 
 impl Open {
-    fn close(self) -> Node {
+    fn close(self, file: usize) -> Node {
         let value = if self.is_map { Value::Map(pairs(self.items)) } else { Value::List(self.items) };
-        Node { line: self.line, column: self.column, value }
+        Node { file, line: self.line, column: self.column, value }
     }
 }
 
@@ -130,11 +166,11 @@ fn pairs(items: Vec<Node>) -> Vec<(Node, Node)> {
     pairs
 }
 
-fn scalar(line: u32, column: u32, text: &str, style: ScalarStyle) -> Node {
+fn scalar(file: usize, line: u32, column: u32, text: &str, style: ScalarStyle) -> Node {
     let plain = style == ScalarStyle::Plain;
     let is_null = plain && matches!(text, "" | "~" | "null" | "Null" | "NULL");
     let value = if is_null { Value::Null } else { Value::Scalar(text.to_owned()) };
-    Node { line, column, value }
+    Node { file, line, column, value }
 }
 
 fn place(span: &Span) -> (u32, u32) {

@@ -172,8 +172,7 @@ impl Handle {
     }
 }
 
-/// Runs commands and ticks until stopped. Dropping the control at the end detaches every program: in this version nothing is
-/// pinned, enforcement ends with the process.
+/// Runs commands and ticks until stopped. What is attached then stays so, unless the configuration says `pin: false`.
 ///
 /// `enforcing` is called once, when programs are attached for the first time.
 pub fn run<D: Datapath>(mut control: Control<D>, mailbox: &Mailbox, stop: &Stop, enforcing: impl FnOnce()) {

@@ -42,7 +42,12 @@ impl<D: Datapath> Control<D> {
     /// # Errors
     /// A file cannot be read, the kernel refused, or the files are faulty and nothing else is in force.
     pub fn apply_dir(&mut self, dir: &Path, restored: bool) -> Result<(), ControlError> {
-        let applied = self.apply(&Apply { sources: policy_files(dir)?, ..Apply::default() })?;
+        let sources = policy_files(dir)?;
+        if sources.is_empty() {
+            tracing::info!(dir = %dir.display(), "the policy directory is empty");
+            return Ok(());
+        }
+        let applied = self.apply(&Apply { sources, ..Apply::default() })?;
         if applied.faults.is_empty() {
             tracing::info!(
                 generation = applied.generation,

@@ -291,6 +291,10 @@ fn the_policy_directory_comes_on_top_and_its_faults_never_take_a_policy_away() {
     std::fs::write(files.join("a.yml"), WEB).unwrap();
     std::fs::write(files.join("notes.txt"), "no policy").unwrap();
     let mut world = world_in(dir);
+    let empty = files.join("empty");
+    std::fs::create_dir(&empty).unwrap();
+    world.control.apply_dir(&empty, false).unwrap();
+    assert!(world.ids().is_empty(), "no files, no documents, no error");
     world.control.apply_dir(&files, false).unwrap();
     assert_eq!((world.ids().len(), world.control.generation()), (4, 2));
 

@@ -112,12 +112,12 @@ fn statistics() -> Check {
 pub(super) fn bpffs(config: &Config) -> Check {
     const NAME: &str = "bpffs";
     let path = config.neighbours.bpffs.display();
-    match (config.neighbours.chain, is_bpffs(&config.neighbours.bpffs)) {
+    match (config.pin || config.neighbours.chain, is_bpffs(&config.neighbours.bpffs)) {
         (_, true) => Check::ok(NAME, format!("mounted at {path}")),
-        (false, false) => Check::ok(NAME, format!("not mounted at {path}; only `xdpNeighbour: chain` needs it")),
+        (false, false) => Check::ok(NAME, format!("not mounted at {path}; `pin: false` needs none")),
         (true, false) => Check::fail(
             NAME,
-            format!("{path} is no BPF file system, and `xdpNeighbour: chain` needs one"),
+            format!("{path} is no BPF file system, and what is to outlive the agent needs one"),
             "mount one there (`mount -t bpf bpf DIR`), or name in `bpffs` where it is",
         ),
     }

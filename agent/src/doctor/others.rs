@@ -8,7 +8,7 @@ use std::{fs, path::Path};
 use nix::sys::stat::{major, minor, stat};
 
 use super::Check;
-use crate::config::Config;
+use crate::{config::Config, kernel::left_in_force};
 
 /// Who holds the agent's two locks.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -46,7 +46,13 @@ pub(super) fn check(running: &Running, config: &Config) -> Check {
     const NAME: &str = "agent";
     let (state, root) = (config.state_dir.display(), config.cgroup_root.display());
     match (&running.state, &running.tree) {
-        (None, None) => Check::ok(NAME, "none runs with this stateDir or cgroupRoot"),
+        (None, None) => match left_in_force(&config.neighbours.bpffs, &config.cgroup_root) {
+            0 => Check::ok(NAME, "none runs with this stateDir or cgroupRoot"),
+            links => Check::ok(
+                NAME,
+                format!("none runs; {links} links of one that ended are in force (`weirctl detach` takes them away)"),
+            ),
+        },
         (Some(pid), Some(same)) if pid == same => {
             Check::ok(NAME, format!("process {pid} runs with this configuration"))
         }

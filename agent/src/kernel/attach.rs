@@ -1,16 +1,13 @@
 //! Lives: agent, user space.
 //! Called by: `load`, `cgroups`, `interfaces`, `wires` and `lookups`.
 //! May touch: one program and one target at a time.
-//! Never: keeps a link; the caller owns it, and dropping it detaches.
+//! Never: keeps a link; the caller owns it (`keep`).
 
-use std::os::fd::AsFd;
+use std::{collections::BTreeMap, os::fd::AsFd};
 
 use aya::{
     Ebpf,
-    programs::{
-        CgroupAttachMode, CgroupSkbAttachType, Program, ProgramError, SkLookup, TcAttachType, links::FdLink,
-        sk_lookup::SkLookupLink,
-    },
+    programs::{CgroupAttachMode, CgroupSkbAttachType, Program, ProgramError, SkLookup, TcAttachType, links::FdLink},
 };
 use weir_common::maps;
 
@@ -58,12 +55,20 @@ pub(super) const LOOKUP: &str = "look_up";
 /// What is linked there in place of `ingress`.
 pub(super) const ALONE_LOOKUP: &str = "alone_look_up";
 
-/// What is linked to the root of the managed tree: judges by the calling task.
-pub(super) const ROOT_PROGRAMS: [&str; 5] =
-    ["root_connect4", "root_connect6", "root_sendmsg4", "root_sendmsg6", "root_sock_create"];
+/// What is linked to the root of the managed tree, and its `enum bpf_attach_type`: judges by the calling task.
+pub(super) const ROOT_PROGRAMS: [(&str, u32); 5] = [
+    ("root_connect4", 10),
+    ("root_connect6", 11),
+    ("root_sendmsg4", 14),
+    ("root_sendmsg6", 15),
+    ("root_sock_create", 2),
+];
 
 /// What is linked to the root as well on strict nodes: judges packets of sockets that no workload owns.
-pub(super) const STRICT_PROGRAMS: [&str; 2] = ["root_ingress", "root_egress"];
+pub(super) const STRICT_PROGRAMS: [(&str, u32); 2] = [("root_ingress", 0), ("root_egress", 1)];
+
+/// `enum bpf_attach_type`, of what is linked to namespaces.
+pub(super) const LOOKUP_ATTACH_TYPE: u32 = 36;
 
 /// The XDP program.
 pub(super) const XDP: &str = "xdp_edge";
@@ -96,13 +101,23 @@ pub(super) const CHAINS: [Chain; 2] = [
 pub(super) const WIRE_PROGRAMS: [(&str, TcAttachType); 2] =
     [("from_workload", TcAttachType::Ingress), ("to_workload", TcAttachType::Egress)];
 
+/// `enum bpf_attach_type` of the two, in their order.
+pub(super) const WIRE_ATTACH_TYPES: [u32; 2] = [46, 47];
+
 /// Every program of the object that is loaded; those that stand in front of others only where that is asked for.
 pub(super) fn programs(chain: bool) -> impl Iterator<Item = &'static str> {
     let chains = CHAINS.into_iter().flat_map(|chain| [chain.front, chain.chained]).filter(move |_| chain);
     let wires = WIRE_PROGRAMS.into_iter().map(|(program, _)| program);
     let alone = ALONE_HOOKS.iter().filter(|hook| hook.program.starts_with("alone_"));
     let hooks = WORKLOAD_HOOKS.iter().chain(alone).map(|hook| hook.program);
-    hooks.chain(ROOT_PROGRAMS).chain(STRICT_PROGRAMS).chain([XDP, LOOKUP, ALONE_LOOKUP]).chain(wires).chain(chains)
+    let roots = ROOT_PROGRAMS.into_iter().chain(STRICT_PROGRAMS).map(|(program, _)| program);
+    hooks.chain(roots).chain([XDP, LOOKUP, ALONE_LOOKUP]).chain(wires).chain(chains)
+}
+
+/// The ids by which the kernel knows the loaded programs.
+pub(super) fn ids(ebpf: &Ebpf) -> BTreeMap<&'static str, u32> {
+    let id = |name: &'static str| Some((name, ebpf.program(name)?.info().ok()?.id()));
+    programs(true).filter_map(id).collect()
 }
 
 /// Links a program to a network namespace. Links coexist with other tools' programs in the same namespace.
@@ -111,11 +126,11 @@ pub(super) fn to_namespace(
     name: &'static str,
     namespace: impl AsFd,
     target: u64,
-) -> Result<SkLookupLink, KernelError> {
+) -> Result<FdLink, KernelError> {
     let loaded = ebpf.program_mut(name).ok_or(KernelError::NoProgram(name))?;
     let link = <&mut SkLookup>::try_from(loaded).and_then(|program| {
         let id = program.attach(namespace)?;
-        program.take_link(id)
+        program.take_link(id).map(FdLink::from)
     });
     let target = format!("network namespace {target}");
     link.map_err(|source| KernelError::Attach { program: name, target, source })

@@ -12,9 +12,9 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fs::File,
+    fs::{self, File},
     io,
-    os::unix::fs::MetadataExt as _,
+    os::{fd::AsRawFd as _, unix::fs::MetadataExt as _},
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -22,7 +22,6 @@ use std::{
 use aya::{
     Ebpf,
     maps::{CgroupStorage, HashMap, MapData, cgroup_storage::CgroupStorageKey},
-    programs::links::FdLink,
 };
 use nix::sys::statfs::{CGROUP2_SUPER_MAGIC, statfs};
 use weir_common::maps;
@@ -32,6 +31,7 @@ use super::{
     attach::{self, ALONE_HOOKS, CgroupHook, ROOT_PROGRAMS, STRICT_PROGRAMS, WORKLOAD_HOOKS},
     error::{self, KernelError},
     generation::take,
+    keep::{At, Keep, Kept},
     own::Own,
 };
 
@@ -76,9 +76,11 @@ pub(super) type LocalWords = [u32; 2];
 pub(super) struct Cgroups {
     storage: CgroupStorage<MapData, LocalWords>,
     callers: HashMap<MapData, u64, LocalWords>,
-    root: Option<(u64, Vec<FdLink>)>,
+    root: Option<(u64, BTreeMap<&'static str, Kept>)>,
     attached: BTreeMap<ResourceId, Attached>,
     departed: Vec<(ResourceId, Attached)>,
+    /// Ids of cgroups that should be attached and are not.
+    failed: BTreeSet<u64>,
     own: Own,
     /// Id of the agent's own cgroup as the kernel programs know it.
     exempt: Option<u64>,
@@ -87,15 +89,17 @@ pub(super) struct Cgroups {
 struct Attached {
     number: u32,
     cgroup_id: u64,
+    /// Whether the table of callers has it.
+    known: bool,
     /// By program; held for what dropping them does.
-    links: BTreeMap<&'static str, FdLink>,
+    links: BTreeMap<&'static str, Kept>,
 }
 
 impl Cgroups {
     pub(super) fn take(ebpf: &mut Ebpf) -> Result<Self, KernelError> {
         let (storage, callers) = (take(ebpf, maps::LOCAL)?, take(ebpf, maps::CALLERS)?);
-        let (attached, departed) = (BTreeMap::new(), Vec::new());
-        Ok(Self { storage, callers, root: None, attached, departed, own: Own::default(), exempt: None })
+        let (attached, departed, failed) = (BTreeMap::new(), Vec::new(), BTreeSet::new());
+        Ok(Self { storage, callers, root: None, attached, departed, failed, own: Own::default(), exempt: None })
     }
 
     /// Cgroups that the programs at the root tell apart.
@@ -116,18 +120,43 @@ impl Cgroups {
     }
 
     /// Attaches the programs that judge by the calling task, again if the root was deleted and made anew.
-    pub(super) fn reconcile_root(&mut self, ebpf: &mut Ebpf, root: &Path, strict: bool) -> Result<(), KernelError> {
+    pub(super) fn reconcile_root(
+        &mut self,
+        ebpf: &mut Ebpf,
+        keep: &Keep,
+        root: &Path,
+        strict: bool,
+    ) -> Result<(), KernelError> {
         let cgroup = Cgroup::open(root)?;
-        if self.root.as_ref().is_some_and(|(id, _)| *id == cgroup.id) {
-            return Ok(());
-        }
-        let mut links = Vec::new();
+        let target = root.display().to_string();
+        let kept = self.root.take().filter(|(id, _)| *id == cgroup.id);
+        let (_, links) = self.root.insert(kept.unwrap_or((cgroup.id, BTreeMap::new())));
         let strict_programs = STRICT_PROGRAMS.iter().filter(|_| strict);
-        for program in ROOT_PROGRAMS.iter().chain(strict_programs) {
-            links.push(attach::to_cgroup(ebpf, program, &cgroup.directory, &root.display().to_string())?);
+        for (program, attach_type) in ROOT_PROGRAMS.iter().chain(strict_programs) {
+            let stands = |kept: &mut Kept| keep.stands(kept, (program, cgroup.descriptor()), *attach_type, &target);
+            if !links.get_mut(program).is_some_and(stands) {
+                let attach = || attach::to_cgroup(ebpf, program, &cgroup.directory, &target);
+                // What was there before goes only then.
+                links.insert(program, keep.hold(At::Cgroup(cgroup.id), program, attach)?);
+            }
         }
-        self.root = Some((cgroup.id, links));
         Ok(())
+    }
+
+    /// Whether a link of an agent before has to stay: this one's own does not stand in its place, and should.
+    pub(super) fn needs_before(&self, root: &Path, id: u64) -> bool {
+        if self.failed.contains(&id) {
+            return true;
+        }
+        if self.root.as_ref().is_some_and(|(root, _)| *root == id) || self.is_attached(id) {
+            return false;
+        }
+        // One that was deleted: whoever still holds its sockets stays under the policy that they were opened under.
+        !exists(root, id, MAX_DEPTH)
+    }
+
+    fn is_attached(&self, id: u64) -> bool {
+        self.attached.values().any(|attached| attached.cgroup_id == id)
     }
 
     /// Detaches everything.
@@ -141,24 +170,25 @@ impl Cgroups {
     /// judges alone.
     pub(super) fn reconcile(
         &mut self,
-        ebpf: &mut Ebpf,
+        (ebpf, keep): (&mut Ebpf, &Keep),
         root: &Path,
         numbers: &BTreeMap<ResourceId, u32>,
         workloads: &[Arc<CompiledWorkload>],
         alone: &BTreeSet<u32>,
     ) -> Vec<WorkloadState> {
+        self.failed.clear();
         let wanted: BTreeSet<&ResourceId> = workloads.iter().filter(|w| w.cgroup.is_some()).map(|w| &w.id).collect();
         self.attached.retain(|id, _| wanted.contains(id));
         self.forget_departed(numbers);
-        let states =
-            workloads.iter().map(|workload| self.reconcile_one(ebpf, root, numbers, workload, alone)).collect();
+        let one = |workload: &Arc<_>| self.reconcile_one((ebpf, keep), root, numbers, workload, alone);
+        let states = workloads.iter().map(one).collect();
         self.forget_callers();
         states
     }
 
     fn reconcile_one(
         &mut self,
-        ebpf: &mut Ebpf,
+        (ebpf, keep): (&mut Ebpf, &Keep),
         root: &Path,
         numbers: &BTreeMap<ResourceId, u32>,
         workload: &CompiledWorkload,
@@ -195,8 +225,9 @@ impl Cgroups {
             return state(AttachState::Failed, problem);
         }
         let hooks: &[CgroupHook] = if alone.contains(number) { &ALONE_HOOKS } else { &WORKLOAD_HOOKS };
-        if let Err(error) = self.attach(ebpf, &path, &cgroup, (*number, hooks), &workload.id) {
+        if let Err(error) = self.attach((ebpf, keep), &path, &cgroup, (*number, hooks), &workload.id) {
             tracing::error!(error = %error, "a workload is not attached");
+            self.failed.insert(cgroup.id);
             return state(AttachState::Failed, error.to_string());
         }
         WorkloadState {
@@ -210,7 +241,7 @@ impl Cgroups {
     /// Links every hook that is not linked to this very cgroup, and says who it is.
     fn attach(
         &mut self,
-        ebpf: &mut Ebpf,
+        (ebpf, keep): (&mut Ebpf, &Keep),
         path: &Path,
         cgroup: &Cgroup,
         (number, hooks): (u32, &[CgroupHook]),
@@ -220,26 +251,44 @@ impl Cgroups {
             self.depart(id);
         }
         let kept = self.attached.remove(id).filter(|old| old.cgroup_id == cgroup.id && old.number == number);
-        let known = kept.is_some();
-        let mut attached = kept.unwrap_or(Attached { number, cgroup_id: cgroup.id, links: BTreeMap::new() });
+        let new = || Attached { number, cgroup_id: cgroup.id, known: false, links: BTreeMap::new() };
+        let mut attached = kept.unwrap_or_else(new);
+        let linked = self.link((ebpf, keep), path, cgroup, hooks, &mut attached);
+        // Also what failed halfway: what stands of it judges, and the rest is tried again.
+        self.attached.insert(id.clone(), attached);
+        linked
+    }
+
+    fn link(
+        &mut self,
+        (ebpf, keep): (&mut Ebpf, &Keep),
+        path: &Path,
+        cgroup: &Cgroup,
+        hooks: &[CgroupHook],
+        attached: &mut Attached,
+    ) -> Result<(), KernelError> {
         // The id's low half is enough to know a caller that lives right here.
-        let local: LocalWords = [number, cgroup.id as u32];
+        let local: LocalWords = [attached.number, cgroup.id as u32];
         let target = path.display().to_string();
         for hook in hooks {
-            if attached.links.contains_key(hook.program) {
+            let stands =
+                |kept: &mut Kept| keep.stands(kept, (hook.program, cgroup.descriptor()), hook.attach_type, &target);
+            if attached.links.get_mut(hook.program).is_some_and(stands) {
                 continue;
             }
-            attached.links.insert(hook.program, attach::to_cgroup(ebpf, hook.program, &cgroup.directory, &target)?);
+            let attach = || attach::to_cgroup(ebpf, hook.program, &cgroup.directory, &target);
+            let link = keep.hold(At::Cgroup(cgroup.id), hook.program, attach)?;
+            attached.links.insert(hook.program, link);
             // The storage exists from the attachment on; until it is written the hook sees an unknown workload.
             let key = CgroupStorageKey::new(cgroup.id, hook.attach_type);
             self.storage.insert(key, local, 0).map_err(error::map(maps::LOCAL))?;
         }
-        if !known {
-            self.callers.insert(cgroup.id, [number, 0], 0).map_err(error::map(maps::CALLERS))?;
+        if !attached.known {
+            self.callers.insert(cgroup.id, [attached.number, 0], 0).map_err(error::map(maps::CALLERS))?;
+            attached.known = true;
         }
         // Only now, so that at no time nothing judges.
         attached.links.retain(|program, _| hooks.iter().any(|hook| hook.program == *program));
-        self.attached.insert(id.clone(), attached);
         Ok(())
     }
 
@@ -285,6 +334,24 @@ impl Cgroup {
         let id = directory.metadata().map_err(error)?.ino();
         Ok(Self { directory, id })
     }
+
+    /// By which the kernel is asked about it.
+    fn descriptor(&self) -> u32 {
+        self.directory.as_raw_fd().cast_unsigned()
+    }
+}
+
+/// Levels below the root in which a cgroup is looked for.
+const MAX_DEPTH: usize = 12;
+
+/// Whether the cgroup with this id is at or below `path`.
+fn exists(path: &Path, id: u64, depth: usize) -> bool {
+    if path.metadata().is_ok_and(|found| found.ino() == id) {
+        return true;
+    }
+    let Some(below) = fs::read_dir(path).ok().filter(|_| depth > 0) else { return false };
+    let mut directories = below.flatten().filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
+    directories.any(|entry| exists(&entry.path(), id, depth - 1))
 }
 
 fn is_missing(error: &KernelError) -> bool {

@@ -103,6 +103,14 @@ pub enum KernelError {
         /// What is wrong and what to do.
         problem: String,
     },
+    /// What is to outlive the agent could not be pinned, or what was left could not be taken away.
+    #[error("{path}: {why}; `bpffs` must be a BPF file system that the agent may write to (`mount -t bpf bpf DIR`)")]
+    Pin {
+        /// The file or folder.
+        path: PathBuf,
+        /// The system's word for it.
+        why: String,
+    },
     /// A cgroup directory could not be opened.
     #[error("cgroup {path}: {source}")]
     Cgroup {

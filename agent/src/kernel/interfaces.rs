@@ -9,7 +9,8 @@ use aya::{
     Ebpf,
     maps::{Array, HashMap, MapData, PerCpuArray, PerCpuValues},
     programs::{
-        Xdp,
+        ProgramError, Xdp,
+        links::FdLink,
         xdp::{XdpLink, XdpMode as Mode},
     },
     util::nr_cpus,
@@ -22,8 +23,9 @@ use super::{
     counters::InterfaceSeen,
     error::{self, KernelError},
     generation::take,
+    keep::{At, Keep, Kept},
     links,
-    neighbours::{Chain, Neighbourhood, Neighbours, Where},
+    neighbours::{Chain, Neighbourhood, Where},
 };
 
 /// How XDP programs are attached.
@@ -111,6 +113,8 @@ pub(super) struct Interfaces {
     attached: BTreeMap<u32, Attached>,
     failed: BTreeMap<u32, String>,
     neighbourhood: Neighbourhood,
+    /// The agent ends, and what is attached stays.
+    stays: bool,
 }
 
 /// [`edge::Edge`] as words.
@@ -130,17 +134,16 @@ struct Attached {
 /// By what a program stays on an interface.
 enum Hold {
     /// Detaches when it is dropped.
-    Alone(#[expect(dead_code, reason = "held for what dropping it does")] XdpLink),
+    Alone(Kept),
     /// In front of somebody else's.
     Chained(Chain),
 }
 
 impl Interfaces {
-    pub(super) fn take(ebpf: &mut Ebpf, neighbours: &Neighbours) -> Result<Self, KernelError> {
-        let mut neighbourhood = Neighbourhood::take(ebpf, neighbours)?;
-        neighbourhood.restore();
+    pub(super) fn take(ebpf: &mut Ebpf, options: &Options) -> Result<Self, KernelError> {
         Ok(Self {
-            neighbourhood,
+            neighbourhood: Neighbourhood::take(ebpf, options)?,
+            stays: false,
             places: BTreeMap::new(),
             kernel_places: take(ebpf, maps::PLACES)?,
             hints: take(ebpf, maps::PLACE_HINTS)?,
@@ -152,7 +155,12 @@ impl Interfaces {
     }
 
     /// Attaches to what matches now and forgets what is gone.
-    pub(super) fn reconcile(&mut self, ebpf: &mut Ebpf, options: &Options, needs: &Needs<'_>) -> Vec<InterfaceState> {
+    pub(super) fn reconcile(
+        &mut self,
+        (ebpf, keep): (&mut Ebpf, &Keep),
+        options: &Options,
+        needs: &Needs<'_>,
+    ) -> Vec<InterfaceState> {
         let present = present();
         // One that was renamed may fit no more.
         let wanted = |name: &String| options.interfaces.iter().any(|pattern| matches(&pattern.name, name));
@@ -176,7 +184,7 @@ impl Interfaces {
                 let (owner, answers) = (needs.owners.get(&index).copied().unwrap_or(0), (needs.answers)(name));
                 let edge = [refused_on(options, name), owner];
                 let native = owner != 0 || needs.limits && !answers;
-                let state = self.reconcile_one(ebpf, (options.xdp_mode, native), (index, name), edge);
+                let state = self.reconcile_one((ebpf, keep), (options.xdp_mode, native), (index, name), edge);
                 let loses = |attached: &Attached| attached.is_veth && attached.state.mode == NATIVE;
                 let loses = answers && self.attached.get(&index).is_some_and(loses);
                 states.push(if loses { state.with(LOST) } else { state });
@@ -215,19 +223,19 @@ impl Interfaces {
 
     fn reconcile_one(
         &mut self,
-        ebpf: &mut Ebpf,
+        (ebpf, keep): (&mut Ebpf, &Keep),
         (mode, native): (XdpMode, bool),
         (index, name): (u32, &str),
         edge: EdgeWords,
     ) -> InterfaceState {
-        self.make_way(mode, native, edge, (index, name));
+        self.make_way(keep, (mode, native), edge, (index, name));
         let state = match self.attached.get_mut(&index) {
             Some(attached) => {
                 // It may have been renamed since.
                 name.clone_into(&mut attached.state.name);
                 attached.say(&mut self.edges, edge).map(|()| attached.state.clone())
             }
-            None => self.attach(ebpf, (mode, native), (index, name), edge),
+            None => self.attach((ebpf, keep), (mode, native), (index, name), edge),
         };
         match state {
             Ok(state) => {
@@ -250,8 +258,14 @@ impl Interfaces {
 
     /// Detaches from a veth whose mode is no longer the best one, and where generic mode may not be any more: an interface has one
     /// program in one mode, and the mode of a shared one is the neighbour's. Also from where somebody else has put Weir out. For the moment until the next is attached, sockets judge alone: address sets and `refuse` are asked by nobody.
-    fn make_way(&mut self, mode: XdpMode, native: bool, edge: EdgeWords, (index, name): (u32, &str)) {
-        let Some(attached) = self.attached.get(&index) else { return };
+    fn make_way(&mut self, keep: &Keep, (mode, native): (XdpMode, bool), edge: EdgeWords, (index, name): (u32, &str)) {
+        let Some(attached) = self.attached.get_mut(&index) else { return };
+        if let Hold::Alone(kept) = &mut attached.hold
+            && !stands(keep, kept, (index, name))
+        {
+            self.let_go(vec![index]);
+            return;
+        }
         if let Hold::Chained(chain) = &attached.hold {
             if !self.neighbourhood.stands(chain) || hides(attached.state.mode, edge) {
                 self.let_go(vec![index]);
@@ -271,7 +285,7 @@ impl Interfaces {
 
     fn attach(
         &mut self,
-        ebpf: &mut Ebpf,
+        (ebpf, keep): (&mut Ebpf, &Keep),
         (mode, native): (XdpMode, bool),
         (index, name): (u32, &str),
         edge: EdgeWords,
@@ -279,10 +293,15 @@ impl Interfaces {
         let place = self.places.get(&index).copied().unwrap_or_else(|| self.free_place());
         self.enter(index, place, edge)?;
         let is_veth = links::is_veth(index);
-        let alone = if mode == XdpMode::Auto && is_veth && !native {
-            attach_generic(ebpf, edge, index, name).map(|link| (link, GENERIC, UNNEEDED.to_owned()))
-        } else {
-            attach_xdp(ebpf, (mode, edge), index, name)
+        let unneeded = mode == XdpMode::Auto && is_veth && !native;
+        let before = take_over((ebpf, keep), (mode, unneeded), (index, name), edge)?;
+        let alone = match before {
+            Some(found) => Ok(found),
+            None if unneeded => {
+                let linked = attach_generic((ebpf, keep), edge, index, name);
+                linked.map(|link| (link, GENERIC, UNNEEDED.to_owned()))
+            }
+            None => attach_xdp((ebpf, keep), (mode, edge), index, name),
         };
         let (hold, used, detail) = match alone {
             Ok((link, used, detail)) => (Hold::Alone(link), used, detail),
@@ -297,6 +316,26 @@ impl Interfaces {
         let state = InterfaceState { name: name.to_owned(), index, mode: used, detail, refuses: Vec::new() };
         self.attached.insert(index, Attached { place, edge, is_veth, native, hold, state: state.clone() });
         Ok(state)
+    }
+
+    /// From here on nothing is detached any more: the agent ends.
+    pub(super) const fn leave(&mut self) {
+        self.stays = true;
+    }
+
+    /// Puts XDP programs back that agents before stood in front of, where this one does not.
+    pub(super) fn restore(&mut self) {
+        self.neighbourhood.restore();
+    }
+
+    /// Whether an interface has its program.
+    pub(super) fn has(&self, index: u32) -> bool {
+        self.attached.contains_key(&index)
+    }
+
+    /// Interfaces that should have one and have not.
+    pub(super) fn has_failed(&self, index: u32) -> bool {
+        self.failed.contains_key(&index)
     }
 
     /// The interfaces that programs are attached to, by index.
@@ -348,7 +387,9 @@ impl Interfaces {
 
 impl Drop for Interfaces {
     fn drop(&mut self) {
-        self.detach();
+        if !self.stays {
+            self.detach();
+        }
     }
 }
 
@@ -394,26 +435,31 @@ fn hides(used: &str, [_, owner]: EdgeWords) -> bool {
 }
 
 /// Before anything is attached: even for a moment it would hide what the workload's programs judge.
-fn attach_generic(ebpf: &mut Ebpf, edge: EdgeWords, index: u32, name: &str) -> Result<XdpLink, KernelError> {
+fn attach_generic(
+    (ebpf, keep): (&mut Ebpf, &Keep),
+    edge: EdgeWords,
+    index: u32,
+    name: &str,
+) -> Result<Kept, KernelError> {
     if hides(GENERIC, edge) {
         return Err(KernelError::Hidden { interface: name.to_owned() });
     }
-    attach_as(ebpf, Mode::Skb, index, name)
+    attach_as((ebpf, keep), (Mode::Skb, GENERIC), index, name)
 }
 
 fn attach_xdp(
-    ebpf: &mut Ebpf,
+    (ebpf, keep): (&mut Ebpf, &Keep),
     (mode, edge): (XdpMode, EdgeWords),
     index: u32,
     name: &str,
-) -> Result<(XdpLink, &'static str, String), KernelError> {
+) -> Result<(Kept, &'static str, String), KernelError> {
     match mode {
-        XdpMode::Generic => Ok((attach_generic(ebpf, edge, index, name)?, GENERIC, String::new())),
-        XdpMode::Native => Ok((attach_as(ebpf, Mode::Driver, index, name)?, NATIVE, String::new())),
-        XdpMode::Auto => match attach_as(ebpf, Mode::Driver, index, name) {
+        XdpMode::Generic => Ok((attach_generic((ebpf, keep), edge, index, name)?, GENERIC, String::new())),
+        XdpMode::Native => Ok((attach_as((ebpf, keep), (Mode::Driver, NATIVE), index, name)?, NATIVE, String::new())),
+        XdpMode::Auto => match attach_as((ebpf, keep), (Mode::Driver, NATIVE), index, name) {
             Ok(link) => Ok((link, NATIVE, String::new())),
             Err(KernelError::Attach { source, .. }) => {
-                let link = attach_generic(ebpf, edge, index, name)?;
+                let link = attach_generic((ebpf, keep), edge, index, name)?;
                 let detail = format!("the driver refused native mode: {}", error::causes(&source));
                 tracing::warn!(interface = name, detail, "native XDP is not possible here, using generic mode");
                 Ok((link, GENERIC, detail))
@@ -423,16 +469,68 @@ fn attach_xdp(
     }
 }
 
-fn attach_as(ebpf: &mut Ebpf, mode: Mode, index: u32, name: &str) -> Result<XdpLink, KernelError> {
+fn attach_as(
+    (ebpf, keep): (&mut Ebpf, &Keep),
+    (mode, word): (Mode, &str),
+    index: u32,
+    name: &str,
+) -> Result<Kept, KernelError> {
+    keep.hold(At::Xdp(index), word, || link(ebpf, mode, index, name))
+}
+
+fn link(ebpf: &mut Ebpf, mode: Mode, index: u32, name: &str) -> Result<FdLink, KernelError> {
     let program = ebpf.program_mut(attach::XDP).ok_or(KernelError::NoProgram(attach::XDP))?;
     let attached = <&mut Xdp>::try_from(program).and_then(|xdp| {
         let id = xdp.attach_to_if_index(index, mode)?;
-        xdp.take_link(id)
+        FdLink::try_from(xdp.take_link(id)?).map_err(|_| ProgramError::UnexpectedProgramType)
     });
     attached.map_err(|source| match error::is_taken(&source) {
         true => KernelError::Taken { interface: name.to_owned() },
         false => KernelError::Attach { program: attach::XDP, target: format!("interface {name}"), source },
     })
+}
+
+/// Takes the slot over from an agent before, in place: at no time is it empty. `None`: there is none, or it is to have another mode.
+fn take_over(
+    (ebpf, keep): (&mut Ebpf, &Keep),
+    (mode, unneeded): (XdpMode, bool),
+    (index, name): (u32, &str),
+    edge: EdgeWords,
+) -> Result<Option<(Kept, &'static str, String)>, KernelError> {
+    let Some((link, word)) = keep.xdp_before(index) else { return Ok(None) };
+    // A slot that is somebody else's now, or a link whose interface is gone.
+    let slot = links::xdp(index).ok().flatten().map(|slot| slot.program);
+    let same = |link: &FdLink| slot.is_some() && slot == link.info().ok().map(|info| info.program_id());
+    let Some(used) = [NATIVE, GENERIC].into_iter().find(|used| *used == word).filter(|_| same(&link)) else {
+        return Ok(None);
+    };
+    let fits = match mode {
+        XdpMode::Auto if unneeded => used == GENERIC,
+        XdpMode::Auto => used == NATIVE || !links::is_veth(index),
+        XdpMode::Native => used == NATIVE,
+        XdpMode::Generic => used == GENERIC,
+    };
+    if !fits || hides(used, edge) {
+        drop(link);
+        keep.release_before(|pin| pin.at != At::Xdp(index));
+        return Ok(None);
+    }
+    let program = ebpf.program_mut(attach::XDP).ok_or(KernelError::NoProgram(attach::XDP))?;
+    let updated = <&mut Xdp>::try_from(program).and_then(|xdp| {
+        let link = XdpLink::try_from(link).map_err(|_| ProgramError::UnexpectedProgramType)?;
+        let id = xdp.attach_to_link(link)?;
+        FdLink::try_from(xdp.take_link(id)?).map_err(|_| ProgramError::UnexpectedProgramType)
+    });
+    let target = || format!("interface {name}, in place of the agent before");
+    let link = updated.map_err(|source| KernelError::Attach { program: attach::XDP, target: target(), source })?;
+    let detail = if unneeded { UNNEEDED.to_owned() } else { String::new() };
+    Ok(Some((keep.pin(At::Xdp(index), used, link)?, used, detail)))
+}
+
+/// Whether the slot is as it was left; else it says so.
+fn stands(keep: &Keep, kept: &mut Kept, (index, name): (u32, &str)) -> bool {
+    let there = || Ok(links::xdp(index)?.into_iter().map(|slot| slot.program).collect());
+    keep.stands_in(kept, attach::XDP, name, there)
 }
 
 fn present() -> BTreeMap<u32, String> {

@@ -9,15 +9,17 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    os::fd::{AsFd as _, AsRawFd as _},
     path::{Path, PathBuf},
     sync::Arc,
 };
 
-use aya::{Ebpf, programs::sk_lookup::SkLookupLink};
+use aya::Ebpf;
 use weir_policy::{CompiledWorkload, ResourceId};
 
 use super::{
     attach,
+    keep::{At, Keep, Kept},
     namespaces::{Inhabited, Namespaces},
 };
 
@@ -26,7 +28,7 @@ use super::{
 pub(super) struct Lookups {
     namespaces: Namespaces,
     /// By namespace: the program, and its link, held for what dropping it does.
-    attached: BTreeMap<u64, (&'static str, SkLookupLink)>,
+    attached: BTreeMap<u64, (&'static str, Kept)>,
     wanted: BTreeSet<u64>,
 }
 
@@ -35,7 +37,7 @@ impl Lookups {
     /// processes live in such namespaces.
     pub(super) fn attach(
         &mut self,
-        ebpf: &mut Ebpf,
+        (ebpf, keep): (&mut Ebpf, &Keep),
         root: &Path,
         numbers: &BTreeMap<ResourceId, u32>,
         workloads: &[Arc<CompiledWorkload>],
@@ -59,7 +61,7 @@ impl Lookups {
         let (mut covered, mut open) = (BTreeSet::new(), BTreeSet::new());
         for inhabited in found {
             let number = only_one(&inhabited).filter(|number| addressed.contains(number));
-            match number.filter(|_| self.attach_one(ebpf, program, &inhabited)) {
+            match number.filter(|_| self.attach_one((ebpf, keep), program, &inhabited)) {
                 Some(number) => drop(covered.insert(number)),
                 None => open.extend(inhabited.workloads),
             }
@@ -68,10 +70,15 @@ impl Lookups {
     }
 
     /// Whether the program is linked to the namespace now.
-    fn attach_one(&mut self, ebpf: &mut Ebpf, program: &'static str, inhabited: &Inhabited) -> bool {
+    fn attach_one(&mut self, (ebpf, keep): (&mut Ebpf, &Keep), program: &'static str, inhabited: &Inhabited) -> bool {
         let namespace = &inhabited.namespace;
-        if self.attached.get(&namespace.id).is_none_or(|(linked, _)| *linked != program) {
-            match attach::to_namespace(ebpf, program, namespace.file(), namespace.id) {
+        let target = (program, namespace.file().as_fd().as_raw_fd().cast_unsigned());
+        let stands = |(linked, kept): &mut (&str, Kept)| {
+            *linked == program && keep.stands(kept, target, attach::LOOKUP_ATTACH_TYPE, "a network namespace")
+        };
+        if !self.attached.get_mut(&namespace.id).is_some_and(stands) {
+            let attach = || attach::to_namespace(ebpf, program, namespace.file(), namespace.id);
+            match keep.hold(At::Netns(namespace.id), program, attach) {
                 Ok(link) => drop(self.attached.insert(namespace.id, (program, link))),
                 Err(error) => {
                     tracing::error!(error = %error, "a network namespace is not attached");

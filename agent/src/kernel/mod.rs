@@ -13,6 +13,7 @@ mod error;
 mod events;
 mod generation;
 mod interfaces;
+mod keep;
 mod limit_state;
 mod limits;
 mod links;
@@ -25,6 +26,7 @@ mod own;
 mod pins;
 mod places;
 pub mod preflight;
+mod query;
 mod sets;
 mod shields;
 mod slot;
@@ -50,6 +52,8 @@ pub use dry_run::{PacketHook, ProgramSize, Runner};
 pub use error::{KernelError, Obstacle};
 pub use events::{Events, Merged};
 pub use interfaces::{InterfaceOption, InterfaceState, REFUSALS, XdpMode};
+use keep::{At, Keep};
+pub use keep::{Detached, detach, left_in_force};
 pub use limit_state::LimitTable;
 pub use load::tick_ns;
 pub use neighbours::Neighbours;
@@ -86,6 +90,8 @@ pub struct Options {
     pub count_runs: bool,
     /// How many bytes of dropped packets are told; 0 for none.
     pub drop_bytes: u32,
+    /// Leave everything in force when the agent ends: links are pinned below [`Neighbours::bpffs`].
+    pub pin: bool,
 }
 
 /// Which program judges what is opened to a workload.
@@ -99,10 +105,13 @@ pub enum IngressHook {
     SkLookup,
 }
 
-/// The loaded programs and their attachments. Dropping it detaches everything.
+/// The loaded programs and their attachments. Dropping it detaches everything, unless it is pinned.
 pub struct Kernel {
     ebpf: Ebpf,
     options: Options,
+    keep: Keep,
+    /// Nothing is left of agents before.
+    rules_alone: bool,
     tables: generation::Slots,
     numbers: BTreeMap<ResourceId, u32>,
     limits: Arc<Vec<LimitInfo>>,
@@ -127,24 +136,33 @@ pub struct Observed {
     /// True when the root programs, every workload whose cgroup exists and every interface that exists are attached, by a
     /// generation in force.
     pub enforcing: bool,
+    /// Whether what is attached outlives the agent.
+    pub pinned: bool,
+    /// How often something of ours was found taken away, and was attached again.
+    pub repairs: u64,
     /// The agent's own cgroup, if it is in the managed tree: nobody judges it.
     pub own: Option<PathBuf>,
 }
 
 impl Kernel {
-    /// Loads every program into the kernel, which verifies them. Attaches nothing; what an agent before left standing in front of
-    /// somebody else's program goes.
+    /// Loads every program into the kernel, which verifies them. Attaches nothing; what an agent before left in force stays until
+    /// [`Kernel::reconcile`] has put this one's programs beside it.
     ///
     /// # Errors
     /// Names the program and shows the verifier's telling lines, or says which privilege or kernel feature is missing.
     pub fn load(options: Options) -> Result<(Self, Events), KernelError> {
         cgroups::check_root(&options.cgroup_root)?;
         let mut ebpf = load::load(options.neighbours.chain, options.drop_bytes)?;
+        let mut keep = match options.pin {
+            true => Keep::open(&options.neighbours.bpffs, &options.cgroup_root)?,
+            false => Keep::nothing(),
+        };
+        keep.know(attach::ids(&ebpf));
         let logger = load::forward_logs(&mut ebpf);
         let tables = generation::Slots::take(&mut ebpf)?;
         let events = Events::take(&mut ebpf, options.drop_bytes > 0)?;
         let cgroups = cgroups::Cgroups::take(&mut ebpf)?;
-        let interfaces = interfaces::Interfaces::take(&mut ebpf, &options.neighbours)?;
+        let interfaces = interfaces::Interfaces::take(&mut ebpf, &options)?;
         let wires = wires::Wires::take(&mut ebpf)?;
         let (numbers, lookups, refusing) = (BTreeMap::new(), lookups::Lookups::default(), Refusing::default());
         let limits = Arc::default();
@@ -152,6 +170,8 @@ impl Kernel {
         let kernel = Self {
             ebpf,
             options,
+            keep,
+            rules_alone: false,
             tables,
             numbers,
             limits,
@@ -244,28 +264,48 @@ impl Kernel {
     /// Brings attachments in line with `workloads` and with the interfaces that exist now. Call after `install` and
     /// regularly: cgroups and interfaces come and go.
     pub fn reconcile(&mut self, workloads: &[Arc<CompiledWorkload>]) -> Observed {
+        self.keep.look();
         let own = self.cgroups.exempt_agent(&self.options.cgroup_root).unwrap_or_else(|error| {
             tracing::error!(error = %error, "the agent's own cgroup could not be made known to the kernel programs");
             None
         });
-        let root = self.cgroups.reconcile_root(&mut self.ebpf, &self.options.cgroup_root, self.options.strict);
+        let (root, strict) = (&self.options.cgroup_root, self.options.strict);
+        let root = self.cgroups.reconcile_root(&mut self.ebpf, &self.keep, root, strict);
         if let Err(error) = &root {
             tracing::error!(error = %error, "the programs at the root of the managed tree are not attached");
         }
         let local = workloads;
         let (mut workloads, covered) = self.reconcile_workloads(local);
-        self.wires.reconcile(&mut self.ebpf, &self.numbers, local, &mut workloads);
+        self.wires.reconcile((&mut self.ebpf, &self.keep), &self.numbers, local, &mut workloads);
         self.tell(&covered, &mut workloads);
         let limits = self.limits.iter().any(LimitInfo::is_some);
         let (shields, owners) = (&self.shields, self.wires.owners());
         let answers = |interface: &str| shields.act_on(interface);
         let needs = interfaces::Needs { owners: &owners, limits, answers: &answers };
-        let interfaces = self.interfaces.reconcile(&mut self.ebpf, &self.options, &needs);
+        let interfaces = self.interfaces.reconcile((&mut self.ebpf, &self.keep), &self.options, &needs);
         self.shields.watch(&self.ebpf, &interfaces);
         let failed = workloads.iter().any(|workload| workload.state == AttachState::Failed)
             || interfaces.iter().any(|interface| interface.mode == interfaces::FAILED);
-        let enforcing = root.is_ok() && !failed && self.tables.generation() > 0;
-        Observed { workloads, interfaces, enforcing, own }
+        let in_force = root.is_ok() && self.tables.generation() > 0;
+        if in_force && !self.rules_alone {
+            self.release_before();
+        }
+        let (pinned, repairs) = (self.keep.keeps(), self.keep.repairs());
+        Observed { workloads, interfaces, enforcing: in_force && !failed, pinned, repairs, own }
+    }
+
+    /// Lets go of what an agent before kept, where this one's programs stand in its place or nothing should.
+    fn release_before(&mut self) {
+        let (root, cgroups, wires, interfaces) =
+            (&self.options.cgroup_root, &self.cgroups, &self.wires, &self.interfaces);
+        self.keep.release_before(|pin| match pin.at {
+            At::Cgroup(id) => cgroups.needs_before(root, id),
+            At::Xdp(index) => !interfaces.has(index) && interfaces.has_failed(index),
+            At::Tcx(index) => !wires.has(index) && wires.wants(index),
+            At::Netns(_) => false,
+        });
+        self.interfaces.restore();
+        self.rules_alone = self.keep.is_alone();
     }
 
     /// Programs at namespaces first, then those at cgroups that they stand in for. Also the numbers of the workloads whose namespaces
@@ -277,10 +317,10 @@ impl Kernel {
             false => Some(attach::LOOKUP).filter(|_| self.refusing.any),
         };
         let (root, numbers) = (&self.options.cgroup_root, &self.numbers);
-        let covered = self.lookups.attach(&mut self.ebpf, root, numbers, workloads, program);
+        let covered = self.lookups.attach((&mut self.ebpf, &self.keep), root, numbers, workloads, program);
         let none = BTreeSet::new();
         let judged_alone = if alone { &covered } else { &none };
-        let states = self.cgroups.reconcile(&mut self.ebpf, root, numbers, workloads, judged_alone);
+        let states = self.cgroups.reconcile((&mut self.ebpf, &self.keep), root, numbers, workloads, judged_alone);
         self.lookups.detach_others();
         (states, covered)
     }
@@ -373,6 +413,15 @@ impl Kernel {
     /// When the kernel does not tell.
     pub fn runs(&self) -> Result<Vec<ProgramRuns>, KernelError> {
         usage::runs(&self.ebpf, self.options.neighbours.chain)
+    }
+}
+
+impl Drop for Kernel {
+    fn drop(&mut self) {
+        if self.options.pin {
+            self.keep.leave();
+            self.interfaces.leave();
+        }
     }
 }
 

@@ -5,12 +5,14 @@
 //!
 //! Weir goes in front of the neighbour (`ebpf/src/chain.rs`): one netlink request replaces it in the slot by the front, where it
 //! still is what it was, and another puts it back. Between the two the array of neighbours is pinned (`pins`), so that it is
-//! called also after a crash, and the next start finds it and puts it back first.
+//! called also after a crash; so is what judges, where enforcement is to outlive the agent. The next agent puts its own front in the
+//! place of the one that was left, or the neighbour where that is no longer to be shared with.
 
 use std::{
     error::Error,
     io,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use aya::{
@@ -22,13 +24,17 @@ use nix::libc::{EBUSY, EEXIST, EINVAL, ENODEV, ENOENT};
 use weir_common::maps;
 
 use super::{
-    attach,
+    Options, attach,
     error::{self, KernelError, Obstacle},
-    generation::{Grace, take},
+    generation::Grace,
     interfaces::XdpMode,
+    keep,
     links::{self, SlotMode},
     pins::{Folder, Pin, Pins},
 };
+
+/// More than a frame takes on its way through programs.
+const SETTLED: Duration = Duration::from_millis(100);
 
 /// What is done where the XDP slot of an interface is taken.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -84,6 +90,8 @@ impl SlotMode {
 /// What stands, or could stand, in front of neighbours.
 pub(super) struct Neighbourhood {
     chain: bool,
+    /// What judges stays in force when the agent ends.
+    pin: bool,
     pins: Pins,
     grace: Grace,
     /// Programs that take frames in several buffers, then those that take one: the kernel does not let the two call each other.
@@ -92,7 +100,7 @@ pub(super) struct Neighbourhood {
 
 struct Kind {
     programs: attach::Chain,
-    judges: ProgramArray<MapData>,
+    judges: Map,
     neighbours: Map,
     /// From the first neighbour on.
     folder: Option<Folder>,
@@ -107,16 +115,17 @@ pub(super) struct Where<'a> {
 }
 
 impl Neighbourhood {
-    pub(super) fn take(ebpf: &mut Ebpf, options: &Neighbours) -> Result<Self, KernelError> {
+    pub(super) fn take(ebpf: &mut Ebpf, options: &Options) -> Result<Self, KernelError> {
         let mut kind = |programs: attach::Chain| {
-            let judges = take(ebpf, programs.judges)?;
+            let judges = ebpf.take_map(programs.judges).ok_or(KernelError::NoMap(programs.judges))?;
             let neighbours = ebpf.take_map(programs.neighbours).ok_or(KernelError::NoMap(programs.neighbours))?;
             Ok::<_, KernelError>(Kind { programs, judges, neighbours, folder: None })
         };
         let [several, one] = attach::CHAINS;
         let kinds = [kind(several)?, kind(one)?];
         let grace = Grace::take(ebpf, maps::GRACE_NEIGHBOURS)?;
-        Ok(Self { chain: options.chain, pins: Pins::new(&options.bpffs), grace, kinds })
+        let pins = Pins::new(keep::tree(&options.neighbours.bpffs, &options.cgroup_root)?);
+        Ok(Self { chain: options.neighbours.chain, pin: options.pin, pins, grace, kinds })
     }
 
     /// Goes in front of the program that holds the interface's slot, if that is asked for. `hides`: generic mode may not be there.
@@ -126,9 +135,9 @@ impl Neighbourhood {
         (mode, hides): (XdpMode, bool),
         at: Where<'_>,
     ) -> Result<Chain, KernelError> {
-        self.restore();
         let taken = || KernelError::Taken { interface: at.name.to_owned() };
         if !self.chain {
+            self.restore();
             return Err(taken());
         }
         // What is gone by now is not there at the next reconcile either, when the slot is tried again.
@@ -138,10 +147,13 @@ impl Neighbourhood {
         else {
             return Err(refused(at, &format!("id {}", slot.program), Obstacle::Place));
         };
-        // Another agent's, which lives: what a dead one left is gone.
-        if is_front(&theirs) {
-            return Err(taken());
-        }
+        let Ok(from) = theirs.fd() else { return Err(taken()) };
+        let before = if is_front(&theirs) { Some(self.before(theirs.id(), at.index).ok_or_else(taken)?) } else { None };
+        let theirs = match &before {
+            // The front of an agent before: its neighbour is ours now.
+            Some((_, pin)) => program(pin.neighbour).ok().flatten().ok_or_else(taken)?,
+            None => theirs,
+        };
         let label = format!("{} (id {})", theirs.name_as_str().unwrap_or("without a name"), theirs.id());
         let refuse = |obstacle| refused(at, &label, obstacle);
         let their_mode = slot.mode.ok_or_else(|| refuse(Obstacle::Place))?;
@@ -153,10 +165,10 @@ impl Neighbourhood {
         }
         let Ok(neighbour) = theirs.fd() else { return Err(taken()) };
         let frames = self.call(at.place, &neighbour)?.map_err(refuse)?;
-        let chain = self.prepare(frames, ebpf, at, slot.program, (their_mode, neighbour));
+        let chain = self.prepare(frames, ebpf, at, theirs.id(), (their_mode, neighbour));
         let chain = chain.inspect_err(|_| self.kind(frames).forget(at.place))?;
         // An answer that was lost says nothing of the slot: if the front is there, it is there.
-        if let Err(error) = links::replace_xdp(at.index, chain.mode, &chain.neighbour, &chain.front)
+        if let Err(error) = links::replace_xdp(at.index, chain.mode, &from, &chain.front)
             && !self.stands(&chain)
         {
             self.kind(frames).remove(chain.pin, at.place);
@@ -171,11 +183,23 @@ impl Neighbourhood {
             neighbour = label,
             "Weir stands in front of the XDP program that was there"
         );
+        if let Some((folder, pin)) = before {
+            self.settle();
+            folder.remove(pin);
+            folder.close();
+        }
         let buffers = match frames {
             Frames::Several => "",
             Frames::One => " and, like it, takes frames in one buffer only",
         };
         Ok(Chain { detail: format!("shares the slot with {label}, which sees what Weir passes{buffers}"), ..chain })
+    }
+
+    /// What an agent that is gone left of its front on an interface.
+    fn before(&self, front: u32, index: u32) -> Option<(Folder, Pin)> {
+        let folder = self.pins.left_behind().into_iter().find(|folder| folder.front == front)?;
+        let pin = folder.pins().into_iter().find(|pin| pin.index == index)?;
+        Some((folder, pin))
     }
 
     const fn kind(&mut self, frames: Frames) -> &mut Kind {
@@ -211,7 +235,7 @@ impl Neighbourhood {
         id: u32,
         (mode, neighbour): (SlotMode, ProgramFd),
     ) -> Result<Chain, KernelError> {
-        let pins = self.pins.clone();
+        let (pins, pin_judge) = (self.pins.clone(), self.pin);
         let kind = self.kind(frames);
         let attach::Chain { front: name, chained, judges, neighbours } = kind.programs;
         let front = xdp(ebpf, name)?;
@@ -222,9 +246,16 @@ impl Neighbourhood {
             Some(folder) => folder,
             None => {
                 let judge = xdp(ebpf, chained)?.fd().map_err(loading(chained))?;
-                kind.judges.set(0, judge, 0).map_err(error::map(judges))?;
+                let set = ProgramArray::try_from(&mut kind.judges).and_then(|mut array| array.set(0, judge, 0));
+                set.map_err(error::map(judges))?;
                 let id = front.info().map_err(loading(name))?.id();
-                pins.create(id).map_err(|error| unpinned(pins.path(), error.to_string()))?
+                let folder = pins.create(id).map_err(|error| unpinned(pins.path(), error.to_string()))?;
+                if pin_judge {
+                    let path = folder.judge();
+                    let array = ProgramArray::try_from(&kind.judges).map_err(error::map(judges))?;
+                    array.pin(&path).map_err(|error| unpinned(&path, error::causes(&error)))?;
+                }
+                folder
             }
         };
         let path = kind.folder.insert(folder).path(pin);
@@ -260,19 +291,34 @@ impl Neighbourhood {
 
     /// Puts back what stands behind the fronts of agents that are gone.
     pub(super) fn restore(&mut self) {
-        for folder in self.pins.left_behind() {
-            // Not known whether it still stands somewhere: what it needs stays.
-            let Ok(front) = program(folder.front) else { continue };
-            let front = front.filter(is_front);
-            let done = |pin: &Pin| front.as_ref().is_none_or(|front| put_back(front, *pin));
-            let done: Vec<Pin> = folder.pins().into_iter().filter(done).collect();
-            if !done.is_empty() {
-                self.settle();
-            }
-            done.into_iter().for_each(|pin| folder.remove(pin));
-            folder.close();
-        }
+        let _ = restore(&self.pins.clone(), || self.settle());
     }
+}
+
+/// Puts back what stands behind the fronts of agents that are gone; how many, and how many could not be. `settle` waits for frames that
+/// are on their way through a front.
+fn restore(pins: &Pins, mut settle: impl FnMut()) -> (usize, usize) {
+    let (mut restored, mut left) = (0, 0);
+    for folder in pins.left_behind() {
+        // Not known whether it still stands somewhere: what it needs stays.
+        let Ok(front) = program(folder.front) else { continue };
+        let front = front.filter(is_front);
+        let done = |pin: &Pin| front.as_ref().is_none_or(|front| put_back(front, *pin));
+        let (done, stay): (Vec<Pin>, Vec<Pin>) = folder.pins().into_iter().partition(done);
+        if !done.is_empty() {
+            settle();
+        }
+        (restored, left) = (restored + done.len(), left + stay.len());
+        done.into_iter().for_each(|pin| folder.remove(pin));
+        folder.close();
+    }
+    (restored, left)
+}
+
+/// The same where no agent runs, below a tree's folder.
+pub(super) fn put_all_back(tree: &Path) -> (usize, usize) {
+    // No map of ours to wait with: frames are through long before.
+    restore(&Pins::new(tree.to_owned()), || std::thread::sleep(SETTLED))
 }
 
 impl Kind {

@@ -4,8 +4,9 @@
 //! Never: what a running agent has pinned there; its folder is locked for as long as it lives.
 //!
 //! ```text
-//!   BPFFS/weir/xdp-N/            N: id of the program in the slots, `xdp_front` or `xdp_front_frags`
-//!   BPFFS/weir/xdp-N/INDEX-ID    pin of the array of its neighbours: on interface INDEX the neighbour is program ID
+//!   BPFFS/weir/TREE/xdp-N/            N: id of the program in the slots, `xdp_front` or `xdp_front_frags`
+//!   BPFFS/weir/TREE/xdp-N/INDEX-ID    pin of the array of its neighbours: on interface INDEX the neighbour is program ID
+//!   BPFFS/weir/TREE/xdp-N/judge       pin of the array of what judges
 //! ```
 //! The kernel empties an array of programs once nobody holds it open or pinned: without pins, a crash would cut the neighbours off.
 
@@ -18,7 +19,9 @@ use std::{
 /// What the names of folders begin with.
 const PREFIX: &str = "xdp-";
 
-/// The folder of all agents.
+const JUDGE: &str = "judge";
+
+/// The folder of all agents of a managed tree.
 #[derive(Clone, Debug)]
 pub(super) struct Pins(PathBuf);
 
@@ -41,8 +44,9 @@ pub(super) struct Pin {
 }
 
 impl Pins {
-    pub(super) fn new(bpffs: &Path) -> Self {
-        Self(bpffs.join("weir"))
+    /// Below the folder of a managed tree (`keep`).
+    pub(super) const fn new(tree: PathBuf) -> Self {
+        Self(tree)
     }
 
     /// Where it is.
@@ -82,6 +86,11 @@ impl Folder {
         self.path.join(format!("{}-{}", pin.index, pin.neighbour))
     }
 
+    /// Where to pin what judges.
+    pub(super) fn judge(&self) -> PathBuf {
+        self.path.join(JUDGE)
+    }
+
     /// What is pinned there.
     pub(super) fn pins(&self) -> Vec<Pin> {
         let Ok(entries) = fs::read_dir(&self.path) else { return Vec::new() };
@@ -103,6 +112,9 @@ impl Folder {
 
     /// Takes the folder away unless something is pinned there.
     pub(super) fn close(self) {
+        if self.pins().is_empty() {
+            let _ = fs::remove_file(self.judge());
+        }
         // Not empty: an interface whose neighbour could not be put back, or one of another network namespace. The next start looks again.
         let _ = fs::remove_dir(&self.path);
     }
@@ -115,7 +127,7 @@ mod tests {
     #[test]
     fn only_what_nobody_holds_is_left_behind() {
         let dir = tempfile::tempdir().unwrap();
-        let pins = Pins::new(dir.path());
+        let pins = Pins::new(dir.path().join("weir"));
         assert!(pins.left_behind().is_empty());
         let folder = pins.create(7).unwrap();
         let pin = Pin { index: 3, neighbour: 41 };

@@ -13,6 +13,7 @@ use aya::{
     maps::{HashMap, MapData},
     programs::{
         ProgramError, SchedClassifier, TcAttachType,
+        links::FdLink,
         tc::{SchedClassifierLink, TcError, qdisc_add_clsact},
     },
     util::KernelVersion,
@@ -22,10 +23,11 @@ use weir_common::maps;
 use weir_policy::{CompiledWorkload, ResourceId};
 
 use super::{
-    attach::WIRE_PROGRAMS,
+    attach::{WIRE_ATTACH_TYPES, WIRE_PROGRAMS},
     cgroups::{AttachState, LocalWords, WorkloadState},
     error::{self, KernelError},
     generation::take,
+    keep::{At, Keep, Kept},
 };
 
 /// What no hook of a cgroup sees, and only the programs here do. The words of `WorkloadStatus.uncovered`; `docs/coverage.md` explains
@@ -39,40 +41,55 @@ const TCX_SINCE: KernelVersion = KernelVersion::new(6, 6, 0);
 pub(super) struct Wires {
     owners: HashMap<MapData, u32, LocalWords>,
     attached: BTreeMap<ResourceId, Attached>,
+    /// Indices of interfaces that should be attached and are not.
+    failed: BTreeSet<u32>,
 }
 
 struct Attached {
     index: u32,
     number: u32,
-    /// Held for what dropping them does.
-    _links: Vec<SchedClassifierLink>,
+    links: Vec<Link>,
+}
+
+/// Held for what dropping it does.
+enum Link {
+    Kept(Kept),
+    /// On kernels before TCX, where nothing can be pinned: it goes with the agent, unless that crashes.
+    Filter(#[expect(dead_code, reason = "held for what dropping it does")] SchedClassifierLink),
 }
 
 impl Wires {
     pub(super) fn take(ebpf: &mut Ebpf) -> Result<Self, KernelError> {
-        Ok(Self { owners: take(ebpf, maps::INTERFACES)?, attached: BTreeMap::new() })
+        Ok(Self { owners: take(ebpf, maps::INTERFACES)?, attached: BTreeMap::new(), failed: BTreeSet::new() })
     }
 
     /// Attaches what is missing, detaches what is no longer wanted, and adds to each workload's state what is covered here and what
     /// is not. `states` are those of `workloads`, in their order.
     pub(super) fn reconcile(
         &mut self,
-        ebpf: &mut Ebpf,
+        (ebpf, keep): (&mut Ebpf, &Keep),
         numbers: &BTreeMap<ResourceId, u32>,
         workloads: &[Arc<CompiledWorkload>],
         states: &mut [WorkloadState],
     ) {
         let wanted: BTreeSet<&ResourceId> = workloads.iter().filter(|w| w.interface.is_some()).map(|w| &w.id).collect();
         self.attached.retain(|id, _| wanted.contains(id));
+        self.failed.clear();
         for (workload, state) in workloads.iter().zip(states) {
             if let Some(number) = numbers.get(&workload.id) {
-                self.reconcile_one(ebpf, *number, workload, state);
+                self.reconcile_one((ebpf, keep), *number, workload, state);
             }
         }
         self.forget_owners();
     }
 
-    fn reconcile_one(&mut self, ebpf: &mut Ebpf, number: u32, workload: &CompiledWorkload, state: &mut WorkloadState) {
+    fn reconcile_one(
+        &mut self,
+        (ebpf, keep): (&mut Ebpf, &Keep),
+        number: u32,
+        workload: &CompiledWorkload,
+        state: &mut WorkloadState,
+    ) {
         state.uncovered = UNCOVERED.to_vec();
         let Some(name) = &workload.interface else { return };
         let Ok(index) = if_nametoindex(name.as_str()) else {
@@ -80,13 +97,14 @@ impl Wires {
             add(&mut state.detail, format!("interface {name} does not exist yet"));
             return;
         };
-        match self.attach(ebpf, name, index, number, &workload.id) {
+        match self.attach((ebpf, keep), name, index, number, &workload.id) {
             Ok(()) => {
                 state.uncovered.clear();
                 state.hooks.extend(WIRE_PROGRAMS.map(|(program, _)| program));
             }
             Err(error) => {
                 tracing::error!(error = %error, "a workload's interface is not attached");
+                self.failed.insert(index);
                 state.state = AttachState::Failed;
                 add(&mut state.detail, error.to_string());
             }
@@ -96,25 +114,36 @@ impl Wires {
     /// Says whose the interface is, then links both programs, unless they are linked to this very interface.
     fn attach(
         &mut self,
-        ebpf: &mut Ebpf,
+        (ebpf, keep): (&mut Ebpf, &Keep),
         name: &str,
         index: u32,
         number: u32,
         id: &ResourceId,
     ) -> Result<(), KernelError> {
-        if self.attached.get(id).is_some_and(|attached| attached.index == index && attached.number == number) {
+        let is_this = |attached: &&mut Attached| attached.index == index && attached.number == number;
+        let stand = |attached: &mut Attached| {
+            let mut hooks = WIRE_PROGRAMS.iter().zip(WIRE_ATTACH_TYPES).zip(&mut attached.links);
+            hooks.all(|((hook, kind), link)| link.stands(keep, *hook, (index, kind), name))
+        };
+        if self.attached.get_mut(id).filter(is_this).is_some_and(stand) {
             return Ok(());
         }
-        self.attached.remove(id);
         self.owners.insert(index, [number, 0], 0).map_err(error::map(maps::INTERFACES))?;
-        let mut links = Vec::new();
-        for (program, way) in WIRE_PROGRAMS {
-            let target = || format!("interface {name}");
-            let link = link(ebpf, program, name, way);
-            links.push(link.map_err(|source| KernelError::Attach { program, target: target(), source })?);
-        }
-        self.attached.insert(id.clone(), Attached { index, number, _links: links });
+        let links = WIRE_PROGRAMS.into_iter().map(|(program, way)| hold((ebpf, keep), program, (index, name), way));
+        let links = links.collect::<Result<_, _>>()?;
+        // What was there before goes only now.
+        self.attached.insert(id.clone(), Attached { index, number, links });
         Ok(())
+    }
+
+    /// Whether an interface should have its programs, and has not.
+    pub(super) fn wants(&self, index: u32) -> bool {
+        self.failed.contains(&index)
+    }
+
+    /// Whether an interface has its programs.
+    pub(super) fn has(&self, index: u32) -> bool {
+        self.attached.values().any(|attached| attached.index == index)
     }
 
     /// Numbers of the workloads whose interfaces are attached, by index.
@@ -138,6 +167,42 @@ impl Wires {
     }
 }
 
+impl Link {
+    fn stands(
+        &mut self,
+        keep: &Keep,
+        (program, _): (&str, TcAttachType),
+        (index, kind): (u32, u32),
+        name: &str,
+    ) -> bool {
+        match self {
+            Self::Kept(kept) => keep.stands(kept, (program, index), kind, name),
+            Self::Filter(_) => true,
+        }
+    }
+}
+
+fn hold(
+    (ebpf, keep): (&mut Ebpf, &Keep),
+    program: &'static str,
+    (index, name): (u32, &str),
+    way: TcAttachType,
+) -> Result<Link, KernelError> {
+    let mut attach = || {
+        let linked = link(ebpf, program, name, way);
+        linked.map_err(|source| KernelError::Attach { program, target: format!("interface {name}"), source })
+    };
+    if !has_tcx() {
+        return attach().map(Link::Filter);
+    }
+    let linked = || FdLink::try_from(attach()?).map_err(|_| KernelError::NoProgram(program));
+    keep.hold(At::Tcx(index), program, linked).map(Link::Kept)
+}
+
+fn has_tcx() -> bool {
+    KernelVersion::current().map_or(true, |version| version >= TCX_SINCE)
+}
+
 fn add(detail: &mut String, more: String) {
     if !detail.is_empty() {
         detail.push_str("; ");
@@ -154,7 +219,7 @@ pub(super) fn link(
 ) -> Result<SchedClassifierLink, ProgramError> {
     let loaded = ebpf.program_mut(program).ok_or(ProgramError::UnexpectedProgramType)?;
     let classifier: &mut SchedClassifier = loaded.try_into()?;
-    if KernelVersion::current().is_ok_and(|version| version < TCX_SINCE) {
+    if !has_tcx() {
         add_qdisc(name)?;
     }
     let id = classifier.attach(name, way)?;

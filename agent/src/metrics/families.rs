@@ -106,6 +106,12 @@ pub const FAMILIES: &[Family] = &[
     gauge("weir_enforcing", &[], "1 when a generation is in force and everything that exists is attached", |now| {
         one(Value::Count(now.status.observed.enforcing.into()))
     }),
+    gauge("weir_pinned", &[], "1 when what is attached stays in force without the agent", |now| {
+        one(Value::Count(now.status.observed.pinned.into()))
+    }),
+    counter("weir_repairs", &[], "Attachments that somebody took away and the agent put back", |now| {
+        one(Value::Count(now.status.observed.repairs))
+    }),
     gauge("weir_policy_generation", &[], "The generation in force", |now| one(Value::Count(now.status.generation))),
     gauge("weir_policy_generation_time_seconds", &[], "Since when it is in force, Unix time", |now| {
         one(seconds(now.status.generation_time_ns))

@@ -25,6 +25,8 @@ pub fn response(status: &Status, node_only: &[NodeOnly], info: &Info) -> v1::Sta
         generation_time_ns: status.generation_time_ns,
         start_ns: status.start_ns,
         enforcing: status.observed.enforcing,
+        pinned: status.observed.pinned,
+        repairs: status.observed.repairs,
         unknown_workloads: info.unknown.to_owned(),
         unselected_workloads: info.unselected.to_owned(),
         workloads: workloads(status),

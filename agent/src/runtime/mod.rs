@@ -7,7 +7,7 @@
 //! |---|---|---|---|
 //! | rpc | runtime `weir-rpc` | 1st: no new requests, those under way finish | [`RPC_DEADLINE`] |
 //! | metrics | runtime `weir-rpc` | with rpc: a scrape under way is dropped | [`RPC_DEADLINE`] |
-//! | control | thread `weir-control` | 2nd: drops the kernel side, which detaches and puts XDP programs that were there first back | [`CONTROL_DEADLINE`] |
+//! | control | thread `weir-control` | 2nd: drops the kernel side; what is attached stays so, unless `pin: false` | [`CONTROL_DEADLINE`] |
 //! | revoker | thread `weir-revoker` | 3rd: after the sweep under way | [`REVOKER_DEADLINE`] |
 //! | progress | thread `weir-progress` | after it; one that waits for a socket's lock is left behind | [`PROGRESS_DEADLINE`] |
 //! | telemetry | thread `weir-telemetry` | 4th: empties the ring and the merge tables once more | [`TELEMETRY_DEADLINE`] |
@@ -77,6 +77,7 @@ pub fn run(config: &Config) -> Result<(), RunError> {
         neighbours: config.neighbours.clone(),
         strict: !config.unknown.passes(),
         ingress: config.ingress_hook,
+        pin: config.pin,
         count_runs: config.metrics.is_some_and(|metrics| metrics.program_stats),
         drop_bytes: config.drop_bytes,
     };
@@ -85,6 +86,15 @@ pub fn run(config: &Config) -> Result<(), RunError> {
         Kernel::load(options).map_err(|error| RunError::Kernel(Box::new(error)))?
     };
     run_on(config, runtime, kernel, events, terminated())
+}
+
+/// Takes everything out of force that agents of the configured tree left there.
+///
+/// # Errors
+/// An agent runs, or something cannot be taken away.
+pub fn detach(config: &Config) -> Result<kernel::Detached, RunError> {
+    let _lock = lock::take(&config.state_dir, &config.cgroup_root)?;
+    kernel::detach(&config.neighbours.bpffs, &config.cgroup_root).map_err(|error| RunError::Kernel(Box::new(error)))
 }
 
 /// The runtime that serves the API.

@@ -92,7 +92,7 @@ fn names() -> (Names, u32) {
             refuses: vec!["martian"],
         }],
         enforcing: true,
-        own: None,
+        ..Observed::default()
     });
     (names, rule)
 }

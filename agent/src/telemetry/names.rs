@@ -197,7 +197,7 @@ mod tests {
             hooks: vec![],
             uncovered: vec![],
         };
-        names.attach(&Observed { workloads: vec![state], interfaces: vec![], enforcing: true, own: None });
+        names.attach(&Observed { workloads: vec![state], interfaces: vec![], enforcing: true, ..Observed::default() });
     }
 
     /// Merged decisions are read up to a second after they were made.

@@ -7,7 +7,7 @@ pub mod running;
 
 use std::env;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -80,17 +80,35 @@ impl Check {
     }
 }
 
+impl Host {
+    /// The agent's program.
+    pub fn program(&self) -> PathBuf {
+        self.agent_binary.clone().or_else(beside).unwrap_or_else(|| PathBuf::from(AGENT))
+    }
+
+    /// Passes the configuration on to it.
+    pub fn configure(&self, command: &mut Command) {
+        if let Some(config) = &self.config {
+            command.arg("--config").arg(config);
+        }
+    }
+
+    /// It could not be run.
+    pub fn not_started(&self, error: &io::Error) -> Failure {
+        let remedy = "name it with --agent-binary FILE, or install it beside weirctl";
+        Failure::Usage(format!("{} cannot be run: {error}; {remedy}", self.program().display()))
+    }
+}
+
 /// Has the agent's program look at this host.
 pub async fn examine(host: &Host) -> Result<Report, Failure> {
-    let program = host.agent_binary.clone().or_else(beside).unwrap_or_else(|| PathBuf::from(AGENT));
+    let program = host.program();
     let mut command = Command::new(&program);
-    if let Some(config) = &host.config {
-        command.arg("--config").arg(config);
-    }
+    host.configure(&mut command);
     command.arg("--doctor=json").stdin(Stdio::null()).kill_on_drop(true);
     let output = match timeout(PATIENCE, command.output()).await {
         Ok(Ok(output)) => output,
-        Ok(Err(error)) => return Err(not_started(&program, &error)),
+        Ok(Err(error)) => return Err(host.not_started(&error)),
         Err(_) => return Err(Failure::Refused(format!("{} did not end within {PATIENCE:?}", program.display()))),
     };
     serde_json::from_slice(&output.stdout).map_err(|error| {
@@ -98,11 +116,6 @@ pub async fn examine(host: &Host) -> Result<Report, Failure> {
         let line = said.lines().next().unwrap_or_default();
         Failure::Refused(format!("{} --doctor gave no report ({error}; {}): {line}", program.display(), output.status))
     })
-}
-
-fn not_started(program: &Path, error: &io::Error) -> Failure {
-    let remedy = "the doctor runs it; name it with --agent-binary FILE, or install it beside weirctl";
-    Failure::Usage(format!("{} cannot be run: {error}; {remedy}", program.display()))
 }
 
 fn beside() -> Option<PathBuf> {

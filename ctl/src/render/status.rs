@@ -48,6 +48,13 @@ pub fn agent(out: &mut dyn Write, agent: &Agent, counters: &Agreement, clock: &C
         agent.generation,
         clock.since(agent.generation_time)
     )?;
+    let repairs = if agent.repairs == 0 {
+        String::new()
+    } else {
+        format!("; put back {} times what was taken away", agent.repairs)
+    };
+    let outlives = if agent.pinned { "stays in force" } else { "enforcement ends" };
+    writeln!(out, "  without the agent  {outlives}{repairs}")?;
     let unselected = clean(&agent.unselected_workloads);
     writeln!(out, "  unknown workloads  {}, unselected ones {unselected}", clean(&agent.unknown_workloads))?;
     writeln!(out, "  cgroup root        {}", clean(&agent.cgroup_root))?;

@@ -20,6 +20,8 @@ pub fn agent(wire: v1::StatusResponse) -> Agent {
         generation_time: time(wire.generation_time_ns),
         start: time(wire.start_ns),
         enforcing: wire.enforcing,
+        pinned: wire.pinned,
+        repairs: wire.repairs,
         unknown_workloads: wire.unknown_workloads,
         unselected_workloads: wire.unselected_workloads,
         cgroup_root: wire.cgroup_root,

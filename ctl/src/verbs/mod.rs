@@ -6,6 +6,7 @@
 mod apply;
 mod completion;
 mod delete;
+mod detach;
 mod doctor;
 mod explain;
 mod get;
@@ -41,6 +42,8 @@ pub enum Verb {
     Status(status::Arguments),
     /// Say whether this host is fit for an agent, and what keeps one from starting or enforcing.
     Doctor(doctor::Arguments),
+    /// Take out of force on this host what an agent left there. None may run.
+    Detach(detach::Arguments),
     /// Collect what somebody needs to help, without secrets, in one file.
     SupportBundle(support_bundle::Arguments),
     /// Show rate limits, what they let through and held back, and how full their table is.
@@ -73,6 +76,7 @@ pub async fn run(cli: Cli) -> Result<Outcome, Failure> {
         Verb::Get(arguments) => get::run(&arguments, &connection).await?,
         Verb::Delete(arguments) => delete::run(&arguments, &connection).await?,
         Verb::Status(arguments) => status::run(&arguments, &connection).await?,
+        Verb::Detach(arguments) => return detach::run(&arguments).await,
         Verb::Doctor(arguments) => return doctor::run(&arguments, &connection).await,
         Verb::SupportBundle(arguments) => support_bundle::run(&arguments, &connection).await?,
         Verb::Limits(arguments) => limits::run(&arguments, &connection).await?,

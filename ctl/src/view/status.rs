@@ -19,6 +19,10 @@ pub struct Agent {
     pub generation_time: Option<Timestamp>,
     pub start: Option<Timestamp>,
     pub enforcing: bool,
+    /// Whether what is attached stays in force without the agent.
+    pub pinned: bool,
+    /// How often something was found taken away and attached again.
+    pub repairs: u64,
     pub unknown_workloads: String,
     pub unselected_workloads: String,
     pub cgroup_root: String,

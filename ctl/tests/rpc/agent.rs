@@ -164,6 +164,8 @@ impl PolicyService for FakeAgent {
             generation_time_ns: 1_795_302_245_000_000_000,
             start_ns: 1_795_302_000_000_000_000,
             enforcing: true,
+            pinned: true,
+            repairs: 0,
             unknown_workloads: "allow".to_owned(),
             unselected_workloads: "allow".to_owned(),
             workloads: vec![WorkloadStatus {

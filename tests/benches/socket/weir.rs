@@ -35,6 +35,7 @@ impl Weir {
             interfaces: Vec::new(),
             xdp_mode: XdpMode::Generic,
             neighbours: Neighbours::default(),
+            pin: false,
             strict: false,
             ingress,
             count_runs: false,

@@ -67,6 +67,7 @@ impl Floor {
             interfaces: Vec::new(),
             xdp_mode: XdpMode::Generic,
             neighbours: Neighbours::default(),
+            pin: false,
             strict: false,
             ingress: IngressHook::Cgroup,
             count_runs: false,

@@ -31,6 +31,7 @@ impl Weir {
             interfaces: vec![InterfaceOption { name: INSIDE.to_owned(), refuses: 0 }],
             xdp_mode: mode,
             neighbours: Neighbours::default(),
+            pin: false,
             strict: false,
             ingress: IngressHook::Cgroup,
             count_runs: false,

@@ -27,6 +27,8 @@ pub struct Options {
     pub xdp_mode: &'static str,
     /// What is done where there is an XDP program already: refuse or chain.
     pub xdp_neighbour: &'static str,
+    /// Whether what is in force outlives the agent.
+    pub pin: bool,
     /// The agent's TCP listener with mutual TLS.
     pub tls: Option<Tls>,
     /// Run the agent in this cgroup of the tree it manages, and not outside.
@@ -72,6 +74,7 @@ impl Default for Options {
             interfaces: vec!["v-*".to_owned()],
             xdp_mode: "auto",
             xdp_neighbour: "refuse",
+            pin: true,
             tls: None,
             agent_cgroup: None,
             otlp: None,
@@ -106,6 +109,7 @@ pub fn agent(world: &World, options: &Options) -> String {
         "xdpMode": options.xdp_mode,
         "xdpNeighbour": options.xdp_neighbour,
         "bpffs": world.bpffs(),
+        "pin": options.pin,
         "unknownWorkloads": options.unknown,
         "unselectedWorkloads": options.unselected,
         "ingressHook": options.ingress_hook,

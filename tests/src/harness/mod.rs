@@ -144,6 +144,19 @@ impl Harness {
         stop(self.agent.take())
     }
 
+    /// Stops the agent and takes out of force what it left; what that said.
+    ///
+    /// # Errors
+    /// When something is left.
+    pub fn detach(&mut self) -> Result<String, HarnessError> {
+        self.stop_agent()?;
+        let config = self.world.folder().join("agent.yaml");
+        // Where its interfaces are.
+        let mut command = self.world.probe(Who::Node);
+        command.args(["exec", "--"]).arg(program("weirctl")).args(["detach", "--config"]).arg(config);
+        ctl::call(command, &["detach"], "")?.ok()
+    }
+
     /// SIGTERM to the collector; how long it took.
     ///
     /// # Errors

@@ -24,6 +24,12 @@ pub struct Agent {
     pub node: String,
     pub generation: u64,
     pub enforcing: bool,
+    /// Whether what is attached stays in force without the agent.
+    #[serde(default)]
+    pub pinned: bool,
+    /// How often something was found taken away.
+    #[serde(default)]
+    pub repairs: u64,
     pub workloads: Vec<Workload>,
     pub interfaces: Vec<Interface>,
     pub counters: Vec<Counter>,

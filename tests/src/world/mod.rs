@@ -57,6 +57,7 @@ impl World {
         // From here on dropping removes whatever is there.
         let world = World { name, folder, cgroups, kept: false };
         let _building = ledger::building();
+        world.mount_bpffs()?;
         world.build_cgroups()?;
         world.build_network()?;
         Ok(world)
@@ -159,19 +160,19 @@ impl World {
         Ok(path)
     }
 
-    /// Where the world's own BPF file system is mounted, if it has one.
+    /// Where the world's own BPF file system is mounted.
     #[must_use]
     pub fn bpffs(&self) -> PathBuf {
         bpffs(&self.folder)
     }
 
-    /// Mounts it. It goes with the world.
+    /// Mounts it, once more after [`Self::unmount_bpffs`]. It goes with the world, and with it what is pinned there.
     ///
     /// # Errors
     /// What the system says.
     pub fn mount_bpffs(&self) -> Result<(), WorldError> {
         let at = self.bpffs();
-        std::fs::create_dir(&at).map_err(file("creating", &at))?;
+        std::fs::create_dir_all(&at).map_err(file("creating", &at))?;
         let mounted = mount(Some("bpf"), &at, Some("bpf"), MsFlags::empty(), None::<&str>);
         mounted.map_err(system("mount", at.display().to_string()))
     }

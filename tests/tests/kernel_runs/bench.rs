@@ -145,6 +145,7 @@ fn load(cgroup: &Path, chain: bool) -> (Kernel, Events) {
         ingress: IngressHook::Cgroup,
         count_runs: false,
         drop_bytes: 0,
+        pin: false,
     };
     Kernel::load(options).unwrap_or_else(|error| {
         // Nobody else will: there is no bench yet.

@@ -244,11 +244,11 @@ fn deleted(harness: &mut Harness) -> Result<()> {
     Ok(())
 }
 
-/// The agent is away while connections are made: nothing is pinned yet, so nobody judges them.
+/// The connections are made while nothing is in force.
 fn older(harness: &mut Harness) -> Result<()> {
     open(harness)?;
     harness.add(&only_from("db", ""))?;
-    harness.stop_agent()?;
+    harness.detach()?;
     let server = harness.world().serve(Api, "tcp-keep --listen [::]:80")?;
     let (forbidden, allowed) = (hold_all(harness, Web)?, hold_all(harness, Db)?);
     let mark = Mark::now();

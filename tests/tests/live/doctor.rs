@@ -91,6 +91,7 @@ fn config(world: &World, edit: impl FnOnce(&mut Value)) -> Result<PathBuf> {
         "node": world.name(),
         "cgroupRoot": world.managed(),
         "interfaces": ["v-*"],
+        "bpffs": world.bpffs(),
         "stateDir": world.folder().join("state"),
         "grpc": {"socket": {"path": world.folder().join("agent.sock")}},
         "collector": {"address": "none"},

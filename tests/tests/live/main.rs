@@ -39,6 +39,7 @@ mod modes;
 mod neighbours;
 mod otlp;
 mod otlp_receiver;
+mod outlives;
 mod pods;
 mod policies;
 mod quiet;
@@ -108,6 +109,7 @@ fn main() -> anyhow::Result<()> {
         services::trials(),
         translated::trials(),
         lifecycle::trials(),
+        outlives::trials(),
         delivery::trials(),
         doctor::trials(),
         doctor_bundle::trials(),

@@ -5,6 +5,7 @@
 
 use std::fs;
 use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
@@ -101,9 +102,7 @@ fn program(ebpf: &mut Ebpf) -> Result<&mut Xdp> {
 }
 
 fn world(label: &str) -> Result<World> {
-    let world = World::new(label)?;
-    world.mount_bpffs()?;
-    Ok(world)
+    Ok(World::new(label)?)
 }
 
 fn sharing() -> Options {
@@ -120,14 +119,24 @@ fn slot(world: &World) -> Result<Option<u32>> {
 
 /// The pins of all agents of the world.
 fn pins(world: &World) -> Vec<String> {
-    let folders = fs::read_dir(world.bpffs().join("weir")).into_iter().flatten().flatten();
-    folders.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
+    below(&tree(world)).into_iter().filter(|name| name.starts_with("xdp-")).collect()
+}
+
+/// Where the agent of the world pins.
+fn tree(world: &World) -> PathBuf {
+    let weir = world.bpffs().join("weir");
+    let own = below(&weir).into_iter().find(|tree| tree.ends_with(":managed"));
+    own.map_or(weir.clone(), |tree| weir.join(tree))
+}
+
+fn below(folder: &Path) -> Vec<String> {
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
 }
 
 /// Interfaces and neighbours that are pinned.
 fn pins_below(world: &World) -> Vec<String> {
-    let folders = pins(world).into_iter().filter_map(|name| fs::read_dir(world.bpffs().join("weir").join(name)).ok());
-    folders.flatten().flatten().map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
+    pins(world).iter().flat_map(|name| below(&tree(world).join(name))).filter(|name| name != "judge").collect()
 }
 
 /// Whether a datagram to the port is answered.
@@ -180,20 +189,23 @@ fn shared(mode: XdpAttached, section: &str) -> Result<()> {
     ensure!(links::xdp(&harness.world().netns(Node), HERE)? == Some(mode), "the mode has changed");
     judged(&harness, &neighbour, false).context("shared")?;
     ensure!(shown(&harness).context("not shown")?.packets_seen >= 3, "Weir counted nothing");
-    // A crash: Weir's judging ends with it, the neighbour's goes on.
+    // A crash: both go on judging.
     harness.kill_agent()?;
     ensure!(slot(harness.world())? == Some(front), "the front went with the agent");
-    judged(&harness, &neighbour, true).context("crashed")?;
+    judged(&harness, &neighbour, false).context("crashed")?;
     // The next start finds what was left.
     harness.start_agent()?;
     ensure!(is_shared(&harness)? != front, "the front of the agent that crashed is still there");
     judged(&harness, &neighbour, false).context("started again")?;
     ensure!(pins(harness.world()).len() == 1, "left: {:?}", pins(harness.world()));
     harness.stop_agent()?;
+    judged(&harness, &neighbour, false).context("stopped")?;
+    let said = harness.detach()?;
+    ensure!(said.contains("1 XDP programs have their slots back"), "{said}");
     ensure!(slot(harness.world())? == Some(neighbour.id), "the neighbour was not put back");
     ensure!(links::xdp(&harness.world().netns(Node), HERE)? == Some(mode), "the mode has changed");
     ensure!(pins(harness.world()).is_empty(), "left: {:?}", pins(harness.world()));
-    judged(&harness, &neighbour, true).context("stopped")?;
+    judged(&harness, &neighbour, true).context("detached")?;
     drop(server);
     Ok(())
 }
@@ -213,6 +225,8 @@ fn unbroken(mode: XdpAttached) -> Result<()> {
         harness.kill_agent()?;
         harness.start_agent()?;
         harness.stop_agent()?;
+        harness.start_agent()?;
+        harness.detach()?;
         ensure!(slot(harness.world())? == Some(neighbour.id), "the neighbour was not put back");
         harness.start_agent()?;
     }
@@ -222,7 +236,7 @@ fn unbroken(mode: XdpAttached) -> Result<()> {
     let clients = server.served()?.clients;
     ensure!(clients.is_empty(), "past the neighbour: {clients:?}");
     // Without the neighbour the same datagrams arrive: the server would have heard them.
-    harness.stop_agent()?;
+    harness.detach()?;
     links::set_xdp(&harness.world().netns(Node), HERE, None, mode)?;
     let server = harness.world().serve(Api, &format!("udp-serve --silent --listen {}:{THEIRS}", Api.v4()))?;
     let line = format!("udp-flood --to {}:{THEIRS} --rate 1000 --seconds 1", Api.v4());
@@ -276,7 +290,7 @@ fn obstacles() -> Result<()> {
     fails(&mut harness, "a BPF link holds it")?;
     drop(link);
     harness.wait("the free slot", |harness| shown(harness).is_some_and(|shown| shown.mode == "native"))?;
-    harness.stop_agent()?;
+    harness.detach()?;
     neighbour.attach(harness.world(), XdpAttached::SocketBuffer)?;
     harness.start_agent_unready()?;
     fails(&mut harness, "it is in generic mode")?;
@@ -310,7 +324,7 @@ fn put_out() -> Result<()> {
         .wait("the new interface", |harness| shown(harness).is_some_and(|shown| !shown.detail.contains("shares")))?;
     harness.wait("its pin to go", |harness| pins_below(harness.world()).is_empty())?;
     let front = slot(harness.world())?;
-    harness.stop_agent()?;
+    harness.detach()?;
     second.attach(harness.world(), XdpAttached::Driver)?;
     harness.start_agent()?;
     ensure!(shares(&harness, &second) && slot(harness.world())? != front, "{:?}", shown(&harness));
@@ -320,7 +334,7 @@ fn put_out() -> Result<()> {
         shown(harness).is_some_and(|shown| shown.mode == "generic" && !shown.detail.contains("shares"))
     })?;
     ensure!(answered(&harness, THEIRS)?, "a program that was taken away still judges");
-    harness.stop_agent()?;
+    harness.detach()?;
     ensure!(slot(harness.world())?.is_none() && pins(harness.world()).is_empty(), "left: {:?}", pins(harness.world()));
     drop(server);
     Ok(())
@@ -351,7 +365,7 @@ fn two_agents() -> Result<()> {
     })?;
     ensure!(slot(harness.world())? == front && pins(harness.world()).len() == 1, "the first was disturbed");
     drop(second);
-    harness.stop_agent()?;
+    harness.detach()?;
     ensure!(slot(harness.world())? == Some(neighbour.id), "the neighbour was not put back");
     Ok(())
 }

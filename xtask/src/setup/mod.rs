@@ -4,6 +4,7 @@
 //! Never: installs a package, changes apt's or the user's configuration; takes a second when nothing is missing.
 
 mod apt;
+pub mod charts;
 mod cxx;
 mod debian;
 mod host;
@@ -40,6 +41,8 @@ pub enum For {
     Lint,
     /// Load programs into this kernel.
     Live,
+    /// Render the chart: nothing is compiled.
+    Chart,
     /// Run fuzzers: the kernel programs are not built for that.
     Fuzz,
     /// All of it; what only live tasks need is said, not demanded.
@@ -99,6 +102,13 @@ pub fn run(repo: &Repo, purpose: For) -> Result<Report> {
     if purpose == For::Fuzz {
         steps.push(step("C++ compiler", cxx::check));
         steps.push(tool(repo, &pins::CARGO_FUZZ));
+        return Ok(Report::new("setup", start, steps));
+    }
+    if matches!(purpose, For::Chart | For::Ci) {
+        steps.push(step("helm", || charts::helm(repo)));
+        steps.push(step("Kubernetes' schemas", || charts::schemas(repo)));
+    }
+    if purpose == For::Chart {
         return Ok(Report::new("setup", start, steps));
     }
     steps.push(step("core's source", || rust_src::ensure(repo)));

@@ -50,7 +50,7 @@ fn text(text: &str) -> Node {
 }
 
 fn node(value: Value) -> Node {
-    Node { line: 0, column: 0, value }
+    Node { file: 0, line: 0, column: 0, value }
 }
 
 /// One section in the file and in the flags; the flags win.

@@ -47,23 +47,31 @@ const DROP_BYTES: RangeInclusive<u32> = 0..=MAX_DROP_BYTES as u32;
 /// Up to a year.
 const HOURS: RangeInclusive<u64> = 1..=8_784;
 
-/// Reads the file's text and lays the flags over it.
-pub fn read(source: &str, text: &str, args: &Args) -> Result<Config, Vec<Fault>> {
-    let mut reader = Reader::new(source);
-    let root = match tree::parse(text) {
-        Ok(root) => root,
-        Err(bad) => {
-            let place = Node { line: bad.line, column: bad.column, value: Value::Scalar(String::new()) };
-            reader.fault("", Some(&place), &format!("not readable as YAML: {}", bad.problem), "correct the line");
-            return Err(reader.into_faults());
+/// Reads the files' texts, lays each over those before it, and the flags over all.
+pub fn read(files: &[(String, String)], args: &Args) -> Result<Config, Vec<Fault>> {
+    let sources: Vec<&str> = files.iter().map(|(source, _)| source.as_str()).collect();
+    let mut reader = Reader::new(&sources);
+    let mut root = None;
+    for (file, (_, text)) in files.iter().enumerate() {
+        match tree::parse(file, text) {
+            Ok(read) => root = tree::lay(root, read),
+            Err(bad) => {
+                let place = Node { file, line: bad.line, column: bad.column, value: Value::Scalar(String::new()) };
+                reader.fault("", Some(&place), &format!("not readable as YAML: {}", bad.problem), "correct the line");
+            }
         }
-    };
+    }
+    let mut faults = reader.into_faults();
+    if !faults.is_empty() {
+        return Err(faults);
+    }
     let flags = flags(args);
-    let mut reader = Sources { file: reader, flags: Reader::new("command line") };
+    let mut reader = Sources { file: Reader::new(&sources), flags: Reader::new(&["command line"]) };
     let config = config(&mut reader, root.as_ref(), &flags);
-    let mut faults = reader.file.into_faults();
-    // As a person reads the file; what has no place in it comes last.
-    faults.sort_by_key(|fault| (fault.line == 0, fault.line, fault.column));
+    faults.extend(reader.file.into_faults());
+    // As a person reads the files; what has no place in one comes last.
+    let file = |fault: &Fault| sources.iter().position(|source| *source == fault.source);
+    faults.sort_by_key(|fault| (fault.line == 0, file(fault), fault.line, fault.column));
     faults.extend(reader.flags.into_faults());
     match config {
         Some(config) if faults.is_empty() => Ok(config),
@@ -95,6 +103,7 @@ fn config(reader: &mut Sources, file: Option<&Node>, flags: &Node) -> Option<Con
     let xdp_mode = top.read(reader, |reader, section| reader.choice(section, "xdpMode", XDP_MODES));
     let chain = top.read(reader, |reader, section| reader.choice(section, "xdpNeighbour", XDP_NEIGHBOURS));
     let bpffs = top.read(reader, |reader, section| reader.path(section, "bpffs"));
+    let pin = top.read(reader, |reader, section| reader.choice(section, "pin", BOOLEANS));
     let unknown = top.read(reader, |reader, section| reader.choice(section, "unknownWorkloads", UNKNOWN));
     let unselected = top.read(reader, |reader, section| reader.choice(section, "unselectedWorkloads", UNKNOWN));
     let ingress_hook = top.read(reader, |reader, section| reader.choice(section, "ingressHook", INGRESS_HOOKS));
@@ -115,6 +124,7 @@ fn config(reader: &mut Sources, file: Option<&Node>, flags: &Node) -> Option<Con
         interfaces: interfaces.unwrap_or_default(),
         xdp_mode: xdp_mode.unwrap_or(XdpMode::Auto),
         neighbours: neighbours(chain, bpffs),
+        pin: pin.unwrap_or(true),
         unknown: unknown.unwrap_or(Verdict::Allow),
         unselected: unselected.unwrap_or(Verdict::Allow),
         ingress_hook: ingress_hook.unwrap_or_default(),

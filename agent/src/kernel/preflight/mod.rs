@@ -4,7 +4,6 @@
 //! Never: attaches where anybody lives; leaves a program, link, map, cgroup or namespace behind.
 
 mod clock;
-mod query;
 mod room;
 
 use std::{collections::BTreeSet, fs::File, io, path::Path};
@@ -16,8 +15,8 @@ use aya::{
 use nix::net::if_::if_nameindex;
 use weir_common::places::TaskPlaces;
 
+pub use super::query::{Found, cgroup_programs};
 pub use clock::is_synchronised;
-pub use query::{Found, cgroup_programs};
 pub use room::{Cell, cut_a_connection, in_a_namespace};
 
 use super::{
@@ -129,7 +128,8 @@ const LOOPBACK_INDEX: u32 = 1;
 /// Every program for cgroups, once.
 fn cgroup_hooks() -> BTreeSet<&'static str> {
     let hooks = WORKLOAD_HOOKS.iter().chain(&ALONE_HOOKS).map(|hook| hook.program);
-    hooks.chain(ROOT_PROGRAMS).chain(STRICT_PROGRAMS).collect()
+    let roots = ROOT_PROGRAMS.into_iter().chain(STRICT_PROGRAMS).map(|(program, _)| program);
+    hooks.chain(roots).collect()
 }
 
 /// Why the agent would not take the directory as its cgroup root.

@@ -138,6 +138,25 @@ pub fn collector_hangs(stage: &mut Stage) -> Result<Vec<Finding>> {
     Ok(vec![Finding { step: "the collector hangs a while", ok: observed == expected, expected, observed, records }])
 }
 
+/// The agent is killed; what it put in force stays, and the next one takes over.
+pub fn agent_killed(stage: &mut Stage) -> Result<Vec<Finding>> {
+    let judged = |stage: &Stage| -> Result<String> {
+        let mut refused = 0;
+        for _ in 0..5 {
+            refused += usize::from(call(stage, Who::Web, SocketAddr::new(Who::Db.v4(), 5432), 0)?.result == "EPERM");
+        }
+        let allowed = call(stage, Who::Api, SocketAddr::new(Who::Db.v4(), 5432), 100)?.result;
+        Ok(format!("{refused} of 5 refused, allowed {allowed}"))
+    };
+    stage.harness.kill_agent()?;
+    let without = judged(stage)?;
+    stage.harness.start_agent()?;
+    let observed = format!("{without}; next agent: {}", judged(stage)?);
+    let one = "5 of 5 refused, allowed ok";
+    let expected = format!("{one}; next agent: {one}");
+    Ok(vec![Finding { step: "the agent is killed", ok: observed == expected, expected, observed, records: Vec::new() }])
+}
+
 /// Kernel counters, the agent's and the collector's sums.
 pub fn agreed(stage: &mut Stage) -> Result<Vec<Finding>> {
     let agree = stage

@@ -83,7 +83,7 @@ fn open(harness: Harness) -> Result<Stage> {
 }
 
 fn play(stage: &mut Stage, show: &Show) -> Result<Vec<Finding>> {
-    let scenes: [Scene; 9] = [
+    let scenes: [Scene; 10] = [
         scenes::allowed,
         scenes::refused,
         scenes::kept_out,
@@ -93,6 +93,7 @@ fn play(stage: &mut Stage, show: &Show) -> Result<Vec<Finding>> {
         contain::contained,
         scenes::collector_hangs,
         scenes::agreed,
+        scenes::agent_killed,
     ];
     let mut findings = Vec::new();
     for scene in scenes {

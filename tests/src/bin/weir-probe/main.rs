@@ -5,6 +5,7 @@
 
 mod attempt;
 mod crafted;
+mod detach;
 mod elsewhere;
 mod flood;
 mod hold;
@@ -91,6 +92,8 @@ enum Verb {
     UdpPaced(flood::Stream),
     /// Send an ICMP or ICMPv6 message and wait for an echo
     Ping(ping::Ping),
+    /// Take a pinned BPF link off what it is attached to
+    LinkDetach(detach::Detach),
     /// Serve ports and try openings, as told by JSON lines on standard input
     Work,
     /// Reach a peer by a less usual way
@@ -195,6 +198,7 @@ fn main() -> Result<()> {
         Verb::UdpFlood(stream) => stream.run(flood::Pace::CatchUp),
         Verb::UdpPaced(stream) => stream.run(flood::Pace::Even),
         Verb::Ping(ping) => ping.run(),
+        Verb::LinkDetach(detach) => detach.run(),
         Verb::Work => work::run(),
         Verb::Reach(reach) => reach.run(),
         Verb::Send(send) => send.run(),

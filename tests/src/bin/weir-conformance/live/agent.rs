@@ -45,6 +45,8 @@ impl Agent {
             "cgroupRoot": cgroup_root,
             "unknownWorkloads": "allow",
             "stateDir": folder.join("state"),
+            // Its cluster goes with it.
+            "pin": false,
             "grpc": {"socket": {"path": socket, "allowedUids": [0]}},
             "collector": {"address": format!("unix:{}", collector.display())},
             "log": {"level": "info", "format": "text"},

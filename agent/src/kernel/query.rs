@@ -1,8 +1,8 @@
 //! Lives: agent, user space.
-//! Called by: `doctor`.
-//! May touch: asks which programs are attached to a cgroup; needs CAP_NET_ADMIN.
+//! Called by: `doctor`; `keep`, which looks whether what was attached still is.
+//! May touch: asks which programs are attached to a cgroup, an interface or a network namespace; needs CAP_NET_ADMIN.
 //! Never: attaches, detaches or opens a program.
-#![expect(unsafe_code, reason = "aya has no query of a cgroup's programs; the one call is below")]
+#![expect(unsafe_code, reason = "aya has no query of the programs of a cgroup or a namespace; the one call is below")]
 
 use std::{
     fs::File,
@@ -38,7 +38,8 @@ const MOST: usize = 1024;
 /// The cgroup cannot be opened or asked.
 pub fn cgroup_programs(cgroup: &Path) -> io::Result<Vec<Found>> {
     let directory = File::open(cgroup)?;
-    let ask = |flags, kind| query(&directory, kind, flags);
+    let target = directory.as_fd().as_raw_fd().cast_unsigned();
+    let ask = |flags, kind| query(target, kind, flags);
     WORKLOAD_HOOKS
         .iter()
         .map(|hook| {
@@ -48,12 +49,20 @@ pub fn cgroup_programs(cgroup: &Path) -> io::Result<Vec<Found>> {
         .collect()
 }
 
-fn query(cgroup: &File, attach_type: u32, flags: u32) -> io::Result<Vec<u32>> {
+/// Ids of the programs attached to a cgroup or a network namespace (`target` is its descriptor) or to an interface (its index).
+///
+/// # Errors
+/// It is not there, or the kernel does not know the question.
+pub(super) fn attached(target: u32, attach_type: u32) -> io::Result<Vec<u32>> {
+    query(target, attach_type, 0)
+}
+
+fn query(target: u32, attach_type: u32, flags: u32) -> io::Result<Vec<u32>> {
     let mut ids = vec![0u32; MOST];
     // SAFETY: integers all through, for which zero is a value. Of full size: the kernel writes to its later members, too.
     let mut attr: bpf_attr = unsafe { mem::zeroed() };
-    let fd = cgroup.as_fd().as_raw_fd();
-    attr.query.__bindgen_anon_1.target_fd = fd.cast_unsigned();
+    // The index of an interface stands in the same place.
+    attr.query.__bindgen_anon_1.target_fd = target;
     attr.query.attach_type = attach_type;
     attr.query.query_flags = flags;
     attr.query.prog_ids = ids.as_mut_ptr() as u64;
