@@ -25,7 +25,8 @@ pub(super) fn checks(config: Option<&Config>) -> (Vec<Check>, BTreeSet<u64>) {
     let place = root.as_ref().filter(|(_, check)| check.outcome != Outcome::Fail).map(|(path, _)| *path);
     let mut checks: Vec<Check> = root.as_ref().map(|(_, check)| check.clone()).into_iter().collect();
     let mut tags = BTreeSet::new();
-    match Trial::load(config.is_some_and(|config| config.neighbours.chain)) {
+    let (chain, drop_bytes) = config.map_or((false, 0), |config| (config.neighbours.chain, config.drop_bytes));
+    match Trial::load(chain, drop_bytes) {
         Ok(mut trial) => {
             tags = trial.tags();
             checks.push(loaded(&trial));

@@ -36,24 +36,24 @@ pub struct Trial {
 }
 
 impl Trial {
-    /// Creates the maps and loads each program, going on after one that is refused. With those that stand in front of other XDP programs where `chain` asks
-    /// for them.
+    /// Creates the maps and loads each program, going on after one that is refused. As the configuration
+    /// asks: `chain` for those that stand in front of other XDP programs, `drop_bytes` of dropped packets shown.
     ///
     /// # Errors
     /// The maps cannot be created: a privilege or a kernel feature is missing.
-    pub fn load(chain: bool) -> Result<Self, KernelError> {
+    pub fn load(chain: bool, drop_bytes: u32) -> Result<Self, KernelError> {
         let places = places::of_running_kernel();
-        let first = Self::load_with(places, chain)?;
+        let first = Self::load_with(places, chain, drop_bytes)?;
         // As the agent does at its start.
         if first.refused.is_empty() || places.known == 0 {
             Ok(first)
         } else {
-            Self::load_with(TaskPlaces::UNKNOWN, chain)
+            Self::load_with(TaskPlaces::UNKNOWN, chain, drop_bytes)
         }
     }
 
-    fn load_with(places: TaskPlaces, chain: bool) -> Result<Self, KernelError> {
-        let mut ebpf = load::open(places, 0)?;
+    fn load_with(places: TaskPlaces, chain: bool, drop_bytes: u32) -> Result<Self, KernelError> {
+        let mut ebpf = load::open(places, drop_bytes)?;
         let refused = attach::programs(chain).filter_map(|name| load::load_program(&mut ebpf, name).err()).collect();
         Ok(Self { ebpf, refused, reads_tasks: places.known != 0 })
     }
