@@ -27,8 +27,10 @@ use crate::{
 const NEEDED: [(&str, u32); 3] = [("CAP_BPF", 39), ("CAP_PERFMON", 38), ("CAP_NET_ADMIN", 12)];
 /// Contains CAP_BPF and CAP_PERFMON, and lets the agent enter namespaces.
 const SYS_ADMIN: u32 = 21;
+/// Lets the agent find the network namespaces of other users' processes.
+const SYS_PTRACE: u32 = 19;
 
-const GRANT: &str = "run it as root, or grant CAP_BPF, CAP_PERFMON, CAP_NET_ADMIN and CAP_SYS_ADMIN (systemd: AmbientCapabilities, Kubernetes: securityContext)";
+const GRANT: &str = "run it as root, or grant CAP_BPF, CAP_PERFMON, CAP_NET_ADMIN, CAP_SYS_ADMIN and CAP_SYS_PTRACE (systemd: AmbientCapabilities, Kubernetes: securityContext)";
 
 /// What depends on no configuration. `agent`: the process id of the one that runs.
 pub(super) fn checks(agent: Option<u32>) -> Vec<Check> {
@@ -56,7 +58,11 @@ fn privileges(held: u64) -> Check {
         let found = "CAP_SYS_ADMIN missing: living connections in other network namespaces are not cut, sk_lookup is not attached there, other programs cannot be listed";
         return Check::warn(NAME, found, GRANT);
     }
-    Check::ok(NAME, "CAP_BPF, CAP_PERFMON, CAP_NET_ADMIN and CAP_SYS_ADMIN are effective")
+    if !has(SYS_PTRACE) {
+        let found = "CAP_SYS_PTRACE missing: living connections of other users' processes in other network namespaces are not cut";
+        return Check::warn(NAME, found, GRANT);
+    }
+    Check::ok(NAME, "CAP_BPF, CAP_PERFMON, CAP_NET_ADMIN, CAP_SYS_ADMIN and CAP_SYS_PTRACE are effective")
 }
 
 fn btf() -> Check {
@@ -256,8 +262,9 @@ mod tests {
     fn a_missing_privilege_is_named_and_sys_admin_contains_two_of_them() {
         let bits = |all: &[u32]| all.iter().fold(0u64, |bits, bit| bits | 1 << bit);
         let rows = [
-            (bits(&[39, 38, 12, 21]), Outcome::Ok, "effective"),
-            (bits(&[12, 21]), Outcome::Ok, "effective"),
+            (bits(&[39, 38, 12, 19, 21]), Outcome::Ok, "effective"),
+            (bits(&[12, 19, 21]), Outcome::Ok, "effective"),
+            (bits(&[12, 21]), Outcome::Warn, "CAP_SYS_PTRACE missing"),
             (bits(&[39, 38, 12]), Outcome::Warn, "CAP_SYS_ADMIN missing"),
             (bits(&[21]), Outcome::Fail, "CAP_NET_ADMIN missing"),
             (bits(&[39, 12]), Outcome::Fail, "CAP_PERFMON missing"),
