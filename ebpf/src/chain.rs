@@ -5,10 +5,10 @@
 //!
 //! ```text
 //!   slot: xdp_front --> xdp_chained --pass--> the neighbour
-//!             \-- once the agent is gone --------^
+//!             \-- where nothing judges ----------^
 //! ```
 //! Why a front: only a program that a link does not hold can take another's place without a moment in which neither is there, and
-//! such a program stays in the slot when the agent ends. What judges ends with the agent, as everything else of Weir does.
+//! such a program stays in the slot when the agent ends. What judges stays with it, unless the agent was told `pin: false`.
 //!
 //! Two of each: programs that take frames in several buffers call no others than their like.
 

@@ -350,6 +350,11 @@ impl Pin {
         Some(Self { at, what: words.next()?.to_owned(), path })
     }
 
+    /// Whether it still judges anybody. One that cannot be asked does.
+    pub(super) fn is_attached(&self) -> bool {
+        query::is_attached(&self.path).unwrap_or(true)
+    }
+
     fn remove(&self) {
         if let Err(error) = fs::remove_file(&self.path)
             && error.kind() != io::ErrorKind::NotFound

@@ -299,7 +299,7 @@ impl Kernel {
         let (root, cgroups, wires, interfaces) =
             (&self.options.cgroup_root, &self.cgroups, &self.wires, &self.interfaces);
         self.keep.release_before(|pin| match pin.at {
-            At::Cgroup(id) => cgroups.needs_before(root, id),
+            At::Cgroup(id) => pin.is_attached() && cgroups.needs_before(root, id),
             At::Xdp(index) => !interfaces.has(index) && interfaces.has_failed(index),
             At::Tcx(index) => !wires.has(index) && wires.wants(index),
             At::Netns(_) => false,

@@ -1,13 +1,17 @@
 //! Lives: agent, user space.
 //! Called by: `doctor`; `keep`, which looks whether what was attached still is.
 //! May touch: asks which programs are attached to a cgroup, an interface or a network namespace; needs CAP_NET_ADMIN.
-//! Never: attaches, detaches or opens a program.
-#![expect(unsafe_code, reason = "aya has no query of the programs of a cgroup or a namespace; the one call is below")]
+//! Never: attaches or detaches; keeps what it opens.
+#![expect(unsafe_code, reason = "aya has no query of the programs of a cgroup or a namespace; the two calls are below")]
 
 use std::{
-    fs::File,
+    ffi::CString,
+    fs::{self, File},
     io, mem,
-    os::fd::{AsFd as _, AsRawFd as _},
+    os::{
+        fd::{AsFd as _, AsRawFd as _, FromRawFd as _, OwnedFd},
+        unix::ffi::OsStrExt as _,
+    },
     path::Path,
 };
 
@@ -55,6 +59,28 @@ pub fn cgroup_programs(cgroup: &Path) -> io::Result<Vec<Found>> {
 /// It is not there, or the kernel does not know the question.
 pub(super) fn attached(target: u32, attach_type: u32) -> io::Result<Vec<u32>> {
     query(target, attach_type, 0)
+}
+
+/// Whether a pinned link of a cgroup is still attached: the kernel lets go of it with the last socket of a cgroup that was deleted.
+///
+/// # Errors
+/// The pin cannot be opened, or the kernel does not tell.
+pub(super) fn is_attached(pin: &Path) -> io::Result<bool> {
+    let path = CString::new(pin.as_os_str().as_bytes()).map_err(io::Error::other)?;
+    // SAFETY: integers all through, for which zero is a value.
+    let mut attr: bpf_attr = unsafe { mem::zeroed() };
+    attr.__bindgen_anon_4.pathname = path.as_ptr() as u64;
+    let (command, size) = (bpf_cmd::BPF_OBJ_GET as libc::c_int, size_of::<bpf_attr>());
+    // SAFETY: the kernel reads within `attr`, of the size given, and the string that it points to, which lives on.
+    let opened = unsafe { libc::syscall(libc::SYS_bpf, command, &raw mut attr, size) };
+    let descriptor = i32::try_from(opened).map_err(io::Error::other)?;
+    if descriptor < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the kernel has just made it for this call.
+    let link = unsafe { OwnedFd::from_raw_fd(descriptor) };
+    let said = fs::read_to_string(format!("/proc/self/fdinfo/{}", link.as_raw_fd()))?;
+    Ok(!said.lines().any(|line| line.split_whitespace().eq(["cgroup_id:", "0"])))
 }
 
 fn query(target: u32, attach_type: u32, flags: u32) -> io::Result<Vec<u32>> {

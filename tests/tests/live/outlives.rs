@@ -110,7 +110,13 @@ fn stays() -> Result<()> {
     ensure!(harness.status()?.agent.generation > first, "the generations begin anew");
     is_in_force(&harness, "started again")?;
     ensure!(runs(&harness) == ["run-2"], "of the agent before is left: {:?}", runs(&harness));
+    // A cgroup that goes while nobody looks leaves nothing behind.
+    let late = harness.world().managed().join("late");
+    weir_tests::world::cgroup::create(&late)?;
+    harness.add("---\napiVersion: weir.dev/v1alpha1\nkind: Workload\nmetadata: {name: late, namespace: shop}\nspec: {cgroup: late}\n")?;
+    harness.wait("late to be attached", |harness| harness.status().is_ok_and(|status| status.all_attached()))?;
     harness.kill_agent()?;
+    weir_tests::world::cgroup::remove(&late)?;
     is_in_force(&harness, "killed")?;
     // Of an agent that dies before it has taken over, nothing is left in force but what was before.
     let mut hasty = harness.world().start("hasty", harness.agent_command()?)?;
@@ -120,7 +126,7 @@ fn stays() -> Result<()> {
     is_in_force(&harness, "killed while it started")?;
     harness.start_agent()?;
     is_in_force(&harness, "started once more")?;
-    ensure!(runs(&harness).len() == 1, "{:?}", runs(&harness));
+    harness.wait("the runs before to be let go of", |harness| runs(harness).len() == 1)?;
     ensure!(harness.status()?.agent.repairs == 0, "it put something back that nobody took");
     // The new one rules: what it allows, the old ones do not forbid.
     harness.apply(&workloads())?;
