@@ -7,6 +7,7 @@
 //! Every [`TURN`] at the latest the ring is emptied; every [`MERGE_EVERY`] the merged decisions of the epoch are taken. The
 //! ring's own loss counters belong to the kernel side and are read by `control` (see [`loss`]).
 
+mod began;
 pub mod belongs;
 mod bounded;
 mod cgroups;
@@ -23,21 +24,22 @@ pub mod tally;
 mod totals;
 
 use std::{
-    collections::HashMap,
     path::PathBuf,
     sync::{Arc, mpsc::Receiver},
     time::{Duration, Instant},
 };
 
 pub use join::JoinStats;
-use weir_common::event::{DropBytes, Event, MergeKey, MergeValue};
+use weir_common::event::{Event, MergeKey, MergeValue};
 
 use crate::{
     datapath::EventSource,
     exporter::Queue,
     revoke::Revoker,
     runtime::Stop,
-    telemetry::{clock::Clock, join::Join, names::Names, progress::Progress, record::Record, tally::Tally},
+    telemetry::{
+        began::Began, clock::Clock, join::Join, names::Names, progress::Progress, record::Record, tally::Tally,
+    },
 };
 
 /// Longest time an event lies in the ring. The kernel wakes us at once for an event that names a process (`/proc` can say more
@@ -77,6 +79,7 @@ pub struct Telemetry<S> {
     clock_at: Instant,
     /// Wall clock at the end of the last merge epoch.
     epoch_ns: u64,
+    began: Began,
     shown: JoinStats,
 }
 
@@ -95,6 +98,7 @@ impl<S: EventSource> Telemetry<S> {
             merged_at: now,
             clock_at: now,
             epoch_ns,
+            began: Began::default(),
             shown: JoinStats::default(),
         }
     }
@@ -173,12 +177,12 @@ impl<S: EventSource> Telemetry<S> {
             }
         };
         self.parts.tally.merged(&merged);
-        let mut shown = self.take_shown();
+        self.take_shown();
         let names = self.parts.names.snapshot();
         let (first, last) = (self.epoch_ns, clock::wall_now());
         self.epoch_ns = last;
         let mut record = |(key, value): &(MergeKey, MergeValue)| {
-            let packet = shown.remove(key).and_then(|shown| began(&shown, value));
+            let packet = self.began.take(key, value);
             Some(Record { packet, ..self.join.merged(key, value, &names)? })
         };
         let mut records: Vec<Record> = merged.entries.iter().filter_map(&mut record).collect();
@@ -187,20 +191,21 @@ impl<S: EventSource> Telemetry<S> {
                 opening::overflowed(*hook, *verdict, *reason, *count, first, last)
             }),
         );
+        self.began.end();
         self.hand_over(records);
     }
 
     /// How dropped packets of the epoch began. All of it is in the ring by now, for who wrote it has finished.
-    fn take_shown(&mut self) -> HashMap<MergeKey, DropBytes> {
+    fn take_shown(&mut self) {
         if !self.source.shows() {
-            return HashMap::new();
+            return;
         }
         for _ in 0..LAST_BATCHES {
             if self.drain() < BATCH {
                 break;
             }
         }
-        self.source.take_shown().into_iter().map(|shown| (shown.key, shown)).collect()
+        self.began.add(self.source.take_shown());
     }
 
     fn hand_over(&self, records: Vec<Record>) {
@@ -217,12 +222,6 @@ impl<S: EventSource> Telemetry<S> {
             self.shown = stats;
         }
     }
-}
-
-/// The packet, unless it is one of an earlier epoch.
-fn began(shown: &DropBytes, value: &MergeValue) -> Option<Box<[u8]>> {
-    let length = usize::try_from(shown.length).ok()?;
-    shown.bytes.get(..length).filter(|_| shown.time_ns >= value.first_ns).map(Box::from)
 }
 
 #[cfg(test)]
