@@ -38,6 +38,8 @@ pub struct Flow {
     pub direction: Direction,
     /// Its socket's cookie; 0 where only the listener's is known.
     pub cookie: u64,
+    /// Older than the programs: no event told of its opening, none will of its end.
+    pub adopted: bool,
     /// The sweep before which it was noted.
     sweep: u64,
 }
@@ -80,16 +82,16 @@ impl Known {
             Some(Hook::Ingress | Hook::SkLookup) => (Direction::Ingress, 0),
             _ => return,
         };
-        self.insert(&connection(event, Some(direction)), direction, cookie);
+        self.insert(&connection(event, Some(direction)), direction, cookie, false);
     }
 
     /// Takes over a connection that is older than the programs.
     pub fn adopt(&self, found: &Connection, direction: Direction, cookie: u64) {
-        self.insert(found, direction, cookie);
+        self.insert(found, direction, cookie, true);
     }
 
-    fn insert(&self, found: &Connection, direction: Direction, cookie: u64) {
-        let flow = Flow { direction, cookie, sweep: self.sweep.load(Ordering::Relaxed) };
+    fn insert(&self, found: &Connection, direction: Direction, cookie: u64, adopted: bool) {
+        let flow = Flow { direction, cookie, adopted, sweep: self.sweep.load(Ordering::Relaxed) };
         let ends = ends(found);
         let mut shard = self.shard(&ends);
         if shard.len() < CAPACITY / SHARDS || shard.contains_key(&ends) {

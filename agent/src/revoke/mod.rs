@@ -114,6 +114,11 @@ impl Revoker {
         lock(&self.mail).view.clone()
     }
 
+    /// Who opened a connection that is older than the programs; `None` for one that is not, or is not known.
+    pub fn adopted(&self, connection: &Connection) -> Option<Direction> {
+        self.known.get(connection).filter(|flow| flow.adopted).map(|flow| flow.direction)
+    }
+
     /// The connections that `view` would cut, and those it would let go on; nothing is touched.
     ///
     /// # Errors

@@ -30,7 +30,7 @@ use super::{
         staged, take_icmp_type, tuple,
     },
     process::Processes,
-    progress::Progress,
+    progress::{Progress, Standing},
     record::{Record, RecordKind},
     totals,
 };
@@ -192,7 +192,8 @@ impl Join {
         }
     }
 
-    /// What a living connection that is at least `old` has come to; `None` for one whose opening is not known, or made no record.
+    /// What a living connection that is at least `old` has come to, or is older than the programs; `None` for another whose opening is
+    /// not known, or made no record.
     pub fn progress(&mut self, seen: &Progress, old: Duration, names: &Snapshot) -> Option<Record> {
         let event = Event {
             time_ns: seen.time_ns,
@@ -207,7 +208,8 @@ impl Join {
         };
         let active = self.flows.get(&seen.cookie).and_then(|flow| flow.opened.clone());
         let role = if active.is_some() { Direction::Egress } else { Direction::Ingress };
-        let opened = active.or_else(|| self.passive.get(&tuple(&event)).cloned())?;
+        let opening = active.or_else(|| self.passive.get(&tuple(&event)).cloned());
+        let Some(opened) = opening else { return self.progress_of_older(seen, &event, names) };
         if Duration::from_nanos(seen.time_ns.saturating_sub(opened.time_ns)) < old {
             return None;
         }
@@ -218,6 +220,24 @@ impl Join {
             direction: Some(role),
             traffic: totals::traffic(&seen.totals, role, seen.state),
             ..of_opening(&event, &opened, names)
+        })
+    }
+
+    /// The same of one that no event told of: by whom and when it was opened is not known, and it is told by what judges it now.
+    fn progress_of_older(&self, seen: &Progress, event: &Event, names: &Snapshot) -> Option<Record> {
+        let Standing { identity, direction, decision, generation } = seen.older?;
+        let identities = Event { local_identity: identity, remote_identity: decision.remote_identity, ..*event };
+        let event = Event { generation, ..identities };
+        Some(Record {
+            kind: RecordKind::Progress,
+            time_ns: self.clock.wall(seen.time_ns),
+            verdict: Some(decision.verdict),
+            reason: Some(decision.reason),
+            direction: Some(direction),
+            rule: names.rule(generation, decision.rule),
+            generation,
+            traffic: totals::traffic(&seen.totals, direction, seen.state),
+            ..of_ends(&event, names)
         })
     }
 

@@ -15,14 +15,22 @@ use std::{
     time::{Duration, Instant},
 };
 
-use weir_common::{addr::Addr, event::Totals};
+use weir_common::{
+    addr::{Addr, Protocol},
+    decide::Decision,
+    event::Totals,
+    verdict::Direction,
+};
 
 use crate::{
     kernel::{
         namespaces::{Namespace, Namespaces},
         sockets::Door,
     },
-    revoke::Revoker,
+    revoke::{
+        Revoker,
+        view::{Connection, Fate, View},
+    },
     runtime::Stop,
     telemetry::clock,
 };
@@ -51,6 +59,21 @@ pub struct Progress {
     pub remote: (Addr, u16),
     /// The kernel's counters.
     pub totals: Totals,
+    /// Of one that is older than the programs: how it is judged now, for nothing was when it opened.
+    pub older: Option<Standing>,
+}
+
+/// How a connection stands by the generation in force.
+#[derive(Clone, Copy, Debug)]
+pub struct Standing {
+    /// This side's identity.
+    pub identity: u32,
+    /// Who opened it.
+    pub direction: Direction,
+    /// What lets it go on, or would not any more.
+    pub decision: Decision,
+    /// The generation.
+    pub generation: u64,
 }
 
 /// The thread's work.
@@ -99,14 +122,20 @@ impl Watch {
         let found = namespaces.find(&self.root, &view.cgroups())?;
         for inhabited in &found.namespaces {
             // One that is gone meanwhile, or cannot be asked, is no reason to leave out the others.
-            if let Err(error) = self.look_into(&inhabited.namespace, &found.cgroups, stop) {
+            if let Err(error) = self.look_into(&inhabited.namespace, &found.cgroups, &view, stop) {
                 tracing::debug!(namespace = inhabited.namespace.id, %error, "its connections are not reported this time");
             }
         }
         Ok(())
     }
 
-    fn look_into(&self, namespace: &Namespace, owners: &HashMap<u64, u32>, stop: &Stop) -> std::io::Result<()> {
+    fn look_into(
+        &self,
+        namespace: &Namespace,
+        owners: &HashMap<u64, u32>,
+        view: &View,
+        stop: &Stop,
+    ) -> std::io::Result<()> {
         let mut door = Door::open(namespace)?;
         let time_ns = clock::monotonic_now();
         door.totals(&mut |living, totals| {
@@ -119,10 +148,26 @@ impl Watch {
                     local: living.local,
                     remote: living.remote,
                     totals,
+                    older: self.older(view, *workload, living.local, living.remote),
                 };
                 self.hand_over(stop, progress);
             }
         })
+    }
+
+    /// How a connection that is older than the programs stands; `None` for others, and for what no record is to be made of.
+    fn older(&self, view: &View, workload: u32, local: (Addr, u16), remote: (Addr, u16)) -> Option<Standing> {
+        let ends = Connection { workload, protocol: Protocol::TCP, direction: None, local, remote };
+        let connection = Connection { direction: Some(self.revoker.adopted(&ends)?), ..ends };
+        let generation = view.compiled.generation;
+        let identity = view.locals.get(&workload)?.workload.identity;
+        match view.judge(&connection) {
+            Fate::Stays(Some((direction, decision))) | Fate::Drains(direction, decision) if !decision.quiet => {
+                Some(Standing { identity, direction, decision, generation })
+            }
+            // What is to be cut is told of when it is.
+            Fate::Stays(_) | Fate::Drains(..) | Fate::Cut(..) => None,
+        }
     }
 
     fn hand_over(&self, stop: &Stop, progress: Progress) {

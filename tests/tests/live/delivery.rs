@@ -39,6 +39,7 @@ pub fn trials() -> Vec<Trial> {
         test("an_agent_that_was_killed_leaves_its_records_to_the_next_which_says_that_there_is_a_gap", killed),
         test("adversarial 41: with_every_buffer_on_the_way_full_the_sum_still_closes_and_verdicts_hold", all_full),
         test("a_connection_that_lives_on_reports_what_it_has_come_to", progress),
+        test("a_connection_older_than_the_agent_reports_what_it_has_come_to", progress_of_older),
         test("adversarial 42: one_workload_floods_and_the_others_records_arrive", one_floods),
         test("adversarial 42: one_workload_fills_its_share_of_the_ring_and_no_more_while_nobody_reads", ring_share),
     ]
@@ -422,3 +423,42 @@ fn progress() -> Result<()> {
     }
     agrees(&harness)
 }
+
+/// A transfer that began while nothing was in force, at both of its ends; nothing else will ever tell how much it carried.
+fn progress_of_older() -> Result<()> {
+    let options = Options { progress: 1, log: "info", ..Options::default() };
+    let mut harness = Harness::start(World::new("progress-older")?, options)?;
+    harness.apply(&format!("{}{}", workloads(), document("Policy", "db-in", FROM_WEB)))?;
+    harness
+        .wait("all workloads to be attached", |harness| harness.status().is_ok_and(|status| status.all_attached()))?;
+    harness.detach()?;
+    let _server = harness.world().serve(Db, "tcp-serve --listen 0.0.0.0:5432")?;
+    let line = format!("tcp-connect --to {}:5432 --bytes 1000000000000 --timeout-ms 60000", Db.v4());
+    let mut client = harness.world().start("transfer", harness.world().probe_line(Web, &line))?;
+    let mark = Mark::now();
+    harness.start_agent()?;
+    for (end, direction, policy, rule) in
+        [("shop/db", "ingress", "Policy/shop/db-in", "ingress[0] from-web"), ("shop/web", "egress", "", "")]
+    {
+        let mut before = (0, 0);
+        for _ in 0..3 {
+            let report = harness.record(mark, "progress", |record| {
+                record.kind == "progress" && record.local.workload == end && record.bytes_sent > before.0
+            })?;
+            ensure!(report.bytes_received > before.1, "{report:?} after {before:?}");
+            ensure!((&*report.verdict, &*report.direction, report.count) == ("allow", direction, 0), "{report:?}");
+            ensure!((&*report.policy, &*report.rule) == (policy, rule), "{report:?}");
+            ensure!(report.process.is_none(), "nobody told who opened it: {report:?}");
+            let other = if end == "shop/db" { "shop/web" } else { "shop/db" };
+            ensure!(report.remote.workload == other, "{report:?}");
+            before = (report.bytes_sent, report.bytes_received);
+        }
+    }
+    client.stop(SOON)?;
+    agrees(&harness)
+}
+
+const FROM_WEB: &str = "
+  workloadSelector: {matchLabels: {app: db}}
+  policyTypes: [Ingress]
+  ingress: [{name: from-web, from: [{workloadSelector: {matchLabels: {app: web}}}], ports: [{port: 5432}]}]";
