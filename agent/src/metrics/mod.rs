@@ -7,7 +7,7 @@
 //! |---|---|
 //! | `/metrics` | every family of `families`, as `OpenMetrics` text |
 //! | `/livez` | 200 while control answers |
-//! | `/readyz` | 200 while the policy is in the kernel and everything that exists is attached, else 503 and why |
+//! | `/readyz` | 200 while the policy is in the kernel and everything that exists is attached, else 503 and why; `?verbose`: a line per workload and interface too |
 
 #[cfg(test)]
 mod deploy_tests;
@@ -21,7 +21,7 @@ use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use axum::{
     Router,
-    extract::State,
+    extract::{RawQuery, State},
     http::{StatusCode, header::CONTENT_TYPE},
     response::{IntoResponse, Response},
     routing::get,
@@ -31,7 +31,7 @@ use tokio::net::TcpListener;
 
 use crate::{
     control::{actor::Handle, view::Status},
-    rpc::Info,
+    rpc::{Info, ready},
     runtime::Stop,
 };
 
@@ -90,22 +90,20 @@ async fn live(State(source): State<Source>) -> Response {
     source.status().await.map_or_else(|why| unavailable(&why), |_| "ok\n".into_response())
 }
 
-async fn ready(State(source): State<Source>) -> Response {
-    match source.status().await {
-        Ok(status) if status.observed.enforcing => "ok\n".into_response(),
-        Ok(status) => unavailable(&missing(&status)),
-        Err(why) => unavailable(&why),
+async fn ready(State(source): State<Source>, RawQuery(query): RawQuery) -> Response {
+    let status = match source.status().await {
+        Ok(status) => status,
+        Err(why) => return unavailable(&why),
+    };
+    let covered = match query.as_deref() {
+        Some("verbose") => ready::covered(&status),
+        _ => String::new(),
+    };
+    if status.observed.enforcing {
+        format!("{covered}ok\n").into_response()
+    } else {
+        unavailable(&format!("{covered}{}", ready::missing(&status)))
     }
-}
-
-/// What keeps an agent from enforcing.
-fn missing(status: &Status) -> String {
-    let workloads = status.observed.workloads.iter().filter(|workload| !workload.detail.is_empty());
-    let workloads = workloads.map(|one| format!("{}/{}: {}", one.id.namespace, one.id.name, one.detail));
-    let interfaces = status.observed.interfaces.iter().filter(|interface| interface.mode == "failed");
-    let interfaces = interfaces.map(|one| format!("{}: {}", one.name, one.detail));
-    let found: Vec<String> = workloads.chain(interfaces).collect();
-    if found.is_empty() { "not enforcing yet".to_owned() } else { format!("not enforcing: {}", found.join("; ")) }
 }
 
 fn unavailable(why: &str) -> Response {

@@ -8,6 +8,7 @@ pub mod export;
 mod health;
 mod link;
 pub mod pack;
+pub mod ready;
 mod records;
 mod service;
 mod sets;

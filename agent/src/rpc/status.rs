@@ -1,5 +1,5 @@
 //! Lives: weir-agent, at its gRPC edge.
-//! Called by: `service`.
+//! Called by: `service`; `ready`, which tells the same of workloads and interfaces.
 //! May touch: the tally and the queue, read only.
 //! Never: sums what the kernel counted with what was recorded: showing them side by side is the point.
 
@@ -68,7 +68,8 @@ fn connections(report: &Report) -> v1::ConnectionStatus {
     }
 }
 
-fn workloads(status: &Status) -> Vec<v1::WorkloadStatus> {
+/// The workloads, by name.
+pub fn workloads(status: &Status) -> Vec<v1::WorkloadStatus> {
     let states: HashMap<&ResourceId, &WorkloadState> =
         status.observed.workloads.iter().map(|state| (&state.id, state)).collect();
     let shown = status.compiled.workloads.values().map(|workload| {
@@ -101,7 +102,8 @@ const fn attach_word(state: AttachState) -> &'static str {
     }
 }
 
-fn interfaces(status: &Status) -> Vec<v1::InterfaceStatus> {
+/// The interfaces that XDP is wanted at.
+pub fn interfaces(status: &Status) -> Vec<v1::InterfaceStatus> {
     let shown = status.observed.interfaces.iter().map(|interface| {
         let seen = status.seen.iter().find(|seen| seen.index == interface.index && interface.index != 0);
         let (packets, passed) = seen.map_or((0, 0), |seen| (seen.seen, seen.passed));

@@ -19,6 +19,25 @@ pub fn trials() -> Vec<Trial> {
     vec![on_stage("metrics_say_what_status_says_and_probes_that_the_agent_enforces", pages)]
 }
 
+/// Readiness names the hooks of every workload and interface of this node: those that status names.
+fn covered(harness: &Harness, status: &Status) -> Result<()> {
+    let page = get(harness, "/readyz?verbose")?;
+    let lines: Vec<&str> = page.lines().filter(|line| line.starts_with('[')).collect();
+    let here = |state: &str| state != "remote";
+    let count = status.agent.workloads.iter().filter(|workload| here(&workload.state)).count();
+    ensure!(count == 3 && lines.len() == count + status.agent.interfaces.len(), "{page}");
+    for workload in status.agent.workloads.iter().filter(|workload| here(&workload.state)) {
+        let line = format!("[+] workload {} attached hooks={}", workload.workload, workload.hooks.join(","));
+        ensure!(!workload.hooks.is_empty() && lines.iter().any(|found| found.starts_with(&line)), "{line}:\n{page}");
+    }
+    for interface in &status.agent.interfaces {
+        let line = format!("interface {} {}", interface.name, interface.mode);
+        ensure!(lines.iter().any(|found| found.contains(&line)), "{line}:\n{page}");
+    }
+    ensure!(page.ends_with("ok\n"), "{page}");
+    Ok(())
+}
+
 fn pages(harness: &mut Harness) -> Result<()> {
     let limit = "{workloadSelector: {matchLabels: {app: api}}, packets: {perSecond: 1000000, burst: 1000000}}";
     let limit = weir_tests::documents::document("RateLimit", "generous", limit);
@@ -33,6 +52,7 @@ fn pages(harness: &mut Harness) -> Result<()> {
 
     ensure!(get(harness, "/livez")?.contains("200 OK") && get(harness, "/readyz")?.contains("200 OK"));
     let (status, page) = both(harness)?;
+    covered(harness, &status)?;
     let value =
         |name: &str| page.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.parse::<f64>().ok());
     let shown = |name: &str| value(name).with_context(|| format!("{name} is not on the page:\n{page}"));
