@@ -19,6 +19,7 @@ mod pins;
 mod process;
 mod report;
 mod setup;
+mod soak;
 mod test;
 
 use std::path::PathBuf;
@@ -73,6 +74,9 @@ enum Task {
     /// Feed hostile bytes to everything that reads bytes, for a bounded time
     #[command(after_help = fuzz::HELP)]
     Fuzz(fuzz::Options),
+    /// Random policies, kills, upgrades, flaps, floods and real connections against the evaluator, for as long as asked
+    #[command(after_help = soak::HELP)]
+    Soak(soak::Options),
     /// Build the container image, and try it under podman
     #[command(after_help = image::HELP)]
     Image(image::Options),
@@ -119,6 +123,7 @@ fn run(cli: Cli) -> anyhow::Result<bool> {
         Task::Bench { what } => bench::task(&repo, &what),
         Task::Budget(options) => budget::task(&repo, &options),
         Task::Fuzz(options) => fuzz::task(&repo, &options),
+        Task::Soak(options) => soak::task(&repo, &options),
         Task::Image(options) => image::task(&repo, &options),
         Task::Chart(options) => chart::task(&repo, &options),
         Task::Lint(json) => lint::task(&repo, json.file.as_deref()),

@@ -91,6 +91,19 @@ pub fn spare(namespace: &Path, name: &str) -> Result<(), WorldError> {
     })
 }
 
+/// Takes an interface out of service and puts it back; who is attached to it stays.
+///
+/// # Errors
+/// What the kernel says.
+pub fn flap(namespace: &Path, name: &str) -> Result<(), WorldError> {
+    in_namespace(namespace, async |handle| {
+        let message = LinkUnspec::new_with_name(name).down().build();
+        handle.link().set(message).execute().await.map_err(netlink("lowering", name))?;
+        up(&handle, name).await
+    })?;
+    wait_in_service(namespace, name)
+}
+
 /// Gives an interface another name.
 ///
 /// # Errors

@@ -48,6 +48,7 @@ mod refusals;
 mod rows;
 mod services;
 mod sets;
+mod soak;
 mod stage;
 mod syn_flood;
 mod themselves;
@@ -105,6 +106,7 @@ fn main() -> anyhow::Result<()> {
         updates::trials(),
         flips::trials(),
         random::trials(),
+        soak::trials(),
         policies::trials(),
         services::trials(),
         translated::trials(),

@@ -1,5 +1,5 @@
 //! Lives: weir-tests, live tests of what stays in force when the agent does not run, and of how the next one takes over.
-//! Called by: main.
+//! Called by: main; `soak`, for what it takes away.
 //! May touch: worlds of its own, whose agent it stops, kills and starts; the pins of that agent.
 //! Never: takes the word of status for it: what is in force is asked by traffic.
 
@@ -85,14 +85,14 @@ fn serve(harness: &Harness) -> Result<[Running; 2]> {
 }
 
 /// The pins below the world's BPF file system, with the runs they are of.
-fn pins(harness: &Harness) -> Vec<(String, PathBuf)> {
+pub fn pins(harness: &Harness) -> Vec<(String, PathBuf)> {
     let below = |path: PathBuf| fs::read_dir(path).into_iter().flatten().flatten().map(|entry| entry.path());
     let runs = below(harness.world().bpffs().join("weir")).flat_map(below);
     let name = |path: &PathBuf| path.file_name().unwrap_or_default().to_string_lossy().into_owned();
     runs.flat_map(|run| below(run.clone()).map(move |pin| (name(&run), pin)).collect::<Vec<_>>()).collect()
 }
 
-fn runs(harness: &Harness) -> Vec<String> {
+pub fn runs(harness: &Harness) -> Vec<String> {
     let mut runs: Vec<String> = pins(harness).into_iter().map(|(run, _)| run).collect();
     runs.sort();
     runs.dedup();
@@ -252,7 +252,7 @@ fn is_of((_, pin): &(String, PathBuf), kind: &str) -> bool {
     pin.file_name().is_some_and(|name| name.to_string_lossy().starts_with(kind))
 }
 
-fn take_off(pin: &std::path::Path) -> Result<()> {
+pub fn take_off(pin: &std::path::Path) -> Result<()> {
     let done = std::process::Command::new(program("weir-probe")).arg("link-detach").arg("--pin").arg(pin).status()?;
     ensure!(done.success(), "{} could not be detached", pin.display());
     Ok(())

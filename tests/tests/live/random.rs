@@ -1,5 +1,5 @@
 //! Lives: weir-tests, a live test of random policies: the evaluator against real connections.
-//! Called by: main.
+//! Called by: main; `soak`, for its policies and its connections.
 //! May touch: a world of its own, whose history holds nothing else.
 //! Never: asks the tables; what the evaluator says of documents must be what sockets see and records name.
 //!
@@ -33,6 +33,11 @@ pub fn trials() -> Vec<Trial> {
 const SECONDS: &str = "WEIR_SOAK_SECONDS";
 const SEED: &str = "WEIR_SEED";
 
+/// A number that the environment gives, or the usual one.
+pub fn number(name: &str, usual: u64) -> u64 {
+    std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(usual)
+}
+
 const PORTS: [u16; 4] = [80, 81, 82, 83];
 /// Probes that are made at the same time.
 const AT_ONCE: usize = 16;
@@ -41,11 +46,10 @@ const GIVE_UP_MS: u64 = 600;
 const PATIENCE_MS: u64 = 5000;
 
 fn soak() -> Result<()> {
-    let number = |name: &str, usual: u64| std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(usual);
     let (seconds, seed) = (number(SECONDS, 20), number(SEED, 1));
     let mut harness = Harness::start(World::new("random")?, Options::default())?;
     let _servers = servers(&harness)?;
-    let (began, mut dice) = (Instant::now(), Dice(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1));
+    let (began, mut dice) = (Instant::now(), Dice::seeded(seed));
     let (mut rounds, mut probes, mut refused) = (0, 0, 0);
     while began.elapsed() < Duration::from_secs(seconds) {
         let documents = format!("{}{}", workloads(), policies(&mut dice));
@@ -60,10 +64,14 @@ fn soak() -> Result<()> {
 }
 
 /// A source of numbers that can be repeated (xorshift64*).
-struct Dice(u64);
+pub struct Dice(u64);
 
 impl Dice {
-    fn roll(&mut self, sides: usize) -> usize {
+    pub const fn seeded(seed: u64) -> Dice {
+        Dice(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
+    }
+
+    pub fn roll(&mut self, sides: usize) -> usize {
         self.0 ^= self.0 >> 12;
         self.0 ^= self.0 << 25;
         self.0 ^= self.0 >> 27;
@@ -71,7 +79,7 @@ impl Dice {
         usize::try_from(number).unwrap_or_default() % sides
     }
 
-    fn pick<T: Copy>(&mut self, from: &[T], or: T) -> T {
+    pub fn pick<T: Copy>(&mut self, from: &[T], or: T) -> T {
         let at = self.roll(from.len().max(1));
         from.get(at).copied().unwrap_or(or)
     }
@@ -83,7 +91,7 @@ impl Dice {
 }
 
 /// Up to four policies, native and Kubernetes'.
-fn policies(dice: &mut Dice) -> String {
+pub fn policies(dice: &mut Dice) -> String {
     let count = 1 + dice.roll(4);
     (0..count).map(|number| if dice.roll(3) == 0 { kubernetes(dice, number) } else { native(dice, number) }).collect()
 }
@@ -164,7 +172,7 @@ fn block(dice: &mut Dice) -> String {
 }
 
 /// A connection to try.
-struct Probe {
+pub struct Probe {
     from: Who,
     to: Who,
     verb: &'static str,
@@ -174,7 +182,7 @@ struct Probe {
     expected: Explanation,
 }
 
-fn servers(harness: &Harness) -> Result<Vec<Running>> {
+pub fn servers(harness: &Harness) -> Result<Vec<Running>> {
     let serve = |who: Who| {
         let ends =
             PORTS.into_iter().flat_map(|port| [who.v4(), who.v6()].map(|address| SocketAddr::new(address, port)));
@@ -283,22 +291,44 @@ fn context() -> Context {
     }
 }
 
-/// Puts documents in force and tries some connections. How many, and how many were refused.
-fn round(harness: &mut Harness, documents: &str, dice: &mut Dice) -> Result<(usize, usize)> {
-    let parsed = weir_policy::parse("random", documents).map_err(|faults| anyhow::anyhow!("{faults:?}"))?;
-    let state: Resources = parsed.into_iter().collect();
+/// Puts documents in force and tries some connections, each of which must be told of. How many, and how many were refused.
+pub fn round(harness: &mut Harness, documents: &str, dice: &mut Dice) -> Result<(usize, usize)> {
     let generation = harness.apply(documents)?;
     harness
         .wait("all workloads to be attached", |harness| harness.status().is_ok_and(|status| status.all_attached()))?;
     let mark = Mark::now();
-    let probes = (0..AT_ONCE).map(|_| Probe::roll(dice, &state)).collect::<Result<Vec<_>>>()?;
+    let probes = tries(harness, &parsed(documents)?, dice)?;
+    told(harness, mark, &probes, generation)?;
+    Ok((probes.len(), refused(&probes)))
+}
+
+/// What documents say.
+pub fn parsed(documents: &str) -> Result<Resources> {
+    let parsed = weir_policy::parse("random", documents).map_err(|faults| anyhow::anyhow!("{faults:?}"))?;
+    Ok(parsed.into_iter().collect())
+}
+
+/// Connections of all kinds, each of which must see what the evaluator says; whether an agent runs does not matter.
+pub fn tries(harness: &Harness, state: &Resources, dice: &mut Dice) -> Result<Vec<Probe>> {
+    let probes = (0..AT_ONCE).map(|_| Probe::roll(dice, state)).collect::<Result<Vec<_>>>()?;
     let clients = probes.iter().map(|probe| probe.start(harness)).collect::<Result<Vec<_>>>()?;
     for (probe, client) in probes.iter().zip(clients) {
         let seen = client.attempt()?;
         ensure!(probe.fits(&seen), "{}: saw {seen:?}", probe.shown());
     }
-    told(harness, mark, &probes, generation)?;
-    Ok((probes.len(), probes.iter().filter(|probe| probe.expected.verdict == Verdict::Deny).count()))
+    Ok(probes)
+}
+
+/// How many of them were to be refused.
+pub fn refused(probes: &[Probe]) -> usize {
+    probes.iter().filter(|probe| probe.expected.verdict == Verdict::Deny).count()
+}
+
+/// Whether a TCP connection is let through.
+pub fn is_allowed(state: &Resources, from: Who, to: SocketAddr) -> Result<bool> {
+    let end = |address: IpAddr| End::Address(addr(address));
+    let question = Question { from: end(from.v4()), to: end(to.ip()), protocol: Protocol::TCP, port: to.port() };
+    Ok(evaluate(state, &context(), &question)?.verdict != Verdict::Deny)
 }
 
 /// Waits until every half of every probe has its record.
