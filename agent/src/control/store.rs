@@ -12,7 +12,7 @@ use std::{
 use weir_policy::Resources;
 
 use super::{Apply, Control, ControlError};
-use crate::datapath::Datapath;
+use crate::{datapath::Datapath, faults};
 
 const FILE: &str = "policy.yaml";
 /// First line of the file. The number goes on from it, so that no two policies of a node ever share one.
@@ -132,12 +132,21 @@ fn write(path: &Path, text: &str) -> io::Result<()> {
     let dir = path.parent().unwrap_or(Path::new("."));
     fs::create_dir_all(dir)?;
     let beside = path.with_extension("yaml.new");
+    faults::point("save.create")?;
     let mut file = File::create(&beside)?;
-    file.write_all(text.as_bytes())?;
+    let (first, second) = text.as_bytes().split_at(text.len() / 2);
+    file.write_all(first)?;
+    faults::point("save.write")?;
+    file.write_all(second)?;
+    faults::point("save.sync")?;
     file.sync_all()?;
+    faults::point("save.rename")?;
     fs::rename(&beside, path)?;
     // The rename itself is on disk only once the directory is.
-    File::open(dir)?.sync_all()
+    faults::point("save.renamed")?;
+    File::open(dir)?.sync_all()?;
+    faults::passed("save.saved");
+    Ok(())
 }
 
 /// The policy files of a directory, in order of their names.

@@ -281,9 +281,11 @@ impl Cgroups {
             attached.links.insert(hook.program, link);
             // The storage exists from the attachment on; until it is written the hook sees an unknown workload.
             let key = CgroupStorageKey::new(cgroup.id, hook.attach_type);
+            error::map_point("attach.storage").map_err(error::map(maps::LOCAL))?;
             self.storage.insert(key, local, 0).map_err(error::map(maps::LOCAL))?;
         }
         if !attached.known {
+            error::map_point("attach.caller").map_err(error::map(maps::CALLERS))?;
             self.callers.insert(cgroup.id, [attached.number, 0], 0).map_err(error::map(maps::CALLERS))?;
             attached.known = true;
         }

@@ -30,7 +30,7 @@ use super::{
     error::{self, KernelError},
     neighbours, query,
 };
-use crate::config::is_bpffs;
+use crate::{config::is_bpffs, faults};
 
 /// What the names of runs begin with.
 const RUN: &str = "run-";
@@ -110,7 +110,7 @@ impl Keep {
         let next = runs.last().map_or(1, |(number, _)| number + 1);
         let run = tree.join(format!("{RUN}{next}"));
         let before: Vec<Pin> = runs.iter().flat_map(|(_, path)| pins(path)).collect();
-        fs::create_dir_all(&run).map_err(pin_error(&run))?;
+        faults::point("start.run").and_then(|()| fs::create_dir_all(&run)).map_err(pin_error(&run))?;
         if !before.is_empty() {
             tracing::info!(
                 links = before.len(),
@@ -206,8 +206,10 @@ impl Keep {
         state.serial += 1;
         let name = format!("{}-{what}-{}", at.name(), state.serial);
         let path = folder.run.join(&name);
+        faults::point("pin.link").map_err(pin_error(&path))?;
         let link =
             link.pin(&path).map_err(|error| KernelError::Pin { path: path.clone(), why: error::causes(&error) })?;
+        faults::passed("pin.pinned");
         state.present.get_or_insert_default().insert(name);
         let mut kept = self.unpinned(at, what, link.into());
         kept.pin = Some(path);
@@ -285,6 +287,7 @@ impl Keep {
             );
         }
         self.state().before = kept;
+        faults::passed("release.run");
         folder.remove_empty_runs();
     }
 
@@ -356,7 +359,7 @@ impl Pin {
     }
 
     fn remove(&self) {
-        if let Err(error) = fs::remove_file(&self.path)
+        if let Err(error) = faults::point("release.link").and_then(|()| fs::remove_file(&self.path))
             && error.kind() != io::ErrorKind::NotFound
         {
             tracing::error!(path = %self.path.display(), %error, "a link of an agent before could not be detached");

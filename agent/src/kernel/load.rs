@@ -14,7 +14,11 @@ use nix::time::{ClockId, clock_getres};
 use tokio::task::JoinHandle;
 use weir_common::places::TaskPlaces;
 
-use super::{attach, error::KernelError, places, verifier};
+use super::{
+    attach,
+    error::{self, KernelError},
+    places, verifier,
+};
 
 /// The object file that `build.rs` made, aligned as an ELF parser wants it.
 pub(super) static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/weir.bpf.o"));
@@ -72,7 +76,7 @@ pub(super) fn open(places: TaskPlaces, drop_bytes: u32) -> Result<Ebpf, KernelEr
 /// Loads one program, which the kernel verifies.
 pub(super) fn load_program(ebpf: &mut Ebpf, name: &'static str) -> Result<(), KernelError> {
     let program = ebpf.program_mut(name).ok_or(KernelError::NoProgram(name))?;
-    load_one(program).map_err(|cause| refused(name, cause))
+    error::program_point("start.load").and_then(|()| load_one(program)).map_err(|cause| refused(name, cause))
 }
 
 fn set<'a, T: Pod>(loader: &mut EbpfLoader<'a>, name: &'a str, value: &'a T) {

@@ -25,6 +25,8 @@ mod cutting_hard;
 mod delivery;
 mod doctor;
 mod doctor_bundle;
+mod faults;
+mod faults_start;
 mod flips;
 mod flips_records;
 mod helpers;
@@ -110,6 +112,8 @@ fn main() -> anyhow::Result<()> {
         translated::trials(),
         lifecycle::trials(),
         outlives::trials(),
+        faults::trials(),
+        faults_start::trials(),
         delivery::trials(),
         doctor::trials(),
         doctor_bundle::trials(),
