@@ -3,7 +3,7 @@
 //! May touch: the embedded object, the kernel's program loader.
 //! Never: attaches.
 
-use std::time::Duration;
+use std::{io, time::Duration};
 
 use aya::{
     Btf, Ebpf, EbpfLoader, Pod,
@@ -38,7 +38,7 @@ pub(super) fn load(chain: bool, drop_bytes: u32) -> Result<Ebpf, KernelError> {
         );
     }
     match load_with(places, chain, drop_bytes) {
-        Err(error) if places.known != 0 => {
+        Err(error) if places.known != 0 && is_refusal(&error) => {
             // Whatever else was wrong is still wrong, and then that is what there is to say.
             let loaded = load_with(TaskPlaces::UNKNOWN, chain, drop_bytes)?;
             tracing::info!(%error, "this kernel does not let programs read the calling task: programs ask for it by helpers, which is slower");
@@ -46,6 +46,12 @@ pub(super) fn load(chain: bool, drop_bytes: u32) -> Result<Ebpf, KernelError> {
         }
         loaded => loaded,
     }
+}
+
+/// Whether the kernel has looked at a program and refused it; without memory, say, it has not.
+fn is_refusal(error: &KernelError) -> bool {
+    matches!(error, KernelError::Program { cause: ProgramError::LoadError { io_error, .. }, .. }
+        if io_error.kind() != io::ErrorKind::OutOfMemory)
 }
 
 /// The same, the programs reading the calling task in this way.

@@ -51,7 +51,7 @@ const STEPS: [(&str, u32, Failing); 22] = [
     ("install.page", 1, Refuses),
     ("install.page", 2, Refuses),
     ("install.address", 1, Refuses),
-    ("install.prefix", 2, Refuses),
+    ("install.prefix", 1, Refuses),
     ("install.image", 1, Refuses),
     ("install.set", 2, Refuses),
     ("install.switch", 1, Refuses),
