@@ -159,7 +159,10 @@ impl Keep {
         if self.has(kept) {
             return true;
         }
-        self.repair(program, name, "its pin was removed");
+        // One that could not be pinned when it was made is nobody's doing.
+        if kept.pin.is_some() {
+            self.repair(program, name, "its pin was removed");
+        }
         self.pin_again(kept)
     }
 
@@ -270,15 +273,21 @@ impl Keep {
         Some((link.into(), pin.what.clone()))
     }
 
-    /// Lets go of links of agents before for which `stays` is false: they are detached.
+    /// Whether something that was attached in this round would end with the agent, though it should not.
+    pub(super) fn lacks_pins(&self) -> bool {
+        self.folder.is_some() && self.state().told
+    }
+
+    /// Lets go of links of agents before for which `stays` is false: they are detached. Those that cannot be are tried again next time.
     pub(super) fn release_before(&self, mut stays: impl FnMut(&Pin) -> bool) {
         let Some(folder) = &self.folder else { return };
         let before = std::mem::take(&mut self.state().before);
         if before.is_empty() {
             return;
         }
-        let (kept, gone): (Vec<Pin>, Vec<Pin>) = before.into_iter().partition(|pin| stays(pin));
-        gone.iter().for_each(Pin::remove);
+        let (mut kept, gone): (Vec<Pin>, Vec<Pin>) = before.into_iter().partition(|pin| stays(pin));
+        let (gone, stuck): (Vec<Pin>, Vec<Pin>) = gone.into_iter().partition(Pin::remove);
+        kept.extend(stuck);
         if !gone.is_empty() {
             tracing::info!(
                 links = gone.len(),
@@ -358,11 +367,14 @@ impl Pin {
         query::is_attached(&self.path).unwrap_or(true)
     }
 
-    fn remove(&self) {
-        if let Err(error) = faults::point("release.link").and_then(|()| fs::remove_file(&self.path))
-            && error.kind() != io::ErrorKind::NotFound
-        {
-            tracing::error!(path = %self.path.display(), %error, "a link of an agent before could not be detached");
+    /// `false`: it is still there.
+    fn remove(&self) -> bool {
+        match faults::point("release.link").and_then(|()| fs::remove_file(&self.path)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                tracing::error!(path = %self.path.display(), %error, "a link of an agent before could not be detached");
+                false
+            }
+            Ok(()) | Err(_) => true,
         }
     }
 }

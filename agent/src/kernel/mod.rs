@@ -291,7 +291,8 @@ impl Kernel {
         let failed = workloads.iter().any(|workload| workload.state == AttachState::Failed)
             || interfaces.iter().any(|interface| interface.mode == interfaces::FAILED);
         let in_force = root.is_ok() && self.tables.generation() > 0;
-        if in_force && !self.rules_alone {
+        // A crash would take what is not pinned out of force: until then what an agent before left stays beside it.
+        if in_force && !self.rules_alone && !self.keep.lacks_pins() {
             self.release_before();
         }
         let (pinned, repairs) = (self.keep.keeps(), self.keep.repairs());
