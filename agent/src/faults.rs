@@ -10,7 +10,7 @@
 use std::io;
 
 /// The points, and what comes after each. A live test holds that every one of them is reached.
-pub const POINTS: [(&str, &str); 33] = [
+pub const POINTS: [(&str, &str); 43] = [
     ("start.load", "a kernel program is loaded"),
     ("start.run", "the folder of this run's pins is made"),
     ("install.limits", "what limits need is made ready"),
@@ -42,6 +42,16 @@ pub const POINTS: [(&str, &str); 33] = [
     ("pin.pinned", "the next link is made"),
     ("xdp.update", "an XDP slot is taken over from the agent before"),
     ("xdp.updated", "the link of that slot is pinned by this agent, too"),
+    ("detach.link", "the pin of a link of this agent's own is removed"),
+    ("share.pin", "what leads to the program that was first in an XDP slot is pinned"),
+    ("share.exchange", "Weir's program takes the place of that one"),
+    ("share.exchanged", "what the agent before had there is removed"),
+    ("set.switch", "one store puts what was loaded into address sets in force"),
+    ("set.create", "the file beside that of a loaded set is made"),
+    ("set.sync", "it is flushed to disk"),
+    ("set.rename", "it takes the place of the file before"),
+    ("set.renamed", "the journal of that one is removed"),
+    ("set.note", "the second half of a change is written to a set's journal"),
     ("release.link", "a link of the agent before is let go of"),
     ("release.run", "the folders of runs before are removed"),
 ];

@@ -39,7 +39,7 @@ const RUN: &str = "run-";
 pub(super) struct Keep {
     /// `None`: links end with the agent.
     folder: Option<Folder>,
-    leaving: Arc<AtomicBool>,
+    shared: Arc<Shared>,
     ids: BTreeMap<&'static str, u32>,
     /// One thread attaches; the lock is for the type.
     state: Mutex<State>,
@@ -86,6 +86,15 @@ pub(super) struct Pin {
     path: PathBuf,
 }
 
+/// What links know of the agent.
+#[derive(Default)]
+struct Shared {
+    /// It ends: nothing is detached any more.
+    leaving: AtomicBool,
+    /// Pins of its own that are to go and could not be removed: their links are still attached.
+    stuck: Mutex<Vec<PathBuf>>,
+}
+
 /// A link. Dropping it detaches, unless the agent is ending.
 pub(super) struct Kept {
     /// `None`: it was lost when it was to be pinned again.
@@ -94,13 +103,13 @@ pub(super) struct Kept {
     what: String,
     /// Its pin.
     pin: Option<PathBuf>,
-    leaving: Arc<AtomicBool>,
+    shared: Arc<Shared>,
 }
 
 impl Keep {
     /// One that keeps nothing: links end with the agent.
     pub(super) fn nothing() -> Self {
-        Self { folder: None, leaving: Arc::default(), ids: BTreeMap::new(), state: Mutex::default() }
+        Self { folder: None, shared: Arc::default(), ids: BTreeMap::new(), state: Mutex::default() }
     }
 
     /// Makes the folder of this run, beside those of agents before that managed the same tree.
@@ -169,6 +178,7 @@ impl Keep {
     /// Looks at what is pinned; before each round of attaching.
     pub(super) fn look(&self) {
         let Some(folder) = &self.folder else { return };
+        self.shared.detach_stuck();
         let found = folder.look();
         let mut state = self.state();
         match (&found, state.told) {
@@ -220,8 +230,8 @@ impl Keep {
     }
 
     fn unpinned(&self, at: At, what: &str, link: FdLink) -> Kept {
-        let leaving = Arc::clone(&self.leaving);
-        Kept { link: Some(link), at, what: what.to_owned(), pin: None, leaving }
+        let shared = Arc::clone(&self.shared);
+        Kept { link: Some(link), at, what: what.to_owned(), pin: None, shared }
     }
 
     /// Pins a link again whose pin is gone; `false`: it was lost over that, and must be made anew.
@@ -308,7 +318,7 @@ impl Keep {
     /// From here on nothing is detached any more: the agent ends.
     pub(super) fn leave(&self) {
         if self.folder.is_some() {
-            self.leaving.store(true, Ordering::Relaxed);
+            self.shared.leaving.store(true, Ordering::Relaxed);
         }
     }
 }
@@ -381,12 +391,36 @@ impl Pin {
 
 impl Drop for Kept {
     fn drop(&mut self) {
-        let Some(path) = self.pin.as_ref().filter(|_| !self.leaving.load(Ordering::Relaxed)) else { return };
-        if let Err(error) = fs::remove_file(path)
-            && error.kind() != io::ErrorKind::NotFound
-        {
-            tracing::error!(path = %path.display(), %error, "a link stays attached: its pin could not be removed");
+        let Some(path) = self.pin.take().filter(|_| !self.shared.leaving.load(Ordering::Relaxed)) else { return };
+        if let Err(error) = unpin(&path) {
+            tracing::error!(path = %path.display(), %error, "a link stays attached for now: its pin could not be removed");
+            self.shared.stuck().push(path);
         }
+    }
+}
+
+impl Shared {
+    fn stuck(&self) -> MutexGuard<'_, Vec<PathBuf>> {
+        self.stuck.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Tries again to remove what could not be removed.
+    fn detach_stuck(&self) {
+        self.stuck().retain(|path| {
+            let removed = unpin(path);
+            if removed.is_ok() {
+                tracing::info!(path = %path.display(), "a link that stayed attached is detached now");
+            }
+            removed.is_err()
+        });
+    }
+}
+
+/// Removes a pin of this agent's; one that is gone is what is wanted.
+fn unpin(path: &Path) -> io::Result<()> {
+    match faults::point("detach.link").and_then(|()| fs::remove_file(path)) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        removed => removed,
     }
 }
 

@@ -139,6 +139,7 @@ impl Sets {
         let buffer = led.buffer ^ 1;
         self.outer.put(place(slot, buffer), &images)?;
         self.outer.put_scope(place(slot, buffer), led.scope.as_ref())?;
+        error::map_point("set.switch").map_err(error::map(maps::SET_BUFFER))?;
         self.buffers.set(slot, buffer, 0).map_err(error::map(maps::SET_BUFFER))?;
         (led.buffer, led.images) = (buffer, images.id);
         self.current = images;

@@ -19,13 +19,14 @@ use weir_tests::process::Running;
 use weir_tests::world::Who::{self, Api, Client, Db, Polite, Web};
 use weir_tests::world::{World, cgroup};
 
-use crate::{faults_start, test};
+use crate::{faults_others, faults_start, test};
 
 pub fn trials() -> Vec<Trial> {
     vec![
         test("every_fault_point_is_reached_by_a_test", complete),
         test("adversarial_68_killed_at_any_step_of_a_change_all_of_one_policy_is_in_force", killed),
         test("adversarial_68_a_step_of_a_change_that_fails_leaves_all_of_one_policy_in_force", failed),
+        test("adversarial_95_a_policy_on_disk_that_is_damaged_is_refused_and_what_is_in_force_stays", damaged),
     ]
 }
 
@@ -46,7 +47,7 @@ pub enum Failing {
 use Failing::{Cannot, Goes, Refuses};
 
 /// The points of a change, in their order: which of several times, and what comes of an error.
-const STEPS: [(&str, u32, Failing); 22] = [
+const STEPS: [(&str, u32, Failing); 24] = [
     ("install.limits", 1, Refuses),
     ("install.page", 1, Refuses),
     ("install.page", 2, Refuses),
@@ -69,6 +70,8 @@ const STEPS: [(&str, u32, Failing); 22] = [
     ("attach.storage", 3, Goes),
     ("attach.caller", 1, Goes),
     ("pin.link", 2, Goes),
+    ("pin.pinned", 2, Cannot),
+    ("detach.link", 2, Goes),
 ];
 
 /// One of two policies of which each forbids what the other allows, at every hook.
@@ -179,22 +182,12 @@ impl Stage {
         Ok(())
     }
 
-    /// Lets the next agent to come by have these faults.
     pub fn arm(&self, faults: &str) -> Result<()> {
-        let _ = fs::remove_file(self.hit());
-        Ok(fs::write(self.harness.faults(), faults)?)
+        arm(&self.harness, faults)
     }
 
-    fn hit(&self) -> PathBuf {
-        self.harness.faults().with_extension("hit")
-    }
-
-    /// They came, all of them.
     pub fn came(&self, faults: &str) -> Result<()> {
-        let hit = fs::read_to_string(self.hit()).unwrap_or_default();
-        let left = fs::read_to_string(self.harness.faults()).unwrap_or_default();
-        ensure!(left.is_empty() && !hit.is_empty(), "of {faults:?} came {hit:?}, left is {left:?}");
-        Ok(())
+        came(&self.harness, faults)
     }
 
     /// The policy on disk.
@@ -223,6 +216,20 @@ impl Stage {
         ensure!(!beside.exists(), "{} is left", beside.display());
         Ok(())
     }
+}
+
+/// Lets the agent that comes by next have these faults.
+pub fn arm(harness: &Harness, faults: &str) -> Result<()> {
+    let _ = fs::remove_file(harness.faults().with_extension("hit"));
+    Ok(fs::write(harness.faults(), faults)?)
+}
+
+/// They came, all of them.
+pub fn came(harness: &Harness, faults: &str) -> Result<()> {
+    let hit = fs::read_to_string(harness.faults().with_extension("hit")).unwrap_or_default();
+    let left = fs::read_to_string(harness.faults()).unwrap_or_default();
+    ensure!(left.is_empty() && !hit.is_empty(), "of {faults:?} came {hit:?}, left is {left:?}");
+    Ok(())
 }
 
 /// The folders of runs, whether something is pinned there or not.
@@ -273,7 +280,7 @@ pub fn errors(turn: usize) -> Vec<&'static str> {
 
 fn complete() -> Result<()> {
     let known: BTreeSet<&str> = POINTS.iter().map(|(name, _)| *name).collect();
-    let tried = STEPS.iter().map(|(name, ..)| *name).chain(faults_start::names());
+    let tried = STEPS.iter().map(|(name, ..)| *name).chain(faults_start::names()).chain(faults_others::names());
     let tried: BTreeSet<&str> = tried.collect();
     ensure!(known == tried, "reached by no test, or in no table: {:?}", known.symmetric_difference(&tried));
     Ok(())
@@ -339,4 +346,52 @@ fn fail_at(stage: &mut Stage, fault: &str, failing: Failing) -> Result<()> {
         thread::sleep(Duration::from_millis(50));
     }
     stage.tidy()
+}
+
+/// Whatever a disk may make of the file: the agent does not start with half a policy, says what to do, and what is in force stays.
+fn damaged() -> Result<()> {
+    let mut stage = Stage::new("damaged")?;
+    stage.harness.kill_agent()?;
+    let path = stage.harness.world().folder().join("state/policy.yaml");
+    let whole = fs::read(&path)?;
+    let documents = whole.windows(4).enumerate().filter(|(_, four)| four == b"---\n").map(|(at, _)| at);
+    let cut = documents.last().context("no documents")?;
+    let flipped =
+        |at: usize| whole.iter().enumerate().map(|(n, byte)| if n == at { byte ^ 1 } else { *byte }).collect();
+    let rows: [(&str, Vec<u8>); 6] = [
+        ("empty", Vec::new()),
+        ("cut off between documents", whole[..cut].to_vec()),
+        ("cut off within the last line", whole[..whole.len() - 3].to_vec()),
+        ("a bit flipped", flipped(cut + 60)),
+        ("zeroes at its end", [&whole[..cut], &vec![0; whole.len() - cut]].concat()),
+        ("something else", b"\x7fELF".to_vec()),
+    ];
+    for (row, bytes) in rows {
+        fs::write(&path, bytes)?;
+        let command = stage.harness.agent_command()?;
+        let mut hasty = stage.harness.world().start("hasty", command)?;
+        let ended = hasty.wait(Duration::from_secs(20)).with_context(|| row)?;
+        let log = fs::read_to_string(hasty.log())?;
+        ensure!(!ended.success() && log.contains("the last good policy") && log.contains("delete it"), "{row}: {log}");
+        stage.is(One, row)?;
+    }
+    // What a crash left beside it is none of its business.
+    fs::write(&path, &whole)?;
+    fs::write(path.with_extension("yaml.new"), &whole[..cut])?;
+    stage.repaired()?;
+    // By hand, and as an agent before checksums wrote it.
+    stage.harness.kill_agent()?;
+    let text = String::from_utf8(whole)?;
+    let by_hand: Vec<&str> = text.lines().enumerate().filter(|(n, _)| *n != 1).map(|(_, line)| line).collect();
+    fs::write(&path, by_hand.join("\n"))?;
+    stage.repaired()?;
+    // Nothing is a policy, too.
+    stage.harness.apply(&workloads())?;
+    let all: Vec<String> =
+        Who::ALL.into_iter().filter(|who| who.managed()).map(|who| format!("Workload/shop/{}", who.name())).collect();
+    let mut delete = vec!["delete"];
+    delete.extend(all.iter().map(String::as_str));
+    stage.harness.ctl(&delete, "")?.ok()?;
+    stage.harness.kill_agent()?;
+    Ok(stage.harness.start_agent()?)
 }

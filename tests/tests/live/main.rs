@@ -26,6 +26,7 @@ mod delivery;
 mod doctor;
 mod doctor_bundle;
 mod faults;
+mod faults_others;
 mod faults_start;
 mod flips;
 mod flips_records;
@@ -114,6 +115,7 @@ fn main() -> anyhow::Result<()> {
         outlives::trials(),
         faults::trials(),
         faults_start::trials(),
+        faults_others::trials(),
         delivery::trials(),
         doctor::trials(),
         doctor_bundle::trials(),
