@@ -1,5 +1,5 @@
 //! Lives: weir-tests, live tests of faults where address sets are loaded, and where an XDP slot is shared.
-//! Called by: main; `faults`, for the names of the points.
+//! Called by: `faults`.
 //! May touch: worlds of its own, whose agent it lets fail, kills and starts.
 //! Never: believes the agent: who is shut out, and what the neighbour sees, is asked by traffic.
 
@@ -7,23 +7,17 @@ use std::fs;
 use std::net::SocketAddr;
 
 use anyhow::{Context as _, Result, bail, ensure};
-use libtest_mimic::Trial;
 use weir_tests::documents::{document, workloads};
 use weir_tests::harness::{Harness, Options};
 use weir_tests::world::Who::{Api, Client, Polite};
 use weir_tests::world::links::XdpAttached;
 
 use crate::faults::Failing::{self, Cannot, Goes, Refuses};
-use crate::faults::{arm, came, errors};
+use crate::faults::{Part, arm, came, errors};
 use crate::neighbours::{Neighbour, judged, limit, pins, serve, sharing, world};
-use crate::test;
 
-pub fn trials() -> Vec<Trial> {
-    vec![
-        test("adversarial_68_killed_or_failing_where_a_set_is_loaded_all_of_one_list_is_in_force", sets),
-        test("adversarial_68_killed_or_failing_where_a_slot_is_shared_both_judge_all_the_while", shared),
-    ]
-}
+/// The parts of the matrix that are run here.
+pub const PARTS: [Part; 2] = [("sets", sets), ("shared-slot", shared)];
 
 /// Where a list is loaded whole.
 const LOADING: [(&str, u32, Failing); 7] = [

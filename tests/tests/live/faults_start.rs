@@ -1,23 +1,17 @@
 //! Lives: weir-tests, live tests of faults at every step of a start, while an agent before has left a policy in force.
-//! Called by: main.
+//! Called by: `faults`.
 //! May touch: worlds of its own, whose agent it lets fail, kills and starts.
 //! Never: looks away while two agents' programs stand beside each other: what is in force is asked by traffic then, too.
 
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use libtest_mimic::Trial;
 
 use crate::faults::Failing::{self, Cannot, Goes, Refuses};
-use crate::faults::{Stage, errors};
-use crate::test;
+use crate::faults::{Part, Stage, errors};
 
-pub fn trials() -> Vec<Trial> {
-    vec![
-        test("adversarial_68_killed_at_any_step_of_a_start_the_policy_before_is_in_force", killed),
-        test("adversarial_68_a_step_of_a_start_that_fails_leaves_the_policy_before_in_force", failed),
-    ]
-}
+/// The parts of the matrix that are run here.
+pub const PARTS: [Part; 2] = [("start-killed", killed), ("start-failed", failed)];
 
 /// The points of a start, in their order, as those of a change.
 const STEPS: [(&str, u32, Failing); 18] = [

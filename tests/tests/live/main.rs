@@ -114,8 +114,6 @@ fn main() -> anyhow::Result<()> {
         lifecycle::trials(),
         outlives::trials(),
         faults::trials(),
-        faults_start::trials(),
-        faults_others::trials(),
         delivery::trials(),
         doctor::trials(),
         doctor_bundle::trials(),
