@@ -142,6 +142,8 @@ pub struct Stage {
     _servers: [Running; 3],
     /// What the last policy was that is known to be in force.
     pub side: Side,
+    /// Links to cgroups: both policies have as many.
+    links: usize,
 }
 
 impl Stage {
@@ -158,8 +160,9 @@ impl Stage {
             serve(Api, "tcp-serve --listen [::]:81")?,
             serve(Db, "tcp-serve --listen [::]:80")?,
         ];
-        let mut stage = Stage { harness, _servers: servers, side: One };
+        let mut stage = Stage { harness, _servers: servers, side: One, links: 0 };
         stage.apply(One).context("the first policy")?;
+        stage.links = links(&stage.harness);
         Ok(stage)
     }
 
@@ -214,6 +217,8 @@ impl Stage {
     /// Nothing is left of runs before, and no file half written.
     pub fn tidy(&mut self) -> Result<()> {
         self.harness.wait("the runs before to be let go of", |harness| runs(harness).len() == 1)?;
+        let expected = self.links;
+        self.harness.wait("what is not needed to be detached", |harness| links(harness) == expected)?;
         let beside = self.harness.world().folder().join("state/policy.yaml.new");
         ensure!(!beside.exists(), "{} is left", beside.display());
         Ok(())
@@ -238,6 +243,12 @@ pub fn came(harness: &Harness, faults: &str) -> Result<()> {
 fn runs(harness: &Harness) -> Vec<PathBuf> {
     let below = |path: PathBuf| fs::read_dir(path).into_iter().flatten().flatten().map(|entry| entry.path());
     below(harness.world().bpffs().join("weir")).flat_map(below).collect()
+}
+
+/// Pinned links to cgroups. (Those to namespaces come and go with the processes there.)
+fn links(harness: &Harness) -> usize {
+    let name = |pin: &fs::DirEntry| pin.file_name().to_string_lossy().starts_with("cgroup-");
+    runs(harness).into_iter().flat_map(|run| fs::read_dir(run).into_iter().flatten().flatten()).filter(name).count()
 }
 
 /// Which of the two is in force. An error when it is neither, or parts of both.
@@ -377,16 +388,17 @@ fn damaged() -> Result<()> {
     stage.harness.kill_agent()?;
     let path = stage.harness.world().folder().join("state/policy.yaml");
     let whole = fs::read(&path)?;
-    let documents = whole.windows(4).enumerate().filter(|(_, four)| four == b"---\n").map(|(at, _)| at);
-    let cut = documents.last().context("no documents")?;
+    let begins = |at: &usize| whole.get(*at..).is_some_and(|rest| rest.starts_with(b"---\n"));
+    let cut = (0..whole.len()).rev().find(begins).context("no documents")?;
+    let (first, last) = whole.split_at(cut);
     let flipped =
         |at: usize| whole.iter().enumerate().map(|(n, byte)| if n == at { byte ^ 1 } else { *byte }).collect();
     let rows: [(&str, Vec<u8>); 6] = [
         ("empty", Vec::new()),
-        ("cut off between documents", whole[..cut].to_vec()),
-        ("cut off within the last line", whole[..whole.len() - 3].to_vec()),
+        ("cut off between documents", first.to_vec()),
+        ("cut off within the last line", whole.iter().take(whole.len() - 3).copied().collect()),
         ("a bit flipped", flipped(cut + 60)),
-        ("zeroes at its end", [&whole[..cut], &vec![0; whole.len() - cut]].concat()),
+        ("zeroes at its end", [first, &vec![0; last.len()]].concat()),
         ("something else", b"\x7fELF".to_vec()),
     ];
     for (row, bytes) in rows {
@@ -400,11 +412,11 @@ fn damaged() -> Result<()> {
     }
     // What a crash left beside it is none of its business.
     fs::write(&path, &whole)?;
-    fs::write(path.with_extension("yaml.new"), &whole[..cut])?;
+    fs::write(path.with_extension("yaml.new"), first)?;
     stage.repaired()?;
     // By hand, and as an agent before checksums wrote it.
     stage.harness.kill_agent()?;
-    let text = String::from_utf8(whole)?;
+    let text = String::from_utf8(whole.clone())?;
     let by_hand: Vec<&str> = text.lines().enumerate().filter(|(n, _)| *n != 1).map(|(_, line)| line).collect();
     fs::write(&path, by_hand.join("\n"))?;
     stage.repaired()?;
