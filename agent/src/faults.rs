@@ -3,9 +3,9 @@
 //! May touch: the file that `WEIR_FAULTS` names; this process, which it kills when it is told to.
 //! Never: does anything where that variable is not set.
 //!
-//! The file has a line for each fault, in the order in which they are to come: `POINT HOW COUNT`, such as `install.switch ENOMEM 1`. The agent
-//! looks at it whenever it comes by one of [`POINTS`]. At the first line's point, for the COUNT-th time, it is killed (`kill`) or that step
-//! fails (`ENOMEM`, `EIO`, `ENOSPC`). The line moves to `FILE.hit` before, so that each fault comes once (`docs/testing.md`).
+//! The file has a line for each fault, in the order in which they are to come: `POINT HOW COUNT`, such as `install.switch ENOMEM 1`. The
+//! agent looks at it whenever it comes by one of [`POINTS`]. At the first line's point, for the COUNT-th time, it is killed (`kill`) or that
+//! step fails (`ENOMEM`, `EIO`, `ENOSPC`). The line moves to `FILE.hit` before, so that each fault comes once (`docs/testing.md`).
 
 use std::io;
 
