@@ -17,6 +17,7 @@ pub mod control;
 pub mod datapath;
 pub mod doctor;
 pub mod exporter;
+pub mod faults;
 pub mod kernel;
 pub mod lock;
 pub mod logs;

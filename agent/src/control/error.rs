@@ -37,6 +37,16 @@ pub enum ControlError {
         /// What is wrong with it.
         faults: Vec<Fault>,
     },
+    /// The last good policy is not as it was written.
+    #[error(
+        "the last good policy {} is damaged: it was cut off or changed since it was written. Put a copy of it back; or take its second \
+         line out, to have it as it is; or delete it to start without. What is in force stays so until then",
+        path.display()
+    )]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+    },
     /// A file of the policy or of the state directory is not readable.
     #[error("{} cannot be read", path.display())]
     Read {

@@ -19,6 +19,7 @@ use weir_policy::{
 };
 
 use super::ControlError;
+use crate::faults;
 
 /// Journal bytes from which the set is saved whole.
 const MOST_JOURNAL: usize = 1 << 20;
@@ -55,13 +56,17 @@ pub fn save(state_dir: &Path, name: &str, entries: &Entries, number: u64) -> io:
     let folder = folder(state_dir);
     fs::create_dir_all(&folder)?;
     let beside = folder.join(format!("{name}.new"));
+    faults::point("set.create")?;
     let mut file = io::BufWriter::new(File::create(&beside)?);
     writeln!(file, "{HEADER}{number}")?;
     for (prefix, ends) in entries.iter() {
         writeln!(file, "{prefix} {ends}")?;
     }
+    faults::point("set.sync")?;
     file.into_inner()?.sync_all()?;
+    faults::point("set.rename")?;
     fs::rename(&beside, set_path(&folder, name))?;
+    faults::point("set.renamed")?;
     // What it says is in the file now, and its number is another one.
     remove_file(&journal_path(&folder, name))?;
     File::open(folder)?.sync_all()
@@ -86,7 +91,10 @@ pub fn note(state_dir: &Path, name: &str, removed: &[Prefix], added: &[Prefix], 
     }
     text.push_str(END);
     text.push('\n');
-    file.write_all(text.as_bytes())?;
+    let (first, second) = text.as_bytes().split_at(text.len() / 2);
+    file.write_all(first)?;
+    faults::point("set.note")?;
+    file.write_all(second)?;
     file.sync_all()?;
     if before.is_none() {
         File::open(folder)?.sync_all()?;

@@ -1,7 +1,7 @@
 //! Lives: weir-agent, control.
 //! Called by: `apply`, after a change is in force; `runtime`, at start; `doctor`, which reads what there is.
 //! May touch: `policy.yaml` in the state directory; the policy directory, read only.
-//! Never: leaves a half-written file: it is written beside, flushed to disk, and renamed.
+//! Never: leaves a half-written file: it is written beside, flushed to disk, and renamed; takes one for good that is not as it was written.
 
 use std::{
     fs::{self, File},
@@ -12,11 +12,14 @@ use std::{
 use weir_policy::Resources;
 
 use super::{Apply, Control, ControlError};
-use crate::datapath::Datapath;
+use crate::{datapath::Datapath, faults};
 
 const FILE: &str = "policy.yaml";
 /// First line of the file. The number goes on from it, so that no two policies of a node ever share one.
 const HEADER: &str = "# weir-agent: last good policy, generation ";
+/// What the second line begins with; whoever corrects the file by hand takes that line out. A file that was cut off could else be a smaller
+/// policy without a fault.
+const SUM: &str = "# weir-agent: CRC-32 of all below, take this line out to change it: ";
 
 impl<D: Datapath> Control<D> {
     /// Puts the last good policy in force again; `true` if there was one.
@@ -26,6 +29,10 @@ impl<D: Datapath> Control<D> {
     pub fn restore(&mut self) -> Result<bool, ControlError> {
         let path = self.settings.state_dir.join(FILE);
         let Some(source) = stored_policy(&self.settings.state_dir)? else { return Ok(false) };
+        if documents(&source.1).is_some_and(str::is_empty) {
+            tracing::info!("the last good policy is an empty one");
+            return Ok(true);
+        }
         let sources = vec![source];
         let applied = self.apply(&Apply { sources, ..Apply::default() })?;
         if !applied.faults.is_empty() {
@@ -94,10 +101,30 @@ impl<D: Datapath> Control<D> {
 /// The file of the last good policy and its text; `None` if there is none.
 ///
 /// # Errors
-/// It cannot be read.
+/// It cannot be read, or is not as it was written.
 pub fn stored_policy(state_dir: &Path) -> Result<Option<(String, String)>, ControlError> {
     let path = state_dir.join(FILE);
-    Ok(read(&path)?.map(|text| (path.display().to_string(), text)))
+    let Some(text) = read(&path)? else { return Ok(None) };
+    let (name, sum) = (path.display().to_string(), sum(&text));
+    match documents(&text) {
+        Some(documents) if sum.as_deref() != Some(&sum_of(documents)) => Err(ControlError::Damaged { path }),
+        Some(_) | None => Ok(Some((name, text))),
+    }
+}
+
+/// What the checksum is about; `None` where there is none: an older agent's file, or one that was changed by hand.
+fn documents(text: &str) -> Option<&str> {
+    let (_, below) = text.strip_prefix(HEADER)?.split_once('\n')?;
+    Some(below.strip_prefix(SUM)?.split_once('\n').map_or("", |(_, documents)| documents))
+}
+
+/// The checksum that the file says.
+fn sum(text: &str) -> Option<String> {
+    Some(text.lines().nth(1)?.strip_prefix(SUM)?.to_owned())
+}
+
+fn sum_of(documents: &str) -> String {
+    format!("{:08x}", crc32fast::hash(documents.as_bytes()))
 }
 
 /// Number of the generation in the file; 0 if there is no file.
@@ -108,7 +135,7 @@ pub(super) fn last_generation(state_dir: &Path) -> Result<u64, ControlError> {
 }
 
 fn text(generation: u64, resources: &Resources) -> String {
-    let mut text = format!("{HEADER}{generation}\n");
+    let mut text = String::new();
     for resource in resources.iter() {
         let yaml = resource.to_yaml();
         text.push_str("---\n");
@@ -117,7 +144,7 @@ fn text(generation: u64, resources: &Resources) -> String {
             text.push('\n');
         }
     }
-    text
+    format!("{HEADER}{generation}\n{SUM}{}\n{text}", sum_of(&text))
 }
 
 fn read(path: &Path) -> Result<Option<String>, ControlError> {
@@ -130,14 +157,40 @@ fn read(path: &Path) -> Result<Option<String>, ControlError> {
 
 fn write(path: &Path, text: &str) -> io::Result<()> {
     let dir = path.parent().unwrap_or(Path::new("."));
-    fs::create_dir_all(dir)?;
+    make(dir)?;
     let beside = path.with_extension("yaml.new");
-    let mut file = File::create(&beside)?;
-    file.write_all(text.as_bytes())?;
-    file.sync_all()?;
-    fs::rename(&beside, path)?;
+    if let Err(error) = replace(path, &beside, text) {
+        // A full disk needs the room; what is not there need not be removed.
+        let _ = fs::remove_file(&beside);
+        return Err(error);
+    }
     // The rename itself is on disk only once the directory is.
-    File::open(dir)?.sync_all()
+    faults::point("save.renamed")?;
+    File::open(dir)?.sync_all()?;
+    faults::passed("save.saved");
+    Ok(())
+}
+
+/// A folder that is new is on disk only once the one that it is in is.
+fn make(dir: &Path) -> io::Result<()> {
+    if dir.is_dir() {
+        return Ok(());
+    }
+    fs::create_dir_all(dir)?;
+    dir.parent().map_or(Ok(()), |parent| File::open(parent)?.sync_all())
+}
+
+fn replace(path: &Path, beside: &Path, text: &str) -> io::Result<()> {
+    faults::point("save.create")?;
+    let mut file = File::create(beside)?;
+    let (first, second) = text.as_bytes().split_at(text.len() / 2);
+    file.write_all(first)?;
+    faults::point("save.write")?;
+    file.write_all(second)?;
+    faults::point("save.sync")?;
+    file.sync_all()?;
+    faults::point("save.rename")?;
+    fs::rename(beside, path)
 }
 
 /// The policy files of a directory, in order of their names.

@@ -81,6 +81,7 @@ impl Outcome {
                 ControlError::Install { .. }
                 | ControlError::Empty(_)
                 | ControlError::Stored { .. }
+                | ControlError::Damaged { .. }
                 | ControlError::Read { .. }
                 | ControlError::PolicyDir(_)
                 | ControlError::End(_)

@@ -11,7 +11,7 @@ use aya::{
 };
 use weir_common::maps;
 
-use super::error::KernelError;
+use super::error::{self, KernelError};
 
 /// A program for cgroups and where it goes.
 #[derive(Clone, Copy, Debug)]
@@ -129,6 +129,7 @@ pub(super) fn to_namespace(
 ) -> Result<FdLink, KernelError> {
     let loaded = ebpf.program_mut(name).ok_or(KernelError::NoProgram(name))?;
     let link = <&mut SkLookup>::try_from(loaded).and_then(|program| {
+        error::program_point("attach.namespace")?;
         let id = program.attach(namespace)?;
         program.take_link(id).map(FdLink::from)
     });
@@ -152,6 +153,7 @@ pub(super) fn to_cgroup(
     reason = "only these kinds go to cgroups; another is a build mistake and says so"
 )]
 fn link(program: &mut Program, cgroup: impl AsFd) -> Result<FdLink, ProgramError> {
+    error::program_point("attach.cgroup")?;
     // Single: link-based attachment already allows several programs; AllowMultiple is refused with EINVAL.
     let mode = CgroupAttachMode::Single;
     let converted = match program {

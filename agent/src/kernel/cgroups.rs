@@ -278,12 +278,15 @@ impl Cgroups {
             }
             let attach = || attach::to_cgroup(ebpf, hook.program, &cgroup.directory, &target);
             let link = keep.hold(At::Cgroup(cgroup.id), hook.program, attach)?;
-            attached.links.insert(hook.program, link);
             // The storage exists from the attachment on; until it is written the hook sees an unknown workload.
             let key = CgroupStorageKey::new(cgroup.id, hook.attach_type);
+            error::map_point("attach.storage").map_err(error::map(maps::LOCAL))?;
             self.storage.insert(key, local, 0).map_err(error::map(maps::LOCAL))?;
+            // Only now: a link without it would be taken for one that stands.
+            attached.links.insert(hook.program, link);
         }
         if !attached.known {
+            error::map_point("attach.caller").map_err(error::map(maps::CALLERS))?;
             self.callers.insert(cgroup.id, [attached.number, 0], 0).map_err(error::map(maps::CALLERS))?;
             attached.known = true;
         }

@@ -5,7 +5,9 @@
 
 use std::{error::Error, fmt::Write as _, io, path::PathBuf};
 
-use aya::{EbpfError, maps::MapError, programs::ProgramError};
+use aya::{EbpfError, maps::MapError, programs::ProgramError, sys::SyscallError};
+
+use crate::faults;
 
 /// What can go wrong between the agent and the kernel.
 #[derive(Debug, thiserror::Error)]
@@ -201,6 +203,16 @@ pub(super) fn is_taken(error: &(dyn Error + 'static)) -> bool {
         next = cause.source();
     }
     false
+}
+
+/// Comes by a fault point before a call on a map.
+pub(super) fn map_point(name: &'static str) -> Result<(), MapError> {
+    Ok(faults::point(name).map_err(|io_error| SyscallError { call: name, io_error })?)
+}
+
+/// Comes by a fault point before a call on a program.
+pub(super) fn program_point(name: &'static str) -> Result<(), ProgramError> {
+    Ok(faults::point(name).map_err(|io_error| SyscallError { call: name, io_error })?)
 }
 
 /// Names the map an error is about.

@@ -27,6 +27,7 @@ use super::{
     sets::Sets,
     slot::{Endpoints, Pages, ReadBack, Slot, Tries, Written},
 };
+use crate::faults;
 
 /// The two slots and the word that picks one.
 pub(super) struct Slots {
@@ -135,10 +136,12 @@ impl Slots {
             None => self.outer.renew(number, content)?,
         };
         let sets = self.sets.prepare(number, compiled, loaded)?;
+        error::map_point("install.switch").map_err(error::map(maps::ACTIVE))?;
         self.active.set(0, next | marks, 0).map_err(error::map(maps::ACTIVE))?;
         *place = Some(slot);
         self.installs = next;
         self.generation = compiled.generation;
+        faults::passed("install.switched");
         let new_sets = self.sets.commit();
         self.settle();
         Ok((Written { sets, ..written }, new_sets))
@@ -146,7 +149,8 @@ impl Slots {
 
     /// Waits for the programs that read the active word before the switch. The new generation is in force whatever comes of it.
     fn settle(&mut self) {
-        let waited = self.grace.wait();
+        let waited =
+            error::map_point("install.grace").map_err(error::map(maps::GRACE)).and_then(|()| self.grace.wait());
         if let Err(error) = &waited {
             tracing::warn!(%error, "programs that judge by the generation before were not waited for; the next install does");
         }
@@ -170,9 +174,10 @@ impl Outer {
     fn renew(&mut self, number: u32, content: Content) -> Result<(Slot, Written), KernelError> {
         let mut slot = Slot::create(&content)?;
         let written = Written { whole: true, ..slot.write(content)? };
-        self.endpoints.set(number, &slot.endpoints, 0).map_err(error::map(maps::ENDPOINTS))?;
-        self.cidrs.set(number, &slot.cidrs, 0).map_err(error::map(maps::CIDRS))?;
-        self.tables.set(number, &slot.tables, 0).map_err(error::map(maps::TABLES))?;
+        let lead = || error::map_point("install.lead");
+        lead().and_then(|()| self.endpoints.set(number, &slot.endpoints, 0)).map_err(error::map(maps::ENDPOINTS))?;
+        lead().and_then(|()| self.cidrs.set(number, &slot.cidrs, 0)).map_err(error::map(maps::CIDRS))?;
+        lead().and_then(|()| self.tables.set(number, &slot.tables, 0)).map_err(error::map(maps::TABLES))?;
         Ok((slot, written))
     }
 

@@ -27,6 +27,7 @@ use super::{
     links,
     neighbours::{Chain, Neighbourhood, Where},
 };
+use crate::faults;
 
 /// How XDP programs are attached.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -481,6 +482,7 @@ fn attach_as(
 fn link(ebpf: &mut Ebpf, mode: Mode, index: u32, name: &str) -> Result<FdLink, KernelError> {
     let program = ebpf.program_mut(attach::XDP).ok_or(KernelError::NoProgram(attach::XDP))?;
     let attached = <&mut Xdp>::try_from(program).and_then(|xdp| {
+        error::program_point("attach.xdp")?;
         let id = xdp.attach_to_if_index(index, mode)?;
         FdLink::try_from(xdp.take_link(id)?).map_err(|_| ProgramError::UnexpectedProgramType)
     });
@@ -518,11 +520,13 @@ fn take_over(
     let program = ebpf.program_mut(attach::XDP).ok_or(KernelError::NoProgram(attach::XDP))?;
     let updated = <&mut Xdp>::try_from(program).and_then(|xdp| {
         let link = XdpLink::try_from(link).map_err(|_| ProgramError::UnexpectedProgramType)?;
+        error::program_point("xdp.update")?;
         let id = xdp.attach_to_link(link)?;
         FdLink::try_from(xdp.take_link(id)?).map_err(|_| ProgramError::UnexpectedProgramType)
     });
     let target = || format!("interface {name}, in place of the agent before");
     let link = updated.map_err(|source| KernelError::Attach { program: attach::XDP, target: target(), source })?;
+    faults::passed("xdp.updated");
     let detail = if unneeded { UNNEEDED.to_owned() } else { String::new() };
     Ok(Some((keep.pin(At::Xdp(index), used, link)?, used, detail)))
 }

@@ -30,7 +30,7 @@ use super::{
     error::{self, KernelError},
     neighbours, query,
 };
-use crate::config::is_bpffs;
+use crate::{config::is_bpffs, faults};
 
 /// What the names of runs begin with.
 const RUN: &str = "run-";
@@ -39,7 +39,7 @@ const RUN: &str = "run-";
 pub(super) struct Keep {
     /// `None`: links end with the agent.
     folder: Option<Folder>,
-    leaving: Arc<AtomicBool>,
+    shared: Arc<Shared>,
     ids: BTreeMap<&'static str, u32>,
     /// One thread attaches; the lock is for the type.
     state: Mutex<State>,
@@ -86,6 +86,15 @@ pub(super) struct Pin {
     path: PathBuf,
 }
 
+/// What links know of the agent.
+#[derive(Default)]
+struct Shared {
+    /// It ends: nothing is detached any more.
+    leaving: AtomicBool,
+    /// Pins of its own that are to go and could not be removed: their links are still attached.
+    stuck: Mutex<Vec<PathBuf>>,
+}
+
 /// A link. Dropping it detaches, unless the agent is ending.
 pub(super) struct Kept {
     /// `None`: it was lost when it was to be pinned again.
@@ -94,13 +103,13 @@ pub(super) struct Kept {
     what: String,
     /// Its pin.
     pin: Option<PathBuf>,
-    leaving: Arc<AtomicBool>,
+    shared: Arc<Shared>,
 }
 
 impl Keep {
     /// One that keeps nothing: links end with the agent.
     pub(super) fn nothing() -> Self {
-        Self { folder: None, leaving: Arc::default(), ids: BTreeMap::new(), state: Mutex::default() }
+        Self { folder: None, shared: Arc::default(), ids: BTreeMap::new(), state: Mutex::default() }
     }
 
     /// Makes the folder of this run, beside those of agents before that managed the same tree.
@@ -110,7 +119,7 @@ impl Keep {
         let next = runs.last().map_or(1, |(number, _)| number + 1);
         let run = tree.join(format!("{RUN}{next}"));
         let before: Vec<Pin> = runs.iter().flat_map(|(_, path)| pins(path)).collect();
-        fs::create_dir_all(&run).map_err(pin_error(&run))?;
+        faults::point("start.run").and_then(|()| fs::create_dir_all(&run)).map_err(pin_error(&run))?;
         if !before.is_empty() {
             tracing::info!(
                 links = before.len(),
@@ -159,13 +168,17 @@ impl Keep {
         if self.has(kept) {
             return true;
         }
-        self.repair(program, name, "its pin was removed");
+        // One that could not be pinned when it was made is nobody's doing.
+        if kept.pin.is_some() {
+            self.repair(program, name, "its pin was removed");
+        }
         self.pin_again(kept)
     }
 
     /// Looks at what is pinned; before each round of attaching.
     pub(super) fn look(&self) {
         let Some(folder) = &self.folder else { return };
+        self.shared.detach_stuck();
         let found = folder.look();
         let mut state = self.state();
         match (&found, state.told) {
@@ -206,8 +219,10 @@ impl Keep {
         state.serial += 1;
         let name = format!("{}-{what}-{}", at.name(), state.serial);
         let path = folder.run.join(&name);
+        faults::point("pin.link").map_err(pin_error(&path))?;
         let link =
             link.pin(&path).map_err(|error| KernelError::Pin { path: path.clone(), why: error::causes(&error) })?;
+        faults::passed("pin.pinned");
         state.present.get_or_insert_default().insert(name);
         let mut kept = self.unpinned(at, what, link.into());
         kept.pin = Some(path);
@@ -215,8 +230,8 @@ impl Keep {
     }
 
     fn unpinned(&self, at: At, what: &str, link: FdLink) -> Kept {
-        let leaving = Arc::clone(&self.leaving);
-        Kept { link: Some(link), at, what: what.to_owned(), pin: None, leaving }
+        let shared = Arc::clone(&self.shared);
+        Kept { link: Some(link), at, what: what.to_owned(), pin: None, shared }
     }
 
     /// Pins a link again whose pin is gone; `false`: it was lost over that, and must be made anew.
@@ -268,15 +283,21 @@ impl Keep {
         Some((link.into(), pin.what.clone()))
     }
 
-    /// Lets go of links of agents before for which `stays` is false: they are detached.
+    /// Whether something that was attached in this round would end with the agent, though it should not.
+    pub(super) fn lacks_pins(&self) -> bool {
+        self.folder.is_some() && self.state().told
+    }
+
+    /// Lets go of links of agents before for which `stays` is false: they are detached. Those that cannot be are tried again next time.
     pub(super) fn release_before(&self, mut stays: impl FnMut(&Pin) -> bool) {
         let Some(folder) = &self.folder else { return };
         let before = std::mem::take(&mut self.state().before);
         if before.is_empty() {
             return;
         }
-        let (kept, gone): (Vec<Pin>, Vec<Pin>) = before.into_iter().partition(|pin| stays(pin));
-        gone.iter().for_each(Pin::remove);
+        let (mut kept, gone): (Vec<Pin>, Vec<Pin>) = before.into_iter().partition(|pin| stays(pin));
+        let (gone, stuck): (Vec<Pin>, Vec<Pin>) = gone.into_iter().partition(Pin::remove);
+        kept.extend(stuck);
         if !gone.is_empty() {
             tracing::info!(
                 links = gone.len(),
@@ -285,6 +306,7 @@ impl Keep {
             );
         }
         self.state().before = kept;
+        faults::passed("release.run");
         folder.remove_empty_runs();
     }
 
@@ -296,7 +318,7 @@ impl Keep {
     /// From here on nothing is detached any more: the agent ends.
     pub(super) fn leave(&self) {
         if self.folder.is_some() {
-            self.leaving.store(true, Ordering::Relaxed);
+            self.shared.leaving.store(true, Ordering::Relaxed);
         }
     }
 }
@@ -355,23 +377,50 @@ impl Pin {
         query::is_attached(&self.path).unwrap_or(true)
     }
 
-    fn remove(&self) {
-        if let Err(error) = fs::remove_file(&self.path)
-            && error.kind() != io::ErrorKind::NotFound
-        {
-            tracing::error!(path = %self.path.display(), %error, "a link of an agent before could not be detached");
+    /// `false`: it is still there.
+    fn remove(&self) -> bool {
+        match faults::point("release.link").and_then(|()| fs::remove_file(&self.path)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                tracing::error!(path = %self.path.display(), %error, "a link of an agent before could not be detached");
+                false
+            }
+            Ok(()) | Err(_) => true,
         }
     }
 }
 
 impl Drop for Kept {
     fn drop(&mut self) {
-        let Some(path) = self.pin.as_ref().filter(|_| !self.leaving.load(Ordering::Relaxed)) else { return };
-        if let Err(error) = fs::remove_file(path)
-            && error.kind() != io::ErrorKind::NotFound
-        {
-            tracing::error!(path = %path.display(), %error, "a link stays attached: its pin could not be removed");
+        let Some(path) = self.pin.take().filter(|_| !self.shared.leaving.load(Ordering::Relaxed)) else { return };
+        if let Err(error) = unpin(&path) {
+            tracing::error!(path = %path.display(), %error, "a link stays attached for now: its pin could not be removed");
+            self.shared.stuck().push(path);
         }
+    }
+}
+
+impl Shared {
+    fn stuck(&self) -> MutexGuard<'_, Vec<PathBuf>> {
+        self.stuck.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Tries again to remove what could not be removed.
+    fn detach_stuck(&self) {
+        self.stuck().retain(|path| {
+            let removed = unpin(path);
+            if removed.is_ok() {
+                tracing::info!(path = %path.display(), "a link that stayed attached is detached now");
+            }
+            removed.is_err()
+        });
+    }
+}
+
+/// Removes a pin of this agent's; one that is gone is what is wanted.
+fn unpin(path: &Path) -> io::Result<()> {
+    match faults::point("detach.link").and_then(|()| fs::remove_file(path)) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        removed => removed,
     }
 }
 

@@ -3,7 +3,7 @@
 //! May touch: the embedded object, the kernel's program loader.
 //! Never: attaches.
 
-use std::time::Duration;
+use std::{io, time::Duration};
 
 use aya::{
     Btf, Ebpf, EbpfLoader, Pod,
@@ -14,7 +14,11 @@ use nix::time::{ClockId, clock_getres};
 use tokio::task::JoinHandle;
 use weir_common::places::TaskPlaces;
 
-use super::{attach, error::KernelError, places, verifier};
+use super::{
+    attach,
+    error::{self, KernelError},
+    places, verifier,
+};
 
 /// The object file that `build.rs` made, aligned as an ELF parser wants it.
 pub(super) static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/weir.bpf.o"));
@@ -34,7 +38,7 @@ pub(super) fn load(chain: bool, drop_bytes: u32) -> Result<Ebpf, KernelError> {
         );
     }
     match load_with(places, chain, drop_bytes) {
-        Err(error) if places.known != 0 => {
+        Err(error) if places.known != 0 && is_refusal(&error) => {
             // Whatever else was wrong is still wrong, and then that is what there is to say.
             let loaded = load_with(TaskPlaces::UNKNOWN, chain, drop_bytes)?;
             tracing::info!(%error, "this kernel does not let programs read the calling task: programs ask for it by helpers, which is slower");
@@ -42,6 +46,12 @@ pub(super) fn load(chain: bool, drop_bytes: u32) -> Result<Ebpf, KernelError> {
         }
         loaded => loaded,
     }
+}
+
+/// Whether the kernel has looked at a program and refused it; without memory, say, it has not.
+fn is_refusal(error: &KernelError) -> bool {
+    matches!(error, KernelError::Program { cause: ProgramError::LoadError { io_error, .. }, .. }
+        if io_error.kind() != io::ErrorKind::OutOfMemory)
 }
 
 /// The same, the programs reading the calling task in this way.
@@ -72,7 +82,7 @@ pub(super) fn open(places: TaskPlaces, drop_bytes: u32) -> Result<Ebpf, KernelEr
 /// Loads one program, which the kernel verifies.
 pub(super) fn load_program(ebpf: &mut Ebpf, name: &'static str) -> Result<(), KernelError> {
     let program = ebpf.program_mut(name).ok_or(KernelError::NoProgram(name))?;
-    load_one(program).map_err(|cause| refused(name, cause))
+    error::program_point("start.load").and_then(|()| load_one(program)).map_err(|cause| refused(name, cause))
 }
 
 fn set<'a, T: Pod>(loader: &mut EbpfLoader<'a>, name: &'a str, value: &'a T) {

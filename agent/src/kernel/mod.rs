@@ -71,6 +71,8 @@ use weir_common::{
 };
 use weir_policy::{Compiled, CompiledWorkload, LimitInfo, Prefix, ResourceId, sets::Loaded};
 
+use crate::faults;
+
 /// What the kernel side is to manage.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -205,6 +207,7 @@ impl Kernel {
         self.prepare_limits(compiled)?;
         let (written, new_sets) = self.tables.install(compiled, &numbers, &self.interfaces.names(), loaded)?;
         // In force from here on: nothing below may fail.
+        faults::passed("install.settled");
         self.take_over_limits(compiled);
         self.refusing = Refusing::of(compiled, &numbers);
         self.numbers = numbers;
@@ -246,6 +249,7 @@ impl Kernel {
 
     /// What must be so before the generation is in force: a number that goes from one limit to another starts at nothing.
     fn prepare_limits(&mut self, compiled: &weir_policy::Compiled) -> Result<(), KernelError> {
+        error::map_point("install.limits").map_err(error::map(maps::LIMIT_STATS))?;
         for (number, limit) in (0u32..).zip(compiled.limits.iter()).filter(|(_, limit)| limit.is_some()) {
             if self.limits.get(number as usize).is_none_or(|before| before.policy != limit.policy) {
                 limit_state::forget(&mut self.ebpf, number)?;
@@ -287,7 +291,8 @@ impl Kernel {
         let failed = workloads.iter().any(|workload| workload.state == AttachState::Failed)
             || interfaces.iter().any(|interface| interface.mode == interfaces::FAILED);
         let in_force = root.is_ok() && self.tables.generation() > 0;
-        if in_force && !self.rules_alone {
+        // A crash would take what is not pinned out of force: until then what an agent before left stays beside it.
+        if in_force && !self.rules_alone && !self.keep.lacks_pins() {
             self.release_before();
         }
         let (pinned, repairs) = (self.keep.keeps(), self.keep.repairs());

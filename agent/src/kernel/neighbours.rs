@@ -32,6 +32,7 @@ use super::{
     links::{self, SlotMode},
     pins::{Folder, Pin, Pins},
 };
+use crate::faults;
 
 /// More than a frame takes on its way through programs.
 const SETTLED: Duration = Duration::from_millis(100);
@@ -168,7 +169,9 @@ impl Neighbourhood {
         let chain = self.prepare(frames, ebpf, at, theirs.id(), (their_mode, neighbour));
         let chain = chain.inspect_err(|_| self.kind(frames).forget(at.place))?;
         // An answer that was lost says nothing of the slot: if the front is there, it is there.
-        if let Err(error) = links::replace_xdp(at.index, chain.mode, &from, &chain.front)
+        let exchanged = faults::point("share.exchange")
+            .and_then(|()| links::replace_xdp(at.index, chain.mode, &from, &chain.front));
+        if let Err(error) = exchanged
             && !self.stands(&chain)
         {
             self.kind(frames).remove(chain.pin, at.place);
@@ -183,6 +186,7 @@ impl Neighbourhood {
             neighbour = label,
             "Weir stands in front of the XDP program that was there"
         );
+        faults::passed("share.exchanged");
         if let Some((folder, pin)) = before {
             self.settle();
             folder.remove(pin);
@@ -261,6 +265,7 @@ impl Neighbourhood {
         let path = kind.folder.insert(folder).path(pin);
         // Before the pin, which would be in the way of the next try if this failed.
         let front = front.fd().and_then(|fd| Ok(fd.try_clone()?)).map_err(loading(name))?;
+        faults::point("share.pin").map_err(|error| unpinned(&path, error.to_string()))?;
         let pinned = ProgramArray::try_from(&kind.neighbours).map_err(error::map(neighbours))?.pin(&path);
         pinned.map_err(|error| unpinned(&path, error::causes(&error)))?;
         Ok(Chain { frames, pin, mode, front, neighbour, detail: String::new() })

@@ -139,6 +139,7 @@ impl Sets {
         let buffer = led.buffer ^ 1;
         self.outer.put(place(slot, buffer), &images)?;
         self.outer.put_scope(place(slot, buffer), led.scope.as_ref())?;
+        error::map_point("set.switch").map_err(error::map(maps::SET_BUFFER))?;
         self.buffers.set(slot, buffer, 0).map_err(error::map(maps::SET_BUFFER))?;
         (led.buffer, led.images) = (buffer, images.id);
         self.current = images;
@@ -198,6 +199,7 @@ impl Sets {
     }
 
     fn build(&mut self, parts: Vec<Part>, loaded: &Loaded) -> Result<Images, KernelError> {
+        error::map_point("install.image").map_err(error::map(maps::SETS))?;
         let sources = sources(&parts, loaded);
         let v4 = V4::build(&sources).map(|image| mapped(image, v4::HEAP)).transpose()?;
         let v6 = V6::build(&sources, self.seed).map(|image| mapped(image, v6::HEAP)).transpose()?;
@@ -263,6 +265,7 @@ const fn place(slot: u32, buffer: u32) -> u32 {
 
 /// Makes an entry lead to a map, or to none.
 fn lead(outer: &mut MapOfMaps, entry: u32, map: Option<&mapped::Array>) -> Result<(), MapError> {
+    error::map_point("install.set")?;
     match map {
         Some(map) => outer.insert(entry, map.data().fd().as_fd().as_raw_fd().cast_unsigned(), 0),
         None => match outer.remove(&entry) {
@@ -372,6 +375,7 @@ pub(super) fn counts<'n>(
 
 /// Lets the counts of these numbers begin anew.
 pub(super) fn clear(ebpf: &mut Ebpf, numbers: &[u32]) -> Result<(), KernelError> {
+    error::map_point("install.counts").map_err(error::map(maps::SET_COUNTS))?;
     let map = ebpf.map_mut(maps::SET_COUNTS).ok_or(KernelError::NoMap(maps::SET_COUNTS))?;
     let mut map: PerCpuArray<_, [u64; 2]> = PerCpuArray::try_from(map).map_err(error::map(maps::SET_COUNTS))?;
     for number in numbers {

@@ -55,6 +55,7 @@ pub struct Written {
 impl Slot {
     /// New maps, with room for the image of `content` and some growth.
     pub(super) fn create(content: &Content) -> Result<Self, KernelError> {
+        error::map_point("install.maps").map_err(error::map(maps::TABLES))?;
         let pages = content.pages.len() as u32;
         let endpoints = Endpoints::create(maps::MAX_ENDPOINTS, BPF_F_NO_PREALLOC);
         Ok(Self {
@@ -93,6 +94,7 @@ impl Slot {
 fn write_pages(map: &mut Pages, content: &Content, held: &Content) -> Result<usize, MapError> {
     let mut count = 0;
     for (index, page) in content.pages_since(held) {
+        error::map_point("install.page")?;
         map.set(index, page.words, 0)?;
         count += 1;
     }
@@ -102,9 +104,11 @@ fn write_pages(map: &mut Pages, content: &Content, held: &Content) -> Result<usi
 fn write_endpoints(map: &mut Endpoints, changes: Changes<Addr, Endpoint>) -> Result<usize, MapError> {
     let count = changes.gone.len() + changes.set.len();
     for addr in changes.gone {
+        error::map_point("install.address")?;
         map.remove(&addr.0)?;
     }
     for (addr, Endpoint { identity, owner }) in changes.set {
+        error::map_point("install.address")?;
         map.insert(addr.0, [identity, owner], 0)?;
     }
     Ok(count)
@@ -115,9 +119,11 @@ fn write_trie(map: &mut Tries, new: &Prefixes, old: &Prefixes) -> Result<usize, 
     let changes = prefixes_since(new, old);
     let count = changes.gone.len() + changes.set.len();
     for prefix in changes.gone {
+        error::map_point("install.prefix")?;
         map.remove(&key(prefix))?;
     }
     for (prefix, value) in changes.set {
+        error::map_point("install.prefix")?;
         map.insert(&key(prefix), value, 0)?;
     }
     Ok(count)

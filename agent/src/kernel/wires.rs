@@ -219,6 +219,7 @@ pub(super) fn link(
 ) -> Result<SchedClassifierLink, ProgramError> {
     let loaded = ebpf.program_mut(program).ok_or(ProgramError::UnexpectedProgramType)?;
     let classifier: &mut SchedClassifier = loaded.try_into()?;
+    error::program_point("attach.wire")?;
     if !has_tcx() {
         add_qdisc(name)?;
     }

@@ -31,6 +31,7 @@ pub fn status(error: &ControlError) -> Status {
         | ControlError::Empty(_)
         | ControlError::Set(SetError::Kernel { .. })
         | ControlError::Stored { .. }
+        | ControlError::Damaged { .. }
         | ControlError::Read { .. }
         | ControlError::PolicyDir(_)
         | ControlError::Counters(_) => Status::internal(words),

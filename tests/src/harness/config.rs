@@ -49,6 +49,8 @@ pub struct Options {
     pub all_metrics: bool,
     /// How many bytes of dropped packets are told.
     pub drop_bytes: Option<u32>,
+    /// Whether the agent looks for faults that it is to have ([`faults`]).
+    pub faults: bool,
 }
 
 /// A listener with certificates.
@@ -85,8 +87,14 @@ impl Default for Options {
             small_disk: false,
             all_metrics: false,
             drop_bytes: None,
+            faults: false,
         }
     }
+}
+
+/// The file that names the faults which the agent is to have.
+pub fn faults(world: &World) -> PathBuf {
+    world.folder().join("faults")
 }
 
 /// Path of the agent's socket.

@@ -116,6 +116,9 @@ impl Harness {
     pub fn agent_command(&self) -> Result<Command, HarnessError> {
         let file = self.world.write("agent.yaml", &config::agent(&self.world, &self.options))?;
         let mut command = self.world.probe(Who::Node);
+        if self.options.faults {
+            command.env("WEIR_FAULTS", config::faults(&self.world));
+        }
         if let Some(file) = self.options.agent_without {
             command.args(["--without", file]);
         }
@@ -207,6 +210,12 @@ impl Harness {
     #[must_use]
     pub fn agent_log(&self) -> Option<PathBuf> {
         self.agent.as_ref().map(|agent| agent.log().to_owned())
+    }
+
+    /// The file in which it finds the faults that it is to have (`weir_agent::faults`).
+    #[must_use]
+    pub fn faults(&self) -> PathBuf {
+        config::faults(&self.world)
     }
 
     /// Path of the agent's socket.

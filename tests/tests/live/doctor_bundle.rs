@@ -71,8 +71,11 @@ fn with_secrets_around(harness: &mut Harness) -> Result<()> {
     let file = world.folder().join("agent.yaml");
     fs::write(&file, format!("# password: {CANARY}\n{}", fs::read_to_string(&file)?))?;
     fs::write(world.folder().join("state/notes.txt"), CANARY)?;
-    let mut stored = File::options().append(true).open(world.folder().join("state/policy.yaml"))?;
-    writeln!(stored, "# {CANARY}")?;
+    let stored = world.folder().join("state/policy.yaml");
+    // The second line would say that the file was changed.
+    let text = fs::read_to_string(&stored)?;
+    let lines: Vec<&str> = text.lines().enumerate().filter(|(number, _)| *number != 1).map(|(_, line)| line).collect();
+    fs::write(&stored, format!("{}\n# {CANARY}\n", lines.join("\n")))?;
     command.env("WEIR_TOKEN", CANARY);
     harness.start_agent_by(command)?;
     Ok(())

@@ -25,6 +25,9 @@ mod cutting_hard;
 mod delivery;
 mod doctor;
 mod doctor_bundle;
+mod faults;
+mod faults_others;
+mod faults_start;
 mod flips;
 mod flips_records;
 mod helpers;
@@ -112,6 +115,7 @@ fn main() -> anyhow::Result<()> {
         translated::trials(),
         lifecycle::trials(),
         outlives::trials(),
+        faults::trials(),
         delivery::trials(),
         doctor::trials(),
         doctor_bundle::trials(),

@@ -54,13 +54,13 @@ const FREE: u16 = 7001;
 const OURS: u16 = 7002;
 
 /// Somebody else's program: counts datagrams to each of the three ports, and drops those to the first.
-struct Neighbour {
+pub struct Neighbour {
     ebpf: Ebpf,
     id: u32,
 }
 
 impl Neighbour {
-    fn load(section: &str) -> Result<Neighbour> {
+    pub fn load(section: &str) -> Result<Neighbour> {
         use With::{Number, Register as R};
         let mut object = Assembled::default();
         let counts = object.array("counts", 8, 3);
@@ -86,7 +86,7 @@ impl Neighbour {
     }
 
     /// As `ip link set dev v-client xdp` does.
-    fn attach(&mut self, world: &World, mode: XdpAttached) -> Result<()> {
+    pub fn attach(&mut self, world: &World, mode: XdpAttached) -> Result<()> {
         let fd = program(&mut self.ebpf)?.fd()?;
         Ok(links::set_xdp(&world.netns(Node), HERE, Some(fd.as_fd()), mode)?)
     }
@@ -101,11 +101,11 @@ fn program(ebpf: &mut Ebpf) -> Result<&mut Xdp> {
     Ok(ebpf.program_mut("neighbour").context("no program")?.try_into()?)
 }
 
-fn world(label: &str) -> Result<World> {
+pub fn world(label: &str) -> Result<World> {
     Ok(World::new(label)?)
 }
 
-fn sharing() -> Options {
+pub fn sharing() -> Options {
     Options { xdp_neighbour: "chain", interfaces: vec![HERE.to_owned()], ..Options::default() }
 }
 
@@ -118,7 +118,7 @@ fn slot(world: &World) -> Result<Option<u32>> {
 }
 
 /// The pins of all agents of the world.
-fn pins(world: &World) -> Vec<String> {
+pub fn pins(world: &World) -> Vec<String> {
     below(&tree(world)).into_iter().filter(|name| name.starts_with("xdp-")).collect()
 }
 
@@ -145,7 +145,7 @@ fn answered(harness: &Harness, port: u16) -> Result<bool> {
 }
 
 /// What becomes of datagrams to the three ports; and that the neighbour sees what Weir passes, and nothing else.
-fn judged(harness: &Harness, neighbour: &Neighbour, ours: bool) -> Result<()> {
+pub fn judged(harness: &Harness, neighbour: &Neighbour, ours: bool) -> Result<()> {
     for (port, passes, is_shown) in [(THEIRS, false, true), (FREE, true, true), (OURS, ours, ours)] {
         let before = neighbour.seen(port)?;
         ensure!(answered(harness, port)? == passes, "port {port}");
@@ -155,12 +155,12 @@ fn judged(harness: &Harness, neighbour: &Neighbour, ours: bool) -> Result<()> {
     Ok(())
 }
 
-fn serve(world: &World) -> Result<Running> {
+pub fn serve(world: &World) -> Result<Running> {
     let listen: Vec<_> = [THEIRS, FREE, OURS].map(|port| format!("--listen {}:{port}", Api.v4())).into();
     Ok(world.serve(Api, &format!("udp-serve {}", listen.join(" ")))?)
 }
 
-fn limit() -> String {
+pub fn limit() -> String {
     let ports = format!("ports: [{{protocol: UDP, port: {OURS}}}]");
     let spec = format!(
         "\n  workloadSelector: {{matchLabels: {{app: api}}}}\n  {ports}\n  packets: {{perSecond: 0, burst: 0}}"

@@ -41,6 +41,9 @@ pub struct Options {
     capabilities: Option<Vec<String>>,
 }
 
+/// By which an agent of a debug build is told to fail.
+const FAULTS: &[u8] = b"WEIR_FAULTS";
+
 /// What the image is called where it is built.
 const NAME: &str = "localhost/weir";
 /// There is no musl target to rely on: glibc is linked in. Only with an explicit target are proc macros left as they are.
@@ -112,6 +115,7 @@ fn context(repo: &Repo, built: &Path, folder: &Path) -> Result<PathBuf> {
     for program in PROGRAMS {
         let from = built.join(program);
         is_static(&from)?;
+        has_no_faults(&from)?;
         // chmod in buildah is `COPY --chmod`, which old ones lack: cargo's own mode is 755 already.
         fs::copy(&from, context.join(program)).with_context(|| format!("copying {}", from.display()))?;
     }
@@ -124,6 +128,14 @@ fn context(repo: &Repo, built: &Path, folder: &Path) -> Result<PathBuf> {
 fn is_static(program: &Path) -> Result<()> {
     let text = process::capture(process::clean("readelf").arg("-lW").arg(program))?;
     ensure!(!text.contains("INTERP"), "{} is not static", program.display());
+    Ok(())
+}
+
+/// What is shipped cannot be told to fail: `agent/src/faults.rs` is a part of debug builds only.
+fn has_no_faults(program: &Path) -> Result<()> {
+    let bytes = fs::read(program).with_context(|| format!("reading {}", program.display()))?;
+    let named = bytes.windows(FAULTS.len()).any(|word| word == FAULTS);
+    ensure!(!named, "{} has the fault points of debug builds", program.display());
     Ok(())
 }
 
