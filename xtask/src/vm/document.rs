@@ -94,8 +94,8 @@ pub fn programs(kernels: &[Kernel]) -> String {
 const BEGINNING: &str = "\
 # Kernels
 
-Written by `cargo xtask vm --write`, which boots each kernel in an emulator and runs there what the tables say; do not edit it here, but in
-`xtask/src/vm/parts.rs`. \"newest\" is the newest kernel that Debian's backports had when it was brought. Everything else of the tests runs on
-the kernel of whoever calls `cargo xtask test` (6.18 so far).
+Written by `cargo xtask vm --write`, which boots each kernel in an emulator and runs there what the tables say; do not edit it here,
+but in `xtask/src/vm/parts.rs`. \"newest\" is the newest kernel that Debian's backports had when it was brought.
+Everything else of the tests runs on the kernel of whoever calls `cargo xtask test` (6.18 so far).
 
 ";

@@ -75,8 +75,9 @@ pub struct Refusal {
 pub const REFUSALS: [Refusal; 1] = [Refusal {
     series: "6.1",
     says: "invalid access to packet",
-    why: "its verifier refuses `ingress`: it learns nothing from comparing two registers (IP options), takes no map key from a global \
-          function's memory (`weir_decide`), and counts stack frames in steps of 32 bytes, of which several programs need 544 to 576 of 512",
+    why: "its verifier refuses `ingress`: it learns nothing from comparing two registers (IP options), takes no map key from a \
+          global function's memory (`weir_decide`), and counts stacks in steps of 32 bytes, \
+          by which several programs need 544 to 576 of 512",
 }];
 
 /// Why a kernel refuses, if it is known to.
@@ -89,7 +90,7 @@ pub const FEATURES: [(&str, &str, &str); 5] = [
     (
         "TC programs on workloads' own interfaces by links (TCX)",
         "6.6",
-        "attached as filters of a clsact qdisc: what is kept over the agent's end (`pin`) does not hold for these, and an empty qdisc stays behind",
+        "attached as filters of a clsact qdisc: they end with the agent (`pin` does not hold for them), and an empty qdisc stays",
     ),
     (
         "records of what living connections have come to",
