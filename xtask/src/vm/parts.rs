@@ -23,7 +23,7 @@ pub const LOADING: &str = "loading";
 const ONE_AT_A_TIME: &[&str] = &["--exact", "--test-threads", "1"];
 
 /// Everything, in the order it runs. The first is tried also by a kernel that is known to refuse.
-pub const PARTS: [Part; 4] = [
+pub const PARTS: [Part; 3] = [
     Part {
         name: LOADING,
         shows: "every program is accepted by the verifier, those for shared XDP slots too",
@@ -33,23 +33,9 @@ pub const PARTS: [Part; 4] = [
     },
     Part {
         name: "verdicts",
-        shows: "hooks and host decide alike, also where a policy is only staged, and count and record what they decide",
+        shows: "what a policy allows and denies at sockets is decided so, counted, and recorded where it is to be",
         options: ONE_AT_A_TIME,
-        cases: &[
-            "sockets::socket_hooks_give_an_unknown_workload_the_configured_verdict_and_count_it",
-            "sockets::what_a_quiet_rule_decides_is_counted_exactly_and_makes_no_record",
-            "sockets::hooks_and_host_agree_about_what_staged_policies_would_decide",
-        ],
-        patience: 300,
-    },
-    Part {
-        name: "limits",
-        shows: "each kind of limit lets its burst through and says which was exceeded",
-        options: ONE_AT_A_TIME,
-        cases: &[
-            "edge::each_limit_lets_its_burst_through_and_says_which_limit_was_exceeded",
-            "limits::a_limit_on_addresses_holds_for_these_and_no_others",
-        ],
+        cases: &["sockets::what_a_quiet_rule_decides_is_counted_exactly_and_makes_no_record"],
         patience: 300,
     },
     Part {
