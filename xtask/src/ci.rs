@@ -11,7 +11,7 @@ use serde::Serialize;
 
 use crate::paths::Repo;
 use crate::report::{Report, Step, write_json};
-use crate::{chart, layers, lint, setup, test};
+use crate::{chart, layers, lint, setup, test, vm};
 
 /// The table, and what each step found.
 #[derive(Serialize)]
@@ -23,6 +23,7 @@ struct Whole {
     layers: Option<layers::Findings>,
     chart: Option<Report>,
     test: Option<test::Tally>,
+    vm: Option<vm::Findings>,
 }
 
 /// `cargo xtask ci`.
@@ -38,6 +39,7 @@ pub fn task(repo: &Repo, json: Option<&Path>) -> Result<bool> {
         layers: None,
         chart: None,
         test: None,
+        vm: None,
     };
     if whole.setup.ok {
         let at = Instant::now();
@@ -53,6 +55,8 @@ pub fn task(repo: &Repo, json: Option<&Path>) -> Result<bool> {
         let at = Instant::now();
         let tally = test::run(repo, &[]);
         whole.test = judged("test", at, tally, |tally| (tally.ok(), tally.closing()), &mut steps);
+        let at = Instant::now();
+        whole.vm = judged("vm", at, vm::for_ci(repo), |found| (found.ok(), found.summary()), &mut steps);
     }
     whole.summary = Report::new("ci", start, steps);
     whole.summary.print();

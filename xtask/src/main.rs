@@ -21,6 +21,7 @@ mod report;
 mod setup;
 mod soak;
 mod test;
+mod vm;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -88,7 +89,10 @@ enum Task {
     /// Check the dependency arrows of DESIGN.md section 3
     #[command(after_help = layers::HELP)]
     Layers(Json),
-    /// Everything above that judges: setup, lint, layers, chart, test
+    /// Boot each supported kernel in an emulator and try Weir there
+    #[command(after_help = vm::HELP)]
+    Vm(vm::Options),
+    /// Everything above that judges: setup, lint, layers, chart, test, vm
     Ci(Json),
 }
 
@@ -128,6 +132,7 @@ fn run(cli: Cli) -> anyhow::Result<bool> {
         Task::Chart(options) => chart::task(&repo, &options),
         Task::Lint(json) => lint::task(&repo, json.file.as_deref()),
         Task::Layers(json) => layers::task(&repo, json.file.as_deref()),
+        Task::Vm(options) => vm::task(&repo, &options),
         Task::Ci(json) => ci::task(&repo, json.file.as_deref()),
     }
 }

@@ -57,6 +57,17 @@ pub fn capture(command: &mut Command) -> Result<String> {
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
+/// Runs and returns what was printed to stderr, which is where cargo speaks.
+pub fn complaints(command: &mut Command) -> Result<String> {
+    let name = name(command);
+    let output = command.stdin(Stdio::null()).output().with_context(|| format!("starting {name}"))?;
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    if !output.status.success() {
+        bail!("{name} failed: {}", tail(&text, 8));
+    }
+    Ok(text)
+}
+
 /// Runs with all output in `log` and an end to patience; a failure carries the log's last lines.
 pub fn logged(command: &mut Command, log: &Path, patience: Duration) -> Result<()> {
     let name = name(command);

@@ -1,5 +1,5 @@
 //! Lives: xtask, apt with a configuration of our own.
-//! Called by: `debian`, `programs`.
+//! Called by: `debian`, `programs`, `kernels`.
 //! May touch: the folder it is given; the mirror it is given.
 //! Never: reads or writes this machine's package lists; runs this machine's apt hooks; accepts what is not signed.
 
@@ -53,6 +53,11 @@ impl Apt {
     /// Fetches the suite's index.
     pub fn update(&self) -> Result<()> {
         self.logged(self.command("apt-get").arg("update"))
+    }
+
+    /// The names of all packages of the suite, one a line.
+    pub fn names(&self) -> Result<String> {
+        process::capture(self.command("apt-cache").arg("pkgnames"))
     }
 
     /// apt's table of the versions of a package.

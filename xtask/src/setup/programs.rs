@@ -1,6 +1,6 @@
 //! Lives: xtask, setup's bringing of programs from Debian: `nft`, with which live tests translate Services' addresses as a proxy does,
 //! Prometheus, which reads the agent's metrics in them, and what the benchmark of XDP measures beside it.
-//! Called by: setup, for tasks that run live tests; bench.
+//! Called by: setup, for tasks that run live tests; bench; vm.
 //! May touch: the program's folder in `.tools`; the mirror that this machine's apt is configured for.
 //! Never: installs a package; runs what it brings, let alone in this machine's namespace.
 
@@ -37,6 +37,17 @@ pub const IPTABLES: Program =
 pub const PROMETHEUS: Program =
     Program { name: "prometheus", package: "prometheus", folder: "prometheus", program: "usr/bin/prometheus" };
 
+/// The emulator in which other kernels boot.
+pub const QEMU: Program = Program {
+    name: "qemu-system-x86_64",
+    package: "qemu-system-x86",
+    folder: "vm/qemu",
+    program: "usr/bin/qemu-system-x86_64",
+};
+/// What makes and starts their file system: one static program.
+pub const BUSYBOX: Program =
+    Program { name: "busybox", package: "busybox-static", folder: "vm/busybox", program: "bin/busybox" };
+
 /// Some archives, of which the largest unpacks to 90 MB.
 const UNPACK: Duration = Duration::from_secs(60);
 
@@ -58,6 +69,17 @@ pub fn ensure(repo: &Repo, wanted: Program, lenient: bool) -> Result<Found, Fail
             if lenient { Ok(Found::Lacking(failure)) } else { Err(failure) }
         }
     }
+}
+
+/// The folder of a program that is taken from Debian whatever the PATH has; brought if it is not there.
+pub fn folder(repo: &Repo, wanted: Program) -> Result<PathBuf> {
+    let folder = repo.tools().join(wanted.folder);
+    let _held = lock(repo)?;
+    if !folder.join(wanted.program).is_file() {
+        fs::create_dir_all(repo.tools().join("vm")).context("creating .tools/vm")?;
+        bring(repo, wanted)?;
+    }
+    Ok(folder)
 }
 
 impl Program {

@@ -1,0 +1,174 @@
+//! Lives: xtask, the file system of an emulated kernel: programs, their libraries, the kernel's modules, and a script that runs them.
+//! Called by: vm.
+//! May touch: target/vm.
+//! Never: mounts anything; holds what the parts do not need.
+
+use std::fs;
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+
+use super::parts::{LOADING, Part, refusal};
+use crate::paths::Repo;
+use crate::process;
+
+/// What was brought.
+pub struct Tools {
+    /// The emulator's folder.
+    pub qemu: PathBuf,
+    /// The static program.
+    pub busybox: PathBuf,
+}
+
+/// What is tried: the test program of in-kernel runs.
+pub struct Program {
+    path: PathBuf,
+    target: PathBuf,
+}
+
+/// What an emulator starts from.
+pub struct Booted {
+    /// The kernel.
+    pub kernel: PathBuf,
+    /// Its first file system.
+    pub disk: PathBuf,
+}
+
+impl Program {
+    /// `said` is cargo's own list of what it has built.
+    pub fn new(repo: &Repo, said: &str) -> Result<Program> {
+        let line =
+            said.lines().find(|line| line.contains("/kernel_runs-")).context("cargo built no test kernel_runs")?;
+        let path = line.rsplit_once('(').and_then(|(_, path)| path.strip_suffix(')')).context("cargo names no file")?;
+        Ok(Program { path: repo.root().join(path), target: repo.target()? })
+    }
+}
+
+/// Lays everything down and packs it.
+pub fn make(
+    repo: &Repo,
+    series: &str,
+    kernel: &Path,
+    tools: &Tools,
+    program: &Program,
+    parts: &[&Part],
+) -> Result<Booted> {
+    let work = program.target.join("vm").join(series);
+    let root = work.join("root");
+    let _ = fs::remove_dir_all(&root);
+    for folder in ["bin", "sbin", "proc", "sys", "dev", "tmp", "run", "etc", "lib/modules"] {
+        fs::create_dir_all(root.join(folder)).with_context(|| format!("creating {folder} of {series}"))?;
+    }
+    copy(&tools.busybox, &root.join("bin/busybox"))?;
+    for link in ["bin/sh", "sbin/modprobe"] {
+        symlink("/bin/busybox", root.join(link)).with_context(|| format!("linking {link}"))?;
+    }
+    strip(&program.path, &inside(&root, &program.path))?;
+    libraries(&root, &program.path)?;
+    files(repo, &root)?;
+    modules(kernel, &root, tools)?;
+    fs::write(root.join("init"), script(repo, program, parts, series)).context("writing the script")?;
+    fs::set_permissions(root.join("init"), fs::Permissions::from_mode(0o755)).context("making it a program")?;
+    let disk = work.join("disk.cpio");
+    let pack = "find . | \"$1\" cpio -o -H newc 2>/dev/null > \"$2\"";
+    let mut shell = process::clean("sh");
+    shell.current_dir(&root).args(["-c", pack, "sh"]).arg(&tools.busybox).arg(&disk);
+    process::capture(&mut shell).context("packing")?;
+    fs::remove_dir_all(&root).context("removing what was packed")?;
+    Ok(Booted { kernel: image(kernel)?, disk })
+}
+
+/// The same place in there: tests know their programs by the paths they were built with.
+fn inside(root: &Path, path: &Path) -> PathBuf {
+    root.join(path.strip_prefix("/").unwrap_or(path))
+}
+
+fn copy(from: &Path, to: &Path) -> Result<()> {
+    parent(to)?;
+    fs::copy(from, to).map(drop).with_context(|| format!("copying {}", from.display()))
+}
+
+fn parent(of: &Path) -> Result<()> {
+    let folder = of.parent().unwrap_or(of);
+    fs::create_dir_all(folder).with_context(|| format!("creating {}", folder.display()))
+}
+
+/// What debuggers need is four fifths of a program.
+fn strip(from: &Path, to: &Path) -> Result<()> {
+    parent(to)?;
+    process::capture(Command::new("objcopy").arg("--strip-all").arg(from).arg(to)).map(drop)
+}
+
+/// Those that `ldd` names.
+fn libraries(root: &Path, program: &Path) -> Result<()> {
+    let text = process::capture(Command::new("ldd").arg(program))?;
+    let paths = text.lines().filter_map(|line| line.split_whitespace().find(|word| word.starts_with('/')));
+    paths.map(Path::new).try_for_each(|path| copy(path, &inside(root, path)))
+}
+
+fn files(repo: &Repo, root: &Path) -> Result<()> {
+    let budget = repo.root().join("ebpf/budget.toml");
+    copy(&budget, &inside(root, &budget))?;
+    let tests = inside(root, &repo.root().join("tests"));
+    fs::create_dir_all(&tests).with_context(|| format!("creating {}", tests.display()))
+}
+
+/// The folder `lib/modules/RELEASE` of an unpacked kernel.
+fn release(kernel: &Path) -> Result<PathBuf> {
+    for place in ["lib/modules", "usr/lib/modules"] {
+        let Ok(entries) = fs::read_dir(kernel.join(place)) else { continue };
+        if let Some(entry) = entries.flatten().next() {
+            return Ok(entry.path());
+        }
+    }
+    bail!("{} has no modules", kernel.display())
+}
+
+fn image(kernel: &Path) -> Result<PathBuf> {
+    let modules = release(kernel)?;
+    let name = modules.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let places = [modules.join("vmlinuz"), kernel.join(format!("boot/vmlinuz-{name}"))];
+    places.into_iter().find(|path| path.is_file()).with_context(|| format!("{} has no vmlinuz", kernel.display()))
+}
+
+/// Those of the network, unpacked, with the list of what needs what.
+fn modules(kernel: &Path, root: &Path, tools: &Tools) -> Result<()> {
+    let from = release(kernel)?;
+    let name = from.file_name().unwrap_or_default();
+    let to = root.join("lib/modules").join(name);
+    fs::create_dir_all(&to).context("creating the folder of modules")?;
+    let pick = "for p in kernel/net kernel/lib kernel/crypto kernel/drivers/net; do [ ! -d $p ] || find $p -name '*.ko*'; done \
+                | grep -v 'drivers/net/.*/' | tar cf - -T - modules.builtin modules.order | tar xf - -C \"$1\" \
+                && find \"$1\" -name '*.ko.xz' -exec xz -d {} +";
+    let mut shell = process::clean("sh");
+    shell.current_dir(&from).args(["-c", pick, "sh"]).arg(&to);
+    process::capture(&mut shell).context("unpacking modules")?;
+    process::capture(Command::new(&tools.busybox).arg("depmod").arg("-b").arg(root).arg(name)).map(drop)
+}
+
+const BEGIN: &str = "\
+#!/bin/sh
+/bin/busybox --install -s /bin
+export PATH=/bin:/sbin
+mount -t proc proc /proc; mount -t sysfs sysfs /sys; mount -t devtmpfs dev /dev
+mount -t tmpfs tmpfs /tmp; mount -t tmpfs tmpfs /run
+mount -t bpf bpf /sys/fs/bpf; mount -t cgroup2 cgroup2 /sys/fs/cgroup
+ip link set lo up
+ulimit -l unlimited; ulimit -n 65536
+echo \"vm: release $(uname -r)\"
+for module in veth bridge sctp sch_ingress cls_bpf; do modprobe $module || echo \"vm: lacks module $module\"; done
+";
+
+/// Marks are what the host reads.
+fn script(repo: &Repo, program: &Program, parts: &[&Part], series: &str) -> String {
+    let mut text = format!("{BEGIN}cd {}/tests\n", repo.root().display());
+    for part in parts.iter().filter(|part| part.name == LOADING || refusal(series).is_none()) {
+        let (program, options, cases) = (program.path.display(), part.options.join(" "), part.cases.join(" "));
+        let run = format!("timeout {} {program} {options} {cases} 2>&1", part.patience);
+        text.extend(["echo 'vm: begin ", part.name, "'\n", &run, "\necho 'vm: end ", part.name, "'\n"]);
+    }
+    text.push_str("echo 'vm: done'\nreboot -f\n");
+    text
+}

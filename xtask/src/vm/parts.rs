@@ -1,0 +1,93 @@
+//! Lives: xtask, what is run on each kernel, and what a kernel is known not to do.
+//! Called by: vm.
+//! May touch: nothing.
+//! Never: has a kernel leave something out without a reason that docs/kernel-support.md shows.
+
+/// Cases that are run together by one start of the test program.
+pub struct Part {
+    /// On the command line and in the table.
+    pub name: &'static str,
+    /// What it shows, for people.
+    pub shows: &'static str,
+    /// What the program is started with, beside the names of cases.
+    pub options: &'static [&'static str],
+    /// Whole names.
+    pub cases: &'static [&'static str],
+    /// Longest time, in an emulator.
+    pub patience: u32,
+}
+
+/// The part that every kernel tries.
+pub const LOADING: &str = "loading";
+
+const ONE_AT_A_TIME: &[&str] = &["--exact", "--test-threads", "1"];
+
+/// Everything, in the order it runs. The first is tried also by a kernel that is known to refuse.
+pub const PARTS: [Part; 3] = [
+    Part {
+        name: LOADING,
+        shows: "every program is accepted by the verifier, those for shared XDP slots too",
+        options: &["--ignored", "--exact", "--nocapture"],
+        cases: &["budget::what_every_program_takes"],
+        patience: 120,
+    },
+    Part {
+        name: "verdicts",
+        shows: "what a policy allows and denies at sockets is decided so, counted, and recorded where it is to be",
+        options: ONE_AT_A_TIME,
+        cases: &["sockets::what_a_quiet_rule_decides_is_counted_exactly_and_makes_no_record"],
+        patience: 300,
+    },
+    Part {
+        name: "sctp",
+        shows: "SCTP is judged by its ports, and an opening is never an answer",
+        options: ONE_AT_A_TIME,
+        cases: &["sockets::sctp_is_judged_by_its_ports_and_an_opening_is_never_an_answer"],
+        patience: 300,
+    },
+];
+
+/// A kernel that refuses the programs.
+pub struct Refusal {
+    /// Its series.
+    pub series: &'static str,
+    /// What the verifier says: another refusal is a failure, and so is none.
+    pub says: &'static str,
+    /// For people.
+    pub why: &'static str,
+}
+
+/// Kernels that are known to refuse. Whoever mends that removes the row: a run fails until then.
+pub const REFUSALS: [Refusal; 1] = [Refusal {
+    series: "6.1",
+    says: "invalid access to packet",
+    why: "its verifier refuses `ingress`: it learns nothing from comparing two registers (IP options), takes no map key from a \
+          global function's memory (`weir_decide`), and counts stacks in steps of 32 bytes, \
+          by which several programs need 544 to 576 of 512",
+}];
+
+/// Why a kernel refuses, if it is known to.
+pub fn refusal(series: &str) -> Option<&'static Refusal> {
+    REFUSALS.iter().find(|refusal| refusal.series == series)
+}
+
+/// Features that not every supported kernel has: since when, and what happens before.
+pub const FEATURES: [(&str, &str, &str); 5] = [
+    (
+        "TC programs on workloads' own interfaces by links (TCX)",
+        "6.6",
+        "attached as filters of a clsact qdisc: they end with the agent (`pin` does not hold for them), and an empty qdisc stays",
+    ),
+    (
+        "records of what living connections have come to",
+        "6.9",
+        "such connections are recorded at their end only; the agent says so when it starts",
+    ),
+    ("SCTP", "where the kernel has the module `sctp`", "no such socket can be made, by anybody"),
+    ("MPTCP", "where the kernel is built with it", "no such socket can be made, by anybody"),
+    (
+        "sharing an XDP slot with another program (`xdpNeighbour: chain`)",
+        "6.1; from 6.18 on that program must name its attach type",
+        "the neighbour keeps the slot, and the agent says why",
+    ),
+];
