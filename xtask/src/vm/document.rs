@@ -59,7 +59,7 @@ fn text(kernels: &[Kernel]) -> String {
         }
         text.push('\n');
     }
-    text.push_str("\n## Features that depend on the kernel\n\n");
+    text.push_str("\n## Features that depend on the kernel\n\nAs the code has it; not tried in these runs.\n\n");
     text.push_str("| feature | since | before that |\n|---|---|---|\n");
     for (feature, since, degrades) in FEATURES {
         let _ = writeln!(text, "| {feature} | {since} | {degrades} |");
