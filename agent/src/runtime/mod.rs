@@ -16,9 +16,9 @@
 //!
 //! The main thread, outside every runtime, has the last word: whoever misses its deadline is left behind and named.
 //!
-//! Start: an empty generation is in force before anything is attached; then the last good policy, then the policy directory,
-//! then the first reconcile attaches. Between loading and that the process is sealed (`kernel::seal`). "Ready" (`enforcing` in the log, `READY=1` to the service manager, `Status.enforcing`)
-//! means: programs attached, a generation in force.
+//! Start: the programs are loaded and the process is sealed (`kernel::seal`); an empty generation is in force before anything is
+//! attached; then the last good policy, then the policy directory, then the first reconcile attaches. "Ready" (`enforcing` in the
+//! log, `READY=1` to the service manager, `Status.enforcing`) means: programs attached, a generation in force.
 
 mod error;
 mod notify;
