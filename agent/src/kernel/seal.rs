@@ -3,8 +3,9 @@
 //! May touch: what this process and the calling thread may do from then on.
 //! Never: gives anything back; ends the agent because a kernel cannot seal: it says so once, and enforcement goes on.
 //!
-//! Two walls. **seccomp** holds for every thread of the process and for good: no program is loaded, nothing is executed, nobody else's
-//! memory is looked into, nothing is mounted. **Capabilities** are per thread: the main thread and those it starts keep [`KEPT`], threads
+//! Two walls. **seccomp** holds for every thread of the process and for good: no program is loaded, nothing is executed, nobody is
+//! traced, nothing is mounted. `/proc/PID/mem` is a file, which it does not see. **Capabilities** are per
+//! thread: the main thread and those it starts keep [`KEPT`], threads
 //! that serve people or carry records keep none. Threads share their memory, so the second wall stands only as long as no thread is taken
 //! over as a whole; the first stands then, too.
 #![expect(
