@@ -27,6 +27,7 @@ mod pins;
 mod places;
 pub mod preflight;
 mod query;
+pub mod seal;
 mod sets;
 mod shields;
 mod slot;

@@ -16,9 +16,9 @@
 //!
 //! The main thread, outside every runtime, has the last word: whoever misses its deadline is left behind and named.
 //!
-//! Start: an empty generation is in force before anything is attached; then the last good policy, then the policy directory,
-//! then the first reconcile attaches. "Ready" (`enforcing` in the log, `READY=1` to the service manager, `Status.enforcing`)
-//! means: programs attached, a generation in force.
+//! Start: the programs are loaded and the process is sealed (`kernel::seal`); an empty generation is in force before anything is
+//! attached; then the last good policy, then the policy directory, then the first reconcile attaches. "Ready" (`enforcing` in the
+//! log, `READY=1` to the service manager, `Status.enforcing`) means: programs attached, a generation in force.
 
 mod error;
 mod notify;
@@ -85,6 +85,7 @@ pub fn run(config: &Config) -> Result<(), RunError> {
         let _inside = runtime.enter();
         Kernel::load(options).map_err(|error| RunError::Kernel(Box::new(error)))?
     };
+    kernel::seal::close();
     run_on(config, runtime, kernel, events, terminated())
 }
 
@@ -100,7 +101,12 @@ pub fn detach(config: &Config) -> Result<kernel::Detached, RunError> {
 /// The runtime that serves the API.
 pub(crate) fn runtime() -> Result<Runtime, RunError> {
     let mut builder = Builder::new_multi_thread();
-    let built = builder.worker_threads(RPC_THREADS).thread_name("weir-rpc").enable_all().build();
+    let built = builder
+        .worker_threads(RPC_THREADS)
+        .thread_name("weir-rpc")
+        .on_thread_start(kernel::seal::hold_nothing)
+        .enable_all()
+        .build();
     built.map_err(|source| RunError::System { what: "the runtime of the API", source })
 }
 
@@ -193,6 +199,7 @@ impl Agent {
         let spooler = {
             let queue = Arc::clone(&queue);
             Subsystem::thread("spooler", exits, move |_| {
+                kernel::seal::hold_nothing();
                 spooler::run(&queue, rpc::pack::CODEC);
                 Ok(())
             })?
@@ -325,6 +332,7 @@ fn exporter(
     };
     let (queue, link, node) = (Arc::clone(queue), Arc::clone(link), config.node.clone());
     let thread = Subsystem::thread("exporter", exits, move |_| {
+        kernel::seal::hold_nothing();
         runtime.block_on(rpc::export::run(channel, queue, node, link));
         Ok(())
     })?;

@@ -1,0 +1,254 @@
+//! Lives: agent, user space.
+//! Called by: `runtime`, once the programs are loaded, and by threads that need no privilege.
+//! May touch: what this process and the calling thread may do from then on.
+//! Never: gives anything back; ends the agent because a kernel cannot seal: it says so once, and enforcement goes on.
+//!
+//! Two walls. **seccomp** holds for every thread of the process and for good: no program is loaded, nothing is executed, nobody is
+//! traced, nothing is mounted. `/proc/PID/mem` is a file, which it does not see. **Capabilities** are per
+//! thread: the main thread and those it starts keep [`KEPT`], threads
+//! that serve people or carry records keep none. Threads share their memory, so the second wall stands only as long as no thread is taken
+//! over as a whole; the first stands then, too.
+#![expect(
+    unsafe_code,
+    reason = "the proof makes two system calls that have no safe form; both are refused or harmless"
+)]
+
+use std::{collections::BTreeMap, io, mem, ptr};
+
+use aya_obj::generated::{bpf_attr, bpf_cmd, bpf_prog_type};
+use caps::{CapSet, Capability, CapsHashSet};
+use nix::libc;
+use seccompiler::{
+    BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule, TargetArch,
+};
+
+/// What the agent still needs: tables and links; interfaces and cutting; namespaces and programs of other users' processes; priority.
+const KEPT: [Capability; 6] = [
+    Capability::CAP_BPF,
+    Capability::CAP_PERFMON,
+    Capability::CAP_NET_ADMIN,
+    Capability::CAP_SYS_ADMIN,
+    Capability::CAP_SYS_PTRACE,
+    Capability::CAP_SYS_NICE,
+];
+
+/// System calls that the agent never makes once it is sealed, and a taken-over one would like to.
+const REFUSED: &[libc::c_long] = &[
+    libc::SYS_execve,
+    libc::SYS_execveat,
+    libc::SYS_ptrace,
+    libc::SYS_process_vm_readv,
+    libc::SYS_process_vm_writev,
+    libc::SYS_pidfd_getfd,
+    libc::SYS_perf_event_open,
+    libc::SYS_userfaultfd,
+    libc::SYS_open_by_handle_at,
+    libc::SYS_io_uring_setup,
+    libc::SYS_init_module,
+    libc::SYS_finit_module,
+    libc::SYS_delete_module,
+    libc::SYS_kexec_load,
+    libc::SYS_reboot,
+    libc::SYS_swapon,
+    libc::SYS_swapoff,
+    libc::SYS_mount,
+    libc::SYS_umount2,
+    libc::SYS_pivot_root,
+    libc::SYS_chroot,
+    libc::SYS_move_mount,
+    libc::SYS_open_tree,
+    libc::SYS_fsopen,
+    libc::SYS_fsmount,
+    libc::SYS_unshare,
+    libc::SYS_keyctl,
+    libc::SYS_add_key,
+    libc::SYS_request_key,
+    libc::SYS_personality,
+    libc::SYS_sethostname,
+    libc::SYS_settimeofday,
+    libc::SYS_clock_settime,
+];
+
+/// Commands of `bpf()` that bring code into the kernel. Maps are still made: each policy takes new ones.
+const REFUSED_BPF: [bpf_cmd; 3] = [bpf_cmd::BPF_PROG_LOAD, bpf_cmd::BPF_RAW_TRACEPOINT_OPEN, bpf_cmd::BPF_BTF_LOAD];
+
+/// The other way to number calls on x86-64 (x32), where a kernel has it: with this bit, and some calls anew.
+const X32: i64 = 0x4000_0000;
+/// `execve`, `ptrace`, `kexec_load`, `process_vm_readv`, `process_vm_writev`, `execveat`.
+const X32_ANEW: [i64; 6] = [520, 521, 528, 539, 540, 545];
+
+/// Seals the process: from here on no thread of it loads a program or executes one. Says what could not be done, and proves the rest.
+pub fn close() {
+    hold(&KEPT);
+    let tried = filter().and_then(|filter| seccompiler::apply_filter_all_threads(&filter).map_err(io::Error::other));
+    let proven = tried.and_then(|()| prove());
+    match proven {
+        Ok(()) => tracing::info!("sealed: no thread of this process can load or execute a program any more"),
+        Err(error) => tracing::warn!(%error, "not sealed: the agent keeps what it was started with"),
+    }
+}
+
+/// The calling thread gives up every capability.
+pub fn hold_nothing() {
+    hold(&[]);
+}
+
+/// The calling thread, and those it starts, keep of `kept` what they have.
+fn hold(kept: &[Capability]) {
+    let held = caps::read(None, CapSet::Permitted).and_then(|held| {
+        let kept: CapsHashSet = held.into_iter().filter(|one| kept.contains(one)).collect();
+        // What is not permitted any more cannot be effective, so this comes first.
+        caps::clear(None, CapSet::Inheritable)?;
+        caps::set(None, CapSet::Effective, &kept)?;
+        caps::set(None, CapSet::Permitted, &kept)
+    });
+    if let Err(error) = held {
+        tracing::warn!(%error, "a thread keeps capabilities that it does not need");
+    }
+}
+
+fn filter() -> io::Result<BpfProgram> {
+    let arch: TargetArch = std::env::consts::ARCH.try_into().map_err(io::Error::other)?;
+    let mut rules: BTreeMap<i64, Vec<SeccompRule>> = REFUSED.iter().map(|call| (*call, Vec::new())).collect();
+    let bpf = REFUSED_BPF.iter().map(|command| when(0, SeccompCmpOp::Eq, *command as u64));
+    rules.insert(libc::SYS_bpf, bpf.collect::<io::Result<_>>()?);
+    // Only network namespaces are entered.
+    rules.insert(libc::SYS_setns, vec![when(1, SeccompCmpOp::Ne, libc::CLONE_NEWNET as u64)?]);
+    if arch == TargetArch::x86_64 {
+        let again: Vec<_> = rules.iter().map(|(call, rules)| (call | X32, rules.clone())).collect();
+        rules.extend(again);
+        rules.extend(X32_ANEW.map(|call| (call | X32, Vec::new())));
+    }
+    let refuse = SeccompAction::Errno(libc::EPERM as u32);
+    let filter = SeccompFilter::new(rules, SeccompAction::Allow, refuse, arch).map_err(io::Error::other)?;
+    filter.try_into().map_err(io::Error::other)
+}
+
+fn when(argument: u8, op: SeccompCmpOp, value: u64) -> io::Result<SeccompRule> {
+    let condition = SeccompCondition::new(argument, SeccompCmpArgLen::Dword, op, value).map_err(io::Error::other)?;
+    SeccompRule::new(vec![condition]).map_err(io::Error::other)
+}
+
+/// Tries what must fail.
+fn prove() -> io::Result<()> {
+    for (what, tried) in [("load a program", load()), ("execute a program", execute())] {
+        match tried {
+            Err(error) if error.raw_os_error() == Some(libc::EPERM) => {}
+            other => return Err(io::Error::other(format!("trying to {what} was not refused: {other:?}"))),
+        }
+    }
+    Ok(())
+}
+
+/// Loads the smallest program there is (`return 0`), which goes away again with its descriptor.
+fn load() -> io::Result<()> {
+    let program: [u64; 2] = [0xb7, 0x95];
+    // SAFETY: integers all through, for which zero is a value.
+    let mut attr: bpf_attr = unsafe { mem::zeroed() };
+    attr.__bindgen_anon_3.prog_type = bpf_prog_type::BPF_PROG_TYPE_SOCKET_FILTER as u32;
+    attr.__bindgen_anon_3.insn_cnt = 2;
+    attr.__bindgen_anon_3.insns = program.as_ptr() as u64;
+    attr.__bindgen_anon_3.license = c"GPL".as_ptr() as u64;
+    let (command, size) = (bpf_cmd::BPF_PROG_LOAD as libc::c_int, size_of::<bpf_attr>());
+    // SAFETY: the kernel reads within `attr`, of the size given, and what it points to, which lives on.
+    let loaded = unsafe { libc::syscall(libc::SYS_bpf, command, &raw mut attr, size) };
+    if loaded < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    let descriptor = i32::try_from(loaded).map_err(io::Error::other)?;
+    // SAFETY: the kernel has just made it for this call.
+    let closed = unsafe { libc::close(descriptor) };
+    if closed == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Executes a directory, which fails in any case: with another error where it is not forbidden.
+fn execute() -> io::Result<()> {
+    // SAFETY: a path that lives on; no arguments and no environment, which the kernel takes for empty lists.
+    unsafe { libc::syscall(libc::SYS_execve, c"/".as_ptr(), ptr::null::<*const u8>(), ptr::null::<*const u8>()) };
+    Err(io::Error::last_os_error())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{fs::File, process::Command, thread};
+
+    use aya::maps::{Array, MapData};
+    use nix::sched::{CloneFlags, setns, unshare};
+
+    use super::*;
+
+    const CHILD: &str = "WEIR_SEALED_CHILD";
+    const HERE: &str = "kernel::seal::tests::a_sealed_process";
+
+    fn fields(name: &str) -> String {
+        let status = std::fs::read_to_string("/proc/thread-self/status").unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix(name)).unwrap();
+        line.trim_start_matches(':').trim().to_owned()
+    }
+
+    fn spawn() -> io::Result<()> {
+        Command::new("/proc/self/exe").arg("--list").output().map(drop)
+    }
+
+    fn array() -> io::Result<()> {
+        let made = Array::<MapData, u32>::create(1, 0);
+        made.map(drop).map_err(io::Error::other)
+    }
+
+    fn namespace(path: &str, flags: CloneFlags) -> io::Result<()> {
+        let file = File::open(path)?;
+        thread::scope(|scope| scope.spawn(|| setns(file, flags)).join()).unwrap().map_err(io::Error::from)
+    }
+
+    type Attempt = fn() -> io::Result<()>;
+
+    /// What is tried, and whether a sealed process may.
+    const ROWS: [(&str, Attempt, bool); 6] = [
+        ("load a program", load, false),
+        ("spawn a process", spawn, false),
+        ("make a network namespace", || in_thread(|| Ok(unshare(CloneFlags::CLONE_NEWNET)?)), false),
+        ("make a table", array, true),
+        ("enter a network namespace", || namespace("/proc/self/ns/net", CloneFlags::CLONE_NEWNET), true),
+        ("enter an IPC namespace", || namespace("/proc/self/ns/ipc", CloneFlags::CLONE_NEWIPC), false),
+    ];
+
+    fn in_thread(work: fn() -> io::Result<()>) -> io::Result<()> {
+        thread::spawn(work).join().unwrap()
+    }
+
+    /// Sealing is for good and for every thread, so it happens in a process of its own, which is this test again.
+    #[test]
+    fn a_sealed_process_can_do_what_it_must_and_nothing_forbidden() {
+        if std::env::var_os(CHILD).is_none() {
+            let this = std::env::current_exe().unwrap();
+            let ran = Command::new(this).args([HERE, "--nocapture"]).env(CHILD, "1").output().unwrap();
+            let said = format!("{}{}", String::from_utf8_lossy(&ran.stdout), String::from_utf8_lossy(&ran.stderr));
+            assert!(ran.status.success() && said.contains("1 passed"), "{said}");
+            return;
+        }
+        // Started before, so that only a filter for all threads reaches it.
+        let (go, wait) = std::sync::mpsc::channel::<()>();
+        let before = thread::spawn(move || (wait.recv(), load()).1);
+        for (what, attempt, _) in ROWS {
+            assert!(attempt().is_ok(), "before it is sealed, it may {what}: {:?}", attempt());
+        }
+        assert!(prove().is_err());
+        close();
+        for (what, attempt, may) in ROWS {
+            let tried = attempt();
+            let refused = tried.as_ref().is_err_and(|error| error.raw_os_error() == Some(libc::EPERM));
+            assert_eq!((tried.is_ok(), refused), (may, !may), "{what}: {tried:?}");
+        }
+        go.send(()).unwrap();
+        assert_eq!(before.join().unwrap().unwrap_err().raw_os_error(), Some(libc::EPERM));
+        assert_eq!((fields("NoNewPrivs"), fields("Seccomp")), ("1".to_owned(), "2".to_owned()));
+        assert_eq!(caps::read(None, CapSet::Effective).unwrap(), KEPT.into_iter().collect());
+        thread::spawn(|| {
+            hold_nothing();
+            assert_eq!(fields("CapEff"), "0000000000000000");
+            assert_eq!(fields("CapPrm"), "0000000000000000");
+        })
+        .join()
+        .unwrap();
+    }
+}
