@@ -71,6 +71,12 @@ impl Bench {
         Self { kernel, events, compiled: compiled(documents, unknown), cgroup, _one_at_a_time: guard }
     }
 
+    /// Puts other documents in force.
+    pub fn policy(&mut self, documents: &str, unknown: Verdict) {
+        self.compiled = compiled(documents, unknown);
+        let _ = self.kernel.install(&self.compiled).unwrap_or_else(|error| panic!("{error}"));
+    }
+
     /// A second kernel side over the same cgroup.
     pub fn another(&self) -> Kernel {
         load(&self.cgroup, false).0

@@ -28,6 +28,7 @@ mod generate;
 mod grace;
 mod limits;
 mod own;
+mod real;
 mod reference;
 mod sets;
 mod slots;

@@ -49,6 +49,7 @@ mod quiet;
 mod random;
 mod refusals;
 mod rows;
+mod sealed;
 mod services;
 mod sets;
 mod soak;
@@ -109,6 +110,7 @@ fn main() -> anyhow::Result<()> {
         updates::trials(),
         flips::trials(),
         random::trials(),
+        sealed::trials(),
         soak::trials(),
         policies::trials(),
         services::trials(),

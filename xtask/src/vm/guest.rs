@@ -119,11 +119,14 @@ pub fn run(booted: &Booted, tools: &Tools, parts: &[&Part], series: &str) -> Res
 
 fn read(text: &str, part: &Part, series: &str) -> Outcome {
     let mut outcome = Outcome { name: part.name, ..Outcome::default() };
-    let known = refusal(series);
-    if known.is_some() && part.name != LOADING {
-        outcome.lacks = known.map(|refusal| refusal.why);
+    let loading = refusal(series, LOADING);
+    if part.name != LOADING
+        && let Some(refused) = loading
+    {
+        outcome.lacks = Some(refused.why);
         return outcome;
     }
+    let known = refusal(series, part.name);
     let lines = text.lines().map(str::trim_end);
     let begun = lines.skip_while(|line| *line != format!("vm: begin {}", part.name));
     let lines: Vec<&str> = begun.take_while(|line| *line != format!("vm: end {}", part.name)).collect();
