@@ -56,6 +56,15 @@ fn the_unit_starts_an_agent_by_flags_that_exist() {
 }
 
 #[test]
+fn the_unit_lets_the_agent_seal_itself() {
+    // Neither is in systemd's own set (252); without them nothing loads, or the agent warns that it is not sealed.
+    let filter = directive(UNIT, "SystemCallFilter").join(" ");
+    for call in ["bpf", "seccomp"] {
+        assert!(filter.split(' ').any(|word| word == call), "{call}: {filter}");
+    }
+}
+
+#[test]
 fn systemd_reads_the_units_without_a_complaint() {
     let (dir, program) = (tempfile::tempdir().unwrap(), std::env::current_exe().unwrap());
     let collector = include_str!("../../../deploy/systemd/weir-collector.service");
