@@ -14,9 +14,11 @@ use weir_tests::documents::{document, workloads};
 use weir_tests::harness::ctl::Mark;
 use weir_tests::harness::{Harness, Options};
 use weir_tests::process::{SOON, program};
-use weir_tests::world::Who::{Api, Client, Web};
+use weir_tests::world::Who::{self, Api, Client, Db, Polite, Web};
 use weir_tests::world::World;
 
+use crate::attacks_wire::{close_web, hardware};
+use crate::crafted::hex;
 use crate::stage::{agrees, on_stage};
 use crate::test;
 
@@ -28,6 +30,7 @@ pub fn trials() -> Vec<Trial> {
             let options = Options { drop_bytes: Some(36), ..Options::default() };
             let mut harness = Harness::start(World::new("drop-bytes")?, options)?;
             dropped(&mut harness, 36)?;
+            dropped_on_the_way(&mut harness, 36)?;
             agrees(&harness)
         }),
     ]
@@ -102,7 +105,7 @@ fn dropped(harness: &mut Harness, shown: usize) -> Result<()> {
 
 fn dropped_one(harness: &Harness, shown: usize, (protocol, hook, reason): (u8, &str, &str), rest: &str) -> Result<()> {
     let mark = Mark::now();
-    let packet = ipv4(protocol, rest)?;
+    let packet = ipv4((Client, Api), protocol, rest)?;
     let line = format!("send --layer packet --bytes {packet} --to {}:0", Api.v4());
     let sent = harness.world().attempt(Client, &line)?;
     ensure!(sent.result == "ok", "{sent:?}");
@@ -111,9 +114,40 @@ fn dropped_one(harness: &Harness, shown: usize, (protocol, hook, reason): (u8, &
     Ok(())
 }
 
-/// A packet from the client to the API as hexadecimal digits, with a header that the kernel has no reason to change.
-fn ipv4(protocol: u8, rest: &str) -> Result<String> {
-    let (IpAddr::V4(from), IpAddr::V4(to)) = (Client.v4(), Api.v4()) else { bail!("not IPv4") };
+/// The same by TC at web's interface, both ways, and of a raw socket by the hook of its cgroup.
+fn dropped_on_the_way(harness: &mut Harness, shown: usize) -> Result<()> {
+    close_web(harness, "")?;
+    let payload: String = b"a-packet-that-goes-nowhere".iter().map(|byte| format!("{byte:02x}")).collect();
+    // Ports 4000 to 5354, 34 bytes, no checksum.
+    let rest = format!("0fa014ea00220000{payload}");
+    for (from, to, layer, hook, result) in [
+        (Web, Db, "frame", "from_workload", "ok"),
+        (Polite, Web, "frame", "to_workload", "ok"),
+        (Web, Db, "packet", "egress", "EPERM"),
+    ] {
+        let mark = Mark::now();
+        let packet = ipv4((from, to), 17, &rest)?;
+        let line = if layer == "packet" {
+            format!("send --layer packet --bytes {packet} --to {}:0", to.v4())
+        } else {
+            let ends = format!("ffffffffffff{}0800", hex(&hardware(harness, from)?));
+            format!("send --layer frame --bytes {ends}{packet}")
+        };
+        let sent = harness.world().attempt(from, &line)?;
+        ensure!(sent.result == result, "{hook}: {sent:?}");
+        let record = harness.record(mark, hook, |record| {
+            record.is("deny", hook)
+                && record.reason == "default"
+                && [record.local.port, record.remote.port].contains(&5354)
+        })?;
+        ensure!(Some(record.packet.as_str()) == packet.get(..2 * shown), "{hook}: {} of {packet}", record.packet);
+    }
+    Ok(())
+}
+
+/// A packet from one to the other as hexadecimal digits, with a header that the kernel has no reason to change.
+fn ipv4((from, to): (Who, Who), protocol: u8, rest: &str) -> Result<String> {
+    let (IpAddr::V4(from), IpAddr::V4(to)) = (from.v4(), to.v4()) else { bail!("not IPv4") };
     let length = u16::try_from(rest.len() / 2)?;
     let mut header = Ipv4Header::new(length, 64, IpNumber(protocol), from.octets(), to.octets())?;
     (header.identification, header.dont_fragment) = (0x1234, true);
