@@ -13,7 +13,11 @@
     reason = "the proof makes two system calls that have no safe form; both are refused or harmless"
 )]
 
-use std::{collections::BTreeMap, io, mem, ptr};
+use std::{
+    collections::BTreeMap,
+    io, mem, ptr,
+    sync::atomic::{AtomicBool, Ordering},
+};
 
 use aya_obj::generated::{bpf_attr, bpf_cmd, bpf_prog_type};
 use caps::{CapSet, Capability, CapsHashSet};
@@ -77,15 +81,26 @@ const X32: i64 = 0x4000_0000;
 /// `execve`, `ptrace`, `kexec_load`, `process_vm_readv`, `process_vm_writev`, `execveat`.
 const X32_ANEW: [i64; 6] = [520, 521, 528, 539, 540, 545];
 
+/// Of the whole process, as what it says.
+static CLOSED: AtomicBool = AtomicBool::new(false);
+
 /// Seals the process: from here on no thread of it loads a program or executes one. Says what could not be done, and proves the rest.
 pub fn close() {
     hold(&KEPT);
     let tried = filter().and_then(|filter| seccompiler::apply_filter_all_threads(&filter).map_err(io::Error::other));
     let proven = tried.and_then(|()| prove());
     match proven {
-        Ok(()) => tracing::info!("sealed: no thread of this process can load or execute a program any more"),
+        Ok(()) => {
+            CLOSED.store(true, Ordering::Relaxed);
+            tracing::info!("sealed: no thread of this process can load or execute a program any more");
+        }
         Err(error) => tracing::warn!(%error, "not sealed: the agent keeps what it was started with"),
     }
+}
+
+/// Whether that was done.
+pub fn is_closed() -> bool {
+    CLOSED.load(Ordering::Relaxed)
 }
 
 /// The calling thread gives up every capability.

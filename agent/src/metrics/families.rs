@@ -112,6 +112,9 @@ pub const FAMILIES: &[Family] = &[
     counter("weir_repairs", &[], "Attachments that somebody took away and the agent put back", |now| {
         one(Value::Count(now.status.observed.repairs))
     }),
+    gauge("weir_sealed", &[], "1 when the agent can load or execute programs no more", |now| {
+        one(Value::Count(now.info.sealed.into()))
+    }),
     gauge("weir_policy_generation", &[], "The generation in force", |now| one(Value::Count(now.status.generation))),
     gauge("weir_policy_generation_time_seconds", &[], "Since when it is in force, Unix time", |now| {
         one(seconds(now.status.generation_time_ns))

@@ -47,6 +47,8 @@ pub struct Info {
     pub unknown: &'static str,
     /// What applies to workloads that no policy selects.
     pub unselected: &'static str,
+    /// The process can load or execute programs no more.
+    pub sealed: bool,
     /// The managed tree.
     pub cgroup_root: PathBuf,
     /// Decisions recorded.

@@ -27,6 +27,7 @@ pub fn response(status: &Status, node_only: &[NodeOnly], info: &Info) -> v1::Sta
         enforcing: status.observed.enforcing,
         pinned: status.observed.pinned,
         repairs: status.observed.repairs,
+        sealed: info.sealed,
         unknown_workloads: info.unknown.to_owned(),
         unselected_workloads: info.unselected.to_owned(),
         workloads: workloads(status),

@@ -230,6 +230,7 @@ impl Agent {
             node: config.node.clone(),
             unknown: config.unknown.name(),
             unselected: config.unselected.name(),
+            sealed: kernel::seal::is_closed(),
             cgroup_root: PathBuf::from(&config.cgroup_root),
             tally,
             queue: Arc::clone(&queue),

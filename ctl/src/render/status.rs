@@ -55,6 +55,12 @@ pub fn agent(out: &mut dyn Write, agent: &Agent, counters: &Agreement, clock: &C
     };
     let outlives = if agent.pinned { "stays in force" } else { "enforcement ends" };
     writeln!(out, "  without the agent  {outlives}{repairs}")?;
+    let sealed = if agent.sealed {
+        "loads and executes nothing more"
+    } else {
+        "not sealed: keeps what it was started with (see its log)"
+    };
+    writeln!(out, "  the agent itself   {sealed}")?;
     let unselected = clean(&agent.unselected_workloads);
     writeln!(out, "  unknown workloads  {}, unselected ones {unselected}", clean(&agent.unknown_workloads))?;
     writeln!(out, "  cgroup root        {}", clean(&agent.cgroup_root))?;

@@ -22,6 +22,7 @@ pub fn agent(wire: v1::StatusResponse) -> Agent {
         enforcing: wire.enforcing,
         pinned: wire.pinned,
         repairs: wire.repairs,
+        sealed: wire.sealed,
         unknown_workloads: wire.unknown_workloads,
         unselected_workloads: wire.unselected_workloads,
         cgroup_root: wire.cgroup_root,

@@ -23,6 +23,8 @@ pub struct Agent {
     pub pinned: bool,
     /// How often something was found taken away and attached again.
     pub repairs: u64,
+    /// Whether the agent can load or execute programs no more.
+    pub sealed: bool,
     pub unknown_workloads: String,
     pub unselected_workloads: String,
     pub cgroup_root: String,

@@ -166,6 +166,7 @@ impl PolicyService for FakeAgent {
             enforcing: true,
             pinned: true,
             repairs: 0,
+            sealed: true,
             unknown_workloads: "allow".to_owned(),
             unselected_workloads: "allow".to_owned(),
             workloads: vec![WorkloadStatus {

@@ -30,6 +30,9 @@ pub struct Agent {
     /// How often something was found taken away.
     #[serde(default)]
     pub repairs: u64,
+    /// Whether the agent can load or execute programs no more.
+    #[serde(default)]
+    pub sealed: bool,
     pub workloads: Vec<Workload>,
     pub interfaces: Vec<Interface>,
     pub counters: Vec<Counter>,

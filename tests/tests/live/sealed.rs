@@ -28,6 +28,7 @@ fn sealed(harness: &mut Harness) -> Result<()> {
     harness.apply(&workloads())?;
     harness
         .wait("all workloads to be attached", |harness| harness.status().is_ok_and(|status| status.all_attached()))?;
+    ensure!(harness.status()?.agent.sealed, "status does not say that it is sealed");
     let pid = harness.agent_pid().context("the agent is not running")?;
     let mut seen: BTreeMap<String, usize> = BTreeMap::new();
     for entry in fs::read_dir(Path::new("/proc").join(pid.to_string()).join("task"))? {
