@@ -49,7 +49,7 @@ fn line(state: &str, kind: &str, name: &str, judged: &str) -> String {
         "waiting" => "[ ]",
         _ => "[+]",
     };
-    format!("{} {judged}", format_args!("{sign} {kind} {name} {state}")).trim_end().to_owned() + "\n"
+    format!("{sign} {kind} {name} {state} {judged}").trim_end().to_owned() + "\n"
 }
 
 fn named(hooks: &[String], other: &str, others: &[String]) -> String {

@@ -218,16 +218,7 @@ impl Soak {
                 let line = format!("udp-flood --to {}:80 --rate 50000 --seconds 1", Db.v4());
                 let _ = harness.world().start("flood", harness.world().probe_line(Client, &line))?.sent()?;
             }
-            Trouble::TakeOff => {
-                for (_, pin) in pins(harness) {
-                    match self.dice.roll(6) {
-                        0 => take_off(&pin)?,
-                        1 => fs::remove_file(&pin)?,
-                        _ => {}
-                    }
-                }
-                sleep(Duration::from_secs(2));
-            }
+            Trouble::TakeOff => take_some(harness, &mut self.dice)?,
             Trouble::Churn => churn(harness)?,
         }
         Ok(())
@@ -247,6 +238,22 @@ impl Soak {
             sleep(Duration::from_millis(200));
         }
     }
+}
+
+/// Takes links off, or their pins away, as it happens; each is put back and counted.
+fn take_some(harness: &mut Harness, dice: &mut Dice) -> Result<()> {
+    let mut expected = harness.status()?.agent.repairs;
+    for (_, pin) in pins(harness) {
+        match dice.roll(6) {
+            0 => take_off(&pin)?,
+            1 => fs::remove_file(&pin)?,
+            _ => continue,
+        }
+        expected += 1;
+    }
+    Ok(harness.wait("what was taken to be put back", |harness| {
+        harness.status().is_ok_and(|status| status.agent.repairs >= expected)
+    })?)
 }
 
 /// Workloads that come and go, each with cgroups of its own below.
