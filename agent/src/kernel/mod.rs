@@ -4,11 +4,11 @@
 //! Never: the root cgroup, another program's attachment, or an interface that was not named.
 
 mod attach;
+mod batch;
 mod cgroups;
 mod content;
 mod counters;
 mod dry_run;
-mod emptied;
 mod error;
 mod events;
 mod generation;

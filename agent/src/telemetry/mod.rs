@@ -49,7 +49,7 @@ const TURN: Duration = Duration::from_millis(25);
 const MERGE_EVERY: Duration = Duration::from_millis(250);
 /// Time between two looks at the wall clock.
 const CLOCK_EVERY: Duration = Duration::from_secs(1);
-/// Events taken at once.
+/// Events taken at once: as many as the spooler makes one batch of.
 const BATCH: usize = 4096;
 /// Batches taken at the end: more than a full ring holds.
 const LAST_BATCHES: usize = 32;
