@@ -18,7 +18,7 @@ use crate::telemetry::{
 pub const QUOTA: usize = 4;
 
 /// Records in one chunk, where they come one by one.
-const CHUNK: usize = super::spooler::BATCH_RECORDS;
+const CHUNK: usize = 256;
 
 /// How often it is said that there is no room.
 const WARN_EVERY: Duration = Duration::from_secs(10);

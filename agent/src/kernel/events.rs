@@ -136,8 +136,8 @@ impl Events {
         while count < limit {
             let Some(item) = self.ring.next() else { break };
             // Anything of another size is of another ABI, which the loader has excluded; it is left out rather than misread.
-            if let Ok(event) = Event::read_from_bytes(&item) {
-                sink(&event);
+            if let Ok(event) = Event::ref_from_bytes(&item) {
+                sink(event);
             } else if let Ok(shown) = DropBytes::read_from_bytes(&item) {
                 self.shown.push(shown);
             }

@@ -78,7 +78,7 @@ fn cell(record: &v1::FlowRecord) -> Option<u32> {
 }
 
 /// What makes two judgements one; shared names by where they lie, for the records keep those alive.
-#[derive(PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
 struct Judged {
     kind: RecordKind,
     verdict: Option<Verdict>,
@@ -104,15 +104,21 @@ struct Packer<'a> {
     processes: Told<Process<'a>>,
     cgroups: Told<&'a str>,
     /// Processes and cgroups by where they lie: most are shared, and those need not be compared by what they say.
-    shared: HashMap<usize, Place>,
+    shared: Shared,
     /// Bytes that the records would take one by one, at most.
     plain: usize,
     time_ns: u64,
     cookie: u64,
 }
 
-/// What was told once, and where in its list.
-struct Told<K>(HashMap<K, Place>);
+/// What was told once, and where in its list. Neighbours are often alike, or alternate: those of the last two are found without hashing.
+struct Told<K> {
+    places: HashMap<K, Place>,
+    last: [Option<(K, Place)>; 2],
+}
+
+/// The same by where it lies.
+type Shared = HashMap<usize, Place>;
 
 /// The index of something in its list, and how many bytes it takes.
 #[derive(Clone, Copy)]
@@ -121,15 +127,21 @@ struct Place {
     length: usize,
 }
 
-impl<K: Hash + Eq> Told<K> {
+impl<K: Copy + Hash + Eq> Told<K> {
     fn new() -> Self {
-        Self(HashMap::default())
+        Self { places: HashMap::default(), last: [None, None] }
     }
 
     /// The place of a key; `tell` tells it the first time, and says how long it is.
     fn place(&mut self, key: K, tell: impl FnOnce() -> usize) -> Place {
-        let index = number(self.0.len() + 1);
-        *self.0.entry(key).or_insert_with(|| Place { index, length: tell() })
+        if let Some((_, place)) = self.last.iter().flatten().find(|(last, _)| *last == key) {
+            return *place;
+        }
+        let index = number(self.places.len() + 1);
+        let place = *self.places.entry(key).or_insert_with(|| Place { index, length: tell() });
+        let [newer, _] = self.last;
+        self.last = [Some((key, place)), newer];
+        place
     }
 }
 
@@ -159,7 +171,7 @@ impl<'a> Packer<'a> {
             addresses: Told::new(),
             processes: Told::new(),
             cgroups: Told::new(),
-            shared: HashMap::default(),
+            shared: Shared::default(),
             plain: 0,
             time_ns,
             cookie: 0,

@@ -86,35 +86,30 @@ impl Join {
         JoinStats { evicted, ..self.stats }
     }
 
-    /// Takes one event; the record it makes, if it makes one.
-    pub fn event(&mut self, event: &Event, names: &Snapshot) -> Option<Record> {
+    /// Takes one event; adds the record it makes, if it makes one. Records are large: each is made where it stays.
+    pub fn event(&mut self, event: &Event, names: &Snapshot, records: &mut Vec<Record>) {
         match Kind::from_u8(event.kind) {
-            Some(Kind::Verdict) => self.verdict(event, names),
+            Some(Kind::Verdict) => self.verdict(event, names, records),
             Some(Kind::Attempt) => {
                 let caller = self.caller(event, names);
                 self.flows.insert(event.cookie, Flow::Attempt(caller));
-                None
             }
             Some(Kind::Bound) => {
                 let caller = self.caller(event, names);
                 self.listeners.insert(listener(event), caller.clone());
                 self.bound.insert(event.cookie, caller);
-                None
             }
-            Some(Kind::Close) => Some(self.close(event, names)),
-            None => {
-                self.stats.unreadable += 1;
-                None
-            }
+            Some(Kind::Close) => self.close(event, names, records),
+            None => self.stats.unreadable += 1,
         }
     }
 
-    fn verdict(&mut self, event: &Event, names: &Snapshot) -> Option<Record> {
+    fn verdict(&mut self, event: &Event, names: &Snapshot, records: &mut Vec<Record>) {
         let (hook, verdict, reason) =
             (Hook::from_u8(event.hook), Verdict::from_u8(event.verdict), Reason::from_u8(event.reason));
         let (Some(hook), Some(verdict), Some(reason)) = (hook, verdict, reason) else {
             self.stats.unreadable += 1;
-            return None;
+            return;
         };
         let mut caller = self.caller(event, names);
         if caller.process.is_none() {
@@ -137,7 +132,7 @@ impl Join {
         self.remember(event, (hook, verdict, reason), &record, &caller);
         record.process = caller.process;
         record.cgroup = caller.cgroup.or(record.cgroup);
-        Some(record)
+        records.push(record);
     }
 
     /// Keeps the decision that let a TCP connection open, for its close; of one that did not, who called, for the packets that
@@ -156,7 +151,7 @@ impl Join {
         }
     }
 
-    fn close(&mut self, event: &Event, names: &Snapshot) -> Record {
+    fn close(&mut self, event: &Event, names: &Snapshot, records: &mut Vec<Record>) {
         let known = Direction::from_u8(event.direction);
         let active = match known {
             Some(Direction::Ingress) => None,
@@ -190,7 +185,7 @@ impl Join {
         record.start_ns = start_ns;
         record.direction = known.or_else(|| is_known.then_some(role));
         record.traffic = totals::traffic(&event.totals(), role, event.old_state);
-        record
+        records.push(record);
     }
 
     /// What a living connection that is at least `old` has come to, or is older than the programs; `None` for another whose opening is

@@ -155,7 +155,7 @@ impl<S: EventSource> Telemetry<S> {
         // After the events, not before: an event's generation is published before the event can exist.
         let names = self.parts.names.snapshot();
         let mut records = Vec::with_capacity(self.events.len());
-        records.extend(self.events.iter().filter_map(|event| self.join.event(event, &names)));
+        self.events.iter().for_each(|event| self.join.event(event, &names, &mut records));
         self.hand_over(records);
         taken
     }
