@@ -124,9 +124,16 @@ static CLOSED: AtomicBool = AtomicBool::new(false);
 
 /// Seals the process: from here on no thread of it loads a program or executes one. Says what could not be done, and proves the rest.
 ///
-/// Where it is to go in front of others' XDP programs (`asks_about_others`), CAP_SYS_ADMIN stays: nothing less may ask about those.
+/// Where it is to go in front of others' XDP programs (`asks_about_others`), CAP_SYS_ADMIN stays: nothing less may ask about those. So
+/// it does where CAP_BPF was not granted, which is a part of it.
 pub fn close(fence: &Fence, asks_about_others: bool) {
-    let admin = asks_about_others.then_some(Capability::CAP_SYS_ADMIN);
+    let has_bpf = caps::has_cap(None, CapSet::Permitted, Capability::CAP_BPF).unwrap_or(false);
+    if !has_bpf {
+        tracing::warn!(
+            "started without CAP_BPF: where tables are made CAP_SYS_ADMIN is kept in its place; grant CAP_BPF, too"
+        );
+    }
+    let admin = (asks_about_others || !has_bpf).then_some(Capability::CAP_SYS_ADMIN);
     hold(&KEPT.into_iter().chain(admin).collect::<Vec<_>>());
     fence.raise_for_all();
     let tried =
