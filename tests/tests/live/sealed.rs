@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use libtest_mimic::Trial;
 use weir_tests::documents::workloads;
 use weir_tests::harness::Harness;
@@ -65,10 +65,11 @@ fn sealed(harness: &mut Harness) -> Result<()> {
 fn porter(agent: u32) -> Result<()> {
     let children = fs::read_to_string(format!("/proc/{agent}/task/{agent}/children"))?;
     let children: Vec<u32> = children.split_whitespace().map(str::parse).collect::<Result<_, _>>()?;
-    ensure!(children.len() == 1, "the agent has {} children, not one porter", children.len());
-    let all = threads(children[0])?;
-    ensure!(all.len() == 1 && all[0].name == "weir-porter", "{} threads of {:?}", all.len(), all.first());
-    all[0].is_sealed(SYS_ADMIN | SYS_PTRACE | NET_ADMIN)
+    let [child] = children.as_slice() else { bail!("the agent has {} children, not one porter", children.len()) };
+    let all = threads(*child)?;
+    let [only] = all.as_slice() else { bail!("its porter has {} threads", all.len()) };
+    ensure!(only.name == "weir-porter", "its child is {}", only.name);
+    only.is_sealed(SYS_ADMIN | SYS_PTRACE | NET_ADMIN)
 }
 
 #[derive(Debug)]
