@@ -1,21 +1,29 @@
 //! Lives: weir-tests, live tests of what a running agent may still do (adversarial 78).
 //! Called by: main.
-//! May touch: the stage; `/proc` of its agent and of its porter, reading.
+//! May touch: the stage; `/proc` of its agent and of its porter, reading; the two of them.
 //! Never: asks the agent: the kernel says what each of its threads may.
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use libtest_mimic::Trial;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use weir_tests::documents::workloads;
 use weir_tests::harness::Harness;
+use weir_tests::process::SOON;
 
 use crate::stage::on_stage;
 
 pub fn trials() -> Vec<Trial> {
-    vec![on_stage("adversarial 78: no_thread_of_a_running_agent_loads_or_executes_a_program", sealed)]
+    vec![
+        on_stage("adversarial 78: no_thread_of_a_running_agent_loads_or_executes_a_program", sealed),
+        on_stage("adversarial 78: the_porter_ends_with_its_agent_and_never_alone", together),
+    ]
 }
 
 /// By number (`include/uapi/linux/capability.h`).
@@ -61,12 +69,41 @@ fn sealed(harness: &mut Harness) -> Result<()> {
     porter(pid)
 }
 
-/// The porter: one thread, of a process that the agent started, which holds what the agent does not.
-fn porter(agent: u32) -> Result<()> {
+/// An agent without a porter ends, and says why; a porter without an agent ends.
+fn together(harness: &mut Harness) -> Result<()> {
+    let porter = child(harness.agent_pid().context("the agent is not running")?)?;
+    harness.kill_agent()?;
+    let gone = || !Path::new(&format!("/proc/{porter}")).exists();
+    ensure!(within(SOON, gone), "porter {porter} has outlived its agent");
+    harness.start_agent()?;
+    let porter = child(harness.agent_pid().context("the agent is not running")?)?;
+    let log = harness.agent_log().context("no log")?;
+    kill(Pid::from_raw(i32::try_from(porter)?), Signal::SIGKILL)?;
+    let told = || fs::read_to_string(&log).is_ok_and(|text| text.contains("subsystem porter ended early"));
+    ensure!(within(SOON, told), "the agent does not say that its porter has ended");
+    // It ends by itself; what is left to do is to wait for it.
+    let _ = harness.kill_agent();
+    Ok(harness.start_agent()?)
+}
+
+fn within(time: Duration, look: impl Fn() -> bool) -> bool {
+    let end = Instant::now() + time;
+    while !look() && Instant::now() < end {
+        thread::sleep(Duration::from_millis(20));
+    }
+    look()
+}
+
+fn child(agent: u32) -> Result<u32> {
     let children = fs::read_to_string(format!("/proc/{agent}/task/{agent}/children"))?;
     let children: Vec<u32> = children.split_whitespace().map(str::parse).collect::<Result<_, _>>()?;
     let [child] = children.as_slice() else { bail!("the agent has {} children, not one porter", children.len()) };
-    let all = threads(*child)?;
+    Ok(*child)
+}
+
+/// The porter: one thread, of a process that the agent started, which holds what the agent does not.
+fn porter(agent: u32) -> Result<()> {
+    let all = threads(child(agent)?)?;
     let [only] = all.as_slice() else { bail!("its porter has {} threads", all.len()) };
     ensure!(only.name == "weir-porter", "its child is {}", only.name);
     only.is_sealed(SYS_ADMIN | SYS_PTRACE | NET_ADMIN)
