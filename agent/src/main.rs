@@ -11,7 +11,7 @@ use std::{
 use clap::Parser;
 use weir_agent::{
     config::{self, Args, Config, Fault},
-    doctor, logs, runtime,
+    doctor, kernel, logs, runtime,
 };
 
 /// Exit code for a configuration that is not usable.
@@ -19,6 +19,15 @@ const UNUSABLE: u8 = 2;
 
 fn main() -> ExitCode {
     let args = Args::parse();
+    if args.porter {
+        return match kernel::porter::serve() {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                eprintln!("weir-agent: the porter ends: {error}");
+                ExitCode::FAILURE
+            }
+        };
+    }
     if args.print_sample_config {
         print!("{}", config::sample());
         return ExitCode::SUCCESS;
