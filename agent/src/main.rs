@@ -11,7 +11,7 @@ use std::{
 use clap::Parser;
 use weir_agent::{
     config::{self, Args, Config, Fault},
-    doctor, logs, runtime,
+    doctor, kernel, logs, runtime,
 };
 
 /// Exit code for a configuration that is not usable.
@@ -20,6 +20,15 @@ const UNUSABLE: u8 = 2;
 /// The whole of it, also of `next`.
 pub fn main() -> ExitCode {
     let args = Args::parse();
+    if args.porter {
+        return match kernel::porter::serve() {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                eprintln!("weir-agent: the porter ends: {error}");
+                ExitCode::FAILURE
+            }
+        };
+    }
     if args.print_sample_config {
         print!("{}", config::sample());
         return ExitCode::SUCCESS;

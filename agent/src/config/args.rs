@@ -67,6 +67,9 @@ pub struct Args {
     /// Take everything out of force that agents of this cgroup root left there, and exit; no agent may run
     #[arg(long)]
     pub detach: bool,
+    /// Be the porter of an agent: looks into processes and network namespaces for it; started by the agent itself
+    #[arg(long, hide = true)]
+    pub porter: bool,
     /// Print a commented sample configuration and exit
     #[arg(long)]
     pub print_sample_config: bool,

@@ -5,7 +5,7 @@
 //! Never: makes a pusher wait.
 //!
 //! ```text
-//! push ─► pending ─ spooler packs 1,024 or what came in 20 ms ─► spool, numbered 1, 2, 3 ... ─ next_parcel() ─► stream ─ acknowledge() ─► gone
+//! push ─► pending ─ spooler packs 4,096 or what came in 20 ms ─► spool, numbered 1, 2, 3 ... ─ next_parcel() ─► stream ─ acknowledge() ─► gone
 //! ```
 //! When `pending` is full the newest record is dropped, when the spool is full the oldest batches that were never sent: each is counted
 //! by hook, verdict and reason, and told as a loss once there is room. While less than half of either is free, one workload has at
@@ -26,7 +26,7 @@ use std::{
 
 use tokio::sync::Notify;
 
-use self::pending::Pending;
+use self::{pending::Pending, spooler::BATCH_RECORDS};
 use crate::{
     spool::{Parcel, Spool, SpoolStatus, UnknownAck},
     telemetry::record::{Cause, Record},
@@ -81,8 +81,15 @@ impl Queue {
     /// Takes records over, or counts them as lost. Never waits for anything but the lock.
     pub fn push(&self, records: Vec<Record>) {
         if self.enabled && !records.is_empty() {
-            lock(&self.pending).push(records);
-            self.pushed.notify_one();
+            let mut pending = lock(&self.pending);
+            // Who waits for a batch to fill need not be woken for each part of it: it knows when the first record came.
+            let (is_first, was_short) = (pending.since().is_none(), pending.len() < BATCH_RECORDS);
+            pending.push(records);
+            let is_full = pending.len() >= BATCH_RECORDS;
+            drop(pending);
+            if is_first || (was_short && is_full) {
+                self.pushed.notify_one();
+            }
         }
     }
 

@@ -17,13 +17,19 @@ use crate::telemetry::{
 /// One part in this many of all room is what one workload may have while less than half is free.
 pub const QUOTA: usize = 4;
 
+/// Records in one chunk, where they come one by one.
+const CHUNK: usize = 256;
+
 /// How often it is said that there is no room.
 const WARN_EVERY: Duration = Duration::from_secs(10);
 
 /// Records that no batch was made of yet.
 #[derive(Debug)]
 pub struct Pending {
-    records: VecDeque<Record>,
+    /// As they came, so that they are not moved one by one: mostly they come and go a thousand at a time.
+    chunks: VecDeque<Vec<Record>>,
+    /// Records in all chunks.
+    count: usize,
     capacity: usize,
     losses: Losses,
     /// Records by workload; counted only while less than half of the room is free.
@@ -40,7 +46,8 @@ pub struct Pending {
 impl Pending {
     pub fn new(capacity: usize) -> Self {
         Self {
-            records: VecDeque::new(),
+            chunks: VecDeque::new(),
+            count: 0,
             capacity,
             losses: Losses::default(),
             shares: None,
@@ -52,8 +59,15 @@ impl Pending {
     }
 
     pub fn push(&mut self, records: Vec<Record>) {
+        if self.count + records.len() < self.scarce_from() {
+            self.shares = None;
+            self.count += records.len();
+            self.add(records);
+            self.wait_since_now();
+            return;
+        }
         for record in records {
-            if self.records.len() >= self.capacity {
+            if self.count >= self.capacity {
                 self.give_up(&record, Cause::QueueFull);
             } else if self.has_its_share(&record) {
                 self.give_up(&record, Cause::Quota);
@@ -77,7 +91,7 @@ impl Pending {
     }
 
     fn wait_since_now(&mut self) {
-        let is_waited_for = !self.records.is_empty() || !self.losses.is_empty();
+        let is_waited_for = self.count > 0 || !self.losses.is_empty();
         self.since = self.since.or_else(|| is_waited_for.then(Instant::now));
     }
 
@@ -115,16 +129,30 @@ impl Pending {
                 None => drop(shares.insert(workload(&record).to_owned(), 1)),
             }
         }
-        self.records.push_back(record);
+        self.count += 1;
+        self.add(vec![record]);
+    }
+
+    fn add(&mut self, mut records: Vec<Record>) {
+        match self.chunks.back_mut() {
+            Some(last) if last.len() + records.len() <= CHUNK => last.append(&mut records),
+            Some(_) | None if records.is_empty() => {}
+            Some(_) | None => self.chunks.push_back(records),
+        }
+    }
+
+    /// From so many records on, room is scarce.
+    const fn scarce_from(&self) -> usize {
+        self.capacity.div_ceil(2)
     }
 
     /// Whether the workload of a record has what one may have, and room is scarce.
     fn has_its_share(&mut self, record: &Record) -> bool {
-        if self.records.len() < self.capacity.div_ceil(2) || matches!(record.kind, RecordKind::Loss(_)) {
+        if self.count < self.scarce_from() || matches!(record.kind, RecordKind::Loss(_)) {
             self.shares = None;
             return false;
         }
-        let records = &self.records;
+        let records = self.chunks.iter().flatten();
         let shares = self.shares.get_or_insert_with(|| {
             let mut shares = HashMap::new();
             for record in records {
@@ -137,11 +165,28 @@ impl Pending {
         !name.is_empty() && shares.get(name).is_some_and(|held| *held >= self.capacity / QUOTA)
     }
 
-    /// Takes up to `most` records, oldest first, and then what is to be told of losses: they need no room here, and those of one kind
+    /// Takes up to `most` records (at least half as many, if they are there), oldest first, and then what is to be told of losses: they need no room here, and those of one kind
     /// are one record however many there were since the last time.
     pub fn take(&mut self, most: usize) -> Vec<Record> {
-        let count = self.records.len().min(most);
-        let mut taken: Vec<Record> = self.records.drain(..count).collect();
+        let mut taken = Vec::new();
+        while let Some(mut chunk) = self.chunks.pop_front() {
+            let room = most - taken.len();
+            if chunk.len() > room {
+                let rest = chunk.split_off(room);
+                self.chunks.push_front(rest);
+            }
+            let is_first = taken.is_empty();
+            if is_first {
+                taken = chunk
+            } else {
+                taken.append(&mut chunk)
+            }
+            // Half a chunk more is not worth moving the other half.
+            if taken.len() + self.chunks.front().map_or(0, Vec::len) > most {
+                break;
+            }
+        }
+        self.count -= taken.len();
         if let Some(shares) = &mut self.shares {
             for record in &taken {
                 if let Some(held) = shares.get_mut(workload(record)) {
@@ -157,13 +202,16 @@ impl Pending {
 
     /// Puts records back that found no place; they are the oldest again. For this moment there may be more than the capacity.
     pub fn put_back(&mut self, records: Vec<Record>) {
-        records.into_iter().rev().for_each(|record| self.records.push_front(record));
+        if !records.is_empty() {
+            self.count += records.len();
+            self.chunks.push_front(records);
+        }
         self.shares = None;
         self.wait_since_now();
     }
 
     pub fn len(&self) -> usize {
-        self.records.len()
+        self.count
     }
 
     pub const fn capacity(&self) -> usize {
@@ -193,7 +241,7 @@ impl Pending {
 
     /// Whether it is closed and nothing is left.
     pub fn is_done(&self) -> bool {
-        self.closed && self.records.is_empty() && self.losses.is_empty()
+        self.closed && self.count == 0 && self.losses.is_empty()
     }
 }
 

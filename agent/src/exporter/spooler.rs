@@ -17,10 +17,12 @@ use crate::{
     },
 };
 
-/// Records in one batch.
-pub const BATCH_RECORDS: usize = 1024;
+/// Records in one batch: what is done once for each batch, here, on the wire and at the collector, is little for each of so many.
+pub const BATCH_RECORDS: usize = 4096;
 /// Bytes of one batch, if it has more than one record; the collector takes eight times as much.
 pub const BATCH_BYTES: usize = 1 << 20;
+/// Bytes of its records one by one, likewise; the collector takes twice as much.
+pub const PLAIN_BYTES: usize = 32 << 20;
 /// Longest time a record waits for others of its batch while the stream keeps up.
 const LINGER: Duration = Duration::from_millis(20);
 /// The same while batches wait to be sent: they wait anyway, and full ones are smaller.
@@ -73,15 +75,15 @@ fn store(queue: &Queue, codec: Codec, mut records: Vec<Record>) -> bool {
             continue;
         }
         let packed = (codec.pack)(&part);
-        if packed.len() > BATCH_BYTES && part.len() > 1 {
-            // Long names: a workload picks the path of its executable.
+        if (packed.bytes.len() > BATCH_BYTES || packed.plain > PLAIN_BYTES) && part.len() > 1 {
+            // Long names: a workload picks the path of its executable, and labels are repeated for each record.
             let rest = part.split_off(part.len() / 2);
             parts.extend([rest, part]);
             continue;
         }
         let facts = facts(&part);
         let names = part.iter().map(workload);
-        if !queue.spool(|spool| spool.append(facts, &packed, names)) {
+        if !queue.spool(|spool| spool.append(facts, &packed.bytes, names)) {
             parts.push(part);
             queue.put_back(parts.into_iter().rev().flatten().collect());
             return false;

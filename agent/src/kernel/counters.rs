@@ -13,7 +13,10 @@ use weir_common::{
     verdict::{Hook, Reason, Verdict},
 };
 
-use super::error::{self, KernelError};
+use super::{
+    batch,
+    error::{self, KernelError},
+};
 
 /// Decisions of one kind, and how many of their events found no room in the ring.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,17 +47,17 @@ pub struct InterfaceSeen {
 }
 
 pub(super) fn read(ebpf: &Ebpf) -> Result<Vec<CounterCell>, KernelError> {
-    let (counted, lost) = (open(ebpf, maps::COUNTERS)?, open(ebpf, maps::LOST)?);
-    let decisions = |cell| sum(&counted, cell).map_err(error::map(maps::COUNTERS));
+    let counted = all(ebpf, maps::COUNTERS, counters::DECISIONS)?;
+    let lost = all(ebpf, maps::LOST, CELLS)?;
+    let at = |cells: &[u64], cell: u32| cells.get(cell as usize).copied().unwrap_or(0);
     let mut cells = Vec::new();
     for cell in 0..CELLS as u32 {
         let Some((hook, verdict, reason)) = describe(cell) else { continue };
-        let quiet = decisions(counters::quiet(cell))?;
-        let decided = decisions(cell)? + quiet;
+        let quiet = at(&counted, counters::quiet(cell));
+        let decided = at(&counted, cell) + quiet;
         // What was lost is part of it.
         if decided != 0 {
-            let lost = sum(&lost, cell).map_err(error::map(maps::LOST))?;
-            cells.push(CounterCell { hook, verdict, reason, decided, lost, quiet });
+            cells.push(CounterCell { hook, verdict, reason, decided, lost: at(&lost, cell), quiet });
         }
     }
     Ok(cells)
@@ -62,7 +65,8 @@ pub(super) fn read(ebpf: &Ebpf) -> Result<Vec<CounterCell>, KernelError> {
 
 /// Closes whose event found no room in the ring.
 pub(super) fn closes_lost(ebpf: &Ebpf) -> Result<u64, KernelError> {
-    sum(&open(ebpf, maps::LOST)?, counters::CLOSES).map_err(error::map(maps::LOST))
+    let lost = open(ebpf, maps::LOST)?.get(&counters::CLOSES, 0).map_err(error::map(maps::LOST))?;
+    Ok(lost.iter().sum())
 }
 
 fn open<'a>(ebpf: &'a Ebpf, name: &'static str) -> Result<PerCpuArray<&'a MapData, u64>, KernelError> {
@@ -70,10 +74,6 @@ fn open<'a>(ebpf: &'a Ebpf, name: &'static str) -> Result<PerCpuArray<&'a MapDat
     PerCpuArray::try_from(map).map_err(error::map(name))
 }
 
-/// The sum over CPUs.
-pub(super) fn sum<T: std::borrow::Borrow<MapData>>(
-    map: &PerCpuArray<T, u64>,
-    cell: u32,
-) -> Result<u64, aya::maps::MapError> {
-    Ok(map.get(&cell, 0)?.iter().sum())
+fn all(ebpf: &Ebpf, name: &'static str, entries: usize) -> Result<Vec<u64>, KernelError> {
+    batch::sums(&open(ebpf, name)?, entries).map_err(error::map(name))
 }

@@ -18,8 +18,7 @@ use weir_common::{
 use zerocopy::FromBytes as _;
 
 use super::{
-    counters::sum,
-    emptied,
+    batch,
     error::{self, KernelError},
     generation::{Grace, take},
 };
@@ -137,8 +136,8 @@ impl Events {
         while count < limit {
             let Some(item) = self.ring.next() else { break };
             // Anything of another size is of another ABI, which the loader has excluded; it is left out rather than misread.
-            if let Ok(event) = Event::read_from_bytes(&item) {
-                sink(&event);
+            if let Ok(event) = Event::ref_from_bytes(&item) {
+                sink(event);
             } else if let Ok(shown) = DropBytes::read_from_bytes(&item) {
                 self.shown.push(shown);
             }
@@ -181,7 +180,7 @@ impl Events {
         let [even, odd] = &mut self.merged;
         let (table, name) = if epoch == 0 { (even, maps::MERGED_0) } else { (odd, maps::MERGED_1) };
         let unclaimed = &mut self.unclaimed;
-        let emptied = emptied::empty(table, |key, value| {
+        let emptied = batch::empty(table, |key, value| {
             if let (Ok(key), Ok(value)) = (MergeKey::read_from_bytes(key), MergeValue::read_from_bytes(value)) {
                 unclaimed.push((key, value));
             }
@@ -189,16 +188,13 @@ impl Events {
         emptied.map_err(error::map(name))
     }
 
-    /// What the cumulative overflow counters have gained since the last call. All are read before any is taken as seen.
+    /// What the cumulative overflow counters have gained since the last call.
     fn new_overflow(&mut self) -> Result<Vec<(Hook, Verdict, Reason, u64)>, KernelError> {
-        let cells = (0..CELLS as u32).filter_map(|cell| describe(cell).map(|what| (cell, what)));
-        let read = |(cell, what)| sum(&self.overflow, cell).map(|now| (cell, what, now));
-        let now: Vec<_> = cells.map(read).collect::<Result<_, _>>().map_err(error::map(maps::OVERFLOW))?;
+        let now = batch::sums(&self.overflow, CELLS).map_err(error::map(maps::OVERFLOW))?;
         let mut gained = Vec::new();
-        for (cell, (hook, verdict, reason), now) in now {
-            let Some(seen) = self.overflow_seen.get_mut(cell as usize) else { continue };
+        for ((cell, now), seen) in (0..).zip(now).zip(&mut self.overflow_seen) {
             if now > *seen {
-                gained.push((hook, verdict, reason, now - *seen));
+                gained.extend(describe(cell).map(|(hook, verdict, reason)| (hook, verdict, reason, now - *seen)));
                 *seen = now;
             }
         }

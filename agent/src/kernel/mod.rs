@@ -4,13 +4,14 @@
 //! Never: the root cgroup, another program's attachment, or an interface that was not named.
 
 mod attach;
+mod batch;
 mod cgroups;
 mod content;
 mod counters;
 mod dry_run;
-mod emptied;
 mod error;
 mod events;
+pub mod fence;
 mod generation;
 mod interfaces;
 mod keep;
@@ -25,6 +26,7 @@ mod neighbours;
 mod own;
 mod pins;
 mod places;
+pub mod porter;
 pub mod preflight;
 mod query;
 pub mod seal;
@@ -59,6 +61,7 @@ pub use limit_state::LimitTable;
 pub use load::tick_ns;
 pub use neighbours::Neighbours;
 use nix::time::{ClockId, clock_gettime};
+pub use pins::shares_slots;
 pub use sets::SetCount;
 pub use shields::Shield;
 pub use slot::{ReadBack, Written};

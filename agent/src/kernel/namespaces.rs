@@ -1,6 +1,6 @@
 //! Lives: agent, user space.
 //! Called by: whoever must act inside the workloads' network namespaces: `sockets`, which lists and cuts sockets there.
-//! May touch: the managed cgroup tree and `/proc`, reading; the namespace of threads it starts itself.
+//! May touch: the managed cgroup tree, reading; `porter`, which looks at processes and enters namespaces.
 //! Never: changes the namespace of the calling thread; keeps a namespace alive that no process of the tree lives in.
 //!
 //! A namespace is found by the processes in it: every cgroup of the managed tree is walked, and `/proc/PID/ns/net` of each of its
@@ -16,7 +16,10 @@ use std::{
     thread,
 };
 
+use netlink_sys::Socket;
 use nix::sched::{CloneFlags, setns};
+
+use super::porter;
 
 /// How deep below the managed root is looked: deeper than any container runtime nests.
 const MAX_DEPTH: usize = 16;
@@ -87,20 +90,43 @@ impl Namespace {
         Self::open(Path::new("/proc/thread-self/ns/net"), true)
     }
 
+    /// That of another process.
+    fn of(pid: u32) -> io::Result<Self> {
+        let file = porter::namespace(pid)?;
+        let id = file.metadata()?.ino();
+        Ok(Self { id, own: false, file })
+    }
+
     /// The namespace's file.
     #[must_use]
     pub const fn file(&self) -> &File {
         &self.file
     }
 
-    /// Does something on a thread inside the namespace.
+    /// A sock_diag socket in it.
     ///
     /// # Errors
-    /// The namespace cannot be entered, which needs CAP_SYS_ADMIN, or what `work` returns.
-    pub fn inside<T: Send>(&self, work: impl FnOnce() -> io::Result<T> + Send) -> io::Result<T> {
+    /// The namespace cannot be entered, which needs CAP_SYS_ADMIN, or there is no sock_diag.
+    pub(super) fn door(&self) -> io::Result<Socket> {
         if self.own {
-            return work();
+            return porter::knock();
         }
+        porter::door(&self.file)?.map_or_else(|| self.inside(porter::knock), Ok)
+    }
+
+    /// The range of ports that clients in it get, as the kernel writes it.
+    ///
+    /// # Errors
+    /// As of a door into it.
+    pub fn client_ports(&self) -> io::Result<String> {
+        if self.own {
+            return porter::client_ports();
+        }
+        porter::ports(&self.file)?.map_or_else(|| self.inside(porter::client_ports), Ok)
+    }
+
+    /// Does something on a thread inside the namespace: where there is no porter.
+    fn inside<T: Send>(&self, work: impl FnOnce() -> io::Result<T> + Send) -> io::Result<T> {
         let body = || {
             setns(&self.file, CloneFlags::CLONE_NEWNET)?;
             work()
@@ -123,8 +149,9 @@ impl Walk<'_> {
     fn directory(&mut self, path: &Path, above: u32, depth: usize) -> io::Result<()> {
         let number = self.by_path.get(path).copied().unwrap_or(above);
         self.cgroups.insert(fs::metadata(path)?.ino(), number);
-        for pid in processes(path) {
-            self.process(&pid, number);
+        let pids: Vec<u32> = processes(path).iter().filter_map(|pid| pid.parse().ok()).collect();
+        for (pid, id) in pids.iter().zip(porter::namespaces_of(&pids)) {
+            self.process(*pid, id, number);
         }
         if depth == 0 {
             return Ok(());
@@ -137,15 +164,14 @@ impl Walk<'_> {
     }
 
     /// Notes the namespace of a process; one that has ended lives in none.
-    fn process(&mut self, pid: &str, number: u32) {
-        let path = PathBuf::from(format!("/proc/{pid}/ns/net"));
-        let Ok(id) = fs::metadata(&path).map(|metadata| metadata.ino()) else { return };
+    fn process(&mut self, pid: u32, id: Option<u64>, number: u32) {
+        let Some(id) = id else { return };
         if let Some((_, workloads)) = self.found.get_mut(&id) {
             workloads.insert(number);
             return;
         }
         let known = self.known.get(&id).cloned();
-        let Some(namespace) = known.or_else(|| Namespace::open(&path, false).ok().map(Arc::new)) else { return };
+        let Some(namespace) = known.or_else(|| Namespace::of(pid).ok().map(Arc::new)) else { return };
         // The process may have moved on between the two looks.
         self.found.entry(namespace.id).or_insert_with(|| (namespace, BTreeSet::new())).1.insert(number);
     }
@@ -197,7 +223,7 @@ mod tests {
         let [only] = found.namespaces.as_slice() else { panic!("{:?}", found.namespaces) };
         assert!(only.namespace.own);
         assert_eq!(only.workloads, BTreeSet::from([3]));
-        assert_eq!(only.namespace.inside(|| Ok(7)).unwrap(), 7);
+        assert!(only.namespace.client_ports().unwrap().starts_with(|first: char| first.is_ascii_digit()));
     }
 
     #[test]

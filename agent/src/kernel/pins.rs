@@ -120,6 +120,13 @@ impl Folder {
     }
 }
 
+/// Whether an agent of this host stands, or stood and was not taken away, in front of others' XDP programs.
+#[must_use]
+pub fn shares_slots(bpffs: &Path) -> bool {
+    let pattern = bpffs.join("weir/*/xdp-*");
+    glob::glob(&pattern.to_string_lossy()).is_ok_and(|mut found| found.next().is_some())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -3,11 +3,12 @@
 //! May touch: what this process and the calling thread may do from then on.
 //! Never: gives anything back; ends the agent because a kernel cannot seal: it says so once, and enforcement goes on.
 //!
-//! Two walls. **seccomp** holds for every thread of the process and for good: no program is loaded, nothing is executed, nobody is
-//! traced, nothing is mounted. `/proc/PID/mem` is a file, which it does not see. **Capabilities** are per
+//! Three walls. **seccomp** holds for every thread of the process and for good: no program is loaded, nothing is executed, nobody is
+//! traced, nothing is mounted, no namespace is entered. **Landlock** (`fence`) closes files and ports that are not the agent's, and
+//! other processes, `/proc/PID/mem` among it. **Capabilities** are per
 //! thread: the main thread and those it starts keep [`KEPT`], threads
 //! that serve people or carry records keep none. Threads share their memory, so the second wall stands only as long as no thread is taken
-//! over as a whole; the first stands then, too.
+//! over as a whole; the others stand then, too. What takes CAP_SYS_ADMIN and CAP_SYS_PTRACE is done by `porter`, with a seal of its own.
 #![expect(
     unsafe_code,
     reason = "the proof makes two system calls that have no safe form; both are refused or harmless"
@@ -15,10 +16,11 @@
 
 use std::{
     collections::BTreeMap,
-    io, mem, ptr,
+    fs, io, mem, ptr,
     sync::atomic::{AtomicBool, Ordering},
 };
 
+use super::fence::{self, Fence};
 use aya_obj::generated::{bpf_attr, bpf_cmd, bpf_prog_type};
 use caps::{CapSet, Capability, CapsHashSet};
 use nix::libc;
@@ -26,15 +28,11 @@ use seccompiler::{
     BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule, TargetArch,
 };
 
-/// What the agent still needs: tables and links; interfaces and cutting; namespaces and programs of other users' processes; priority.
-const KEPT: [Capability; 6] = [
-    Capability::CAP_BPF,
-    Capability::CAP_PERFMON,
-    Capability::CAP_NET_ADMIN,
-    Capability::CAP_SYS_ADMIN,
-    Capability::CAP_SYS_PTRACE,
-    Capability::CAP_SYS_NICE,
-];
+/// What the main thread, and the thread that makes tables and attaches, need: tables; links and interfaces; and, for threads they start,
+/// the priority of who cuts. [`close`] says when CAP_SYS_ADMIN is kept, too.
+const KEPT: [Capability; 3] = [Capability::CAP_BPF, Capability::CAP_NET_ADMIN, Capability::CAP_SYS_NICE];
+/// Threads that cut connections.
+const CUTTING: [Capability; 2] = [Capability::CAP_NET_ADMIN, Capability::CAP_SYS_NICE];
 
 /// System calls that the agent never makes once it is sealed, and a taken-over one would like to.
 const REFUSED: &[libc::c_long] = &[
@@ -64,6 +62,7 @@ const REFUSED: &[libc::c_long] = &[
     libc::SYS_fsopen,
     libc::SYS_fsmount,
     libc::SYS_unshare,
+    libc::SYS_setns,
     libc::SYS_keyctl,
     libc::SYS_add_key,
     libc::SYS_request_key,
@@ -72,6 +71,45 @@ const REFUSED: &[libc::c_long] = &[
     libc::SYS_settimeofday,
     libc::SYS_clock_settime,
 ];
+
+/// What the porter does not do either: it makes no table, starts nothing, and changes no file.
+const REFUSED_TO_PORTER: &[libc::c_long] = &[
+    libc::SYS_bpf,
+    libc::SYS_clone,
+    libc::SYS_clone3,
+    libc::SYS_kill,
+    libc::SYS_openat2,
+    libc::SYS_unlinkat,
+    libc::SYS_renameat,
+    libc::SYS_renameat2,
+    libc::SYS_mkdirat,
+    libc::SYS_mknodat,
+    libc::SYS_linkat,
+    libc::SYS_symlinkat,
+    libc::SYS_fchmodat,
+    libc::SYS_fchownat,
+    libc::SYS_truncate,
+    libc::SYS_ftruncate,
+];
+/// The same by their old names.
+#[cfg(target_arch = "x86_64")]
+const REFUSED_TO_PORTER_ANEW: &[libc::c_long] = &[
+    libc::SYS_fork,
+    libc::SYS_vfork,
+    libc::SYS_open,
+    libc::SYS_creat,
+    libc::SYS_unlink,
+    libc::SYS_rename,
+    libc::SYS_mkdir,
+    libc::SYS_rmdir,
+    libc::SYS_mknod,
+    libc::SYS_link,
+    libc::SYS_symlink,
+    libc::SYS_chmod,
+    libc::SYS_chown,
+];
+#[cfg(not(target_arch = "x86_64"))]
+const REFUSED_TO_PORTER_ANEW: &[libc::c_long] = &[];
 
 /// Commands of `bpf()` that bring code into the kernel. Maps are still made: each policy takes new ones.
 const REFUSED_BPF: [bpf_cmd; 3] = [bpf_cmd::BPF_PROG_LOAD, bpf_cmd::BPF_RAW_TRACEPOINT_OPEN, bpf_cmd::BPF_BTF_LOAD];
@@ -85,14 +123,27 @@ const X32_ANEW: [i64; 6] = [520, 521, 528, 539, 540, 545];
 static CLOSED: AtomicBool = AtomicBool::new(false);
 
 /// Seals the process: from here on no thread of it loads a program or executes one. Says what could not be done, and proves the rest.
-pub fn close() {
-    hold(&KEPT);
-    let tried = filter().and_then(|filter| seccompiler::apply_filter_all_threads(&filter).map_err(io::Error::other));
+///
+/// Where it is to go in front of others' XDP programs (`asks_about_others`), CAP_SYS_ADMIN stays: nothing less may ask about those. So
+/// it does where CAP_BPF was not granted, which is a part of it.
+pub fn close(fence: &Fence, asks_about_others: bool) {
+    let has_bpf = caps::has_cap(None, CapSet::Permitted, Capability::CAP_BPF).unwrap_or(false);
+    if !has_bpf {
+        tracing::warn!(
+            "started without CAP_BPF: where tables are made CAP_SYS_ADMIN is kept in its place; grant CAP_BPF, too"
+        );
+    }
+    let admin = (asks_about_others || !has_bpf).then_some(Capability::CAP_SYS_ADMIN);
+    hold(&KEPT.into_iter().chain(admin).collect::<Vec<_>>());
+    fence.raise_for_all();
+    let tried =
+        filter(false).and_then(|filter| seccompiler::apply_filter_all_threads(&filter).map_err(io::Error::other));
     let proven = tried.and_then(|()| prove());
     match proven {
         Ok(()) => {
             CLOSED.store(true, Ordering::Relaxed);
-            tracing::info!("sealed: no thread of this process can load or execute a program any more");
+            let files = fence::state().word();
+            tracing::info!(files, "sealed: no thread of this process can load or execute a program any more");
         }
         Err(error) => tracing::warn!(%error, "not sealed: the agent keeps what it was started with"),
     }
@@ -101,6 +152,21 @@ pub fn close() {
 /// Whether that was done.
 pub fn is_closed() -> bool {
     CLOSED.load(Ordering::Relaxed)
+}
+
+/// Seals the porter, which keeps `kept` and can do nothing but what it is there for.
+///
+/// # Errors
+/// It can do more: then it had better not be there.
+pub(super) fn close_porter(kept: &[Capability]) -> io::Result<()> {
+    hold(kept);
+    seccompiler::apply_filter(&filter(true)?).map_err(io::Error::other)?;
+    prove()
+}
+
+/// The calling thread cuts connections, and does nothing else that takes a privilege.
+pub fn hold_what_cutting_takes() {
+    hold(&CUTTING);
 }
 
 /// The calling thread gives up every capability.
@@ -122,13 +188,14 @@ fn hold(kept: &[Capability]) {
     }
 }
 
-fn filter() -> io::Result<BpfProgram> {
+fn filter(porter: bool) -> io::Result<BpfProgram> {
     let arch: TargetArch = std::env::consts::ARCH.try_into().map_err(io::Error::other)?;
     let mut rules: BTreeMap<i64, Vec<SeccompRule>> = REFUSED.iter().map(|call| (*call, Vec::new())).collect();
     let bpf = REFUSED_BPF.iter().map(|command| when(0, SeccompCmpOp::Eq, *command as u64));
     rules.insert(libc::SYS_bpf, bpf.collect::<io::Result<_>>()?);
-    // Only network namespaces are entered.
-    rules.insert(libc::SYS_setns, vec![when(1, SeccompCmpOp::Ne, libc::CLONE_NEWNET as u64)?]);
+    if porter {
+        rules.extend(porter_refused()?);
+    }
     if arch == TargetArch::x86_64 {
         let again: Vec<_> = rules.iter().map(|(call, rules)| (call | X32, rules.clone())).collect();
         rules.extend(again);
@@ -137,6 +204,18 @@ fn filter() -> io::Result<BpfProgram> {
     let refuse = SeccompAction::Errno(libc::EPERM as u32);
     let filter = SeccompFilter::new(rules, SeccompAction::Allow, refuse, arch).map_err(io::Error::other)?;
     filter.try_into().map_err(io::Error::other)
+}
+
+/// It enters network namespaces only, opens files for reading only, and speaks netlink only.
+fn porter_refused() -> io::Result<BTreeMap<i64, Vec<SeccompRule>>> {
+    let all = REFUSED_TO_PORTER.iter().chain(REFUSED_TO_PORTER_ANEW).map(|call| (*call, Vec::new()));
+    let mut rules: BTreeMap<i64, Vec<SeccompRule>> = all.collect();
+    rules.insert(libc::SYS_setns, vec![when(1, SeccompCmpOp::Ne, libc::CLONE_NEWNET as u64)?]);
+    rules.insert(libc::SYS_socket, vec![when(0, SeccompCmpOp::Ne, libc::AF_NETLINK as u64)?]);
+    let writing = [libc::O_WRONLY as u64, libc::O_RDWR as u64, libc::O_ACCMODE as u64];
+    let writing = writing.map(|how| when(2, SeccompCmpOp::MaskedEq(libc::O_ACCMODE as u64), how));
+    rules.insert(libc::SYS_openat, writing.into_iter().collect::<io::Result<_>>()?);
+    Ok(rules)
 }
 
 fn when(argument: u8, op: SeccompCmpOp, value: u64) -> io::Result<SeccompRule> {
@@ -152,7 +231,14 @@ fn prove() -> io::Result<()> {
             other => return Err(io::Error::other(format!("trying to {what} was not refused: {other:?}"))),
         }
     }
-    Ok(())
+    // No folder of the agent's own has others' above it.
+    match fs::read_dir("/") {
+        Err(error) if error.raw_os_error() == Some(libc::EACCES) => Ok(()),
+        Ok(_) if fence::state() != fence::State::Full => Ok(()),
+        other => {
+            Err(io::Error::other(format!("trying to open a folder of others' was not refused: {:?}", other.err())))
+        }
+    }
 }
 
 /// Loads the smallest program there is (`return 0`), which goes away again with its descriptor.
@@ -218,12 +304,18 @@ mod tests {
     type Attempt = fn() -> io::Result<()>;
 
     /// What is tried, and whether a sealed process may.
-    const ROWS: [(&str, Attempt, bool); 6] = [
+    const ROWS: [(&str, Attempt, bool); 8] = [
         ("load a program", load, false),
         ("spawn a process", spawn, false),
         ("make a network namespace", || in_thread(|| Ok(unshare(CloneFlags::CLONE_NEWNET)?)), false),
         ("make a table", array, true),
-        ("enter a network namespace", || namespace("/proc/self/ns/net", CloneFlags::CLONE_NEWNET), true),
+        ("enter a network namespace", || namespace("/proc/self/ns/net", CloneFlags::CLONE_NEWNET), false),
+        ("open a folder that is not its own", || File::open("/").map(drop), false),
+        (
+            "look into another process",
+            || std::fs::read_link(format!("/proc/{}/exe", std::os::unix::process::parent_id())).map(drop),
+            false,
+        ),
         ("enter an IPC namespace", || namespace("/proc/self/ns/ipc", CloneFlags::CLONE_NEWIPC), false),
     ];
 
@@ -248,10 +340,12 @@ mod tests {
             assert!(attempt().is_ok(), "before it is sealed, it may {what}: {:?}", attempt());
         }
         assert!(prove().is_err());
-        close();
+        close(&Fence { read: vec!["/proc".into()], ..Fence::default() }, false);
+        assert_eq!(fence::state(), fence::State::Full);
         for (what, attempt, may) in ROWS {
             let tried = attempt();
-            let refused = tried.as_ref().is_err_and(|error| error.raw_os_error() == Some(libc::EPERM));
+            let refused =
+                tried.as_ref().is_err_and(|error| matches!(error.raw_os_error(), Some(libc::EPERM | libc::EACCES)));
             assert_eq!((tried.is_ok(), refused), (may, !may), "{what}: {tried:?}");
         }
         go.send(()).unwrap();

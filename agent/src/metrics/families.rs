@@ -115,6 +115,12 @@ pub const FAMILIES: &[Family] = &[
     gauge("weir_sealed", &[], "1 when the agent can load or execute programs no more", |now| {
         one(Value::Count(now.info.sealed.into()))
     }),
+    gauge(
+        "weir_landlock",
+        &[],
+        "1 when Landlock closes all files, ports and processes that are not the agent's",
+        |now| one(Value::Count((now.info.landlock == "full").into())),
+    ),
     gauge("weir_policy_generation", &[], "The generation in force", |now| one(Value::Count(now.status.generation))),
     gauge("weir_policy_generation_time_seconds", &[], "Since when it is in force, Unix time", |now| {
         one(seconds(now.status.generation_time_ns))

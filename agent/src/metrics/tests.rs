@@ -36,7 +36,7 @@ fn with_agent(at: SocketAddr, fake: &Fake, look: impl FnOnce()) -> Result<(), Ru
             let _ = ended.await;
             Ok(())
         };
-        run_on(&config, runtime()?, datapath, events, ended)
+        run_on(&config, runtime(None)?, datapath, events, ended)
     });
     look();
     let _ = end.send(());

@@ -7,13 +7,14 @@
 
 use std::{
     collections::HashMap,
-    hash::{BuildHasher as _, RandomState},
+    hash::BuildHasher as _,
     sync::{
         Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
 };
 
+use foldhash::quality::RandomState;
 use weir_common::{
     addr::{Addr, Protocol},
     event::{Event, Kind},
@@ -29,7 +30,7 @@ const SHARDS: usize = 64;
 
 /// A TCP connection by its ends; the workload is part of it, because two network namespaces may use the same addresses.
 type Ends = (u32, Addr, u16, Addr, u16);
-type Shard = HashMap<Ends, Flow>;
+type Shard = HashMap<Ends, Flow, RandomState>;
 
 /// A connection that is known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,7 +57,7 @@ pub struct Known {
 impl Default for Known {
     fn default() -> Self {
         let others = (1..SHARDS).map(|_| Mutex::default()).collect();
-        Self { first: Mutex::default(), others, hasher: RandomState::new(), sweep: AtomicU64::new(0) }
+        Self { first: Mutex::default(), others, hasher: RandomState::default(), sweep: AtomicU64::new(0) }
     }
 }
 

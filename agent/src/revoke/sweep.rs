@@ -5,7 +5,7 @@
 
 use std::{
     collections::{HashMap, HashSet},
-    fs, io,
+    io,
     path::PathBuf,
     sync::Arc,
 };
@@ -237,7 +237,7 @@ impl Swept {
 impl Room {
     fn open(namespace: &Namespace) -> io::Result<Self> {
         let door = Door::open(namespace)?;
-        let range = namespace.inside(|| fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range"))?;
+        let range = namespace.client_ports()?;
         let mut ends = range.split_whitespace().map(str::parse);
         let (Some(Ok(first)), Some(Ok(last))) = (ends.next(), ends.next()) else {
             return Err(io::Error::new(io::ErrorKind::InvalidData, format!("ip_local_port_range says {range:?}")));

@@ -249,7 +249,7 @@ async fn every_record_arrives_once_and_in_order_however_late_it_is_acknowledged(
 #[tokio::test]
 async fn a_collector_that_drops_the_stream_and_dies_and_comes_back_misses_nothing() {
     let mut world = World::new(100 << 20);
-    world.push(5000, 100);
+    world.push(40_000, 100);
     let server = serve(&world.path, &world.taken, Manner::Drops(3));
     world.until("several streams", |world| world.taken.0.lock().unwrap().streams >= 3).await;
     server.die().await;

@@ -49,6 +49,8 @@ pub struct Info {
     pub unselected: &'static str,
     /// The process can load or execute programs no more.
     pub sealed: bool,
+    /// What Landlock holds: full, partial, none or off.
+    pub landlock: &'static str,
     /// The managed tree.
     pub cgroup_root: PathBuf,
     /// Decisions recorded.

@@ -3,12 +3,9 @@
 //! May touch: its arguments.
 //! Never: tells the same thing twice in one batch; `weir_proto::packed` reads what this writes.
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    hash::Hash,
-    sync::Arc,
-};
+use std::{hash::Hash, sync::Arc};
 
+use foldhash::HashMap;
 use prost::Message;
 use weir_common::{
     addr::Addr,
@@ -22,7 +19,7 @@ use weir_proto::{
 
 use super::records;
 use crate::{
-    spool::{Codec, Given},
+    spool::{Codec, Given, Packed},
     telemetry::{
         belongs::owner,
         record::{Cause, End, ProcessInfo, Record, RecordKind, Traffic},
@@ -32,11 +29,14 @@ use crate::{
 /// How batches are written and read by who keeps them.
 pub const CODEC: Codec = Codec { pack, given_up };
 
+/// Most bytes that a record has of its own where the batch tells none of it once: 21 numbers of up to ten bytes, and their tags.
+const OWN: usize = 256;
+
 /// Records as an encoded `PackedRecords`.
-fn pack(records: &[Record]) -> Vec<u8> {
+fn pack(records: &[Record]) -> Packed {
     let mut packer = Packer::new(records.first().map_or(0, |record| record.time_ns), records.len());
     records.iter().for_each(|record| packer.add(record));
-    packer.packed.encode_to_vec()
+    Packed { bytes: packer.packed.encode_to_vec(), plain: packer.plain }
 }
 
 /// What is lost with the records of a batch, by the kernel's cells.
@@ -78,7 +78,7 @@ fn cell(record: &v1::FlowRecord) -> Option<u32> {
 }
 
 /// What makes two judgements one; shared names by where they lie, for the records keep those alive.
-#[derive(PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
 struct Judged {
     kind: RecordKind,
     verdict: Option<Verdict>,
@@ -98,13 +98,51 @@ type Whose = (usize, usize, u32);
 
 struct Packer<'a> {
     packed: PackedRecords,
-    judgements: HashMap<Judged, u32>,
-    ends: HashMap<Whose, u32>,
-    addresses: HashMap<Addr, u32>,
-    processes: HashMap<Process<'a>, u32>,
-    cgroups: BTreeMap<&'a str, u32>,
+    judgements: Told<Judged>,
+    ends: Told<Whose>,
+    addresses: Told<Addr>,
+    processes: Told<Process<'a>>,
+    cgroups: Told<&'a str>,
+    /// Processes and cgroups by where they lie: most are shared, and those need not be compared by what they say.
+    shared: Shared,
+    /// Bytes that the records would take one by one, at most.
+    plain: usize,
     time_ns: u64,
     cookie: u64,
+}
+
+/// What was told once, and where in its list. Neighbours are often alike, or alternate: those of the last two are found without hashing.
+struct Told<K> {
+    places: HashMap<K, Place>,
+    last: [Option<(K, Place)>; 2],
+}
+
+/// The same by where it lies.
+type Shared = HashMap<usize, Place>;
+
+/// The index of something in its list, and how many bytes it takes.
+#[derive(Clone, Copy)]
+struct Place {
+    index: u32,
+    length: usize,
+}
+
+impl<K: Copy + Hash + Eq> Told<K> {
+    fn new() -> Self {
+        Self { places: HashMap::default(), last: [None, None] }
+    }
+
+    /// The place of a key; `tell` tells it the first time, and says how long it is.
+    fn place(&mut self, key: K, tell: impl FnOnce() -> usize) -> Place {
+        if let Some((_, place)) = self.last.iter().flatten().find(|(last, _)| *last == key) {
+            return *place;
+        }
+        let index = number(self.places.len() + 1);
+        let place = *self.places.entry(key).or_insert_with(|| Place { index, length: tell() });
+        let [newer, _] = self.last;
+        self.last = [Some((key, place)), newer];
+        place
+    }
 }
 
 /// By what it says, because each event makes its own.
@@ -128,11 +166,13 @@ impl<'a> Packer<'a> {
         };
         Self {
             packed,
-            judgements: HashMap::new(),
-            ends: HashMap::new(),
-            addresses: HashMap::new(),
-            processes: HashMap::new(),
-            cgroups: BTreeMap::new(),
+            judgements: Told::new(),
+            ends: Told::new(),
+            addresses: Told::new(),
+            processes: Told::new(),
+            cgroups: Told::new(),
+            shared: Shared::default(),
+            plain: 0,
             time_ns,
             cookie: 0,
         }
@@ -140,13 +180,14 @@ impl<'a> Packer<'a> {
 
     fn add(&mut self, record: &'a Record) {
         let count = usual_count(record.kind);
-        let judgement = index(&mut self.judgements, judged(record), || {
-            self.packed.judgements.push(records::judgement(record, count));
+        let judgement = self.judgements.place(judged(record), || {
+            push(&mut self.packed.judgements, records::judgement(record, count), Message::encoded_len)
         });
+        self.plain += OWN + judgement.length;
         let (local, local_address) = self.end(&record.local);
         let (remote, remote_address) = self.end(&record.remote);
         let packed = &mut self.packed;
-        packed.judgement.push(judgement);
+        packed.judgement.push(judgement.index);
         packed.time.push(record.time_ns.wrapping_sub(self.time_ns).cast_signed());
         self.time_ns = record.time_ns;
         packed.local.push(local);
@@ -160,6 +201,7 @@ impl<'a> Packer<'a> {
         if let Some(packet) = &record.packet {
             self.packed.packet_of.push(number(self.packed.present.len()));
             self.packed.packets.push(packet.to_vec());
+            self.plain += packet.len();
         }
     }
 
@@ -177,20 +219,26 @@ impl<'a> Packer<'a> {
         }
         if let Some(process) = &record.process {
             bits |= present::PROCESS;
-            let place = index(&mut self.processes, said(process), || packed.processes.push(records::process(process)));
-            packed.process.push(place);
+            let place = *self.shared.entry(place(Some(process))).or_insert_with(|| {
+                let tell = || push(&mut packed.processes, records::process(process), Message::encoded_len);
+                self.processes.place(said(process), tell)
+            });
+            packed.process.push(place.index);
+            self.plain += place.length;
         }
         if let Some(cgroup) = &record.cgroup {
             bits |= present::CGROUP;
-            let next = number(self.cgroups.len() + 1);
-            let place = *self.cgroups.entry(cgroup).or_insert_with(|| {
-                let owner = owner(cgroup);
-                packed.cgroups.push(cgroup.to_string());
-                packed.containers.push(owner.container.to_owned());
-                packed.units.push(owner.unit.to_owned());
-                next
+            let place = *self.shared.entry(place(Some(cgroup))).or_insert_with(|| {
+                self.cgroups.place(cgroup, || {
+                    let owner = owner(cgroup);
+                    packed.containers.push(owner.container.to_owned());
+                    packed.units.push(owner.unit.to_owned());
+                    let named = owner.container.len() + owner.unit.len();
+                    named + push(&mut packed.cgroups, cgroup.to_string(), String::len)
+                })
             });
-            packed.cgroup.push(place);
+            packed.cgroup.push(place.index);
+            self.plain += place.length;
         }
         if record.cookie != 0 {
             bits |= present::COOKIE;
@@ -217,23 +265,23 @@ impl<'a> Packer<'a> {
             return (0, 0);
         }
         let whose = (place(end.workload.as_ref()), place(end.service.as_ref()), end.identity);
-        let place = index(&mut self.ends, whose, || self.packed.ends.push(records::whose(end)));
+        let place = self.ends.place(whose, || push(&mut self.packed.ends, records::whose(end), Message::encoded_len));
+        self.plain += place.length;
         let address = if end.addr == Addr::UNSPECIFIED {
             0
         } else {
-            index(&mut self.addresses, end.addr, || self.packed.addresses.push(records::address(&end.addr)))
+            let tell = || push(&mut self.packed.addresses, records::address(&end.addr), Vec::len);
+            self.addresses.place(end.addr, tell).index
         };
-        (place, address)
+        (place.index, address)
     }
 }
 
-/// The index of a key; told once.
-fn index<K: Hash + Eq>(known: &mut HashMap<K, u32>, key: K, tell: impl FnOnce()) -> u32 {
-    let next = number(known.len() + 1);
-    *known.entry(key).or_insert_with(|| {
-        tell();
-        next
-    })
+/// Tells something; how long it is.
+fn push<T>(list: &mut Vec<T>, what: T, length: impl FnOnce(&T) -> usize) -> usize {
+    let length = length(&what);
+    list.push(what);
+    length
 }
 
 const fn usual_count(kind: RecordKind) -> u64 {

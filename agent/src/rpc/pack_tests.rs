@@ -3,7 +3,7 @@
 //! May touch: memory.
 //! Never: takes what was packed for right because packing it again gives the same: each record is compared with its parts.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use weir_common::{addr::Addr, verdict::Direction};
 
@@ -210,8 +210,11 @@ fn what_was_packed_is_unpacked_as_it_was() {
     let mut random = fastrand::Rng::with_seed(7);
     for size in [0, 1, 2, 3, 50, 1024, 3000] {
         let records: Vec<Record> = (0..size).map(|_| cast.any(&mut random)).collect();
-        let unpacked = packed::unpack(&pack(&records)).unwrap();
+        let packed = pack(&records);
+        let unpacked = packed::unpack(&packed.bytes).unwrap();
         assert_eq!(unpacked.len(), records.len());
+        let plain_bytes: usize = unpacked.iter().map(Message::encoded_len).sum();
+        assert!(plain_bytes <= packed.plain, "{plain_bytes} of {}", packed.plain);
         for (record, unpacked) in records.iter().zip(unpacked) {
             assert_eq!(unpacked, plain(record));
         }
@@ -224,7 +227,7 @@ fn a_full_batch_of_typical_records_takes_less_than_48_bytes_for_each() {
     let cast = Cast::new(40);
     let mut random = fastrand::Rng::with_seed(7);
     let records: Vec<Record> = (0..512).flat_map(|n| cast.typical(&mut random, n)).collect();
-    let packed = pack(&records).len();
+    let packed = pack(&records).bytes.len();
     let plain: usize = records.iter().map(|record| plain(record).encoded_len()).sum();
     println!("{} bytes a record packed, {} one by one", packed / records.len(), plain / records.len());
     assert!(packed <= 48 * records.len(), "{} bytes a record", packed / records.len());
@@ -244,7 +247,7 @@ fn what_is_given_up_with_a_batch_is_counted_by_cell() {
     let close = Record { kind: RecordKind::Close, time_ns: 9, ..Record::default() };
     let loss = |cause, count| Record { kind: RecordKind::Loss(cause), ..deny(count, 20) };
     let others = Record { kind: RecordKind::Loss(Cause::QuotaClose), count: 3, time_ns: 40, ..Record::default() };
-    let given = given_up(&pack(&[deny(5, 10), deny(2, 30), close, loss(Cause::RingFull, 7), others]));
+    let given = given_up(&pack(&[deny(5, 10), deny(2, 30), close, loss(Cause::RingFull, 7), others]).bytes);
     let expected = Given {
         cells: BTreeMap::from([(Some(cell), 7)]),
         others: 1,
@@ -261,7 +264,7 @@ fn bytes_that_are_no_records_are_refused_and_never_panic() {
     let cast = Cast::new(3);
     let mut random = fastrand::Rng::with_seed(3);
     let records: Vec<Record> = (0..20).map(|_| cast.any(&mut random)).collect();
-    let good = pack(&records);
+    let good = pack(&records).bytes;
     let mut refused = 0;
     for _ in 0..20_000 {
         let mut bad = good.clone();
@@ -328,4 +331,21 @@ fn records_with_long_names_travel_in_smaller_batches_and_none_is_lost() {
     }
     assert_eq!(pids, (0..1500).collect::<Vec<_>>());
     assert!(largest <= spooler::BATCH_BYTES && largest > spooler::BATCH_BYTES / 4, "{largest}");
+}
+
+/// Each record repeats the labels of its ends, which a batch tells once: what is small on the wire may be more than a collector takes.
+#[test]
+fn records_of_workloads_with_many_labels_travel_in_batches_that_a_collector_takes() {
+    assert_eq!(spooler::PLAIN_BYTES * 2, packed::MAX_BYTES);
+    let labels = (0..200).map(|n| format!("{n}={}", "x".repeat(63))).collect();
+    let workload = Arc::new(WorkloadName { name: "shop/web".to_owned(), labels, cgroup: None });
+    let end = End { workload: Some(workload), ..End::default() };
+    let record = |time_ns| Record { time_ns, local: end.clone(), remote: end.clone(), ..Record::default() };
+    let queue = Queue::new(10_000, Spool::in_memory("boot", String::new()), true);
+    queue.push((0..4096).map(record).collect());
+    queue.close();
+    spooler::run(&queue, CODEC);
+    let batches = std::iter::from_fn(|| queue.next_parcel()).map(|parcel| packed::unpack(&parcel.packed).unwrap());
+    let sizes: Vec<usize> = batches.map(|records| records.len()).collect();
+    assert_eq!((sizes.iter().sum(), sizes.len()), (4096, 4), "{sizes:?}");
 }

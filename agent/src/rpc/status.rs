@@ -28,6 +28,7 @@ pub fn response(status: &Status, node_only: &[NodeOnly], info: &Info) -> v1::Sta
         pinned: status.observed.pinned,
         repairs: status.observed.repairs,
         sealed: info.sealed,
+        landlock: info.landlock.to_owned(),
         unknown_workloads: info.unknown.to_owned(),
         unselected_workloads: info.unselected.to_owned(),
         workloads: workloads(status),

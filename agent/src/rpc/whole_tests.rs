@@ -46,7 +46,7 @@ fn start() -> Running {
             let _ = ended.await;
             Ok(())
         };
-        run_on(&config, runtime()?, datapath, events, ended)
+        run_on(&config, runtime(None)?, datapath, events, ended)
     });
     Running { dir, fake, end: Some(end), thread }
 }

@@ -14,6 +14,8 @@
 //! | spooler | thread `weir-spooler` | 5th: packs what is left and writes it to the spool | [`SPOOLER_DEADLINE`] |
 //! | exporter | thread `weir-exporter` | 6th: sends what is left; what stays in the spool is sent by the next run | [`EXPORTER_DEADLINE`] |
 //!
+//! Beside them a process, the porter (`kernel::porter`), which ends with this one; should it end before, so does the agent.
+//!
 //! The main thread, outside every runtime, has the last word: whoever misses its deadline is left behind and named.
 //!
 //! Start: the programs are loaded and the process is sealed (`kernel::seal`); an empty generation is in force before anything is
@@ -22,6 +24,8 @@
 
 mod error;
 mod notify;
+mod own;
+mod porter;
 mod subsystem;
 
 use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
@@ -41,7 +45,7 @@ use crate::{
     control::{Control, Settings, actor},
     datapath::{Datapath, EventSource},
     exporter::{Queue, spooler},
-    kernel::{self, Kernel},
+    kernel::{self, Kernel, fence::Fence},
     lock, metrics,
     revoke::{self, Revoker},
     rpc::{self, Link},
@@ -65,7 +69,9 @@ const RPC_THREADS: usize = 2;
 /// It could not start, or a subsystem ended early.
 pub fn run(config: &Config) -> Result<(), RunError> {
     let _lock = lock::take(&config.state_dir, &config.cgroup_root)?;
-    let runtime = runtime()?;
+    let porter = kernel::porter::start().map_err(|source| RunError::System { what: "the porter", source })?;
+    let fence = own::fence(config);
+    let runtime = runtime(Some(fence.clone()))?;
     let options = kernel::Options {
         cgroup_root: config.cgroup_root.clone(),
         interfaces: config.interfaces.clone(),
@@ -85,8 +91,14 @@ pub fn run(config: &Config) -> Result<(), RunError> {
         let _inside = runtime.enter();
         Kernel::load(options).map_err(|error| RunError::Kernel(Box::new(error)))?
     };
-    kernel::seal::close();
-    run_on(config, runtime, kernel, events, terminated())
+    kernel::seal::close(&fence, config.neighbours.chain || kernel::shares_slots(&config.neighbours.bpffs));
+    let ended = async {
+        tokio::select! {
+            ended = terminated() => ended,
+            early = porter::ended(porter) => Err(early),
+        }
+    };
+    run_on(config, runtime, kernel, events, ended)
 }
 
 /// Takes everything out of force that agents of the configured tree left there.
@@ -98,13 +110,19 @@ pub fn detach(config: &Config) -> Result<kernel::Detached, RunError> {
     kernel::detach(&config.neighbours.bpffs, &config.cgroup_root).map_err(|error| RunError::Kernel(Box::new(error)))
 }
 
-/// The runtime that serves the API.
-pub(crate) fn runtime() -> Result<Runtime, RunError> {
+/// The runtime that serves the API, whose threads are fenced in.
+pub(crate) fn runtime(fence: Option<Fence>) -> Result<Runtime, RunError> {
     let mut builder = Builder::new_multi_thread();
     let built = builder
         .worker_threads(RPC_THREADS)
         .thread_name("weir-rpc")
-        .on_thread_start(kernel::seal::hold_nothing)
+        .on_thread_start(move || {
+            // Some of them are started before the process is sealed.
+            if let Some(fence) = &fence {
+                fence.raise_early();
+            }
+            kernel::seal::hold_nothing();
+        })
         .enable_all()
         .build();
     built.map_err(|source| RunError::System { what: "the runtime of the API", source })
@@ -190,12 +208,15 @@ impl Agent {
         {
             telemetry = telemetry.with_progress(config.progress, found);
             progress = Some(Subsystem::thread("progress", exits, move |stop| {
+                kernel::seal::hold_nothing();
                 watch.run(&stop);
                 Ok(())
             })?);
         }
-        let telemetry =
-            Subsystem::thread("telemetry", exits, move |stop| telemetry.run(&stop).map_err(|e| e.to_string()))?;
+        let telemetry = Subsystem::thread("telemetry", exits, move |stop| {
+            kernel::seal::hold_nothing();
+            telemetry.run(&stop).map_err(|e| e.to_string())
+        })?;
         let spooler = {
             let queue = Arc::clone(&queue);
             Subsystem::thread("spooler", exits, move |_| {
@@ -209,6 +230,7 @@ impl Agent {
         let root = config.cgroup_root.clone();
         let work = revoke::Work::new(Arc::clone(&revoker), root, Arc::clone(&names), Arc::clone(&queue));
         let work = Subsystem::thread("revoker", exits, move |stop| {
+            kernel::seal::hold_what_cutting_takes();
             work.run(&stop);
             Ok(())
         })?;
@@ -231,6 +253,7 @@ impl Agent {
             unknown: config.unknown.name(),
             unselected: config.unselected.name(),
             sealed: kernel::seal::is_closed(),
+            landlock: kernel::fence::state().word(),
             cgroup_root: PathBuf::from(&config.cgroup_root),
             tally,
             queue: Arc::clone(&queue),

@@ -17,7 +17,7 @@ fn a_subsystem_that_ends_early_ends_the_agent_and_is_named() {
     let fake = Fake::default();
     fake.inner().break_wait = true;
     let never = std::future::pending::<Result<(), RunError>>();
-    let error = run_on(&config, runtime().unwrap(), fake.datapath(), fake, never).unwrap_err();
+    let error = run_on(&config, runtime(None).unwrap(), fake.datapath(), fake, never).unwrap_err();
     assert!(
         matches!(&error, RunError::Ended { name: "telemetry", reason } if reason.contains("told to fail")),
         "{error}"

@@ -12,9 +12,18 @@ use crate::telemetry::record::{Cause, Record};
 #[derive(Clone, Copy, Debug)]
 pub struct Codec {
     /// Records as bytes.
-    pub pack: fn(&[Record]) -> Vec<u8>,
+    pub pack: fn(&[Record]) -> Packed,
     /// What is lost with such bytes.
     pub given_up: fn(&[u8]) -> Given,
+}
+
+/// A batch as it is kept and sent.
+#[derive(Clone, Debug, Default)]
+pub struct Packed {
+    /// What is told once, and the records.
+    pub bytes: Vec<u8>,
+    /// Bytes that whoever reads them has in memory at most: each record repeats what was told once.
+    pub plain: usize,
 }
 
 /// What was in batches that were given up.

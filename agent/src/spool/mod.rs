@@ -31,7 +31,7 @@ use std::{
 
 pub use frame::Facts;
 use given::read_given;
-pub use given::{Codec, Given, Why};
+pub use given::{Codec, Given, Packed, Why};
 use position::{Position, PositionFile};
 pub use recovery::Left;
 use recovery::private_dir;

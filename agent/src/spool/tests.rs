@@ -11,7 +11,7 @@ use std::{
 
 use super::{recovery::sorted, *};
 
-const CODEC: Codec = Codec { pack: |_| Vec::new(), given_up };
+const CODEC: Codec = Codec { pack: |_| Packed::default(), given_up };
 /// A batch of this many bytes: sixteen fill a small segment.
 const BODY: usize = 4000;
 

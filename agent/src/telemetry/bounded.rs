@@ -5,16 +5,20 @@
 //!
 //! What was inserted first goes first. So a connection that outlives `capacity` newer ones loses its attribution, not its
 //! record: the record then says that the opening is not known, and the count of evictions says how often.
+//!
+//! Peers choose some keys, and never see a hash or an order: the hasher is fast, its seed random and each map's own.
 
 use std::{
     collections::{HashMap, VecDeque},
     hash::Hash,
 };
 
+use foldhash::quality::RandomState;
+
 /// A map of bounded size.
 #[derive(Debug)]
 pub struct Bounded<K, V> {
-    entries: HashMap<K, (u64, V)>,
+    entries: HashMap<K, (u64, V), RandomState>,
     /// Keys in order of insertion, with the insertion they belong to; those of removed entries are skipped when met.
     order: VecDeque<(u64, K)>,
     capacity: usize,
@@ -25,7 +29,7 @@ pub struct Bounded<K, V> {
 impl<K: Hash + Eq + Clone, V> Bounded<K, V> {
     /// A map that holds up to `capacity` entries.
     pub fn new(capacity: usize) -> Self {
-        Self { entries: HashMap::new(), order: VecDeque::new(), capacity: capacity.max(1), stamp: 0, evicted: 0 }
+        Self { entries: HashMap::default(), order: VecDeque::new(), capacity: capacity.max(1), stamp: 0, evicted: 0 }
     }
 
     /// Adds an entry, in place of the key's old one, evicting the oldest if there is no room.

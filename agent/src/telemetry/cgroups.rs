@@ -4,11 +4,12 @@
 //! Never: walks the tree more than once a second, or past [`MAX_CGROUPS`] directories.
 
 use std::{
-    collections::HashMap,
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     sync::Arc,
 };
+
+use foldhash::HashMap;
 
 /// Directories looked at.
 const MAX_CGROUPS: usize = 16_384;
@@ -25,7 +26,7 @@ pub struct Cgroups {
 impl Cgroups {
     /// Names cgroups below `root`.
     pub fn new(root: PathBuf) -> Self {
-        Self { root, paths: HashMap::new(), walked_ns: None }
+        Self { root, paths: HashMap::default(), walked_ns: None }
     }
 
     /// The path of a cgroup below the root, "" for the root itself; `None` if it is not there (any more).
@@ -40,7 +41,7 @@ impl Cgroups {
 }
 
 fn walk(root: &Path) -> HashMap<u64, Arc<str>> {
-    let mut paths = HashMap::new();
+    let mut paths = HashMap::default();
     let mut waiting = vec![root.to_owned()];
     while let Some(dir) = waiting.pop() {
         let Ok(meta) = std::fs::metadata(&dir) else { continue };

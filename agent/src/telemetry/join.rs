@@ -26,8 +26,8 @@ use super::{
     clock::Clock,
     names::Snapshot,
     opening::{
-        Caller, Flow, Listener, Opened, Tuple, carried, listener, local_end, of_ends, of_opening, refusal, remote_end,
-        staged, take_icmp_type, tuple,
+        Caller, Flow, Listener, Opened, Tuple, carried, listener, local_end, of_ends, of_opening, opened, refusal,
+        remote_end, staged, take_icmp_type, tuple,
     },
     process::Processes,
     progress::{Progress, Standing},
@@ -86,82 +86,79 @@ impl Join {
         JoinStats { evicted, ..self.stats }
     }
 
-    /// Takes one event; the record it makes, if it makes one.
-    pub fn event(&mut self, event: &Event, names: &Snapshot) -> Option<Record> {
+    /// Takes one event; adds the record it makes, if it makes one. Records are large: each is made where it stays.
+    pub fn event(&mut self, event: &Event, names: &Snapshot, records: &mut Vec<Record>) {
         match Kind::from_u8(event.kind) {
-            Some(Kind::Verdict) => self.verdict(event, names),
+            Some(Kind::Verdict) => self.verdict(event, names, records),
             Some(Kind::Attempt) => {
                 let caller = self.caller(event, names);
-                self.flows.insert(event.cookie, Flow { caller, opened: None });
-                None
+                self.flows.insert(event.cookie, Flow::Attempt(caller));
             }
             Some(Kind::Bound) => {
                 let caller = self.caller(event, names);
                 self.listeners.insert(listener(event), caller.clone());
                 self.bound.insert(event.cookie, caller);
-                None
             }
-            Some(Kind::Close) => Some(self.close(event, names)),
-            None => {
-                self.stats.unreadable += 1;
-                None
-            }
+            Some(Kind::Close) => self.close(event, names, records),
+            None => self.stats.unreadable += 1,
         }
     }
 
-    fn verdict(&mut self, event: &Event, names: &Snapshot) -> Option<Record> {
+    fn verdict(&mut self, event: &Event, names: &Snapshot, records: &mut Vec<Record>) {
         let (hook, verdict, reason) =
             (Hook::from_u8(event.hook), Verdict::from_u8(event.verdict), Reason::from_u8(event.reason));
         let (Some(hook), Some(verdict), Some(reason)) = (hook, verdict, reason) else {
             self.stats.unreadable += 1;
-            return None;
+            return;
         };
         let mut caller = self.caller(event, names);
         if caller.process.is_none() {
             let listener = || self.listeners.get(&listener(event)).filter(|_| hook == Hook::SkLookup).cloned();
             caller = self.remembered_caller(hook, event.cookie).or_else(listener).unwrap_or(caller);
         }
-        let opened = Opened {
-            time_ns: event.time_ns,
-            verdict,
-            reason,
-            hook,
-            rule: names.rule(event.generation, event.rule),
-            staged: staged(event.process().staged, event.generation, names),
-            generation: event.generation,
-            local_identity: event.local_identity,
-            remote_identity: event.remote_identity,
-            caller,
-        };
-        let record = Record {
-            time_ns: self.clock.wall(event.time_ns),
-            direction: Direction::from_u8(event.direction),
-            tcp_flags: u32::from(event.tcp_flags),
-            count: 1,
-            interface: names.interface(event.ifindex),
-            ..of_opening(event, &opened, names)
-        };
-        self.remember(event, opened);
-        Some(record)
+        let mut record = of_ends(event, names);
+        record.time_ns = self.clock.wall(event.time_ns);
+        record.verdict = Some(verdict);
+        record.reason = Some(reason);
+        record.hook = Some(hook);
+        record.direction = Direction::from_u8(event.direction);
+        record.rule = names.rule(event.generation, event.rule);
+        record.refusal = refusal(verdict, hook, event.protocol);
+        record.staged = staged(event.process().staged, event.generation, names);
+        record.generation = event.generation;
+        record.tcp_flags = u32::from(event.tcp_flags);
+        record.count = 1;
+        record.interface = names.interface(event.ifindex);
+        self.remember(event, (hook, verdict, reason), &record, &caller);
+        record.process = caller.process;
+        record.cgroup = caller.cgroup.or(record.cgroup);
+        records.push(record);
     }
 
     /// Keeps the decision that let a TCP connection open, for its close; of one that did not, who called, for the packets that
     /// `egress` holds back.
-    fn remember(&mut self, event: &Event, opened: Opened) {
-        let passes = opened.verdict.passes() && Protocol(event.protocol) == Protocol::TCP;
-        if opened.hook == Hook::SockOps {
-            let caller = opened.caller.clone();
-            self.flows.insert(event.cookie, Flow { caller, opened: opened.verdict.passes().then_some(opened) });
-        } else if passes && matches!(opened.hook, Hook::Ingress | Hook::SkLookup) {
-            self.passive.insert(tuple(event), opened);
+    fn remember(&mut self, event: &Event, what: (Hook, Verdict, Reason), record: &Record, caller: &Caller) {
+        let (hook, verdict, _) = what;
+        let opened = || opened(event, what, record, caller.clone());
+        if hook == Hook::SockOps {
+            let flow = if verdict.passes() { Flow::Opened(opened()) } else { Flow::Attempt(caller.clone()) };
+            self.flows.insert(event.cookie, flow);
+        } else if verdict.passes()
+            && Protocol(event.protocol) == Protocol::TCP
+            && matches!(hook, Hook::Ingress | Hook::SkLookup)
+        {
+            self.passive.insert(tuple(event), opened());
         }
     }
 
-    fn close(&mut self, event: &Event, names: &Snapshot) -> Record {
+    fn close(&mut self, event: &Event, names: &Snapshot, records: &mut Vec<Record>) {
         let known = Direction::from_u8(event.direction);
         let active = match known {
             Some(Direction::Ingress) => None,
-            Some(Direction::Egress) | None => self.flows.remove(&event.cookie).and_then(|flow| flow.opened),
+            Some(Direction::Egress) | None => match self.flows.remove(&event.cookie) {
+                Some(Flow::Opened(opened)) => Some(opened),
+                Some(Flow::Attempt(_)) | None => None,
+            },
         };
         let passive = match (known, &active) {
             (Some(Direction::Ingress) | None, None) => self.passive.remove(&tuple(event)),
@@ -173,23 +170,22 @@ impl Join {
             (None, None) => Direction::Egress,
         };
         let opened = active.or(passive);
-        let base = match &opened {
+        let (is_known, start_ns) =
+            (opened.is_some(), opened.as_ref().map_or(0, |opened| self.clock.wall(opened.time_ns)));
+        let mut record = match opened {
             Some(opened) => of_opening(event, opened, names),
             None => {
                 self.stats.missed_closes += 1;
                 Record { hook: Hook::from_u8(event.hook), generation: event.generation, ..of_ends(event, names) }
             }
         };
-        let time_ns = self.clock.wall(event.time_ns);
-        Record {
-            kind: RecordKind::Close,
-            time_ns,
-            end_ns: time_ns,
-            start_ns: opened.as_ref().map_or(0, |opened| self.clock.wall(opened.time_ns)),
-            direction: known.or_else(|| opened.is_some().then_some(role)),
-            traffic: totals::traffic(&event.totals(), role, event.old_state),
-            ..base
-        }
+        record.kind = RecordKind::Close;
+        record.time_ns = self.clock.wall(event.time_ns);
+        record.end_ns = record.time_ns;
+        record.start_ns = start_ns;
+        record.direction = known.or_else(|| is_known.then_some(role));
+        record.traffic = totals::traffic(&event.totals(), role, event.old_state);
+        records.push(record);
     }
 
     /// What a living connection that is at least `old` has come to, or is older than the programs; `None` for another whose opening is
@@ -206,7 +202,7 @@ impl Join {
             protocol: Protocol::TCP.0,
             ..Event::new_zeroed()
         };
-        let active = self.flows.get(&seen.cookie).and_then(|flow| flow.opened.clone());
+        let active = self.flows.get(&seen.cookie).and_then(Flow::opened).cloned();
         let role = if active.is_some() { Direction::Egress } else { Direction::Ingress };
         let opening = active.or_else(|| self.passive.get(&tuple(&event)).cloned());
         let Some(opened) = opening else { return self.progress_of_older(seen, &event, names) };
@@ -219,7 +215,7 @@ impl Join {
             start_ns: self.clock.wall(opened.time_ns),
             direction: Some(role),
             traffic: totals::traffic(&seen.totals, role, seen.state),
-            ..of_opening(&event, &opened, names)
+            ..of_opening(&event, opened, names)
         })
     }
 
@@ -250,7 +246,7 @@ impl Join {
 
     /// The caller an earlier event named for the socket.
     fn remembered_caller(&self, hook: Hook, cookie: u64) -> Option<Caller> {
-        let flow = || self.flows.get(&cookie).map(|flow| flow.caller.clone());
+        let flow = || self.flows.get(&cookie).map(|flow| flow.caller().clone());
         let bound = || self.bound.get(&cookie).cloned();
         match hook {
             Hook::SockOps | Hook::Egress | Hook::Sendmsg => flow().or_else(bound),

@@ -100,7 +100,10 @@ fn names() -> (Names, u32) {
 impl World {
     fn take(&mut self, event: Event) -> Option<Record> {
         let names = self.names.snapshot();
-        self.join.event(&event, &names)
+        let mut records = Vec::new();
+        self.join.event(&event, &names, &mut records);
+        assert!(records.len() <= 1);
+        records.pop()
     }
 }
 

@@ -49,7 +49,7 @@ const TURN: Duration = Duration::from_millis(25);
 const MERGE_EVERY: Duration = Duration::from_millis(250);
 /// Time between two looks at the wall clock.
 const CLOCK_EVERY: Duration = Duration::from_secs(1);
-/// Events taken at once.
+/// Events taken at once: as many as the spooler makes one batch of.
 const BATCH: usize = 4096;
 /// Batches taken at the end: more than a full ring holds.
 const LAST_BATCHES: usize = 32;
@@ -155,7 +155,7 @@ impl<S: EventSource> Telemetry<S> {
         // After the events, not before: an event's generation is published before the event can exist.
         let names = self.parts.names.snapshot();
         let mut records = Vec::with_capacity(self.events.len());
-        records.extend(self.events.iter().filter_map(|event| self.join.event(event, &names)));
+        self.events.iter().for_each(|event| self.join.event(event, &names, &mut records));
         self.hand_over(records);
         taken
     }

@@ -5,10 +5,11 @@
 //! Never: changes a snapshot somebody holds; keeps more than [`KEPT`] generations.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::BTreeMap,
     sync::{Arc, PoisonError, RwLock},
 };
 
+use foldhash::HashMap;
 use weir_common::addr::Addr;
 use weir_policy::{Compiled, CompiledWorkload, ResourceId, ServiceNames};
 
@@ -29,10 +30,13 @@ pub struct Names {
 pub struct Snapshot {
     generations: BTreeMap<u64, Arc<Generation>>,
     /// By number, and by the generation since which a workload has it: a late event is about the one that had it.
-    numbers: HashMap<u32, BTreeMap<u64, Arc<WorkloadName>>>,
+    numbers: HashMap<u32, Holders>,
     cgroups: HashMap<u64, Arc<str>>,
     interfaces: HashMap<u32, Arc<str>>,
 }
+
+/// Who has had a number, each since a generation, the oldest first. Most numbers have had one.
+type Holders = Vec<(u64, Arc<WorkloadName>)>;
 
 /// The names of one generation.
 #[derive(Debug, Default)]
@@ -116,7 +120,8 @@ impl Snapshot {
     pub fn by_number(&self, generation: u64, number: u32) -> Option<Arc<WorkloadName>> {
         let had = self.numbers.get(&number)?;
         let until = if generation == 0 { u64::MAX } else { generation };
-        had.range(..=until).next_back().or_else(|| had.first_key_value()).map(|(_, name)| Arc::clone(name))
+        let then = had.iter().rev().find(|(since, _)| *since <= until);
+        then.or_else(|| had.first()).map(|(_, name)| Arc::clone(name))
     }
 
     /// The path of a workload's cgroup.
@@ -126,18 +131,18 @@ impl Snapshot {
 
     /// The name of an interface.
     pub fn interface(&self, index: u32) -> Option<Arc<str>> {
-        self.interfaces.get(&index).cloned()
+        (index != 0).then(|| self.interfaces.get(&index).cloned())?
     }
 }
 
 /// Notes that a workload has a number since this generation, and forgets who had it before the oldest that is kept.
-fn take_over(had: &mut BTreeMap<u64, Arc<WorkloadName>>, since: u64, oldest: u64, name: &Arc<WorkloadName>) {
-    if had.values().next_back() != Some(name) {
-        had.insert(since, Arc::clone(name));
+fn take_over(had: &mut Holders, since: u64, oldest: u64, name: &Arc<WorkloadName>) {
+    if had.last().map(|(_, last)| last) != Some(name) {
+        had.retain(|(other, _)| *other < since);
+        had.push((since, Arc::clone(name)));
     }
-    while had.keys().nth(1).is_some_and(|next| *next <= oldest) {
-        had.pop_first();
-    }
+    let forgotten = had.iter().skip(1).take_while(|(next, _)| *next <= oldest).count();
+    had.drain(..forgotten);
 }
 
 impl Generation {

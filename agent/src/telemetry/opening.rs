@@ -24,10 +24,25 @@ pub struct Caller {
     pub cgroup: Option<Arc<str>>,
 }
 
-/// A connection this side opens.
-pub struct Flow {
-    pub caller: Caller,
-    pub opened: Option<Opened>,
+/// A connection this side opens: who called, and the decision that let it open, if one did.
+pub enum Flow {
+    Attempt(Caller),
+    Opened(Opened),
+}
+
+impl Flow {
+    pub const fn caller(&self) -> &Caller {
+        match self {
+            Self::Attempt(caller) | Self::Opened(Opened { caller, .. }) => caller,
+        }
+    }
+
+    pub const fn opened(&self) -> Option<&Opened> {
+        match self {
+            Self::Attempt(_) => None,
+            Self::Opened(opened) => Some(opened),
+        }
+    }
 }
 
 /// The decision that let a connection open.
@@ -62,23 +77,38 @@ pub fn overflowed(hook: Hook, verdict: Verdict, reason: Reason, count: u64, firs
     Record { time_ns: first_ns, end_ns: last_ns, verdict, reason, hook, count, ..Record::default() }
 }
 
-/// A record with what the decision at the opening and the event have in common.
-pub fn of_opening(event: &Event, opened: &Opened, names: &Snapshot) -> Record {
-    let base = of_ends(event, names);
-    Record {
-        verdict: Some(opened.verdict),
-        reason: Some(opened.reason),
-        hook: Some(opened.hook),
-        rule: opened.rule.clone(),
-        refusal: refusal(opened.verdict, opened.hook, event.protocol),
-        staged: opened.staged.clone(),
-        generation: opened.generation,
-        local: End { identity: opened.local_identity, ..base.local },
-        remote: End { identity: opened.remote_identity, ..base.remote },
-        process: opened.caller.process.clone(),
-        cgroup: opened.caller.cgroup.clone().or(base.cgroup),
-        ..base
+/// The decision that a record tells of, which let the connection of its event open.
+pub fn opened(event: &Event, what: (Hook, Verdict, Reason), record: &Record, caller: Caller) -> Opened {
+    let (hook, verdict, reason) = what;
+    Opened {
+        time_ns: event.time_ns,
+        verdict,
+        reason,
+        hook,
+        rule: record.rule.clone(),
+        staged: record.staged.clone(),
+        generation: event.generation,
+        local_identity: event.local_identity,
+        remote_identity: event.remote_identity,
+        caller,
     }
+}
+
+/// A record with what the decision at the opening and the event have in common.
+pub fn of_opening(event: &Event, opened: Opened, names: &Snapshot) -> Record {
+    let mut record = of_ends(event, names);
+    record.verdict = Some(opened.verdict);
+    record.reason = Some(opened.reason);
+    record.hook = Some(opened.hook);
+    record.rule = opened.rule;
+    record.refusal = refusal(opened.verdict, opened.hook, event.protocol);
+    record.staged = opened.staged;
+    record.generation = opened.generation;
+    record.local.identity = opened.local_identity;
+    record.remote.identity = opened.remote_identity;
+    record.process = opened.caller.process;
+    record.cgroup = opened.caller.cgroup.or(record.cgroup);
+    record
 }
 
 /// How a denial reached the one that opened.
@@ -116,7 +146,7 @@ pub fn local_end(place: (u8, u32, u32), addr: Addr, port: Port, generation: u64,
     let (hook, number, identity) = place;
     let at_interface = hook == Hook::Xdp as u8;
     let workload =
-        names.by_number(generation, number).or_else(|| names.by_addr(generation, &addr).filter(|_| at_interface));
+        names.by_number(generation, number).or_else(|| at_interface.then(|| names.by_addr(generation, &addr))?);
     End { workload, service: None, identity, addr, port: port.number() }
 }
 

@@ -1,6 +1,6 @@
 //! Lives: weir-agent, telemetry.
 //! Called by: `join`, for each event that names a process.
-//! May touch: `/proc/PID/exe`, `/proc/PID/cmdline` and `/proc/PID/stat`.
+//! May touch: `/proc/PID/cmdline`; `porter`, which reads `/proc/PID/exe` and `/proc/PID/stat`.
 //! Never: names an executable that started after the event: then the pid is another process's by now; keeps a command line,
 //!   which may hold secrets, beyond its hash.
 //!
@@ -17,6 +17,7 @@ use ring::digest::{SHA256, digest};
 use weir_common::event::Process;
 
 use super::{bounded::Bounded, clock::Clock, record::ProcessInfo};
+use crate::kernel::porter;
 
 /// Processes remembered.
 const CAPACITY: usize = 4096;
@@ -69,16 +70,16 @@ impl Processes {
     }
 
     fn read(&self, process: &Process, boot_ns: u64) -> ProcessInfo {
-        let place = self.root.join(process.pid.to_string());
-        let image = || Image::of(&std::fs::read_to_string(place.join("stat")).ok()?);
-        let before = image();
-        let executable = std::fs::read_link(place.join("exe")).ok();
-        let hash = File::open(place.join("cmdline")).ok().and_then(hash);
+        let look = || porter::look(&self.root, process.pid).ok();
+        let (before, executable) = look()
+            .map_or((None, None), |(stat, program)| (Image::of(&stat), Some(program).filter(|one| !one.is_empty())));
+        let hash = File::open(self.root.join(process.pid.to_string()).join("cmdline")).ok().and_then(hash);
+        let image = || Image::of(&look()?.0);
         // The same on both sides: what was read between is that process's. Ticks are cut off, never rounded up.
         let same =
             before.filter(|before| before.start_ticks.saturating_mul(TICK_NS) <= boot_ns && image() == Some(*before));
         let (executable, start_ticks, command_line_hash) = match (executable, same) {
-            (Some(path), Some(image)) => (path.to_string_lossy().into_owned(), image.start_ticks, hash),
+            (Some(path), Some(image)) => (path, image.start_ticks, hash),
             (Some(_) | None, Some(_) | None) => (String::new(), 0, None),
         };
         let (pid, uid, command) = (process.pid, process.uid, command(&process.comm));

@@ -60,7 +60,7 @@ pub fn agent(out: &mut dyn Write, agent: &Agent, counters: &Agreement, clock: &C
     } else {
         "not sealed: keeps what it was started with (see its log)"
     };
-    writeln!(out, "  the agent itself   {sealed}")?;
+    writeln!(out, "  the agent itself   {sealed}; Landlock: {}", clean(&agent.landlock))?;
     let unselected = clean(&agent.unselected_workloads);
     writeln!(out, "  unknown workloads  {}, unselected ones {unselected}", clean(&agent.unknown_workloads))?;
     writeln!(out, "  cgroup root        {}", clean(&agent.cgroup_root))?;

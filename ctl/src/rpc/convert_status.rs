@@ -23,6 +23,7 @@ pub fn agent(wire: v1::StatusResponse) -> Agent {
         pinned: wire.pinned,
         repairs: wire.repairs,
         sealed: wire.sealed,
+        landlock: wire.landlock,
         unknown_workloads: wire.unknown_workloads,
         unselected_workloads: wire.unselected_workloads,
         cgroup_root: wire.cgroup_root,

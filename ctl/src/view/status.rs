@@ -25,6 +25,8 @@ pub struct Agent {
     pub repairs: u64,
     /// Whether the agent can load or execute programs no more.
     pub sealed: bool,
+    /// What Landlock closes of files, ports and other processes: full, partial, none or off.
+    pub landlock: String,
     pub unknown_workloads: String,
     pub unselected_workloads: String,
     pub cgroup_root: String,

@@ -167,6 +167,7 @@ impl PolicyService for FakeAgent {
             pinned: true,
             repairs: 0,
             sealed: true,
+            landlock: "full".to_owned(),
             unknown_workloads: "allow".to_owned(),
             unselected_workloads: "allow".to_owned(),
             workloads: vec![WorkloadStatus {

@@ -33,6 +33,9 @@ pub struct Agent {
     /// Whether the agent can load or execute programs no more.
     #[serde(default)]
     pub sealed: bool,
+    /// What Landlock holds.
+    #[serde(default)]
+    pub landlock: String,
     pub workloads: Vec<Workload>,
     pub interfaces: Vec<Interface>,
     pub counters: Vec<Counter>,

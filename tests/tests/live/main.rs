@@ -45,6 +45,7 @@ mod otlp_receiver;
 mod outlives;
 mod pods;
 mod policies;
+mod poor;
 mod quiet;
 mod random;
 mod refusals;
@@ -110,6 +111,7 @@ fn main() -> anyhow::Result<()> {
         updates::trials(),
         flips::trials(),
         random::trials(),
+        poor::trials(),
         sealed::trials(),
         soak::trials(),
         policies::trials(),

@@ -20,7 +20,7 @@ use netlink_packet_sock_diag::{
     SockDiagMessage,
     inet::{ExtensionFlags, InetRequest, InetResponse, SocketId, StateFlags, nlas::Nla},
 };
-use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_SOCK_DIAG};
+use netlink_sys::Socket;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::MsgFlags;
 use weir_common::{
@@ -122,11 +122,7 @@ impl Door {
     /// # Errors
     /// The namespace cannot be entered, or there is no sock_diag.
     pub fn open(namespace: &Namespace) -> io::Result<Self> {
-        let socket = namespace.inside(|| {
-            let socket = Socket::new(NETLINK_SOCK_DIAG)?;
-            socket.connect(&SocketAddr::new(0, 0))?;
-            Ok(socket)
-        })?;
+        let socket = namespace.door()?;
         Ok(Self { socket, sequence: 0, buffer: Vec::with_capacity(BUFFER) })
     }
 
