@@ -263,12 +263,13 @@ const _: () = assert!(size_of::<EdgeDrop>() == 128);
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct Local {
-    /// What a version of another layout takes for the workload and the cgroup: nobody's.
+    /// What a version of another layout takes for the workload. Not more words: the deepest program's stack is full.
     #[cfg(feature = "next_layout")]
-    pub lead: [u32; 2],
+    pub cgroup: u32,
     /// The workload's number on this node, 1 to [`crate::maps::MAX_WORKLOADS`] - 1; 0 is unknown.
     pub workload: u32,
     /// At an attach point the low half of the cgroup's own id: a caller in that very cgroup needs no further look. Else 0.
+    #[cfg(not(feature = "next_layout"))]
     pub cgroup: u32,
 }
 
@@ -276,12 +277,7 @@ impl Local {
     /// The cgroup of a workload.
     #[must_use]
     pub const fn of(workload: u32, cgroup: u32) -> Self {
-        Self {
-            #[cfg(feature = "next_layout")]
-            lead: [0x7ead_7ead; 2],
-            workload,
-            cgroup,
-        }
+        Self { workload, cgroup }
     }
 }
 
