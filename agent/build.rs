@@ -52,6 +52,9 @@ fn cargo_for_bpf(root: &Path, target_dir: &Path) -> Result<Command, String> {
         TARGET,
     ]);
     cargo.arg("--target-dir").arg(target_dir);
+    if env::var_os("CARGO_FEATURE_NEXT_LAYOUT").is_some() {
+        cargo.args(["--features", "next_layout"]);
+    }
     cargo.env("RUSTC_BOOTSTRAP", "1");
     // The separator of CARGO_ENCODED_RUSTFLAGS is the unit separator, so that flags may hold spaces.
     // Without the last flag bpf-linker keeps LLVM from writing small copies and zeroings as plain loads and stores: they become

@@ -30,3 +30,10 @@ pub mod telemetry;
 #[cfg(test)]
 mod testing;
 mod wire;
+
+/// What this agent says it is.
+#[cfg(not(feature = "next_layout"))]
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");
+/// The same of one with other layouts: images are searched for it (`xtask/src/image`).
+#[cfg(feature = "next_layout")]
+pub const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), "-weir-next-layout");

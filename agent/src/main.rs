@@ -17,7 +17,8 @@ use weir_agent::{
 /// Exit code for a configuration that is not usable.
 const UNUSABLE: u8 = 2;
 
-fn main() -> ExitCode {
+/// The whole of it, also of `next`.
+pub fn main() -> ExitCode {
     let args = Args::parse();
     if args.porter {
         return match kernel::porter::serve() {

@@ -43,6 +43,9 @@ impl Kind {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct Event {
+    /// [`Process`] for verdicts, attempts and binds; [`Totals`] for closes.
+    #[cfg(feature = "next_layout")]
+    pub detail: [u8; 32],
     /// `CLOCK_MONOTONIC`, nanoseconds.
     pub time_ns: u64,
     /// Generation that judged.
@@ -86,6 +89,7 @@ pub struct Event {
     /// Interface the packet came in on (XDP), else 0.
     pub ifindex: u32,
     /// [`Process`] for verdicts, attempts and binds; [`Totals`] for closes.
+    #[cfg(not(feature = "next_layout"))]
     pub detail: [u8; 32],
 }
 
@@ -145,6 +149,12 @@ impl Event {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct MergeKey {
+    /// Zero.
+    #[cfg(feature = "next_layout")]
+    pub padding: u32,
+    /// What staged policies would decide, as a cell; 0 where they agree.
+    #[cfg(feature = "next_layout")]
+    pub staged: u32,
     /// The local side (the packet's destination for XDP).
     pub local: Addr,
     /// The peer (the packet's source for XDP).
@@ -178,8 +188,10 @@ pub struct MergeKey {
     /// Zero.
     pub reserved: [u8; 3],
     /// What staged policies would decide, as a cell; 0 where they agree.
+    #[cfg(not(feature = "next_layout"))]
     pub staged: u32,
     /// Zero.
+    #[cfg(not(feature = "next_layout"))]
     pub padding: u32,
 }
 
@@ -189,11 +201,15 @@ const _: () = assert!(size_of::<MergeKey>() == 80);
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct MergeValue {
+    /// First decision, `CLOCK_MONOTONIC` nanoseconds.
+    #[cfg(feature = "next_layout")]
+    pub first_ns: u64,
     /// Decisions.
     pub count: u64,
     /// Bytes of the IP packets.
     pub bytes: u64,
     /// First decision, `CLOCK_MONOTONIC` nanoseconds.
+    #[cfg(not(feature = "next_layout"))]
     pub first_ns: u64,
     /// Last decision, `CLOCK_MONOTONIC` nanoseconds.
     pub last_ns: u64,
@@ -247,10 +263,22 @@ const _: () = assert!(size_of::<EdgeDrop>() == 128);
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct Local {
+    /// What a version of another layout takes for the workload. Not more words: the deepest program's stack is full.
+    #[cfg(feature = "next_layout")]
+    pub cgroup: u32,
     /// The workload's number on this node, 1 to [`crate::maps::MAX_WORKLOADS`] - 1; 0 is unknown.
     pub workload: u32,
     /// At an attach point the low half of the cgroup's own id: a caller in that very cgroup needs no further look. Else 0.
+    #[cfg(not(feature = "next_layout"))]
     pub cgroup: u32,
+}
+
+impl Local {
+    /// The cgroup of a workload.
+    #[must_use]
+    pub const fn of(workload: u32, cgroup: u32) -> Self {
+        Self { workload, cgroup }
+    }
 }
 
 /// One entry of the reply table: which peer a client's socket expects an answer from.

@@ -37,7 +37,7 @@ pub const EDGE_BUCKETS: u32 = EDGE_DROPS / EDGE_WAYS;
 /// Entries of the list of an epoch's cells that are in use: how many, and their places.
 pub const EDGE_CLAIMS: u32 = EDGE_DROPS + 1;
 /// Words of rate limit state; two rows of half as many slots each (DESIGN.md D6: 16 bytes a client).
-pub const LIMIT_SLOTS: u32 = 1 << 20;
+pub const LIMIT_SLOTS: u32 = 1 << if cfg!(feature = "next_layout") { 19 } else { 20 };
 /// Workloads a node can host: the size of the reply table's per-workload shares.
 pub const MAX_WORKLOADS: u32 = 1024;
 /// Stands for the agent itself in the table of callers: the programs at the root of the managed tree let it pass, whatever they make of
@@ -54,7 +54,7 @@ pub const MAX_HERE: u32 = 4096;
 /// Flows of which it is noted that XDP has charged their packets, on the way to the socket: 2 MiB.
 pub const PAID_SLOTS: u32 = 1 << 18;
 /// Cgroups the programs at the root of the managed tree can tell apart.
-pub const MAX_CGROUPS: u32 = 8192;
+pub const MAX_CGROUPS: u32 = if cfg!(feature = "next_layout") { 16_384 } else { 8192 };
 /// Interfaces that belong to a workload: one each at most.
 pub const MAX_INTERFACES: u32 = MAX_WORKLOADS;
 /// How long an unanswered datagram keeps its reply allowed, in nanoseconds: 60 s, as conntrack implementations choose.

@@ -140,7 +140,7 @@ fn subject(ctx: &SkLookupContext) -> Subject {
     Subject {
         hook: Hook::SkLookup,
         direction: Direction::Ingress,
-        local: Local { workload, cgroup: 0 },
+        local: Local::of(workload, 0),
         local_addr,
         remote_addr,
         local_port,

@@ -24,7 +24,7 @@ pub fn attached() -> Local {
 const MAX_DEPTH: i32 = 12;
 
 /// Nobody we know.
-pub const UNKNOWN: Local = Local { workload: 0, cgroup: 0 };
+pub const UNKNOWN: Local = Local::of(0, 0);
 
 /// Whether the packet's socket belongs to a cgroup at or below a workload's, whose own program has judged the packet.
 #[inline(always)]

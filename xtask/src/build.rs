@@ -39,3 +39,22 @@ pub fn programs(repo: &Repo, release: bool) -> Result<PathBuf> {
     }
     Ok(repo.target()?.join(if release { "release" } else { "debug" }))
 }
+
+/// The agent whose layouts are others, for tests of upgrades. The whole workspace, so that features of other crates are as usual and those
+/// are not built again.
+pub fn next_agent(repo: &Repo) -> Result<()> {
+    let mut cargo = process::cargo(repo);
+    cargo.args([
+        "build",
+        "--workspace",
+        "--locked",
+        "--bin",
+        "weir-agent-next",
+        "--features",
+        "weir-agent/next_layout",
+    ]);
+    if !process::shown(&mut cargo)? {
+        bail!("the agent for tests of upgrades does not build; cargo's message is above");
+    }
+    Ok(())
+}

@@ -14,7 +14,7 @@ const DEFAULT_PATH: &str = "/etc/weir/agent.yaml";
 #[derive(Clone, Debug, Default, Parser)]
 #[command(
     name = "weir-agent",
-    version,
+    version = crate::VERSION,
     after_help = "Examples:\n  weir-agent --print-sample-config > /etc/weir/agent.yaml\n  weir-agent --config agent.yaml --check\n  weir-agent --config agent.yaml --doctor\n  weir-agent --config agent.yaml --detach\n  \
                   weir-agent --cgroup-root /sys/fs/cgroup/weir --interface eth0 --collector unix:/run/weir/collector.sock"
 )]

@@ -70,7 +70,12 @@ pub struct WorkloadState {
 }
 
 /// `struct weir_common::event::Local` as bytes of the map: number, then the low half of the cgroup's id or zero.
-pub(super) type LocalWords = [u32; 2];
+pub(super) type LocalWords = [u32; size_of::<weir_common::event::Local>() / 4];
+
+/// What the map holds of a workload's cgroup.
+pub(super) fn local_words(number: u32, cgroup: u32) -> LocalWords {
+    zerocopy::transmute!(weir_common::event::Local::of(number, cgroup))
+}
 
 /// What is attached where.
 pub(super) struct Cgroups {
@@ -113,7 +118,7 @@ impl Cgroups {
         let path = self.own.look(root).map(Path::to_owned);
         let id = path.as_deref().map(Cgroup::open).transpose()?.map(|cgroup| cgroup.id);
         if let (Some(id), true) = (id, id != self.exempt) {
-            self.callers.insert(id, [maps::AGENT, 0], 0).map_err(error::map(maps::CALLERS))?;
+            self.callers.insert(id, local_words(maps::AGENT, 0), 0).map_err(error::map(maps::CALLERS))?;
         }
         self.exempt = id;
         Ok(path)
@@ -268,7 +273,7 @@ impl Cgroups {
         attached: &mut Attached,
     ) -> Result<(), KernelError> {
         // The id's low half is enough to know a caller that lives right here.
-        let local: LocalWords = [attached.number, cgroup.id as u32];
+        let local = local_words(attached.number, cgroup.id as u32);
         let target = path.display().to_string();
         for hook in hooks {
             let stands =
@@ -287,7 +292,7 @@ impl Cgroups {
         }
         if !attached.known {
             error::map_point("attach.caller").map_err(error::map(maps::CALLERS))?;
-            self.callers.insert(cgroup.id, [attached.number, 0], 0).map_err(error::map(maps::CALLERS))?;
+            self.callers.insert(cgroup.id, local_words(attached.number, 0), 0).map_err(error::map(maps::CALLERS))?;
             attached.known = true;
         }
         // Only now, so that at no time nothing judges.

@@ -24,7 +24,7 @@ use weir_policy::{CompiledWorkload, ResourceId};
 
 use super::{
     attach::{WIRE_ATTACH_TYPES, WIRE_PROGRAMS},
-    cgroups::{AttachState, LocalWords, WorkloadState},
+    cgroups::{AttachState, LocalWords, WorkloadState, local_words},
     error::{self, KernelError},
     generation::take,
     keep::{At, Keep, Kept},
@@ -128,7 +128,7 @@ impl Wires {
         if self.attached.get_mut(id).filter(is_this).is_some_and(stand) {
             return Ok(());
         }
-        self.owners.insert(index, [number, 0], 0).map_err(error::map(maps::INTERFACES))?;
+        self.owners.insert(index, local_words(number, 0), 0).map_err(error::map(maps::INTERFACES))?;
         let links = WIRE_PROGRAMS.into_iter().map(|(program, way)| hold((ebpf, keep), program, (index, name), way));
         let links = links.collect::<Result<_, _>>()?;
         // What was there before goes only now.
@@ -153,7 +153,7 @@ impl Wires {
 
     /// For dry runs, which come in by the loopback interface.
     pub(super) fn own_for_dry_runs(&mut self, index: u32, number: u32) -> Result<(), KernelError> {
-        self.owners.insert(index, [number, 0], 0).map_err(error::map(maps::INTERFACES))
+        self.owners.insert(index, local_words(number, 0), 0).map_err(error::map(maps::INTERFACES))
     }
 
     /// Removes interfaces that are nobody's any more, after their programs.

@@ -19,7 +19,7 @@ use crate::{
 pub fn response(status: &Status, node_only: &[NodeOnly], info: &Info) -> v1::StatusResponse {
     v1::StatusResponse {
         node: info.node.clone(),
-        version: env!("CARGO_PKG_VERSION").to_owned(),
+        version: crate::VERSION.to_owned(),
         abi_version: weir_common::ABI_VERSION,
         generation: status.generation,
         generation_time_ns: status.generation_time_ns,

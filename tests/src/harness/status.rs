@@ -22,6 +22,8 @@ pub struct Status {
 #[expect(missing_docs, reason = "the fields are those of weir.v1.StatusResponse, documented there")]
 pub struct Agent {
     pub node: String,
+    pub version: String,
+    pub abi_version: u32,
     pub generation: u64,
     pub enforcing: bool,
     /// Whether what is attached stays in force without the agent.

@@ -61,6 +61,7 @@ mod tls;
 mod translated;
 mod translator;
 mod updates;
+mod upgrades;
 mod verdicts;
 mod worlds;
 
@@ -119,6 +120,7 @@ fn main() -> anyhow::Result<()> {
         translated::trials(),
         lifecycle::trials(),
         outlives::trials(),
+        upgrades::trials(),
         faults::trials(),
         delivery::trials(),
         doctor::trials(),

@@ -1,5 +1,5 @@
 //! Lives: weir-tests, live tests of what stays in force when the agent does not run, and of how the next one takes over.
-//! Called by: main; `soak`, for what it takes away.
+//! Called by: main; `soak`, for what it takes away; `upgrades`, for the load.
 //! May touch: worlds of its own, whose agent it stops, kills and starts; the pins of that agent.
 //! Never: takes the word of status for it: what is in force is asked by traffic.
 
@@ -47,7 +47,8 @@ fn policy() -> String {
         + &document("AddressSet", "blocked", &blocked)
 }
 
-fn start(label: &str, options: Options) -> Result<Harness> {
+/// A world with that policy in force.
+pub fn start(label: &str, options: Options) -> Result<Harness> {
     let mut harness = Harness::start(World::new(label)?, options)?;
     harness.apply(&policy())?;
     harness
@@ -71,13 +72,13 @@ fn in_force(harness: &Harness) -> Result<Vec<(&'static str, bool)>> {
     ])
 }
 
-fn is_in_force(harness: &Harness, when: &str) -> Result<()> {
+pub fn is_in_force(harness: &Harness, when: &str) -> Result<()> {
     let wrong: Vec<_> = in_force(harness)?.into_iter().filter(|(_, as_it_must)| !as_it_must).collect();
     ensure!(wrong.is_empty(), "{when}: {wrong:?}");
     Ok(())
 }
 
-fn serve(harness: &Harness) -> Result<[Running; 2]> {
+pub fn serve(harness: &Harness) -> Result<[Running; 2]> {
     Ok([
         harness.world().serve(Api, "tcp-serve --listen [::]:80")?,
         harness.world().serve(Db, "tcp-serve --listen [::]:80")?,
@@ -141,30 +142,7 @@ fn stays() -> Result<()> {
 fn kills() -> Result<()> {
     let count: usize = std::env::var(KILLS).ok().and_then(|text| text.parse().ok()).unwrap_or(20);
     let mut harness = start("kills", Options::default())?;
-    let keeper = harness.world().serve(Api, "tcp-keep --listen [::]:81")?;
-    let held = hold(
-        &harness,
-        Web,
-        &format!("tcp-hold --to {} --connections 20 --seconds 3000", SocketAddr::new(Api.v4(), 81)),
-    )?;
-    let listen = |who: Who| {
-        format!("storm-serve --listen {} --listen {}", SocketAddr::new(who.v4(), 80), SocketAddr::new(who.v6(), 80))
-    };
-    let servers = [Api, Db].map(|who| harness.world().serve(who, &format!("{} --seconds 3000", listen(who))));
-    let storm = |from: Who, to: Who, rest: &str| {
-        let line = format!(
-            "storm --from {} --from {} --to {} --to {} --seconds 3000 {rest}",
-            from.v4(),
-            from.v6(),
-            SocketAddr::new(to.v4(), 80),
-            SocketAddr::new(to.v6(), 80)
-        );
-        harness.world().start("storm", harness.world().probe_line(from, &line))
-    };
-    let allowed = storm(Web, Api, "--threads 2 --pause-ms 4 --timeout-ms 8000 --again-ms 1000")?;
-    // A thousand tries a second between them.
-    let refused = storm(Web, Db, "--threads 4 --pause-ms 3 --timeout-ms 1000")?;
-    let lost = storm(Db, Api, "--threads 16 --pause-ms 2 --timeout-ms 15")?;
+    let load = Load::start(&harness)?;
     for kill in 0..count {
         harness.kill_agent()?;
         if kill % 4 == 3 {
@@ -176,20 +154,67 @@ fn kills() -> Result<()> {
         }
         harness.start_agent()?;
     }
-    let (refused, lost, allowed) = (refused.stormed()?, lost.stormed()?, allowed.stormed()?);
-    let [api, db] = servers;
-    let (_, at_db) = (api?.stormed()?, db?.stormed()?);
-    let held = held.withdrawn()?;
-    drop(keeper);
-    let tries = only(&refused, &["EPERM"]).context("refused")? + only(&lost, &["ETIMEDOUT"]).context("not let in")?;
-    let passed = only(&allowed, &["ok", AT_LAST]).context("allowed")?;
-    ensure!(at_db.ends.is_empty(), "came to db: {at_db:?}");
-    ensure!(held.living == 20 && held.ended.is_empty(), "held connections were cut: {held:?}");
-    let again: u64 = allowed.ends.values().filter_map(|results| results.get(AT_LAST)).sum();
-    println!(
-        "    {count} kills; {tries} forbidden tries, none passed; {passed} allowed ones, all passed, {again} by a second datagram; 20 of 20 held connections live"
-    );
+    println!("    {count} kills; {}", load.end()?);
     Ok(())
+}
+
+/// Connections that live, ever new ones that are allowed, and a thousand forbidden tries a second, by the policy of [`start`].
+pub struct Load {
+    _keeper: Running,
+    held: Running,
+    servers: [Running; 2],
+    allowed: Running,
+    refused: Running,
+    lost: Running,
+}
+
+impl Load {
+    pub fn start(harness: &Harness) -> Result<Self> {
+        let world = harness.world();
+        let keeper = world.serve(Api, "tcp-keep --listen [::]:81")?;
+        let to = SocketAddr::new(Api.v4(), 81);
+        let held = hold(harness, Web, &format!("tcp-hold --to {to} --connections 20 --seconds 3000"))?;
+        let listen = |who: Who| {
+            format!("storm-serve --listen {} --listen {}", SocketAddr::new(who.v4(), 80), SocketAddr::new(who.v6(), 80))
+        };
+        let serve = |who: Who| world.serve(who, &format!("{} --seconds 3000", listen(who)));
+        let storm = |from: Who, to: Who, rest: &str| {
+            let line = format!(
+                "storm --from {} --from {} --to {} --to {} --seconds 3000 {rest}",
+                from.v4(),
+                from.v6(),
+                SocketAddr::new(to.v4(), 80),
+                SocketAddr::new(to.v6(), 80)
+            );
+            world.start("storm", world.probe_line(from, &line))
+        };
+        Ok(Self {
+            _keeper: keeper,
+            held,
+            servers: [serve(Api)?, serve(Db)?],
+            allowed: storm(Web, Api, "--threads 2 --pause-ms 4 --timeout-ms 8000 --again-ms 1000")?,
+            // A thousand tries a second between them.
+            refused: storm(Web, Db, "--threads 4 --pause-ms 3 --timeout-ms 1000")?,
+            lost: storm(Db, Api, "--threads 16 --pause-ms 2 --timeout-ms 15")?,
+        })
+    }
+
+    /// What there was, if all of it went as the policy says.
+    pub fn end(self) -> Result<String> {
+        let (refused, lost, allowed) = (self.refused.stormed()?, self.lost.stormed()?, self.allowed.stormed()?);
+        let [api, db] = self.servers;
+        let (_, at_db) = (api.stormed()?, db.stormed()?);
+        let held = self.held.withdrawn()?;
+        let tries =
+            only(&refused, &["EPERM"]).context("refused")? + only(&lost, &["ETIMEDOUT"]).context("not let in")?;
+        let passed = only(&allowed, &["ok", AT_LAST]).context("allowed")?;
+        ensure!(at_db.ends.is_empty(), "came to db: {at_db:?}");
+        ensure!(held.living == 20 && held.ended.is_empty(), "held connections were cut: {held:?}");
+        let again: u64 = allowed.ends.values().filter_map(|results| results.get(AT_LAST)).sum();
+        Ok(format!(
+            "{tries} forbidden tries, none passed; {passed} allowed ones, all passed, {again} by a second datagram; 20 of 20 held connections live"
+        ))
+    }
 }
 
 /// How many tries there were; an error when one had another result.

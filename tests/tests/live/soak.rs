@@ -272,7 +272,7 @@ fn churn(harness: &mut Harness) -> Result<()> {
 }
 
 /// The same command with another program in place of the agent.
-fn under_another_name(command: &Command, agent: &Path) -> Command {
+pub fn under_another_name(command: &Command, agent: &Path) -> Command {
     let usual = program("weir-agent");
     let mut other = Command::new(command.get_program());
     other.args(command.get_args().map(|argument| if argument == usual { agent.as_os_str() } else { argument }));

@@ -43,6 +43,8 @@ pub struct Options {
 
 /// By which an agent of a debug build is told to fail.
 const FAULTS: &[u8] = b"WEIR_FAULTS";
+/// What an agent calls itself whose layouts are those of the next version, for tests.
+const NEXT_LAYOUT: &[u8] = b"-weir-next-layout";
 
 /// What the image is called where it is built.
 const NAME: &str = "localhost/weir";
@@ -134,8 +136,9 @@ fn is_static(program: &Path) -> Result<()> {
 /// What is shipped cannot be told to fail: `agent/src/faults.rs` is a part of debug builds only.
 fn has_no_faults(program: &Path) -> Result<()> {
     let bytes = fs::read(program).with_context(|| format!("reading {}", program.display()))?;
-    let named = bytes.windows(FAULTS.len()).any(|word| word == FAULTS);
-    ensure!(!named, "{} has the fault points of debug builds", program.display());
+    let holds = |word: &[u8]| bytes.windows(word.len()).any(|bytes| bytes == word);
+    ensure!(!holds(FAULTS), "{} has the fault points of debug builds", program.display());
+    ensure!(!holds(NEXT_LAYOUT), "{} was built with the feature next_layout, which is for tests", program.display());
     Ok(())
 }
 

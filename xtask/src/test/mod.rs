@@ -65,6 +65,7 @@ pub fn run(repo: &Repo, arguments: &[&str]) -> Result<Tally> {
     let start = Instant::now();
     // Live tests start the programs as a person would. Built first and apart, so that cargo's progress is seen.
     let programs = build::programs(repo, false)?;
+    build::next_agent(repo)?;
     let tests = ["test", "--workspace", "--locked", "--no-fail-fast"];
     if !process::shown(process::cargo(repo).args(tests).arg("--no-run"))? {
         bail!("the tests do not build; cargo's message is above");
