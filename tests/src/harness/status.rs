@@ -22,7 +22,9 @@ pub struct Status {
 #[expect(missing_docs, reason = "the fields are those of weir.v1.StatusResponse, documented there")]
 pub struct Agent {
     pub node: String,
+    #[serde(default)]
     pub version: String,
+    #[serde(default)]
     pub abi_version: u32,
     pub generation: u64,
     pub enforcing: bool,
