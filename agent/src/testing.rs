@@ -34,6 +34,8 @@ pub struct Inner {
     pub reloaded: u32,
     pub fail_sets: bool,
     pub sets_full: bool,
+    /// Events that arrive while the next merge epoch is closed.
+    pub late: Vec<Event>,
     /// How many more single entries find room; as many as come where it is not said.
     pub sets_room: Option<u32>,
     pub fail_counters: bool,
@@ -223,6 +225,8 @@ impl EventSource for Fake {
 
     fn take_merged(&mut self) -> Result<Merged, DatapathError> {
         let mut inner = self.inner();
+        let late = std::mem::take(&mut inner.late);
+        inner.events.extend(late);
         if inner.fail_merged { Err(ToldToFail.into()) } else { Ok(inner.merged.pop_front().unwrap_or_default()) }
     }
 }

@@ -177,7 +177,8 @@ impl<S: EventSource> Telemetry<S> {
             }
         };
         self.parts.tally.merged(&merged);
-        self.take_shown();
+        self.catch_up();
+        self.catch_up();
         let names = self.parts.names.snapshot();
         let (first, last) = (self.epoch_ns, clock::wall_now());
         self.epoch_ns = last;
@@ -195,11 +196,9 @@ impl<S: EventSource> Telemetry<S> {
         self.hand_over(records);
     }
 
-    /// How dropped packets of the epoch began. All of it is in the ring by now, for who wrote it has finished.
-    fn take_shown(&mut self) {
-        if !self.source.shows() {
-            return;
-        }
+    /// Reads what came while the epoch was closed: who bound the sockets of merged decisions, and how dropped packets began. All of it is in
+    /// the ring by now, for who wrote it has finished.
+    fn catch_up(&mut self) {
         for _ in 0..LAST_BATCHES {
             if self.drain() < BATCH {
                 break;

@@ -5,7 +5,7 @@
 
 use weir_common::{
     addr::Port,
-    event::{Kind, MergeKey, MergeValue},
+    event::{Kind, MergeKey, MergeValue, Process},
     verdict::{Direction, Hook, Reason, Verdict},
 };
 
@@ -78,6 +78,27 @@ fn what_is_in_the_ring_and_the_tables_at_the_stop_is_still_recorded_and_counted(
     let records = records(&queue);
     assert_eq!((records.iter().map(|record| record.count).sum::<u64>(), records.len()), (947, 902));
     assert_eq!((tally.table.highest(), tally.drops.highest(), tally.overflowed()), (0, 1, 7));
+}
+
+/// A socket may be bound and send while the epoch of its datagram is closed; found by a live test on a busy machine.
+#[test]
+fn who_bound_a_socket_while_the_epoch_was_closed_is_named_in_its_merged_record() {
+    let (fake, parts) = (Fake::default(), parts());
+    let queue = Arc::clone(&parts.queue);
+    let process = Process { pid: u32::MAX, uid: 7, comm: *b"curl\0\0\0\0\0\0\0\0\0\0\0\0", staged: 0, reserved: 0 };
+    let bound = event(Kind::Bound, Hook::PostBind, Direction::Egress, 5);
+    fake.inner().late.push(Event { detail: zerocopy::transmute!(process), ..bound });
+    let mut sent = merged(1);
+    sent.overflow.clear();
+    for (key, value) in &mut sent.entries {
+        key.hook = Hook::Egress as u8;
+        value.cookie = 5;
+    }
+    fake.inner().merged.push_back(sent);
+    let mut telemetry = Telemetry::new(fake, parts);
+    telemetry.take_merged();
+    let named = records(&queue).pop().unwrap().process;
+    assert_eq!(named.map(|process| process.command.clone()).as_deref(), Some("curl"));
 }
 
 #[test]
