@@ -178,7 +178,6 @@ impl<S: EventSource> Telemetry<S> {
         };
         self.parts.tally.merged(&merged);
         self.catch_up();
-        self.catch_up();
         let names = self.parts.names.snapshot();
         let (first, last) = (self.epoch_ns, clock::wall_now());
         self.epoch_ns = last;
