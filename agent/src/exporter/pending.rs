@@ -17,7 +17,7 @@ use crate::telemetry::{
 /// One part in this many of all room is what one workload may have while less than half is free.
 pub const QUOTA: usize = 4;
 
-/// Records in one chunk, where they come one by one.
+/// Records in one chunk, where they come in small numbers.
 const CHUNK: usize = 256;
 
 /// How often it is said that there is no room.
@@ -130,14 +130,27 @@ impl Pending {
             }
         }
         self.count += 1;
-        self.add(vec![record]);
+        match self.chunks.back_mut() {
+            Some(last) if last.len() < CHUNK => last.push(record),
+            Some(_) | None => {
+                let mut chunk = Vec::with_capacity(CHUNK);
+                chunk.push(record);
+                self.chunks.push_back(chunk);
+            }
+        }
     }
 
     fn add(&mut self, mut records: Vec<Record>) {
         match self.chunks.back_mut() {
             Some(last) if last.len() + records.len() <= CHUNK => last.append(&mut records),
             Some(_) | None if records.is_empty() => {}
-            Some(_) | None => self.chunks.push_back(records),
+            Some(_) | None => {
+                // Room was made for as many as there were events; few of those may have made a record.
+                if records.capacity() > 2 * records.len() {
+                    records.shrink_to_fit();
+                }
+                self.chunks.push_back(records);
+            }
         }
     }
 
@@ -165,8 +178,8 @@ impl Pending {
         !name.is_empty() && shares.get(name).is_some_and(|held| *held >= self.capacity / QUOTA)
     }
 
-    /// Takes up to `most` records (at least half as many, if they are there), oldest first, and then what is to be told of losses: they need no room here, and those of one kind
-    /// are one record however many there were since the last time.
+    /// Takes up to `most` records, oldest first: whole chunks, so that two calls in a row take more than `most` if they are there. Then what is
+    /// to be told of losses: they need no room here, and those of one kind are one record however many there were since the last time.
     pub fn take(&mut self, most: usize) -> Vec<Record> {
         let mut taken = Vec::new();
         while let Some(mut chunk) = self.chunks.pop_front() {
@@ -175,13 +188,12 @@ impl Pending {
                 let rest = chunk.split_off(room);
                 self.chunks.push_front(rest);
             }
-            let is_first = taken.is_empty();
-            if is_first {
-                taken = chunk
+            if taken.is_empty() {
+                taken = chunk;
             } else {
-                taken.append(&mut chunk)
+                taken.append(&mut chunk);
             }
-            // Half a chunk more is not worth moving the other half.
+            // A part of a chunk more is not worth moving the rest of it.
             if taken.len() + self.chunks.front().map_or(0, Vec::len) > most {
                 break;
             }

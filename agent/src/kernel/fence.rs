@@ -26,6 +26,8 @@ pub struct Fence {
     pub read: Vec<PathBuf>,
     /// Folders below which files are made, changed and removed, too.
     pub write: Vec<PathBuf>,
+    /// Folders below which things are pinned: folders and nodes are made and removed, and no file is opened.
+    pub pin: Vec<PathBuf>,
     /// Ports that are listened on.
     pub bind: Vec<u16>,
     /// Ports that are connected to.
@@ -110,7 +112,7 @@ impl Fence {
             .handle_access(AccessNet::from_all(ABI_ASKED))?
             .scope(Scope::Signal)?
             .create()?;
-        for (paths, rights) in [(&self.read, reading()), (&self.write, writing())] {
+        for (paths, rights) in [(&self.read, reading()), (&self.write, writing()), (&self.pin, pinning())] {
             for (path, open) in paths.iter().filter_map(|path| Some((path, PathFd::new(path).ok()?))) {
                 rules = rules.add_rule(PathBeneath::new(open, fitting(path, rights)))?;
             }
@@ -128,7 +130,12 @@ fn reading() -> BitFlags<AccessFs> {
     AccessFs::ReadFile | AccessFs::ReadDir
 }
 
-/// Sockets are made in such folders, pins and locks, too; no devices, and nothing is executed.
+/// What is pinned is a file to Landlock; to get hold of it again is no opening.
+fn pinning() -> BitFlags<AccessFs> {
+    AccessFs::ReadDir | AccessFs::MakeDir | AccessFs::MakeReg | AccessFs::RemoveDir | AccessFs::RemoveFile
+}
+
+/// Sockets are made in such folders, locks, too; no devices, and nothing is executed.
 fn writing() -> BitFlags<AccessFs> {
     let refused = AccessFs::Execute | AccessFs::MakeChar | AccessFs::MakeBlock | AccessFs::IoctlDev;
     AccessFs::from_all(ABI_ASKED) & !refused

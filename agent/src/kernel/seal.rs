@@ -271,7 +271,7 @@ fn execute() -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use std::{fs::File, process::Command, thread};
+    use std::{fs::File, path::PathBuf, process::Command, thread};
 
     use aya::maps::{Array, MapData};
     use nix::sched::{CloneFlags, setns, unshare};
@@ -279,6 +279,7 @@ mod tests {
     use super::*;
 
     const CHILD: &str = "WEIR_SEALED_CHILD";
+    const PINS: &str = "WEIR_SEALED_PINS";
     const HERE: &str = "kernel::seal::tests::a_sealed_process";
 
     fn fields(name: &str) -> String {
@@ -304,7 +305,7 @@ mod tests {
     type Attempt = fn() -> io::Result<()>;
 
     /// What is tried, and whether a sealed process may.
-    const ROWS: [(&str, Attempt, bool); 8] = [
+    const ROWS: [(&str, Attempt, bool); 10] = [
         ("load a program", load, false),
         ("spawn a process", spawn, false),
         ("make a network namespace", || in_thread(|| Ok(unshare(CloneFlags::CLONE_NEWNET)?)), false),
@@ -316,8 +317,19 @@ mod tests {
             || std::fs::read_link(format!("/proc/{}/exe", std::os::unix::process::parent_id())).map(drop),
             false,
         ),
+        (
+            "make a folder for pins, and remove it",
+            || pins("weir").and_then(|at| fs::create_dir(&at).and_then(|()| fs::remove_dir(&at))),
+            true,
+        ),
+        ("write into a file beside pins", || File::options().write(true).open(pins("file")?).map(drop), false),
         ("enter an IPC namespace", || namespace("/proc/self/ns/ipc", CloneFlags::CLONE_NEWIPC), false),
     ];
+
+    /// Below a folder in which things are pinned.
+    fn pins(name: &str) -> io::Result<PathBuf> {
+        std::env::var_os(PINS).map(|folder| PathBuf::from(folder).join(name)).ok_or(io::ErrorKind::NotFound.into())
+    }
 
     fn in_thread(work: fn() -> io::Result<()>) -> io::Result<()> {
         thread::spawn(work).join().unwrap()
@@ -328,7 +340,11 @@ mod tests {
     fn a_sealed_process_can_do_what_it_must_and_nothing_forbidden() {
         if std::env::var_os(CHILD).is_none() {
             let this = std::env::current_exe().unwrap();
-            let ran = Command::new(this).args([HERE, "--nocapture"]).env(CHILD, "1").output().unwrap();
+            let folder = tempfile::tempdir().unwrap();
+            fs::write(folder.path().join("file"), "").unwrap();
+            let mut again = Command::new(this);
+            again.args([HERE, "--nocapture"]).env(CHILD, "1").env(PINS, folder.path());
+            let ran = again.output().unwrap();
             let said = format!("{}{}", String::from_utf8_lossy(&ran.stdout), String::from_utf8_lossy(&ran.stderr));
             assert!(ran.status.success() && said.contains("1 passed"), "{said}");
             return;
@@ -340,7 +356,7 @@ mod tests {
             assert!(attempt().is_ok(), "before it is sealed, it may {what}: {:?}", attempt());
         }
         assert!(prove().is_err());
-        close(&Fence { read: vec!["/proc".into()], ..Fence::default() }, false);
+        close(&Fence { read: vec!["/proc".into()], pin: vec![pins("").unwrap()], ..Fence::default() }, false);
         assert_eq!(fence::state(), fence::State::Full);
         for (what, attempt, may) in ROWS {
             let tried = attempt();

@@ -29,9 +29,10 @@ pub(super) fn fence(config: &Config) -> Fence {
     fence.read.push(mount(&config.cgroup_root));
     fence.read.extend(config.policy_dir.clone());
     fence.write.push(config.state_dir.clone());
-    fence.write.push(config.neighbours.bpffs.clone());
-    // One that is unmounted and mounted again is another one, at the same place.
-    fence.write.extend(config.neighbours.bpffs.parent().filter(|parent| *parent != Path::new("/")).map(PathBuf::from));
+    fence.pin.push(config.neighbours.bpffs.clone());
+    // One that is unmounted and mounted again is another one, at the same place. Usually that is below /sys/fs, as are cgroups, into whose
+    // files nothing is to be written.
+    fence.pin.extend(config.neighbours.bpffs.parent().filter(|parent| *parent != Path::new("/")).map(PathBuf::from));
     if let Some(folder) = config.grpc.socket.parent() {
         // Whoever opens the socket says why that fails.
         let _ = fs::create_dir_all(folder);

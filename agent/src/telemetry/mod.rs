@@ -34,7 +34,7 @@ use weir_common::event::{Event, MergeKey, MergeValue};
 
 use crate::{
     datapath::EventSource,
-    exporter::Queue,
+    exporter::{Queue, spooler},
     revoke::Revoker,
     runtime::Stop,
     telemetry::{
@@ -50,7 +50,7 @@ const MERGE_EVERY: Duration = Duration::from_millis(250);
 /// Time between two looks at the wall clock.
 const CLOCK_EVERY: Duration = Duration::from_secs(1);
 /// Events taken at once: as many as the spooler makes one batch of.
-const BATCH: usize = 4096;
+const BATCH: usize = spooler::BATCH_RECORDS;
 /// Batches taken at the end: more than a full ring holds.
 const LAST_BATCHES: usize = 32;
 

@@ -9,7 +9,7 @@ mod error;
 pub mod record;
 pub mod status;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -109,11 +109,25 @@ impl Harness {
         self.wait("the agent to answer", |harness| harness.status().is_ok())
     }
 
+    /// Starts another program as the agent, as after an upgrade.
+    ///
+    /// # Errors
+    /// When it does not get there.
+    pub fn start_agent_of(&mut self, agent: &Path) -> Result<(), HarnessError> {
+        let command = self.command_of(agent)?;
+        self.start_agent_by(command)
+    }
+
     /// The agent as it is started here, to start it once more or with other flags.
     ///
     /// # Errors
     /// When its configuration cannot be written.
     pub fn agent_command(&self) -> Result<Command, HarnessError> {
+        self.command_of(&program("weir-agent"))
+    }
+
+    /// The same with another program in its place.
+    fn command_of(&self, agent: &Path) -> Result<Command, HarnessError> {
         let file = self.world.write("agent.yaml", &config::agent(&self.world, &self.options))?;
         let mut command = self.world.probe(Who::Node);
         if self.options.faults {
@@ -135,7 +149,7 @@ impl Harness {
                 .arg("--cgroup")
                 .arg(self.world.managed().join(name));
         }
-        command.args(["exec", "--"]).arg(program("weir-agent")).arg("--config").arg(file);
+        command.args(["exec", "--"]).arg(agent).arg("--config").arg(file);
         Ok(command)
     }
 

@@ -12,7 +12,6 @@ use std::fmt::Write as _;
 use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -205,8 +204,7 @@ impl Soak {
                 agrees(harness)?;
                 harness.stop_agent()?;
                 self.copies.swap(0, 1);
-                let command = under_another_name(&harness.agent_command()?, &self.copies[0]);
-                harness.start_agent_by(command)?;
+                harness.start_agent_of(&self.copies[0])?;
             }
             Trouble::Flap => {
                 for who in [Client, Web] {
@@ -269,20 +267,6 @@ fn churn(harness: &mut Harness) -> Result<()> {
         cgroup::remove(&outer)?;
     }
     Ok(())
-}
-
-/// The same command with another program in place of the agent.
-pub fn under_another_name(command: &Command, agent: &Path) -> Command {
-    let usual = program("weir-agent");
-    let mut other = Command::new(command.get_program());
-    other.args(command.get_args().map(|argument| if argument == usual { agent.as_os_str() } else { argument }));
-    for (name, value) in command.get_envs() {
-        match value {
-            Some(value) => other.env(name, value),
-            None => other.env_remove(name),
-        };
-    }
-    other
 }
 
 /// What must not grow.

@@ -15,7 +15,6 @@ use weir_tests::process::program;
 use weir_tests::world::Who::{Api, Db, Web};
 
 use crate::outlives::{Load, is_in_force, runs, serve, start};
-use crate::soak::under_another_name;
 use crate::test;
 
 pub fn trials() -> Vec<Trial> {
@@ -44,8 +43,7 @@ fn exchange(harness: &mut Harness, agent: &Path, kill: bool) -> Result<()> {
     } else {
         harness.stop_agent()?;
     }
-    let command = under_another_name(&harness.agent_command()?, agent);
-    harness.start_agent_by(command)?;
+    harness.start_agent_of(agent)?;
     harness.wait("all to be attached by this agent alone", |harness| {
         runs(harness).len() == 1 && harness.status().is_ok_and(|status| status.all_attached())
     })?;
@@ -109,8 +107,7 @@ fn spooled() -> Result<()> {
         ensure!(attempt.result == "EPERM", "{attempt:?}");
         harness.stop_agent()?;
         harness.start_collector()?;
-        let command = under_another_name(&harness.agent_command()?, newer);
-        harness.start_agent_by(command)?;
+        harness.start_agent_of(newer)?;
         harness.record(mark, "what was refused while the other version ran", |record| {
             record.is("deny", "connect") && record.local.workload == "shop/web"
         })?;

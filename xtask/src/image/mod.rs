@@ -117,7 +117,7 @@ fn context(repo: &Repo, built: &Path, folder: &Path) -> Result<PathBuf> {
     for program in PROGRAMS {
         let from = built.join(program);
         is_static(&from)?;
-        has_no_faults(&from)?;
+        is_no_test_build(&from)?;
         // chmod in buildah is `COPY --chmod`, which old ones lack: cargo's own mode is 755 already.
         fs::copy(&from, context.join(program)).with_context(|| format!("copying {}", from.display()))?;
     }
@@ -133,8 +133,8 @@ fn is_static(program: &Path) -> Result<()> {
     Ok(())
 }
 
-/// What is shipped cannot be told to fail: `agent/src/faults.rs` is a part of debug builds only.
-fn has_no_faults(program: &Path) -> Result<()> {
+/// What is shipped cannot be told to fail (`agent/src/faults.rs` is a part of debug builds only), and has the layouts of its version.
+fn is_no_test_build(program: &Path) -> Result<()> {
     let bytes = fs::read(program).with_context(|| format!("reading {}", program.display()))?;
     let holds = |word: &[u8]| bytes.windows(word.len()).any(|bytes| bytes == word);
     ensure!(!holds(FAULTS), "{} has the fault points of debug builds", program.display());

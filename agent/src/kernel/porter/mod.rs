@@ -115,7 +115,7 @@ pub(super) fn ports(namespace: &File) -> io::Result<Option<String>> {
     said.map(|answer| answer.map(|(text, _)| String::from_utf8_lossy(&text).into_owned())).transpose()
 }
 
-/// What `/proc` says of a process: its `stat`, and the path of its program. `root` is `/proc`, except in tests.
+/// What `/proc` says of a process: its `stat`, in which all may read, but for where its arguments lie, and the path of its program. `root` is `/proc`, except in tests.
 ///
 /// # Errors
 /// There is no such process, or it may not be looked at.
