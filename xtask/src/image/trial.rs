@@ -54,14 +54,17 @@ pub fn run(repo: &Repo, image: &Path, built: &Path, capabilities: Option<&[Strin
 fn tried(world: &World, image: &Path, built: &Path, capabilities: &[String]) -> Vec<Step> {
     let mut steps = Vec::new();
     // Each builds on those before it.
-    let all: [(&str, &dyn Fn() -> Result<String>); 9] = [
+    let all: [(&str, &dyn Fn() -> Result<String>); 12] = [
         ("podman takes the archive", &|| load(world, image)),
         ("the collector starts without a capability", &|| collector(world)),
         ("the agent starts and enforces", &|| agent(world, built, capabilities)),
+        ("it is sealed, and behind Landlock where the kernel has it", &|| sealed(world, built)),
         ("both containers reach the server before the policy", &|| both_reach(world)),
         ("a policy is taken", &|| apply(world, built)),
         ("a container that may not is told EPERM", &|| denied(world, "web")),
         ("its neighbour still reaches the server", &|| allowed(world, "api")),
+        ("the agent's container ends, its policy does not", &|| stopped(world)),
+        ("the agent starts again and takes over", &|| again(world, built)),
         ("another user talks in a network of its own", &|| talk(world)),
         ("its connection is cut once a policy forbids it", &|| cut(world, built)),
     ];
@@ -126,8 +129,42 @@ fn agent(world: &World, built: &Path, capabilities: &[String]) -> Result<String>
     process::capture(&mut podman)?;
     let start = Instant::now();
     until("an agent that enforces", || {
-        weirctl(world, built, &["status"]).is_ok_and(|status| status.contains("enforcing"))
+        weirctl(world, built, &["status"]).is_ok_and(|status| enforces(&status))
     })?;
+    Ok(format!("after {:.1} s", start.elapsed().as_secs_f64()))
+}
+
+fn enforces(status: &str) -> bool {
+    status.lines().any(|line| line.trim_start().starts_with("enforcing") && line.contains("yes"))
+}
+
+/// By its own word; that the word is true, tests of the agent's hold.
+fn sealed(world: &World, built: &Path) -> Result<String> {
+    let status = weirctl(world, built, &["status"])?;
+    let line = status.lines().find(|line| line.contains("the agent itself")).context("status says nothing of the agent itself")?;
+    ensure!(!line.contains("not sealed"), "{line}");
+    let landlock = fs::read_to_string("/sys/kernel/security/lsm").unwrap_or_default().contains("landlock");
+    ensure!(!landlock || line.contains("Landlock: full") || line.contains("Landlock: partial"), "{line}");
+    Ok(line.trim().to_owned())
+}
+
+fn stopped(world: &World) -> Result<String> {
+    process::capture(world.podman().args(["stop", "--time", "20", "agent"]))?;
+    denied(world, "web")?;
+    allowed(world, "api")?;
+    Ok("web is still refused, api still let through".to_owned())
+}
+
+/// In the same container, with the state that the one before left.
+fn again(world: &World, built: &Path) -> Result<String> {
+    process::capture(world.podman().args(["start", "agent"]))?;
+    let start = Instant::now();
+    until("an agent that enforces again", || {
+        weirctl(world, built, &["status"])
+            .is_ok_and(|status| enforces(&status) && !status.contains("not attached"))
+    })?;
+    denied(world, "web")?;
+    allowed(world, "api")?;
     Ok(format!("after {:.1} s", start.elapsed().as_secs_f64()))
 }
 
