@@ -11,8 +11,8 @@ use weir_common::event::{DropBytes, Event, LimitStats};
 use weir_policy::{Compiled, CompiledWorkload, Prefix, sets::Loaded};
 
 pub use crate::kernel::{
-    AttachState, CounterCell, Fill, InterfaceSeen, InterfaceState, LimitTable, Merged, Observed, ProgramRuns, SetCount,
-    Shield, WorkloadState,
+    AttachState, CounterCell, DropReasons, Fill, InterfaceSeen, InterfaceState, LimitTable, Merged, Observed,
+    OthersLost, ProgramRuns, SetCount, Shield, WorkloadState,
 };
 
 /// What a datapath reports when it cannot do what it was asked; the cause is underneath.
@@ -46,11 +46,11 @@ pub trait Datapath: Send + 'static {
     /// # Errors
     /// The counters could not be read.
     fn counters(&self) -> Result<Vec<CounterCell>, DatapathError>;
-    /// Closes whose event found no room in the ring.
+    /// What has no record and is no decision.
     ///
     /// # Errors
     /// The counters could not be read.
-    fn closes_lost(&self) -> Result<u64, DatapathError>;
+    fn others_lost(&self) -> Result<OthersLost, DatapathError>;
     /// Traffic charged against the first `limits` limits.
     ///
     /// # Errors
@@ -102,6 +102,10 @@ pub trait EventSource: Send + 'static {
     /// Whether dropped packets are shown.
     fn shows(&self) -> bool {
         false
+    }
+    /// Why the kernel drops packets by itself, by its own numbers; empty where that is not watched.
+    fn drop_reasons(&self) -> DropReasons {
+        DropReasons::new()
     }
     /// How they began, of those that were drained since the last call.
     fn take_shown(&mut self) -> Vec<DropBytes> {

@@ -20,7 +20,7 @@ use weir_policy::{Compiled, CompiledWorkload, Prefix, ResourceId, sets::Loaded};
 
 use crate::datapath::{
     AttachState, CounterCell, Datapath, DatapathError, EventSource, Fill, InterfaceSeen, InterfaceState, LimitTable,
-    Merged, Observed, ProgramRuns, SetCount, Shield, WorkloadState,
+    Merged, Observed, OthersLost, ProgramRuns, SetCount, Shield, WorkloadState,
 };
 
 /// What a fake kernel holds; the test keeps a handle.
@@ -168,8 +168,8 @@ impl Datapath for FakeDatapath {
         }
     }
 
-    fn closes_lost(&self) -> Result<u64, DatapathError> {
-        Ok(0)
+    fn others_lost(&self) -> Result<OthersLost, DatapathError> {
+        Ok(OthersLost::default())
     }
 
     fn counters(&self) -> Result<Vec<CounterCell>, DatapathError> {

@@ -16,8 +16,8 @@ use weir_policy::{Compiled, CompiledWorkload, Prefix, sets::Loaded};
 
 use crate::{
     datapath::{
-        CounterCell, Datapath, DatapathError, EventSource, Fill, InterfaceSeen, LimitTable, Merged, Observed,
-        ProgramRuns, SetCount, Shield,
+        CounterCell, Datapath, DatapathError, DropReasons, EventSource, Fill, InterfaceSeen, LimitTable, Merged,
+        Observed, OthersLost, ProgramRuns, SetCount, Shield,
     },
     kernel::{self, Events, Kernel},
 };
@@ -52,8 +52,8 @@ impl Datapath for Kernel {
         Ok(Self::counters(self)?)
     }
 
-    fn closes_lost(&self) -> Result<u64, DatapathError> {
-        Ok(Self::closes_lost(self)?)
+    fn others_lost(&self) -> Result<OthersLost, DatapathError> {
+        Ok(Self::others_lost(self)?)
     }
 
     fn limit_stats(&self, limits: usize) -> Result<Vec<LimitStats>, DatapathError> {
@@ -105,6 +105,10 @@ impl EventSource for Events {
 
     fn shows(&self) -> bool {
         Self::shows(self)
+    }
+
+    fn drop_reasons(&self) -> DropReasons {
+        Self::drop_reasons(self).clone()
     }
 
     fn take_shown(&mut self) -> Vec<DropBytes> {

@@ -402,6 +402,13 @@ impl Endpoint {
         self.owner & (SERVICE | BEHIND | ITSELF) == BEHIND | ITSELF
     }
 
+    /// The number of the local workload whose own address it is, and no other's; 0 for none.
+    #[inline(always)]
+    #[must_use]
+    pub const fn sole_owner(self) -> u32 {
+        if self.owner == SHARED || self.owner & (SERVICE | BEHIND) != 0 { 0 } else { self.owner & !NATIVE }
+    }
+
     /// What follows the mark: the number of the service's address, or the port a service's port leads to.
     #[inline(always)]
     #[must_use]

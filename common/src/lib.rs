@@ -26,4 +26,4 @@ pub mod verdict;
 /// Version of every layout in this crate that crosses the border between kernel and user space: events, tables, maps.
 ///
 /// It rises with any change to them. Pinned state of another version is refused or migrated, never reinterpreted.
-pub const ABI_VERSION: u32 = if cfg!(feature = "next_layout") { 10 } else { 9 };
+pub const ABI_VERSION: u32 = if cfg!(feature = "next_layout") { 11 } else { 10 };

@@ -1,5 +1,6 @@
 //! Lives: kernel and host.
-//! Called by: the kernel programs, which read the calling task; `agent/src/kernel`, which finds out where its parts lie.
+//! Called by: the kernel programs, which read the calling task, and packets that the kernel drops; `agent/src/kernel`, which finds out
+//!   where their parts lie.
 //! May touch: nothing.
 //! Never: a place that is the same on two kernels: the agent asks the running one.
 
@@ -43,5 +44,61 @@ impl TaskPlaces {
         task_comm: 0,
         task_cred: 0,
         cred_uid: 0,
+    };
+}
+
+/// Where the running kernel keeps what is recorded of a packet that it drops: bytes from the start of each structure.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, IntoBytes, Immutable)]
+#[repr(C)]
+pub struct DropPlaces {
+    /// Whether `kfree_skb` names the socket that was to receive (since 6.11): then it is its fourth argument.
+    pub names_receiver: u64,
+    /// `sk_buff.sk`, a pointer.
+    pub skb_sk: u64,
+    /// `sk_buff.head`, a pointer.
+    pub skb_head: u64,
+    /// `sk_buff.network_header`, 16 bits: bytes from `head`.
+    pub skb_network_header: u64,
+    /// `sk_buff.protocol`, 16 bits as on the wire.
+    pub skb_protocol: u64,
+    /// `sk_buff.len`, 32 bits.
+    pub skb_len: u64,
+    /// `sock_common.skc_state`, 8 bits.
+    pub sock_state: u64,
+    /// `sock.sk_cgrp_data`, whose first member is a pointer to the cgroup.
+    pub sock_cgroup: u64,
+    /// `cgroup.kn`, a pointer.
+    pub cgroup_kn: u64,
+    /// `kernfs_node.id`, 64 bits.
+    pub kernfs_node_id: u64,
+    /// Its number for want of a socket, which is also what it gives for what a program at `sk_lookup` refuses.
+    pub no_socket: u64,
+    /// Its number for no reason given, which is also what veth gives for what XDP refuses.
+    pub not_specified: u64,
+    /// Which of its numbers are recorded: a bit for each below [`DropPlaces::REASONS`]. Not those that programs like Weir's cause, nor what
+    /// is no drop. Above there are only subsystems' own, which all are.
+    pub told: [u64; 4],
+}
+
+impl DropPlaces {
+    /// Words of it.
+    pub const WORDS: usize = size_of::<Self>() / 8;
+    /// Reasons that have a bit; subsystems have numbers far above.
+    pub const REASONS: u32 = 256;
+    /// None are known.
+    pub const UNKNOWN: Self = Self {
+        names_receiver: 0,
+        skb_sk: 0,
+        skb_head: 0,
+        skb_network_header: 0,
+        skb_protocol: 0,
+        skb_len: 0,
+        sock_state: 0,
+        sock_cgroup: 0,
+        cgroup_kn: 0,
+        kernfs_node_id: 0,
+        no_socket: 0,
+        not_specified: 0,
+        told: [0; 4],
     };
 }

@@ -114,6 +114,8 @@ numbered! {
         NotListed = 25 => "not_listed",
         /// A SYN that was answered by a cookie, in the listener's place; the connection is judged when the client completes it.
         SynCookie = 26 => "syn_cookie",
+        /// The kernel dropped the packet, for a reason of its own that the record names: Weir let it pass, or was not asked.
+        Kernel = 27 => "kernel",
     }
 }
 
@@ -142,6 +144,8 @@ numbered! {
         FromWorkload = 10 => "from_workload",
         /// A packet going to a workload, on the node's end of its interface.
         ToWorkload = 11 => "to_workload",
+        /// Anywhere in the kernel, which dropped a workload's packet by itself.
+        Kernel = 12 => "kernel",
     }
 }
 

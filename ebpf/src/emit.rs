@@ -247,7 +247,11 @@ pub fn key_of(subject: &Subject, judged: &Judged) -> MergeKey {
 /// Whether a flood would vary the peer's port and so fill the table with one client.
 #[inline(always)]
 fn merges_ports(subject: &Subject) -> bool {
-    matches!(subject.hook, Hook::Xdp | Hook::ToWorkload) || subject.protocol == Protocol::TCP
+    match subject.hook {
+        Hook::Xdp | Hook::ToWorkload => true,
+        Hook::Kernel => matches!(subject.direction, Direction::Ingress),
+        _ => subject.protocol == Protocol::TCP,
+    }
 }
 
 type Merged = aya_ebpf::btf_maps::HashMap<MergeKey, MergeValue, { weir_common::maps::MAX_MERGED as usize }>;

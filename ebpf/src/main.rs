@@ -19,6 +19,7 @@ mod emit;
 mod fragments;
 mod from_workload;
 mod ingress;
+mod kernel_drops;
 mod limiter;
 mod maps;
 mod paid;

@@ -95,6 +95,10 @@ pub static AIMS: PerCpuArray<Aim, { aims::ENTRIES as usize }> = PerCpuArray::new
 #[btf_map]
 pub static VOUCHED: PerCpuArray<[u64; 2], 1> = PerCpuArray::new();
 
+/// The last packet that this CPU refused, and that the kernel is about to drop as if by itself. Written and read by the programs.
+#[btf_map]
+pub static OWN_DROP: PerCpuArray<u64, 1> = PerCpuArray::new();
+
 /// Who the attach point's cgroup is. Written by the agent after attaching, read by every cgroup program.
 #[btf_map]
 pub static LOCAL: CgroupStorage<Local> = CgroupStorage::new();

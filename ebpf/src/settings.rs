@@ -3,7 +3,10 @@
 //! May touch: its own statics, by volatile read (the compiler must not fold the zeros in).
 //! Never: changes after load.
 
-use weir_common::{hash::Secret, places::TaskPlaces};
+use weir_common::{
+    hash::Secret,
+    places::{DropPlaces, TaskPlaces},
+};
 
 #[unsafe(no_mangle)]
 static SECRET_0: u64 = 0;
@@ -16,6 +19,10 @@ static TICK_NS: u64 = 0;
 /// Where the running kernel keeps what is recorded of a task.
 #[unsafe(no_mangle)]
 pub static TASK_PLACES: TaskPlaces = TaskPlaces::UNKNOWN;
+
+/// Where it keeps what is recorded of a packet that it drops.
+#[unsafe(no_mangle)]
+pub static DROP_PLACES: DropPlaces = DropPlaces::UNKNOWN;
 
 /// What jiffies started at: they wrap five minutes after boot, so that whoever cannot cope finds out.
 #[unsafe(no_mangle)]

@@ -21,6 +21,7 @@ use weir_common::{
 use crate::{
     bytes,
     emit::{self, Caller, Subject},
+    kernel_drops,
     replies::{self, Asked},
     tables::{self, Judged},
 };
@@ -73,7 +74,14 @@ fn try_refuse(ctx: &SkLookupContext) -> Outcome {
     if judged.decision.verdict.passes() || !judged.decision.refuse || is_asked(&subject) {
         return Outcome::Left;
     }
-    let _ = emit::merged(&subject, &judged, 0);
+    refused(&subject, &judged)
+}
+
+/// Counts a refusal. The kernel drops the packet for want of a socket.
+#[inline(always)]
+fn refused(subject: &Subject, judged: &Judged) -> Outcome {
+    let _ = emit::merged(subject, judged, 0);
+    kernel_drops::looked_up(subject);
     Outcome::Refused
 }
 
@@ -102,8 +110,11 @@ fn try_alone(ctx: &SkLookupContext) -> Outcome {
             passes = true;
         }
     }
+    if !passes {
+        return refused(&subject, &judged);
+    }
     let _ = emit::merged(&subject, &judged, 0);
-    if passes { Outcome::Admitted } else { Outcome::Refused }
+    Outcome::Admitted
 }
 
 /// An address in the workload's namespace that no workload declares. Loopback: its own processes call each other, and `connect`

@@ -71,8 +71,9 @@ pub fn caller() -> Local {
     found
 }
 
+/// The workload of a cgroup itself, not of one above it.
 #[inline(always)]
-fn known(cgroup: u64) -> Option<Local> {
+pub fn known(cgroup: u64) -> Option<Local> {
     // SAFETY: no program writes this map; the value is copied at once.
     unsafe { maps::CALLERS.get(cgroup) }.copied()
 }

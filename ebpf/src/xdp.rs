@@ -28,7 +28,7 @@ use crate::{
     bytes::{self, Headers},
     drops,
     emit::{self, Subject},
-    fragments,
+    fragments, kernel_drops,
     limiter::{self, AUDIT},
     maps, paid, sets, settings, shown, syn,
     tables::{Active, Judged},
@@ -198,6 +198,7 @@ fn not_ip(frame: *mut xdp_md, packet: &Packet, ifindex: u32, edge: Edge) -> Outc
 #[inline(never)]
 fn refused(frame: *mut xdp_md, reason: Reason, packet: &Packet, ifindex: u32) -> Outcome {
     told(frame, &subject(packet, ifindex), &Judged::refusal(reason), packet.length);
+    kernel_drops::at_edge(&packet.src, &packet.dst);
     Outcome::Denied
 }
 
@@ -222,6 +223,7 @@ fn decided(
     if answer & AUDIT != 0 {
         return Outcome::Audited;
     }
+    kernel_drops::at_edge(&packet.src, &packet.dst);
     if settings::drop_bytes() != 0 && cell & drops::CLAIMED != 0 {
         shown::at_edge(ctx.ctx, cell as u32);
     }

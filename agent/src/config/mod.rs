@@ -58,6 +58,8 @@ pub struct Config {
     pub progress: Duration,
     /// How many bytes of dropped packets are told; 0 for none.
     pub drop_bytes: u32,
+    /// Whether what the kernel drops by itself is recorded.
+    pub kernel_drops: bool,
     /// Where metrics and probes are served; `None` for nowhere.
     pub metrics: Option<Metrics>,
     /// What is logged and how.

@@ -131,6 +131,11 @@ pub const OPTIONS: &[OptionDoc] = &[
         "0",
         "How many bytes of dropped packets records tell, from the IP header on: 0 for none, up to 128. Beyond the headers that is what people sent (docs/records.md).",
     ),
+    option(
+        "drops.kernel",
+        "true",
+        "Whether what the kernel itself drops of workloads' packets is recorded, with its reason, where the kernel has the tracepoint (docs/records.md).",
+    ),
     absent(
         "metrics.listen",
         "127.0.0.1:9477",

@@ -222,9 +222,9 @@ impl<D: Datapath> Control<D> {
 
     /// Reports decisions and closes whose events found no room in the ring.
     pub fn report_losses(&mut self) {
-        let counted = self.datapath.counters().and_then(|cells| Ok((cells, self.datapath.closes_lost()?)));
+        let counted = self.datapath.counters().and_then(|cells| Ok((cells, self.datapath.others_lost()?)));
         match counted {
-            Ok((cells, closes)) => self.ring.update(&cells, closes, &self.settings.queue),
+            Ok((cells, others)) => self.ring.update(&cells, others, &self.settings.queue),
             Err(error) => tracing::error!(error = %error, "the kernel's counters could not be read"),
         }
     }

@@ -25,11 +25,13 @@ pub(super) fn checks(config: Option<&Config>) -> (Vec<Check>, BTreeSet<u64>) {
     let place = root.as_ref().filter(|(_, check)| check.outcome != Outcome::Fail).map(|(path, _)| *path);
     let mut checks: Vec<Check> = root.as_ref().map(|(_, check)| check.clone()).into_iter().collect();
     let mut tags = BTreeSet::new();
-    let (chain, drop_bytes) = config.map_or((false, 0), |config| (config.neighbours.chain, config.drop_bytes));
-    match Trial::load(chain, drop_bytes) {
+    let (chain, drop_bytes, kernel_drops) =
+        config.map_or((false, 0, true), |config| (config.neighbours.chain, config.drop_bytes, config.kernel_drops));
+    match Trial::load(chain, drop_bytes, kernel_drops) {
         Ok(mut trial) => {
-            tags = trial.tags();
             checks.push(loaded(&trial));
+            checks.push(told(&mut trial, kernel_drops));
+            tags = trial.tags();
             if trial.refused().is_empty() {
                 checks.push(in_cgroup(&mut trial, place));
                 checks.extend(in_namespace(&mut trial, config));
@@ -81,6 +83,22 @@ fn loaded(trial: &Trial) -> Check {
             }
             Check::fail(NAME, lines.join("\n"), TRY)
         }
+    }
+}
+
+/// Whether records have what the kernel drops by itself.
+fn told(trial: &mut Trial, wanted: bool) -> Check {
+    const NAME: &str = "kernel-drops";
+    if !wanted {
+        return Check::skipped(NAME, "drops.kernel is false: what the kernel drops by itself is not recorded");
+    }
+    match trial.kernel_drops() {
+        Ok(reasons) => Check::ok(NAME, format!("recorded, by the kernel's {reasons} reasons")),
+        Err(why) => Check::warn(
+            NAME,
+            format!("what this kernel drops by itself is not recorded: {why}"),
+            "look for it in the kernel's own counters (nstat, ss -m), or set drops.kernel to false",
+        ),
     }
 }
 

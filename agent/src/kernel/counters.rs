@@ -35,6 +35,15 @@ pub struct CounterCell {
     pub quiet: u64,
 }
 
+/// What has no record and is no decision, since the programs were loaded.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct OthersLost {
+    /// Closes whose event found no room in the ring.
+    pub closes: u64,
+    /// Drops of the kernel's own that no program was run for.
+    pub kernel_drops: u64,
+}
+
 /// Packets one interface's XDP program saw.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct InterfaceSeen {

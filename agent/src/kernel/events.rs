@@ -21,6 +21,7 @@ use super::{
     batch,
     error::{self, KernelError},
     generation::{Grace, take},
+    kernel_drops::DropReasons,
 };
 
 type KeyBytes = [u8; size_of::<MergeKey>()];
@@ -40,6 +41,7 @@ pub struct Events {
     shows: bool,
     /// Those that came since they were last taken: one for each merged decision of an epoch at most.
     shown: Vec<DropBytes>,
+    reasons: DropReasons,
     grace: Grace,
     current: u32,
 }
@@ -114,7 +116,7 @@ impl AsFd for Events {
 }
 
 impl Events {
-    pub(super) fn take(ebpf: &mut Ebpf, shows: bool) -> Result<Self, KernelError> {
+    pub(super) fn take(ebpf: &mut Ebpf, shows: bool, reasons: DropReasons) -> Result<Self, KernelError> {
         Ok(Self {
             ring: take(ebpf, maps::EVENTS)?,
             epoch: take(ebpf, maps::EPOCH)?,
@@ -125,6 +127,7 @@ impl Events {
             unclaimed: Vec::new(),
             shows,
             shown: Vec::new(),
+            reasons,
             grace: Grace::open(ebpf)?,
             current: 0,
         })
@@ -155,6 +158,12 @@ impl Events {
     /// How dropped packets began, of those drained since the last call.
     pub fn take_shown(&mut self) -> Vec<DropBytes> {
         std::mem::take(&mut self.shown)
+    }
+
+    /// Why the kernel drops packets by itself, by its own numbers.
+    #[must_use]
+    pub const fn drop_reasons(&self) -> &DropReasons {
+        &self.reasons
     }
 
     /// Closes the merge epoch and returns what it counted. Blocks for a grace period (about 10 ms).

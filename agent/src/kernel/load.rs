@@ -12,7 +12,7 @@ use aya::{
 use aya_log::EbpfLogger;
 use nix::time::{ClockId, clock_getres};
 use tokio::task::JoinHandle;
-use weir_common::places::TaskPlaces;
+use weir_common::places::{DropPlaces, TaskPlaces};
 
 use super::{
     attach,
@@ -30,17 +30,17 @@ pub(super) static BENCH_SETS: &[u8] = aya::include_bytes_aligned!(concat!(env!("
 const LOG_INTERVAL: Duration = Duration::from_millis(250);
 
 /// Creates the maps and loads each program.
-pub(super) fn load(chain: bool, drop_bytes: u32) -> Result<Ebpf, KernelError> {
+pub(super) fn load(chain: bool, drop_bytes: u32, drops: DropPlaces) -> Result<Ebpf, KernelError> {
     let places = places::of_running_kernel();
     if places.known == 0 {
         tracing::info!(
             "this kernel does not tell where a task's parts lie: programs ask for it by helpers, which is slower"
         );
     }
-    match load_with(places, chain, drop_bytes) {
+    match load_with(places, chain, drop_bytes, drops) {
         Err(error) if places.known != 0 && is_refusal(&error) => {
             // Whatever else was wrong is still wrong, and then that is what there is to say.
-            let loaded = load_with(TaskPlaces::UNKNOWN, chain, drop_bytes)?;
+            let loaded = load_with(TaskPlaces::UNKNOWN, chain, drop_bytes, drops)?;
             tracing::info!(%error, "this kernel does not let programs read the calling task: programs ask for it by helpers, which is slower");
             Ok(loaded)
         }
@@ -55,15 +55,21 @@ fn is_refusal(error: &KernelError) -> bool {
 }
 
 /// The same, the programs reading the calling task in this way.
-pub(super) fn load_with(places: TaskPlaces, chain: bool, drop_bytes: u32) -> Result<Ebpf, KernelError> {
-    let mut ebpf = open(places, drop_bytes)?;
+pub(super) fn load_with(
+    places: TaskPlaces,
+    chain: bool,
+    drop_bytes: u32,
+    drops: DropPlaces,
+) -> Result<Ebpf, KernelError> {
+    let mut ebpf = open(places, drop_bytes, drops)?;
     attach::programs(chain).try_for_each(|name| load_program(&mut ebpf, name))?;
     Ok(ebpf)
 }
 
 /// Creates the maps; loads no program yet. `drop_bytes`: how many bytes of a dropped packet the programs tell.
-pub(super) fn open(places: TaskPlaces, drop_bytes: u32) -> Result<Ebpf, KernelError> {
+pub(super) fn open(places: TaskPlaces, drop_bytes: u32, drops: DropPlaces) -> Result<Ebpf, KernelError> {
     let places: [u64; TaskPlaces::WORDS] = zerocopy::transmute!(places);
+    let drops: [u64; DropPlaces::WORDS] = zerocopy::transmute!(drops);
     let (secret_0, secret_1) = (random_word(), random_word());
     let tick = tick_ns();
     let mut loader = EbpfLoader::new();
@@ -75,6 +81,7 @@ pub(super) fn open(places: TaskPlaces, drop_bytes: u32) -> Result<Ebpf, KernelEr
     let first_jiffy = first_jiffy(tick);
     set(&mut loader, "FIRST_JIFFY", &first_jiffy);
     set(&mut loader, "TASK_PLACES", &places);
+    set(&mut loader, "DROP_PLACES", &drops);
     set(&mut loader, "DROP_BYTES", &drop_bytes);
     Ok(loader.load(OBJECT)?)
 }
@@ -102,6 +109,7 @@ fn load_one(program: &mut Program) -> Result<(), ProgramError> {
         Program::SockOps(program) => program.load(),
         Program::SkLookup(program) => program.load(),
         Program::SchedClassifier(program) => program.load(),
+        Program::RawTracePoint(program) => program.load(),
         _ => Err(ProgramError::UnexpectedProgramType),
     }
 }

@@ -15,6 +15,7 @@ pub mod fence;
 mod generation;
 mod interfaces;
 mod keep;
+mod kernel_drops;
 mod limit_state;
 mod limits;
 mod links;
@@ -50,13 +51,14 @@ use std::{
 
 use aya::Ebpf;
 pub use cgroups::{AttachState, WorkloadState};
-pub use counters::{CounterCell, InterfaceSeen};
+pub use counters::{CounterCell, InterfaceSeen, OthersLost};
 pub use dry_run::{PacketHook, ProgramSize, Runner};
 pub use error::{KernelError, Obstacle};
 pub use events::{Events, Merged};
 pub use interfaces::{InterfaceOption, InterfaceState, REFUSALS, XdpMode};
 use keep::{At, Keep};
 pub use keep::{Detached, detach, left_in_force};
+pub use kernel_drops::DropReasons;
 pub use limit_state::LimitTable;
 pub use load::tick_ns;
 pub use neighbours::Neighbours;
@@ -70,6 +72,7 @@ use weir_common::{
     decide::Image,
     image::{FLAG_REFUSE, SET_REFUSES},
     maps,
+    places::DropPlaces,
     sets::MAX_SETS,
     verdict::{Direction, Hook},
 };
@@ -96,6 +99,8 @@ pub struct Options {
     pub count_runs: bool,
     /// How many bytes of dropped packets are told; 0 for none.
     pub drop_bytes: u32,
+    /// Whether what the kernel drops by itself is recorded, where it can be watched.
+    pub kernel_drops: bool,
     /// Leave everything in force when the agent ends: links are pinned below [`Neighbours::bpffs`].
     pub pin: bool,
 }
@@ -158,7 +163,9 @@ impl Kernel {
     /// Names the program and shows the verifier's telling lines, or says which privilege or kernel feature is missing.
     pub fn load(options: Options) -> Result<(Self, Events), KernelError> {
         cgroups::check_root(&options.cgroup_root)?;
-        let mut ebpf = load::load(options.neighbours.chain, options.drop_bytes)?;
+        let drops = options.kernel_drops.then(places::of_drops).flatten();
+        let known = drops.as_ref().map_or(DropPlaces::UNKNOWN, |drops| drops.places);
+        let mut ebpf = load::load(options.neighbours.chain, options.drop_bytes, known)?;
         let mut keep = match options.pin {
             true => Keep::open(&options.neighbours.bpffs, &options.cgroup_root)?,
             false => Keep::nothing(),
@@ -166,7 +173,11 @@ impl Kernel {
         keep.know(attach::ids(&ebpf));
         let logger = load::forward_logs(&mut ebpf);
         let tables = generation::Slots::take(&mut ebpf)?;
-        let events = Events::take(&mut ebpf, options.drop_bytes > 0)?;
+        let reasons = match options.kernel_drops {
+            true => kernel_drops::watch(&mut ebpf, drops),
+            false => DropReasons::new(),
+        };
+        let events = Events::take(&mut ebpf, options.drop_bytes > 0, reasons)?;
         let cgroups = cgroups::Cgroups::take(&mut ebpf)?;
         let interfaces = interfaces::Interfaces::take(&mut ebpf, &options)?;
         let wires = wires::Wires::take(&mut ebpf)?;
@@ -355,12 +366,12 @@ impl Kernel {
         counters::read(&self.ebpf)
     }
 
-    /// Closes whose event found no room in the ring.
+    /// What has no record and is no decision.
     ///
     /// # Errors
     /// When a map cannot be read.
-    pub fn closes_lost(&self) -> Result<u64, KernelError> {
-        counters::closes_lost(&self.ebpf)
+    pub fn others_lost(&self) -> Result<OthersLost, KernelError> {
+        Ok(OthersLost { closes: counters::closes_lost(&self.ebpf)?, kernel_drops: kernel_drops::missed(&self.ebpf) })
     }
 
     /// Packets and bytes by limit number, for the first `limits` numbers.

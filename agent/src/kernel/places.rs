@@ -5,7 +5,9 @@
 //!
 //! aya reads the same file, and keeps members to itself. The format: Documentation/bpf/btf.rst.
 
-use weir_common::places::TaskPlaces;
+use std::collections::BTreeMap;
+
+use weir_common::places::{DropPlaces, TaskPlaces};
 
 const BTF: &str = "/sys/kernel/btf/vmlinux";
 const MAGIC: u16 = 0xeb9f;
@@ -16,6 +18,7 @@ mod kind {
     pub const STRUCT: u32 = 4;
     pub const UNION: u32 = 5;
     pub const ENUM: u32 = 6;
+    pub const TYPEDEF: u32 = 8;
     pub const FUNC_PROTO: u32 = 13;
     pub const VAR: u32 = 14;
     pub const DATASEC: u32 = 15;
@@ -29,6 +32,33 @@ const DEPTH: u32 = 4;
 pub(super) fn of_running_kernel() -> TaskPlaces {
     let found = std::fs::read(BTF).ok().and_then(|bytes| Types::read(&bytes).and_then(|types| types.places()));
     found.unwrap_or(TaskPlaces::UNKNOWN)
+}
+
+/// What a kernel tells of packets that it drops.
+pub(super) struct Drops {
+    /// Where what is told lies.
+    pub places: DropPlaces,
+    /// Its reasons by their numbers, as it calls them: `NO_SOCKET`, `SOCKET_RCVBUFF`.
+    pub reasons: BTreeMap<u32, String>,
+}
+
+/// What every reason's name begins with.
+const REASON: &str = "SKB_DROP_REASON_";
+/// Reasons that are not told: programs like Weir's own cause these, which have told why; and what was used up as it should.
+const UNTOLD: [&str; 8] = [
+    "SKB_NOT_DROPPED_YET",
+    "SKB_CONSUMED",
+    "SOCKET_FILTER",
+    "BPF_CGROUP_EGRESS",
+    "TC_INGRESS",
+    "TC_EGRESS",
+    "XDP",
+    "SUBSYS_MASK",
+];
+
+/// What the running kernel tells of packets that it drops; `None` where it does not, or not how.
+pub(super) fn of_drops() -> Option<Drops> {
+    Types::read(&std::fs::read(BTF).ok()?)?.drops()
 }
 
 /// A type's own words.
@@ -93,6 +123,67 @@ impl<'a> Types<'a> {
             at = kind.members.checked_add(kind.more()?)?;
         }
         Some(Self { bytes, types, names })
+    }
+
+    /// What `kfree_skb` tells, and by which numbers.
+    fn drops(&self) -> Option<Drops> {
+        let reasons = self.values("skb_drop_reason")?;
+        let number = |of: &str| reasons.iter().find(|(name, _)| name == of).map(|(_, number)| u64::from(*number));
+        let mut told = [u64::MAX; 4];
+        for (name, number) in &reasons {
+            let word = usize::try_from(*number / 64).ok().and_then(|word| told.get_mut(word));
+            if let Some(word) = word.filter(|_| UNTOLD.contains(&name.as_str())) {
+                *word &= !(1 << (*number % 64));
+            }
+        }
+        // The tracepoint's own arguments follow one of the kernel's.
+        let names_receiver = u64::from(self.parameters("btf_trace_kfree_skb")? > 4);
+        let places = DropPlaces {
+            names_receiver,
+            skb_sk: self.place("sk_buff", "sk")?,
+            skb_head: self.place("sk_buff", "head")?,
+            skb_network_header: self.place("sk_buff", "network_header")?,
+            skb_protocol: self.place("sk_buff", "protocol")?,
+            skb_len: self.place("sk_buff", "len")?,
+            sock_state: self.place("sock_common", "skc_state")?,
+            sock_cgroup: self.place("sock", "sk_cgrp_data")?,
+            cgroup_kn: self.place("cgroup", "kn")?,
+            kernfs_node_id: self.place("kernfs_node", "id")?,
+            no_socket: number("NO_SOCKET")?,
+            not_specified: number("NOT_SPECIFIED")?,
+            told,
+        };
+        Some(Drops { places, reasons: reasons.into_iter().map(|(name, number)| (number, name)).collect() })
+    }
+
+    /// Names, without what all have before them, and numbers of an enumeration.
+    fn values(&self, of: &str) -> Option<Vec<(String, u32)>> {
+        let named = |kind: &&Type| kind.kind() == kind::ENUM && self.is_named(kind.name, of);
+        let of = self.types.iter().find(named)?;
+        let value = |number| {
+            let at = of.members + number * 8;
+            let name = self.text(word(self.bytes, at)?)?;
+            Some((name.strip_prefix(REASON).unwrap_or(name).to_owned(), word(self.bytes, at + 4)?))
+        };
+        (0..of.count()).map(value).collect()
+    }
+
+    /// How many parameters functions of a type have, which is a pointer to such.
+    fn parameters(&self, of: &str) -> Option<usize> {
+        let named = |kind: &&Type| kind.kind() == kind::TYPEDEF && self.is_named(kind.name, of);
+        let pointer = self.target(*self.types.iter().find(named)?)?;
+        let function = self.target(pointer)?;
+        (function.kind() == kind::FUNC_PROTO).then_some(function.count())
+    }
+
+    /// The type that another is made of: its third word.
+    fn target(&self, of: Type) -> Option<Type> {
+        self.types.get(word(self.bytes, of.members.checked_sub(4)?)? as usize).copied()
+    }
+
+    fn text(&self, name: u32) -> Option<&str> {
+        let rest = self.names.get(name as usize..)?;
+        std::str::from_utf8(rest.split(|byte| *byte == 0).next()?).ok()
     }
 
     fn places(&self) -> Option<TaskPlaces> {
@@ -198,5 +289,19 @@ mod tests {
         let mut of_task = [places.task_cgroups, places.task_tgid, places.task_comm, places.task_cred];
         of_task.sort_unstable();
         assert!(of_task.windows(2).all(|two| two[0] + 4 <= two[1]), "{places:?}");
+    }
+
+    #[test]
+    fn the_running_kernel_says_why_it_drops_packets() {
+        let drops = of_drops().unwrap();
+        let number = |name: &str| drops.reasons.iter().find(|(_, known)| *known == name).map(|(number, _)| *number);
+        let is_told = |name| number(name).map(|number| drops.places.told[(number / 64) as usize] >> (number % 64) & 1);
+        for name in ["NO_SOCKET", "SOCKET_RCVBUFF", "NETFILTER_DROP", "UDP_CSUM"] {
+            assert_eq!(is_told(name), Some(1), "{name}");
+        }
+        for name in ["SOCKET_FILTER", "BPF_CGROUP_EGRESS", "XDP"] {
+            assert_eq!(is_told(name), Some(0), "{name}");
+        }
+        assert!(drops.places.skb_head > 0 && drops.places.sock_cgroup > 0, "{:?}", drops.places);
     }
 }

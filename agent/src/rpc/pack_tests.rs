@@ -118,6 +118,7 @@ impl Cast {
             hook: Hook::from_u8(random.u8(..16)),
             direction: Direction::from_u8(random.u8(..3)),
             rule: maybe(random).then(|| Arc::clone(choice(random, &self.rules).unwrap())),
+            kernel_reason: maybe(random).then(|| Arc::clone(choice(random, &self.words).unwrap())),
             refusal: None,
             staged,
             generation: random.u64(..4),

@@ -30,6 +30,7 @@ pub fn judgement(record: &Record, count: u64) -> v1::FlowRecord {
         direction: direction.unwrap_or(v1::Direction::Unspecified).into(),
         policy: record.rule.as_ref().map(|rule| rule.policy.clone()).unwrap_or_default(),
         rule: record.rule.as_ref().map(|rule| rule.rule.clone()).unwrap_or_default(),
+        kernel_reason: record.kernel_reason.as_deref().map(str::to_owned).unwrap_or_default(),
         refusal: record.refusal.map(|refusal| refusal.name().to_owned()).unwrap_or_default(),
         staged_verdict: staged.map_or(v1::Verdict::Unspecified, |staged| convert::verdict(staged.verdict)).into(),
         staged_policy: staged_rule.map(|rule| rule.policy.clone()).unwrap_or_default(),

@@ -86,6 +86,7 @@ pub fn run(config: &Config) -> Result<(), RunError> {
         pin: config.pin,
         count_runs: config.metrics.is_some_and(|metrics| metrics.program_stats),
         drop_bytes: config.drop_bytes,
+        kernel_drops: config.kernel_drops,
     };
     let (kernel, events) = {
         let _inside = runtime.enter();

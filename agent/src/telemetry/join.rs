@@ -11,7 +11,7 @@
 //!                                                     passive[workload, addresses, ports] ◄─┘ ─► Close of the accepted side
 //! ```
 
-use std::{path::PathBuf, time::Duration};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use weir_common::{
     addr::{Port, Protocol},
@@ -19,6 +19,8 @@ use weir_common::{
     verdict::{Direction, Hook, Reason, Verdict},
 };
 use zerocopy::FromZeros as _;
+
+use crate::datapath::DropReasons;
 
 use super::{
     bounded::Bounded,
@@ -49,6 +51,8 @@ pub struct Join {
     listeners: Bounded<Listener, Caller>,
     processes: Processes,
     cgroups: Cgroups,
+    /// Of the kernel's own drops.
+    drop_reasons: DropReasons,
     /// How the kernel's time relates to other clocks.
     pub clock: Clock,
     stats: JoinStats,
@@ -67,7 +71,7 @@ pub struct JoinStats {
 
 impl Join {
     /// Nothing remembered yet. `proc` is `/proc` except in tests.
-    pub fn new(proc: PathBuf, cgroup_root: PathBuf) -> Self {
+    pub fn new(proc: PathBuf, cgroup_root: PathBuf, drop_reasons: DropReasons) -> Self {
         Self {
             flows: Bounded::new(CONNECTIONS),
             passive: Bounded::new(CONNECTIONS),
@@ -75,6 +79,7 @@ impl Join {
             listeners: Bounded::new(BOUND),
             processes: Processes::new(proc),
             cgroups: Cgroups::new(cgroup_root),
+            drop_reasons,
             clock: Clock::now(),
             stats: JoinStats::default(),
         }
@@ -257,8 +262,14 @@ impl Join {
             | Hook::PostBind
             | Hook::SkLookup
             | Hook::FromWorkload
-            | Hook::ToWorkload => None,
+            | Hook::ToWorkload
+            | Hook::Kernel => None,
         }
+    }
+
+    /// Why the kernel dropped a packet, in its own words; of a subsystem's reasons only the number is known.
+    fn kernel_reason(&self, number: u32) -> Arc<str> {
+        self.drop_reasons.get(&number).cloned().unwrap_or_else(|| Arc::from(format!("{number:#x}")))
     }
 
     /// The record of equal decisions that the kernel counted together.
@@ -285,7 +296,8 @@ impl Join {
             reason: Some(reason),
             hook: Some(hook),
             direction: Direction::from_u8(key.direction),
-            rule: names.rule(key.generation, key.rule),
+            rule: names.rule(key.generation, key.rule).filter(|_| hook != Hook::Kernel),
+            kernel_reason: (hook == Hook::Kernel).then(|| self.kernel_reason(key.rule)),
             refusal: refusal(verdict, hook, key.protocol),
             staged: staged(key.staged, key.generation, names),
             generation: key.generation,

@@ -52,7 +52,7 @@ fn world() -> World {
         std::fs::write(dir.join("stat"), format!("{pid} (x) S {} {start} 0", vec!["0"; 18].join(" "))).unwrap();
         std::os::unix::fs::symlink(exe, dir.join("exe")).unwrap();
     }
-    let mut join = Join::new(dirs[0].path().to_owned(), dirs[1].path().to_owned());
+    let mut join = Join::new(dirs[0].path().to_owned(), dirs[1].path().to_owned(), [(3, "NO_SOCKET".into())].into());
     join.clock = Clock { wall_offset: 1_700_000_000_000_000_000, boot_offset: 0 };
     let (names, rule) = names();
     World { _dirs: dirs, join, names, rule }
@@ -296,6 +296,20 @@ fn merge_key() -> MergeKey {
         reserved: [0; 3],
         staged: 0,
         padding: 0,
+    }
+}
+
+#[test]
+fn what_the_kernel_drops_by_itself_has_its_reason_and_no_rule() {
+    let mut world = world();
+    let value = MergeValue { count: 5, ..MergeValue::new_zeroed() };
+    let names = world.names.snapshot();
+    // The number is the kernel's; the sample's policy has a rule of it.
+    for (number, reason) in [(3, "NO_SOCKET"), (world.rule, "0x2"), (0x1_0003, "0x10003")] {
+        let (hook, reason_number) = (Hook::Kernel as u8, Reason::Kernel as u8);
+        let key = MergeKey { rule: number, hook, reason: reason_number, ..merge_key() };
+        let record = world.join.merged(&key, &value, &names).unwrap();
+        assert_eq!((record.kernel_reason.as_deref(), record.rule, record.count), (Some(reason), None, 5), "{number}");
     }
 }
 

@@ -8,29 +8,37 @@ use std::collections::HashMap;
 use weir_common::counters;
 
 use super::{clock, record::Cause};
-use crate::{datapath::CounterCell, exporter::Queue};
+use crate::{
+    datapath::{CounterCell, OthersLost},
+    exporter::Queue,
+};
 
 /// Turns growing loss counters into losses with a time.
 #[derive(Debug)]
 pub struct RingLosses {
     seen: HashMap<u32, u64>,
-    closes: u64,
+    others: OthersLost,
     looked_ns: u64,
 }
 
 impl Default for RingLosses {
     fn default() -> Self {
-        Self { seen: HashMap::new(), closes: 0, looked_ns: clock::wall_now() }
+        Self { seen: HashMap::new(), others: OthersLost::default(), looked_ns: clock::wall_now() }
     }
 }
 
 impl RingLosses {
-    /// Reports what the counters have gained since the last call; `closes` counts those of connections.
-    pub fn update(&mut self, cells: &[CounterCell], closes: u64, queue: &Queue) {
+    /// Reports what the counters have gained since the last call; `others`: what is no decision.
+    pub fn update(&mut self, cells: &[CounterCell], others: OthersLost, queue: &Queue) {
         let now = clock::wall_now();
-        if closes > self.closes {
-            queue.lost(Cause::RingFullClose, None, closes - self.closes, self.looked_ns, now);
-            self.closes = closes;
+        let seen = std::mem::replace(&mut self.others, others);
+        for (cause, seen, lost) in [
+            (Cause::RingFullClose, seen.closes, others.closes),
+            (Cause::KernelDropMissed, seen.kernel_drops, others.kernel_drops),
+        ] {
+            if lost > seen {
+                queue.lost(cause, None, lost - seen, self.looked_ns, now);
+            }
         }
         let mut decisions = 0;
         for cell in cells {

@@ -86,7 +86,7 @@ pub struct Telemetry<S> {
 impl<S: EventSource> Telemetry<S> {
     /// A loop over `source`.
     pub fn new(source: S, parts: Parts) -> Self {
-        let join = Join::new(PathBuf::from("/proc"), parts.cgroup_root.clone());
+        let join = Join::new(PathBuf::from("/proc"), parts.cgroup_root.clone(), source.drop_reasons());
         let now = Instant::now();
         let epoch_ns = clock::wall_now();
         Self {

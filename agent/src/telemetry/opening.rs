@@ -113,7 +113,8 @@ pub fn of_opening(event: &Event, opened: Opened, names: &Snapshot) -> Record {
 
 /// How a denial reached the one that opened.
 pub fn refusal(verdict: Verdict, hook: Hook, protocol: u8) -> Option<Refusal> {
-    (!verdict.passes()).then(|| hook.refusal(Protocol(protocol)))
+    // What the kernel answers to what it drops by itself is its own affair: some of that it does answer.
+    (!verdict.passes() && hook != Hook::Kernel).then(|| hook.refusal(Protocol(protocol)))
 }
 
 /// What a cell says that staged policies would have decided.

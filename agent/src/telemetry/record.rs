@@ -31,6 +31,8 @@ pub struct Record {
     pub direction: Option<Direction>,
     /// The rule that decided.
     pub rule: Option<Arc<RuleName>>,
+    /// Why the kernel dropped it by itself, in its own words; `None` for what Weir decided.
+    pub kernel_reason: Option<Arc<str>>,
     /// How a denial reached the one that opened; `None` where it passed.
     pub refusal: Option<Refusal>,
     /// What staged policies would have decided, where that is another verdict.
@@ -98,6 +100,8 @@ pub enum Cause {
     RingFull,
     /// As `RingFull`, of closes.
     RingFullClose,
+    /// The kernel dropped packets of its own accord while it was telling of another drop on the same CPU.
+    KernelDropMissed,
     /// The agent's queue was full.
     QueueFull,
     /// As `QueueFull`, of records that are no decisions.
@@ -130,6 +134,7 @@ impl Cause {
     pub const ALL: &'static [Self] = &[
         Self::RingFull,
         Self::RingFullClose,
+        Self::KernelDropMissed,
         Self::QueueFull,
         Self::QueueFullClose,
         Self::Quota,
@@ -150,6 +155,7 @@ impl Cause {
         match self {
             Self::RingFull => "ring_full",
             Self::RingFullClose => "ring_full_close",
+            Self::KernelDropMissed => "kernel_drop_missed",
             Self::QueueFull => "queue_full",
             Self::QueueFullClose => "queue_full_close",
             Self::Quota => "quota",
@@ -171,6 +177,7 @@ impl Cause {
         match self {
             Self::AgentEnded => Self::AgentEnded,
             Self::RingFullClose
+            | Self::KernelDropMissed
             | Self::QueueFullClose
             | Self::QuotaClose
             | Self::SpoolFullClose
@@ -197,6 +204,7 @@ impl Cause {
             Self::EarlierRun => Self::EarlierRunClose,
             other @ (Self::RingFull
             | Self::RingFullClose
+            | Self::KernelDropMissed
             | Self::QueueFullClose
             | Self::QuotaClose
             | Self::SpoolFullClose

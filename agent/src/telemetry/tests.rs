@@ -14,7 +14,7 @@ use super::{
     *,
 };
 use crate::{
-    datapath::{CounterCell, Merged},
+    datapath::{CounterCell, Merged, OthersLost},
     runtime::StopSwitch,
     spool::Spool,
     telemetry::loss::RingLosses,
@@ -127,13 +127,14 @@ fn the_rings_losses_are_told_once_with_their_hook_and_count() {
     };
     let mut told = Vec::new();
     for lost in [0, 5, 5, 12] {
-        losses.update(&[cell(lost)], lost / 5, &queue);
+        losses.update(&[cell(lost)], OthersLost { closes: lost / 5, kernel_drops: lost / 6 }, &queue);
         told.extend(records(&queue));
     }
     let row = |record: &Record| (record.kind, record.hook, record.count);
     let (decisions, closes) = (RecordKind::Loss(Cause::RingFull), RecordKind::Loss(Cause::RingFullClose));
     let connect = Some(Hook::Connect);
-    let expected = [(decisions, connect, 5), (closes, None, 1), (decisions, connect, 7), (closes, None, 1)];
+    let missed = (RecordKind::Loss(Cause::KernelDropMissed), None, 2);
+    let expected = [(decisions, connect, 5), (closes, None, 1), (decisions, connect, 7), (closes, None, 1), missed];
     assert_eq!(told.iter().map(row).collect::<Vec<_>>(), expected);
     assert!(told.iter().all(|record| record.time_ns > 0 && record.end_ns >= record.time_ns));
 }

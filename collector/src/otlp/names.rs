@@ -107,6 +107,7 @@ attributes! { LOGS:
     COUNT = "weir.count", Number, "Equal decisions this record stands for, or decisions whose records are lost; 0 for what is no decision";
     END_TIME = "weir.end_time_unix_nano", Number, "Time of the last of several equal decisions or losses, nanoseconds since 1970; absent if there was one";
     START_TIME = "weir.start_time_unix_nano", Number, "Of a close or progress: when the connection was opened; absent if not known";
+    KERNEL_REASON = "weir.kernel_reason", Text, "Why the kernel dropped it by itself, as it calls that";
     STAGED_VERDICT = "weir.staged.verdict", Text, "What staged policies would have decided, where that is another verdict";
     STAGED_POLICY = "weir.staged.policy", Text, "The policy that would have";
     STAGED_RULE = "weir.staged.rule", Text, "Rule within it";

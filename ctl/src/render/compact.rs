@@ -64,6 +64,7 @@ fn spoken(word: String, record: &Record) -> Vec<String> {
         reason,
         named("policy", &record.policy),
         rule,
+        named("kernel", &record.kernel_reason),
         refusal(record),
         staged(record),
         named("if", &record.interface),

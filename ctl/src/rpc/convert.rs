@@ -125,6 +125,7 @@ pub fn record(wire: v1::FlowRecord) -> Record {
         policy: wire.policy,
         rule: wire.rule,
         refusal: wire.refusal,
+        kernel_reason: wire.kernel_reason,
         staged_policy: wire.staged_policy,
         staged_rule: wire.staged_rule,
         generation: wire.generation,

@@ -76,6 +76,7 @@ pub struct Record {
     pub policy: String,
     pub rule: String,
     pub refusal: String,
+    pub kernel_reason: String,
     pub staged_verdict: Option<Verdict>,
     pub staged_policy: String,
     pub staged_rule: String,

@@ -40,6 +40,7 @@ impl Weir {
             ingress,
             count_runs: false,
             drop_bytes: 0,
+            kernel_drops: true,
         };
         let (kernel, events) = Kernel::load(options)?;
         Ok(Weir { kernel, ingress, reader: Reader::start(events), holds: 0 })

@@ -72,6 +72,7 @@ impl Floor {
             ingress: IngressHook::Cgroup,
             count_runs: false,
             drop_bytes: 0,
+            kernel_drops: false,
         };
         let (mut kernel, events) = Kernel::load(options)?;
         let tables = compiled(&site::documents(), 1, Verdict::Allow, tick_ns());

@@ -36,6 +36,7 @@ impl Weir {
             ingress: IngressHook::Cgroup,
             count_runs: false,
             drop_bytes: 0,
+            kernel_drops: true,
         };
         let (kernel, events) = Kernel::load(options)?;
         Ok(Weir { kernel, events, mode: if mode == XdpMode::Generic { "generic" } else { "native" }, holds: 0 })

@@ -49,6 +49,8 @@ pub struct Options {
     pub all_metrics: bool,
     /// How many bytes of dropped packets are told.
     pub drop_bytes: Option<u32>,
+    /// Whether the agent records what the kernel drops by itself.
+    pub kernel_drops: bool,
     /// Whether the agent looks for faults that it is to have ([`faults`]).
     pub faults: bool,
 }
@@ -87,6 +89,7 @@ impl Default for Options {
             small_disk: false,
             all_metrics: false,
             drop_bytes: None,
+            kernel_drops: true,
             faults: false,
         }
     }
@@ -132,8 +135,9 @@ pub fn agent(world: &World, options: &Options) -> String {
         file.insert("queue".to_owned(), json!({"records": records}));
         file.insert("spool".to_owned(), json!({"mebibytes": mebibytes}));
     }
-    if let (Some(bytes), Some(file)) = (options.drop_bytes, file.as_object_mut()) {
-        file.insert("drops".to_owned(), json!({"packetBytes": bytes}));
+    if let Some(file) = file.as_object_mut().filter(|_| options.drop_bytes.is_some() || !options.kernel_drops) {
+        let bytes = options.drop_bytes.unwrap_or(0);
+        file.insert("drops".to_owned(), json!({"packetBytes": bytes, "kernel": options.kernel_drops}));
     }
     if let (Some(tls), Some(grpc)) = (&options.tls, file.get_mut("grpc").and_then(Value::as_object_mut)) {
         let files = json!({"certificate": tls.certificate, "key": tls.key, "clientCa": tls.client_ca});

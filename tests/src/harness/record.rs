@@ -24,6 +24,7 @@ pub struct Record {
     pub policy: String,
     pub rule: String,
     pub refusal: String,
+    pub kernel_reason: String,
     pub staged_verdict: Option<String>,
     pub staged_policy: String,
     pub staged_rule: String,
@@ -82,6 +83,12 @@ fn or_default<'de, D: Deserializer<'de>>(deserializer: D) -> Result<End, D::Erro
 }
 
 impl Record {
+    /// Whether it is a decision of Weir's, and not a drop of the kernel's own.
+    #[must_use]
+    pub fn is_decided(&self) -> bool {
+        self.kind == "verdict" && self.hook != "kernel"
+    }
+
     /// Whether it is a decision of this verdict at this hook.
     #[must_use]
     pub fn is(&self, verdict: &str, hook: &str) -> bool {

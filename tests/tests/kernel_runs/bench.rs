@@ -151,6 +151,8 @@ fn load(cgroup: &Path, chain: bool) -> (Kernel, Events) {
         ingress: IngressHook::Cgroup,
         count_runs: false,
         drop_bytes: 0,
+        // All that only some ask for.
+        kernel_drops: chain,
         pin: false,
     };
     Kernel::load(options).unwrap_or_else(|error| {

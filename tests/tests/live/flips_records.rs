@@ -57,7 +57,7 @@ impl Watch {
         let records = harness.records_since(self.from)?;
         (self.from, self.looked) = (self.from.max(next), Instant::now());
         ensure!(records.len() < KEPT, "{} records: more than are kept, so look more often", records.len());
-        for record in records.iter().filter(|record| record.kind == "verdict" && !record.local.workload.is_empty()) {
+        for record in records.iter().filter(|record| record.is_decided() && !record.local.workload.is_empty()) {
             self.check(record, sides)?;
         }
         let room = SHOWN.saturating_sub(self.refused.len());
@@ -133,7 +133,8 @@ fn refusals(records: &[Record]) -> impl Iterator<Item = String> {
     };
     let refused = move |record: &&Record| {
         let (local, remote) = (&record.local, &record.remote);
-        record.verdict == "deny"
+        record.is_decided()
+            && record.verdict == "deny"
             && (always(&local.workload, &remote.workload, remote.port)
                 || always(&remote.workload, &local.workload, local.port))
     };

@@ -33,6 +33,7 @@ mod flips_records;
 mod helpers;
 mod icmp;
 mod interfaces;
+mod kernel_drops;
 mod kinds;
 mod lifecycle;
 mod limits;
@@ -119,6 +120,7 @@ fn main() -> anyhow::Result<()> {
         services::trials(),
         translated::trials(),
         lifecycle::trials(),
+        kernel_drops::trials(),
         outlives::trials(),
         upgrades::trials(),
         faults::trials(),

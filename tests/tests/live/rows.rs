@@ -126,8 +126,11 @@ pub fn judge(harness: &mut Harness, policies: &str, rows: &[Row]) -> Result<()> 
     }
     // What passes, passes the first time. Datagrams that are refused are told of later than others that pass.
     crate::stage::agrees(harness)?;
-    let refused: Vec<Record> =
-        harness.records_since(mark)?.into_iter().filter(|record| record.verdict == "deny").collect();
+    let refused: Vec<Record> = harness
+        .records_since(mark)?
+        .into_iter()
+        .filter(|record| record.is_decided() && record.verdict == "deny")
+        .collect();
     for case in cases.iter().filter(|case| case.row.fate == Fate::Passes) {
         let found = refused.iter().find(|record| case.is_of(record));
         ensure!(

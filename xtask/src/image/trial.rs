@@ -128,9 +128,7 @@ fn agent(world: &World, built: &Path, capabilities: &[String]) -> Result<String>
     podman.args([NAME, "/usr/local/bin/weir-agent", "--config=/etc/weir/agent.yaml", "--node=trial"]);
     process::capture(&mut podman)?;
     let start = Instant::now();
-    until("an agent that enforces", || {
-        weirctl(world, built, &["status"]).is_ok_and(|status| enforces(&status))
-    })?;
+    until("an agent that enforces", || weirctl(world, built, &["status"]).is_ok_and(|status| enforces(&status)))?;
     Ok(format!("after {:.1} s", start.elapsed().as_secs_f64()))
 }
 
@@ -141,7 +139,10 @@ fn enforces(status: &str) -> bool {
 /// By its own word; that the word is true, tests of the agent's hold.
 fn sealed(world: &World, built: &Path) -> Result<String> {
     let status = weirctl(world, built, &["status"])?;
-    let line = status.lines().find(|line| line.contains("the agent itself")).context("status says nothing of the agent itself")?;
+    let line = status
+        .lines()
+        .find(|line| line.contains("the agent itself"))
+        .context("status says nothing of the agent itself")?;
     ensure!(!line.contains("not sealed"), "{line}");
     let landlock = fs::read_to_string("/sys/kernel/security/lsm").unwrap_or_default().contains("landlock");
     ensure!(!landlock || line.contains("Landlock: full") || line.contains("Landlock: partial"), "{line}");
@@ -160,8 +161,7 @@ fn again(world: &World, built: &Path) -> Result<String> {
     process::capture(world.podman().args(["start", "agent"]))?;
     let start = Instant::now();
     until("an agent that enforces again", || {
-        weirctl(world, built, &["status"])
-            .is_ok_and(|status| enforces(&status) && !status.contains("not attached"))
+        weirctl(world, built, &["status"]).is_ok_and(|status| enforces(&status) && !status.contains("not attached"))
     })?;
     denied(world, "web")?;
     allowed(world, "api")?;

@@ -115,6 +115,7 @@ fn config(reader: &mut Sources, file: Option<&Node>, flags: &Node) -> Option<Con
     let mebibytes = number(reader, &spool_section, "mebibytes", &MEBIBYTES).unwrap_or(DEFAULT_MEBIBYTES);
     let progress = number(reader, &progress_section, "seconds", &PROGRESS).unwrap_or(DEFAULT_PROGRESS);
     let drop_bytes = number(reader, &drops_section, "packetBytes", &DROP_BYTES).unwrap_or(0);
+    let kernel_drops = drops_section.read(reader, |reader, section| reader.choice(section, "kernel", BOOLEANS));
     let hours = number(reader, &spool_section, "hours", &HOURS).unwrap_or(DEFAULT_HOURS);
     let metrics = metrics(reader, &metrics_section);
     let log = log(reader, &log_section);
@@ -135,6 +136,7 @@ fn config(reader: &mut Sources, file: Option<&Node>, flags: &Node) -> Option<Con
         queue_records,
         progress: Duration::from_secs(progress),
         drop_bytes,
+        kernel_drops: kernel_drops.unwrap_or(true),
         spool: Limits { bytes: mebibytes << 20, age: Duration::from_hours(hours) },
         metrics,
         log,

@@ -13,7 +13,7 @@ use aya::{
     programs::{Xdp, loaded_links, loaded_programs, xdp::XdpMode as Mode},
 };
 use nix::net::if_::if_nameindex;
-use weir_common::places::TaskPlaces;
+use weir_common::places::{DropPlaces, TaskPlaces};
 
 pub use super::query::{Found, cgroup_programs};
 pub use clock::is_synchronised;
@@ -23,7 +23,7 @@ use super::{
     attach::{self, ALONE_HOOKS, ROOT_PROGRAMS, STRICT_PROGRAMS, WIRE_PROGRAMS, WORKLOAD_HOOKS},
     cgroups,
     error::KernelError,
-    interfaces,
+    interfaces, kernel_drops,
     links::{self, SlotMode},
     load, places, wires,
 };
@@ -32,30 +32,34 @@ use super::{
 pub struct Trial {
     ebpf: Ebpf,
     refused: Vec<KernelError>,
+    drops: Option<places::Drops>,
     reads_tasks: bool,
 }
 
 impl Trial {
     /// Creates the maps and loads each program, going on after one that is refused. As the configuration
-    /// asks: `chain` for those that stand in front of other XDP programs, `drop_bytes` of dropped packets shown.
+    /// asks: `chain` for those that stand in front of other XDP programs, `drop_bytes` of dropped packets shown, `kernel_drops` for the
+    /// kernel's own drops to be told.
     ///
     /// # Errors
     /// The maps cannot be created: a privilege or a kernel feature is missing.
-    pub fn load(chain: bool, drop_bytes: u32) -> Result<Self, KernelError> {
+    pub fn load(chain: bool, drop_bytes: u32, kernel_drops: bool) -> Result<Self, KernelError> {
         let places = places::of_running_kernel();
-        let first = Self::load_with(places, chain, drop_bytes)?;
+        let first = Self::load_with(places, chain, drop_bytes, kernel_drops)?;
         // As the agent does at its start.
         if first.refused.is_empty() || places.known == 0 {
             Ok(first)
         } else {
-            Self::load_with(TaskPlaces::UNKNOWN, chain, drop_bytes)
+            Self::load_with(TaskPlaces::UNKNOWN, chain, drop_bytes, kernel_drops)
         }
     }
 
-    fn load_with(places: TaskPlaces, chain: bool, drop_bytes: u32) -> Result<Self, KernelError> {
-        let mut ebpf = load::open(places, drop_bytes)?;
+    fn load_with(places: TaskPlaces, chain: bool, drop_bytes: u32, kernel_drops: bool) -> Result<Self, KernelError> {
+        let drops = kernel_drops.then(places::of_drops).flatten();
+        let known = drops.as_ref().map_or(DropPlaces::UNKNOWN, |drops| drops.places);
+        let mut ebpf = load::open(places, drop_bytes, known)?;
         let refused = attach::programs(chain).filter_map(|name| load::load_program(&mut ebpf, name).err()).collect();
-        Ok(Self { ebpf, refused, reads_tasks: places.known != 0 })
+        Ok(Self { ebpf, refused, drops, reads_tasks: places.known != 0 })
     }
 
     /// What the kernel refused, with the telling lines of its verifier.
@@ -68,6 +72,18 @@ impl Trial {
     #[must_use]
     pub const fn reads_tasks(&self) -> bool {
         self.reads_tasks
+    }
+
+    /// Whether what the kernel drops by itself can be told: how many reasons it has, or why not. Loads one more program; attaches nothing, as the
+    /// tracepoint is the host's.
+    ///
+    /// # Errors
+    /// Why not.
+    pub fn kernel_drops(&mut self) -> Result<usize, String> {
+        let drops =
+            self.drops.as_ref().ok_or("it has no tracepoint that tells of a packet and the reason (since 5.17)")?;
+        load::load_program(&mut self.ebpf, kernel_drops::PROGRAM).map_err(|error| error.to_string())?;
+        Ok(drops.reasons.len())
     }
 
     /// How many programs are loaded, and how many instructions the verifier has looked at for them.

@@ -176,6 +176,7 @@ fn decision(all: &mut Attributes, record: &FlowRecord) {
     all.text(&n::RULE, &record.rule);
     all.nonzero(&n::GENERATION, record.generation);
     all.text(&n::REFUSAL, &record.refusal);
+    all.text(&n::KERNEL_REASON, &record.kernel_reason);
     all.number(&n::COUNT, record.count);
     if record.r#type() != RecordType::Close && record.end_ns != record.time_ns {
         all.nonzero(&n::END_TIME, record.end_ns);
@@ -264,7 +265,10 @@ fn sentence(item: &Item) -> String {
         true => String::new(),
         false => format!("by {} \"{}\"", record.policy, record.rule),
     };
-    let reason = format!("({})", record.reason);
+    let reason = match record.kernel_reason.as_str() {
+        "" => format!("({})", record.reason),
+        word => format!("({}: {word})", record.reason),
+    };
     let many = if record.count > 1 { format!("x{}", record.count) } else { String::new() };
     let words = [what, direction, &record.hook, &flow, &protocol, &by, &reason, &many];
     clean(&words.into_iter().filter(|word| !word.is_empty() && *word != "()").collect::<Vec<_>>().join(" "))
@@ -272,7 +276,11 @@ fn sentence(item: &Item) -> String {
 
 fn loss(item: &Item) -> String {
     let (count, cause) = (item.record.count, &item.record.loss_cause);
-    let what = if cause.ends_with("_close") { "records" } else { "decisions" };
+    let what = match cause.as_str() {
+        "kernel_drop_missed" => "drops by the kernel",
+        cause if cause.ends_with("_close") => "records",
+        _ => "decisions",
+    };
     clean(&match item.lost_records {
         0 => format!("{count} {what} lost: {cause}"),
         records => format!("{records} records of {count} decisions lost: {cause}"),

@@ -72,6 +72,18 @@ fn limited() -> FlowRecord {
     }
 }
 
+fn dropped_by_the_kernel() -> FlowRecord {
+    FlowRecord {
+        hook: "kernel".to_owned(),
+        reason: "kernel".to_owned(),
+        kernel_reason: "NO_SOCKET".to_owned(),
+        refusal: String::new(),
+        policy: String::new(),
+        rule: String::new(),
+        ..denied()
+    }
+}
+
 fn closed() -> FlowRecord {
     FlowRecord {
         r#type: RecordType::Close.into(),
@@ -231,6 +243,13 @@ fn severity_event_and_sentence_say_what_happened() {
     for (record, lost_records, number, event, body) in [
         (verdict(Verdict::Allow), 0, 9, "weir.flow.verdict", format!("allow {to_db}")),
         (denied(), 0, 13, "weir.flow.verdict", format!("deny {to_db}")),
+        (
+            dropped_by_the_kernel(),
+            0,
+            13,
+            "weir.flow.verdict",
+            "deny egress kernel shop/web -> shop/db(10.0.0.4:5432) tcp (kernel: NO_SOCKET)".to_owned(),
+        ),
         (verdict(Verdict::Audit), 0, 13, "weir.flow.verdict", format!("audit {to_db}")),
         (kind(RecordType::Cut), 0, 13, "weir.flow.cut", format!("cut {to_db}")),
         (kind(RecordType::Adopted), 0, 13, "weir.flow.adopted", format!("adopted {to_db}")),
@@ -255,7 +274,7 @@ fn severity_event_and_sentence_say_what_happened() {
 
 #[test]
 fn every_attribute_that_is_documented_is_sent() {
-    let records = [denied(), limited(), closed(), staged_ping(), lost()];
+    let records = [denied(), limited(), dropped_by_the_kernel(), closed(), staged_ping(), lost()];
     let exported: Vec<_> = records.into_iter().map(|record| exported(record, 3)).collect();
     let sent: BTreeSet<&str> = exported.iter().flat_map(|record| said(record).into_keys()).collect();
     assert_eq!(sent, LOGS.iter().map(|attribute| attribute.name).collect());

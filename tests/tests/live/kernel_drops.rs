@@ -1,0 +1,203 @@
+//! Lives: weir-tests, live tests of what the kernel drops by itself.
+//! Called by: main.
+//! May touch: a world of its own.
+//! Never: takes a count of the agent's for right: senders have counted what they sent, and the kernel what its sockets had no room for.
+
+use std::collections::BTreeSet;
+use std::net::{IpAddr, SocketAddr};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use libtest_mimic::Trial;
+use nix::sys::signal::Signal;
+use weir_tests::documents::{document, workloads};
+use weir_tests::harness::ctl::Mark;
+use weir_tests::harness::{Harness, METRICS, Options, Record};
+use weir_tests::process::Running;
+use weir_tests::world::Who::{self, Api, Db, Polite};
+use weir_tests::world::World;
+
+use crate::metrics::fetch;
+use crate::stage::agrees;
+use crate::test;
+
+pub fn trials() -> Vec<Trial> {
+    vec![
+        test("what_the_kernel_drops_of_a_workload_is_recorded_with_its_reason_and_exact_count", told),
+        test("what_weir_refuses_is_not_told_again_as_the_kernels_own_drop", told_once),
+        test("the_kernels_own_drops_are_in_no_record_where_that_is_turned_off", untold),
+    ]
+}
+
+/// Nobody listens there.
+const CLOSED: u16 = 9009;
+/// Whoever listens there does not read.
+const FULL: u16 = 9011;
+/// Policy refuses it.
+const REFUSED: u16 = 9010;
+/// Nobody has it.
+const NOBODY: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(10, 77, 0, 99));
+/// Longest wait for what was counted to arrive.
+const ARRIVES: Duration = Duration::from_secs(10);
+/// By then what is going to be told has been: two epochs and a look at the spool.
+const SETTLED: Duration = Duration::from_millis(700);
+
+fn start(label: &str, kernel_drops: bool) -> Result<Harness> {
+    let options = Options { kernel_drops, all_metrics: true, ..Options::default() };
+    let mut harness = Harness::start(World::new(label)?, options)?;
+    harness.apply(&policy())?;
+    harness.wait("all to be attached", |harness| harness.status().is_ok_and(|status| status.all_attached()))?;
+    Ok(harness)
+}
+
+/// UDP is denied in silence, TCP refused.
+fn policy() -> String {
+    let rule = |name, action, protocol| {
+        format!("{{name: {name}, action: {action}, ports: [{{protocol: {protocol}, port: {REFUSED}}}]}}")
+    };
+    let (denied, refused) = (rule("denied", "deny", "UDP"), rule("refused", "refuse", "TCP"));
+    let select = format!(
+        "\n  workloadSelector: {{matchLabels: {{app: api}}}}\n  policyTypes: [Ingress]\n  defaultAction: allow\n  \
+         ingress: [{denied}, {refused}]"
+    );
+    workloads() + &document("Policy", "not-there", &select)
+}
+
+/// A drop that the kernel's own books or a sender has counted.
+struct Row {
+    why: &'static [&'static str],
+    direction: &'static str,
+    local: &'static str,
+    port: u16,
+    count: u64,
+}
+
+fn told() -> Result<()> {
+    let harness = start("kernel-drops", true)?;
+    let mark = Mark::now();
+    let mut deaf = harness.world().serve(Api, &format!("udp-serve --silent --listen {}:{FULL}", Api.v4()))?;
+    deaf.signal(Signal::SIGSTOP);
+    let closed = send(&harness, Polite, Api.v4(), (CLOSED, 64))?;
+    let full = send(&harness, Db, Api.v4(), (FULL, 16_000))?;
+    let lost = send(&harness, Db, NOBODY, (CLOSED, 64))?;
+    let overflown = dropped_at(&deaf, FULL)?;
+    deaf.signal(Signal::SIGCONT);
+    ensure!(overflown > 0 && overflown < full, "{overflown} of {full} found no room");
+    let of = |why, direction, local, port, count| Row { why, direction, local, port, count };
+    let rows = [
+        of(&["NO_SOCKET"], "ingress", "shop/api", CLOSED, closed),
+        of(&["SOCKET_RCVBUFF"], "ingress", "shop/api", FULL, overflown),
+        // Until the search is given up a few wait, and the others are too many.
+        of(&["NEIGH_FAILED", "NEIGH_QUEUEFULL", "QUEUE_PURGE"], "egress", "shop/db", CLOSED, lost),
+    ];
+    for row in &rows {
+        let fits = |record: &Record| {
+            let port = if row.direction == "ingress" { record.local.port } else { record.remote.port };
+            record.hook == "kernel" && record.local.workload == row.local && port == row.port
+        };
+        let records = until(&harness, mark, fits, row.count).with_context(|| format!("{:?}", row.why))?;
+        for record in &records {
+            let right = record.is("deny", "kernel")
+                && record.reason == "kernel"
+                && row.why.contains(&&*record.kernel_reason)
+                && record.direction == row.direction
+                && record.policy.is_empty()
+                && record.refusal.is_empty();
+            ensure!(right, "{:?}: {record:?}", row.why);
+        }
+        println!("    {} {} of {}, in {} records", row.count, row.why.join(" or "), row.local, records.len());
+    }
+    let served = deaf.served()?;
+    let received: u64 = served.clients.values().map(|client| client.packets).sum();
+    ensure!(received + overflown == full, "{received} received and {overflown} dropped of {full}");
+    let page = fetch(&harness, METRICS, "/metrics")?;
+    let of_it = |line: &&str| line.starts_with("weir_program_run") && line.contains("\"kernel_drop\"");
+    let runs: Vec<&str> = page.lines().filter(of_it).collect();
+    ensure!(runs.len() == 2, "how often it runs, and for how long, is not told: {runs:?}");
+    println!("    {}", runs.join("\n    "));
+    agrees(&harness)
+}
+
+/// At each hook whose refusal the kernel carries out by a drop of its own.
+fn told_once() -> Result<()> {
+    let harness = start("told-once", true)?;
+    let world = harness.world();
+    let _listens = [
+        world.serve(Api, &format!("udp-serve --silent --listen {}:{REFUSED}", Api.v4()))?,
+        world.serve(Api, &format!("tcp-serve --listen {}:{REFUSED}", Api.v4()))?,
+    ];
+    let limit =
+        document("RateLimit", "api", "\n  workloadSelector: {matchLabels: {app: api}}\n  packets: {perSecond: 50}");
+    let mut hooks = BTreeSet::new();
+    for native in [false, true] {
+        if native {
+            harness.apply(&(policy() + &limit))?;
+        }
+        let mark = Mark::now();
+        let sent = send(&harness, Polite, Api.v4(), (REFUSED, 64))?;
+        let to = SocketAddr::new(Api.v4(), REFUSED);
+        for _ in 0..3 {
+            let attempt = harness.world().attempt(Polite, &format!("tcp-connect --timeout-ms 300 --to {to}"))?;
+            ensure!(attempt.result != "ok", "{attempt:?}");
+        }
+        let refused = |record: &Record| {
+            record.verdict == "deny"
+                && record.hook != "kernel"
+                && record.protocol == "UDP"
+                && record.local.port == REFUSED
+        };
+        until(&harness, mark, refused, sent)?;
+        let records = harness.records_since(mark)?;
+        hooks.extend(records.iter().filter(|record| record.verdict == "deny").map(|record| record.hook.clone()));
+        let again: Vec<_> =
+            records.iter().filter(|record| record.hook == "kernel" && record.local.port == REFUSED).collect();
+        ensure!(again.is_empty(), "native {native}: told again: {again:#?}");
+    }
+    println!("    refused at {hooks:?}, each told once");
+    agrees(&harness)
+}
+
+fn untold() -> Result<()> {
+    let harness = start("untold", false)?;
+    let mark = Mark::now();
+    send(&harness, Polite, Api.v4(), (CLOSED, 64))?;
+    sleep(SETTLED);
+    let told: Vec<_> = harness.records_since(mark)?.into_iter().filter(|record| record.hook == "kernel").collect();
+    ensure!(told.is_empty(), "{told:?}");
+    agrees(&harness)
+}
+
+/// Sends datagrams for a second; how many.
+fn send(harness: &Harness, from: Who, to: IpAddr, (port, size): (u16, u32)) -> Result<u64> {
+    let line = format!("udp-paced --to {} --rate 1000 --size {size} --seconds 1", SocketAddr::new(to, port));
+    let sent = harness.world().start("paced", harness.world().probe_line(from, &line))?.sent()?;
+    ensure!(sent.ok > 100, "{sent:?}");
+    Ok(sent.ok)
+}
+
+/// What a socket of this process had no room for, as the kernel counts it at the socket.
+fn dropped_at(server: &Running, port: u16) -> Result<u64> {
+    let text = std::fs::read_to_string(format!("/proc/{}/net/udp", server.pid()))?;
+    let end = format!(":{port:04X}");
+    let line = text.lines().find(|line| line.split_whitespace().nth(1).is_some_and(|local| local.ends_with(&end)));
+    Ok(line.and_then(|line| line.split_whitespace().last()).context("no such socket")?.parse()?)
+}
+
+/// Waits until records that fit stand for as many drops as are expected, and not for more a moment later.
+fn until(harness: &Harness, mark: Mark, fits: impl Fn(&Record) -> bool, expected: u64) -> Result<Vec<Record>> {
+    let deadline = Instant::now() + ARRIVES;
+    let found = || -> Result<(u64, Vec<Record>)> {
+        let records: Vec<_> = harness.records_since(mark)?.into_iter().filter(|record| fits(record)).collect();
+        Ok((records.iter().map(|record| record.count).sum(), records))
+    };
+    while found()?.0 < expected {
+        let (counted, records) = found()?;
+        ensure!(Instant::now() < deadline, "expected {expected}, counted {counted}: {records:#?}");
+        sleep(Duration::from_millis(100));
+    }
+    sleep(SETTLED);
+    let (counted, records) = found()?;
+    ensure!(counted == expected, "{counted} were told of {expected}");
+    Ok(records)
+}
