@@ -45,6 +45,13 @@ impl Page {
         Self::new_zeroed()
     }
 
+    /// Words that are one, where they lie.
+    #[inline(always)]
+    #[must_use]
+    pub fn of(words: &[u64; PAGE_WORDS]) -> &Self {
+        zerocopy::transmute_ref!(words)
+    }
+
     /// Word `index` modulo the page size. The mask is what lets the kernel's verifier see the bound.
     #[inline(always)]
     #[must_use]

@@ -17,8 +17,8 @@ use weir_common::{
     addr::Addr,
     counters,
     edge::Edge,
-    event::{EdgeDrop, Endpoint, Event, LimitStats, Local, MergeKey, MergeValue, ReplyBucket, SynStats},
-    image::Page,
+    event::{EdgeDrop, Event, LimitStats, Local, MergeKey, MergeValue, ReplyBucket, SynStats},
+    image::PAGE_WORDS,
     maps::{
         EDGE_BUCKETS, EDGE_CLAIMS, EDGE_DROPS, EDGE_WAYS, FRAGMENT_BUCKETS, HINTS, LIMIT_SLOTS, LIMIT_TOTALS,
         MAX_CGROUPS, MAX_CIDRS, MAX_EDGES, MAX_ENDPOINTS, MAX_HERE, MAX_INTERFACES, MAX_LIMITS, MAX_MERGED,
@@ -40,10 +40,13 @@ const BPF_F_INNER_MAP: usize = 1 << 12;
 const BPF_F_MMAPABLE: usize = 1 << 10;
 const NO_PREALLOC: usize = BPF_F_NO_PREALLOC as usize;
 
-/// Pages of one slot's image. Written by the agent while the slot is idle.
-pub type Pages = Array<Page, 1, BPF_F_INNER_MAP>;
-/// Addresses of one slot.
-pub type Endpoints = HashMap<Addr, Endpoint, { MAX_ENDPOINTS as usize }, NO_PREALLOC>;
+/// [`weir_common::image::Page`]s of one slot's image. Written by the agent while the slot is idle.
+///
+/// Values of inner maps are plain numbers to the kernel: Linux 6.1 would look for a timer in a structure, find none, and then take no
+/// other map in this one's place but one of which it was told the same; the agent makes its maps without types.
+pub type Pages = Array<[u64; PAGE_WORDS], 1, BPF_F_INNER_MAP>;
+/// Addresses of one slot, each with the words of its [`weir_common::event::Endpoint`].
+pub type Endpoints = HashMap<Addr, [u32; 2], { MAX_ENDPOINTS as usize }, NO_PREALLOC>;
 /// Prefixes of one slot, each with its identity.
 pub type Cidrs = LpmTrie<Addr, u32, { MAX_CIDRS as usize }>;
 /// Lines of one image of the address sets. Written by the agent through a mapping of its own, in use or not: each store leaves it

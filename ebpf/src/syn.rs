@@ -23,6 +23,7 @@ use aya_ebpf::{
     programs::XdpContext,
 };
 use weir_common::{
+    addr::Addr,
     decide::Image,
     event::SynStats,
     gcra::Limit,
@@ -168,10 +169,7 @@ extern "C" fn weir_cookie(frame: *mut xdp_md, packet: *const Packet, number: u32
     if packet.header != plain || packet.first_fragment != 0 || offset > FRONT || bytes::is_for_many(frame) {
         return passed(stats, opens, offset_of!(SynStats, unusual));
     }
-    // Where it lies: a copy would take stack.
-    let dst = &packet.dst;
-    // SAFETY: no program writes this map; only whether there is an entry counts.
-    if unsafe { maps::HERE.get(dst) }.is_none() {
+    if !is_here(scratch, packet) {
         return passed(stats, opens, offset_of!(SynStats, elsewhere));
     }
     let length = fetch(frame, scratch, offset, plain);
@@ -200,6 +198,19 @@ extern "C" fn weir_cookie(frame: *mut xdp_md, packet: *const Packet, number: u32
         count(stats, offset_of!(SynStats, failed));
     }
     said
+}
+
+/// Whether the packet is for an address of its interface's own network namespace.
+#[inline(always)]
+fn is_here(scratch: *mut Scratch, packet: &Packet) -> bool {
+    // Linux 6.1 takes no key that lies in the memory a global function was handed, and on the stack it would take room.
+    // SAFETY: a live map value of this CPU, aligned for words, which nothing is in yet.
+    let dst = unsafe {
+        scratch.cast::<[u32; 4]>().write(packet.dst.words());
+        &*scratch.cast::<Addr>()
+    };
+    // SAFETY: no program writes this map; only whether there is an entry counts.
+    unsafe { maps::HERE.get(dst) }.is_some()
 }
 
 /// Answers of [`weir_ask`] beside those of the helpers.

@@ -59,13 +59,16 @@ impl Active {
 impl Tables for Active {
     #[inline(always)]
     fn page(&self, index: u32) -> Option<&Page> {
-        self.pages.get(index)
+        self.pages.get(index).map(Page::of)
     }
 
     #[inline(always)]
     fn endpoint(&self, addr: &Addr) -> Option<Endpoint> {
+        // On the stack, because Linux 6.1 takes no key that lies in the memory a global function was handed.
+        let key = *addr;
         // SAFETY: no program writes this map, and the agent only adds to the slot in use; the value is copied at once.
-        unsafe { maps::ENDPOINTS.get(self.slot)?.get(addr) }.copied()
+        let found = unsafe { maps::ENDPOINTS.get(self.slot)?.get(key) };
+        found.map(|&[identity, owner]| Endpoint { identity, owner })
     }
 
     #[inline(always)]

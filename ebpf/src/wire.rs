@@ -111,7 +111,7 @@ pub fn judge(skb: *mut __sk_buff, subject: &Subject, packet: &mut Packet) -> Out
     let judged = tables::judge(subject.local.workload, &query);
     let answers_only = packet.protocol == Protocol::TCP && packet.tcp_flags & OPENING == OPENING;
     if !judged.decision.verdict.passes() || answers_only {
-        return answer(skb, subject, &query, &judged, packet, error);
+        return answer(skb, subject, &mut query, &judged, packet, error);
     }
     if error {
         return Outcome::Passes;
@@ -130,12 +130,12 @@ fn ends_connection(packet: &Packet) -> bool {
         && packet.length <= packet.header as u32 + TCP_HEADER
 }
 
-/// A packet that no rule lets be a question may be an answer.
+/// A packet that no rule lets be a question may be an answer. `question` becomes the one it would answer: the stack has no room for both.
 #[inline(always)]
 fn answer(
     skb: *mut __sk_buff,
     subject: &Subject,
-    question: &Query,
+    question: &mut Query,
     denied: &Judged,
     packet: &Packet,
     error: bool,
@@ -147,8 +147,9 @@ fn answer(
     if packet.opens_tcp() {
         return decided(skb, subject, denied, packet);
     }
-    let query = Query { direction: emit::opposite(question.direction), port: asked.number(), ..*question };
-    let judged = tables::judge(subject.local.workload, &query);
+    question.direction = emit::opposite(question.direction);
+    question.port = asked.number();
+    let judged = tables::judge(subject.local.workload, question);
     // A segment that can only answer is refused by what refuses the question.
     let refusal = if denied.decision.verdict.passes() { &judged } else { denied };
     if !judged.decision.verdict.passes() {

@@ -152,8 +152,8 @@ fn answered(image: &Image<'_, Active>, shielded: u64, packet: &Packet, ifindex: 
 
 /// Charges every limit on the packet's service; the first exhausted decides. 0 if none is.
 ///
-/// A function of its own in the object, with a number for an answer, for the sake of the stack.
-#[inline(never)]
+/// What it asks is asked by functions of their own in the object, which give their stack back before anything is charged.
+#[inline(always)]
 fn limited(image: &Image<'_, Active>, word: u64, packet: &mut Packet, sender: u32, ifindex: u32) -> u64 {
     if packet.first_fragment | packet.later_fragment != 0 {
         match placed(image, packet, sender) {
@@ -162,14 +162,21 @@ fn limited(image: &Image<'_, Active>, word: u64, packet: &mut Packet, sender: u3
             reason => return reason,
         }
     }
-    let numbers = aims::numbers(word, packet);
-    // What a workload sends in another's name its interface's own program refuses; that other is not charged for it.
-    let charged = numbers != 0 && (sender == 0 || image.owns(sender, &packet.src));
-    let said = if charged { limiter::exceeded_at_xdp(word, packet, numbers, ifindex) } else { 0 };
+    let numbers = aimed(image, word, packet, sender);
+    let said = if numbers != 0 { limiter::exceeded_at_xdp(word, packet, numbers, ifindex) } else { 0 };
     if said == 0 || said & AUDIT != 0 {
         fragments::passed(packet);
     }
     said
+}
+
+/// The limits to charge, up to four numbers. What a workload sends in another's name its interface's own program refuses; that other
+/// is not charged for it.
+#[inline(never)]
+fn aimed(image: &Image<'_, Active>, word: u64, packet: &Packet, sender: u32) -> u64 {
+    let numbers = aims::numbers(word, packet);
+    let charged = numbers != 0 && (sender == 0 || image.owns(sender, &packet.src));
+    if charged { numbers } else { 0 }
 }
 
 /// Gives a later fragment to a service with limits its port: 0, or the reason to refuse it for, or all bits where no limit is on any of

@@ -3,7 +3,10 @@
 //! May touch: the embedded object, the kernel's program loader.
 //! Never: attaches.
 
-use std::{io, time::Duration};
+use std::{
+    io,
+    time::{Duration, Instant},
+};
 
 use aya::{
     Btf, Ebpf, EbpfLoader, Pod,
@@ -89,7 +92,12 @@ pub(super) fn open(places: TaskPlaces, drop_bytes: u32, drops: DropPlaces) -> Re
 /// Loads one program, which the kernel verifies.
 pub(super) fn load_program(ebpf: &mut Ebpf, name: &'static str) -> Result<(), KernelError> {
     let program = ebpf.program_mut(name).ok_or(KernelError::NoProgram(name))?;
-    error::program_point("start.load").and_then(|()| load_one(program)).map_err(|cause| refused(name, cause))
+    let start = Instant::now();
+    error::program_point("start.load").and_then(|()| load_one(program)).map_err(|cause| refused(name, cause))?;
+    let seconds = start.elapsed().as_secs_f32();
+    let verified = |program: &Program| program.info().ok().and_then(|info| info.verified_instruction_count());
+    tracing::debug!(program = name, verified = verified(program), seconds, "program loaded");
+    Ok(())
 }
 
 fn set<'a, T: Pod>(loader: &mut EbpfLoader<'a>, name: &'a str, value: &'a T) {

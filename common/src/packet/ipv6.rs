@@ -12,7 +12,8 @@ use crate::{
 /// Bytes of the header itself, and of the shortest extension header.
 const HEADER: u32 = 40;
 const SHORTEST: u32 = 8;
-/// The most that the extension headers looked through can take, in bits that the kernel's verifier sees.
+/// The most that the extension headers looked through can take, in bits that the kernel's verifier sees; with one more they still
+/// fit in 16 bits.
 const MOST: u32 = 0x3fff;
 
 /// IANA "Protocol Numbers" of the extension headers that are looked through.
@@ -49,7 +50,7 @@ pub fn read<B: Bytes, const ALL: bool>(bytes: &B, offset: u32, packet: &mut Pack
     }
     let mut used = 0u32;
     for depth in 0..=MAX_EXTENSIONS {
-        used = bytes.any(used);
+        used = bytes.any(used as u16, &mut packet.header);
         if used > payload || used > MOST {
             return Err(transport::short(packet));
         }

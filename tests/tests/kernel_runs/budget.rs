@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 
 use serde::Deserialize;
-use weir_agent::kernel::ProgramSize;
+use weir_agent::{config::Log, kernel::ProgramSize};
 use weir_common::verdict::Verdict;
 
 use crate::bench::Bench;
@@ -101,6 +101,8 @@ fn a_program_that_grew_is_named_with_what_to_do() {
 #[test]
 #[ignore = "prints figures for `cargo xtask budget`"]
 fn what_every_program_takes() {
+    // On a kernel that takes its time, or refuses, this says which program it was.
+    weir_agent::logs::start(&Log { level: "debug", json: false });
     println!("budget: kernel {}", kernel());
     for ProgramSize { name, verified, instructions, machine_bytes } in sizes() {
         println!("budget: program {name} {verified} {instructions} {machine_bytes}");

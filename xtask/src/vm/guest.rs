@@ -168,10 +168,10 @@ mod tests {
 
     #[test]
     fn a_known_refusal_is_one_only_while_the_kernel_says_so() {
-        let refused = "vm: begin loading\ninvalid access to packet, off=0\ntest result: FAILED. 0 passed; 1 failed\nvm: end loading\n";
-        assert!(read(refused, &PARTS[0], "6.1").lacks.is_some());
-        assert!(!read(refused, &PARTS[0], "6.12").ok());
-        assert!(!read(&refused.replace("packet", "stack"), &PARTS[0], "6.1").ok());
-        assert!(!read(SAID, &PARTS[0], "6.1").ok());
+        let refused = "vm: begin verdicts\nassertion failed: port 53\ntest result: FAILED. 0 passed; 1 failed\nvm: end verdicts\n";
+        assert!(read(refused, &PARTS[2], "6.1").lacks.is_some());
+        assert!(!read(refused, &PARTS[2], "newest").ok());
+        assert!(!read(&refused.replace("53", "80"), &PARTS[2], "6.1").ok());
+        assert!(!read(&SAID.replace("loading", "verdicts"), &PARTS[2], "6.1").ok());
     }
 }

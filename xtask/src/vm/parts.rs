@@ -23,7 +23,7 @@ pub const LOADING: &str = "loading";
 const ONE_AT_A_TIME: &[&str] = &["--exact", "--test-threads", "1"];
 
 /// Everything, in the order it runs. The first is tried also by a kernel that is known to refuse.
-pub const PARTS: [Part; 4] = [
+pub const PARTS: [Part; 5] = [
     Part {
         name: LOADING,
         shows: "every program is accepted by the verifier, those for shared XDP slots too",
@@ -52,6 +52,18 @@ pub const PARTS: [Part; 4] = [
         cases: &["sockets::sctp_is_judged_by_its_ports_and_an_opening_is_never_an_answer"],
         patience: 300,
     },
+    Part {
+        name: "frames",
+        shows: "frames at XDP: a blocked source is dropped behind tags too, the longest prefix of address sets decides, a SYN is answered \
+                by a cookie that its listener takes",
+        options: ONE_AT_A_TIME,
+        cases: &[
+            "edge::xdp_drops_a_blocked_source_in_both_families_behind_tags_too_and_names_the_rule",
+            "sets::the_longest_prefix_names_the_set_and_each_set_counts_what_it_refused",
+            "syn::a_syn_is_answered_by_a_cookie_that_its_listener_takes",
+        ],
+        patience: 300,
+    },
 ];
 
 /// A kernel that refuses the programs, or what a part needs.
@@ -72,17 +84,11 @@ const SHOWN_NOTHING: &str = "its test runs (`BPF_PROG_TEST_RUN`) show programs a
                              real packets they see";
 
 /// Kernels that are known to refuse. Whoever mends that removes the row: a run fails until then.
-pub const REFUSALS: [Refusal; 3] = [
+pub const REFUSALS: [Refusal; 4] = [
     Refusal { series: "6.12", part: "verdicts", says: "failed: port 53", why: SHOWN_NOTHING },
     Refusal { series: "6.12", part: "sctp", says: "failed: first port of the range", why: SHOWN_NOTHING },
-    Refusal {
-        series: "6.1",
-        part: LOADING,
-        says: "invalid access to packet",
-        why: "its verifier refuses `ingress`: it learns nothing from comparing two registers (IP options), takes no map key from a \
-          global function's memory (`weir_decide`), and counts stacks in steps of 32 bytes, \
-          by which several programs need 544 to 576 of 512",
-    },
+    Refusal { series: "6.1", part: "verdicts", says: "failed: port 53", why: SHOWN_NOTHING },
+    Refusal { series: "6.1", part: "sctp", says: "failed: first port of the range", why: SHOWN_NOTHING },
 ];
 
 /// Why a kernel refuses, if it is known to.
