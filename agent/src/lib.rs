@@ -9,9 +9,10 @@
 //!             │         ▼                               ▼ events
 //!  collector ◄── rpc::export ◄── spool ◄── exporter ◄── telemetry ◄┘          decisions come up, records go out
 //! ```
-//! `metrics` shows Prometheus and probes what status shows people. `runtime` starts and stops all of it; begin reading there. `config`, `lock` and `logs` come before it;
+//! `metrics` shows Prometheus and probes what status shows people. `runtime` starts and stops all of it; begin reading there. `config`, `bounds`, `lock` and `logs` come before it;
 //! `doctor` is asked in its place.
 
+pub mod bounds;
 pub mod config;
 pub mod control;
 pub mod datapath;

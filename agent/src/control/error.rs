@@ -47,6 +47,14 @@ pub enum ControlError {
         /// The file.
         path: PathBuf,
     },
+    /// The last good policy was written by a later version.
+    #[error("the last good policy {} cannot be read", path.display())]
+    Newer {
+        /// The file.
+        path: PathBuf,
+        /// Which format.
+        source: super::format::Newer,
+    },
     /// A file of the policy or of the state directory is not readable.
     #[error("{} cannot be read", path.display())]
     Read {

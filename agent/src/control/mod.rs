@@ -14,6 +14,7 @@ mod change;
 mod error;
 mod expiry;
 pub mod explain;
+mod format;
 mod host;
 mod living;
 pub mod node;

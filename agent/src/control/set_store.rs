@@ -18,12 +18,14 @@ use weir_policy::{
     sets::{Entries, Expiry, Loaded, NEVER, entry},
 };
 
-use super::ControlError;
+use super::{ControlError, format};
 use crate::faults;
 
 /// Journal bytes from which the set is saved whole.
 const MOST_JOURNAL: usize = 1 << 20;
 const HEADER: &str = "# weir-agent: loaded into an address set, save ";
+/// What it begins with in every format (`format`).
+const WHAT: &str = "# weir-agent: loaded into an address set";
 const REMEDY: &str = "move the file away, start again, and load the set again";
 /// The line that ends a change.
 const END: &str = ".";
@@ -129,6 +131,7 @@ pub fn remove(state_dir: &Path, name: &str) {
 
 fn read_one(path: &Path) -> io::Result<Entries> {
     let text = fs::read_to_string(path)?;
+    format::check(&text, WHAT).map_err(|newer| io::Error::new(io::ErrorKind::InvalidData, newer))?;
     let mut lines = text.lines();
     let header = lines.next().unwrap_or_default();
     let mut entries: Entries = lines.map(parse).collect::<io::Result<_>>()?;
@@ -240,6 +243,29 @@ mod tests {
         let said = read(dir.path(), 100).err().map(|error| format!("{error}: {}", error.source().unwrap()));
         let said = said.unwrap();
         assert!(said.contains(&path.display().to_string()) && said.contains("\"192.0.2.\" is no entry"), "{said}");
+    }
+
+    #[test]
+    fn a_file_of_a_later_format_is_refused_by_name_and_stays() {
+        let dir = tempfile::tempdir().unwrap();
+        save(dir.path(), "bad", &Entries::default(), 7).unwrap();
+        let path = dir.path().join("sets/bad.set");
+        // Its lines would be read otherwise.
+        for (text, expected) in [
+            (format!("{WHAT}, format 2, save 7\n192.0.2.1 0\n"), Some("format 2")),
+            (format!("{WHAT}, format 1, save 7\n192.0.2.1 0\n"), None),
+        ] {
+            fs::write(&path, &text).unwrap();
+            let said = read(dir.path(), 100).err().map(|error| format!("{error}: {}", error.source().unwrap()));
+            assert_eq!(said.is_some(), expected.is_some(), "{said:?}");
+            for word in expected
+                .into_iter()
+                .flat_map(|found| [found, "knows format 1", "sets/bad.set", "start an agent of that version"])
+            {
+                assert!(said.as_ref().is_some_and(|said| said.contains(word)), "{word}: {said:?}");
+            }
+            assert_eq!(fs::read_to_string(&path).unwrap(), text);
+        }
     }
 
     /// What a crash or a full disk may leave, after which changes must not be lost, nor the next start fail.

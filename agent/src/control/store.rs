@@ -11,12 +11,14 @@ use std::{
 
 use weir_policy::Resources;
 
-use super::{Apply, Control, ControlError};
+use super::{Apply, Control, ControlError, format};
 use crate::{datapath::Datapath, faults};
 
 const FILE: &str = "policy.yaml";
 /// First line of the file. The number goes on from it, so that no two policies of a node ever share one.
 const HEADER: &str = "# weir-agent: last good policy, generation ";
+/// What it begins with in every format (`format`).
+const WHAT: &str = "# weir-agent: last good policy";
 /// What the second line begins with; whoever corrects the file by hand takes that line out. A file that was cut off could else be a smaller
 /// policy without a fault.
 const SUM: &str = "# weir-agent: CRC-32 of all below, take this line out to change it: ";
@@ -101,10 +103,13 @@ impl<D: Datapath> Control<D> {
 /// The file of the last good policy and its text; `None` if there is none.
 ///
 /// # Errors
-/// It cannot be read, or is not as it was written.
+/// It cannot be read, is not as it was written, or a later version wrote it.
 pub fn stored_policy(state_dir: &Path) -> Result<Option<(String, String)>, ControlError> {
     let path = state_dir.join(FILE);
     let Some(text) = read(&path)? else { return Ok(None) };
+    if let Err(source) = format::check(&text, WHAT) {
+        return Err(ControlError::Newer { path, source });
+    }
     let (name, sum) = (path.display().to_string(), sum(&text));
     match documents(&text) {
         Some(documents) if sum.as_deref() != Some(&sum_of(documents)) => Err(ControlError::Damaged { path }),

@@ -82,6 +82,7 @@ impl Outcome {
                 | ControlError::Empty(_)
                 | ControlError::Stored { .. }
                 | ControlError::Damaged { .. }
+                | ControlError::Newer { .. }
                 | ControlError::Read { .. }
                 | ControlError::PolicyDir(_)
                 | ControlError::End(_)

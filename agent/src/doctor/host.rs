@@ -19,38 +19,24 @@ use nix::{
 
 use super::Check;
 use crate::{
+    bounds::{self, FILES, FILES_EACH, GRANT, MemoryLimit, SYS_ADMIN},
     config::{Config, is_bpffs},
     kernel::preflight,
 };
 
-/// What the agent cannot do without: bits of `enum` in include/uapi/linux/capability.h.
-const NEEDED: [(&str, u32); 3] = [("CAP_BPF", 39), ("CAP_PERFMON", 38), ("CAP_NET_ADMIN", 12)];
-/// Contains CAP_BPF and CAP_PERFMON, and lets the agent enter namespaces.
-const SYS_ADMIN: u32 = 21;
 /// Lets the agent find the network namespaces of other users' processes.
 const SYS_PTRACE: u32 = 19;
 
-const GRANT: &str = "run it as root, or grant CAP_BPF, CAP_PERFMON, CAP_NET_ADMIN, CAP_SYS_ADMIN and CAP_SYS_PTRACE (systemd: AmbientCapabilities, Kubernetes: securityContext)";
-
 /// What depends on no configuration. `agent`: the process id of the one that runs.
 pub(super) fn checks(agent: Option<u32>) -> Vec<Check> {
-    let held = capabilities();
-    vec![privileges(held), btf(), jit(), statistics(), processes(agent), clock()]
-}
-
-/// The effective capabilities of this process, as bits.
-fn capabilities() -> u64 {
-    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let word = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
-    word.and_then(|word| u64::from_str_radix(word.trim(), 16).ok()).unwrap_or(0)
+    let held = bounds::capabilities();
+    vec![privileges(held), btf(), jit(), statistics(), processes(agent), memory(agent), clock()]
 }
 
 fn privileges(held: u64) -> Check {
     const NAME: &str = "privileges";
     let has = |bit: u32| held >> bit & 1 == 1;
-    let part_of_admin = |bit| bit != 12 && has(SYS_ADMIN);
-    let missing: Vec<&str> =
-        NEEDED.iter().filter(|(_, bit)| !has(*bit) && !part_of_admin(*bit)).map(|(name, _)| *name).collect();
+    let missing = bounds::missing(held);
     if !missing.is_empty() {
         return Check::fail(NAME, format!("{} missing", missing.join(", ")), GRANT);
     }
@@ -152,7 +138,7 @@ fn processes(agent: Option<u32>) -> Check {
     const NAME: &str = "processes";
     /// Threads of an agent that serves, with room for namespaces that it enters.
     const NEEDED: u64 = 64;
-    match limit(agent, "Max processes") {
+    match limit(agent, "Max processes", Which::Soft) {
         Some(limit) if limit < NEEDED => Check::warn(
             NAME,
             format!("{limit} processes and threads for this user"),
@@ -166,32 +152,64 @@ fn processes(agent: Option<u32>) -> Check {
 /// Descriptors for the links of `workloads` workloads.
 pub(super) fn open_files(agent: Option<u32>, workloads: usize) -> Check {
     const NAME: &str = "open-files";
-    /// Programs, maps, listeners, connections.
-    const BASE: u64 = 256;
-    /// Ten links at its cgroup, two at its interface, one at its namespace and that held open.
-    const EACH: u64 = 14;
-    let needed = BASE + EACH * workloads as u64;
+    let needed = FILES + FILES_EACH * workloads as u64;
     let whose = if agent.is_some() { "the running agent" } else { "this process" };
-    match limit(agent, "Max open files") {
+    // What it may have: a start takes all of it.
+    match limit(agent, "Max open files", Which::Hard) {
         Some(limit) if limit < needed => Check::fail(
             NAME,
             format!("{limit} for {whose}, and {workloads} workloads need about {needed}"),
             format!("raise it (systemd: LimitNOFILE={})", needed.next_power_of_two()),
         ),
         Some(limit) => {
-            let room = limit.saturating_sub(BASE) / EACH;
+            let room = limit.saturating_sub(FILES) / FILES_EACH;
             Check::ok(NAME, format!("{limit} for {whose}, enough for some {room} workloads; {workloads} are known"))
         }
         None => Check::skipped(NAME, format!("the limits of {whose} cannot be read")),
     }
 }
 
-/// A soft limit of the agent that runs, or of this process. The words of the kernel: "unlimited" is [`u64::MAX`].
-fn limit(agent: Option<u32>, name: &str) -> Option<u64> {
+/// The memory that there may be, the kernel's tables with it.
+fn memory(agent: Option<u32>) -> Check {
+    const NAME: &str = "memory";
+    let Some(MemoryLimit { file, bytes }) = bounds::memory_limit(agent) else {
+        return Check::ok(NAME, "no limit of a cgroup is seen from here");
+    };
+    let mebibytes = |bytes: u64| bytes >> 20;
+    let (needed, beside) = (bounds::memory_needed(), bounds::memory_beside());
+    let found = format!("{}: {} MiB", file.display(), mebibytes(bytes));
+    let remedy =
+        format!("raise it to {} MiB (systemd: MemoryMax; Kubernetes: resources.limits.memory)", mebibytes(beside));
+    match bytes {
+        _ if bytes < needed => {
+            Check::fail(NAME, format!("{found}, and an agent needs {} MiB", mebibytes(needed)), remedy)
+        }
+        _ if bytes < beside => Check::warn(
+            NAME,
+            format!(
+                "{found}: an agent that is started again in the same cgroup, beside what the one before left, needs {} MiB",
+                mebibytes(beside)
+            ),
+            remedy,
+        ),
+        _ if mebibytes(bytes) >= 1 << 30 => Check::ok(NAME, "no limit"),
+        _ => Check::ok(NAME, found),
+    }
+}
+
+/// Of the two that a resource has.
+#[derive(Clone, Copy)]
+enum Which {
+    Soft = 0,
+    Hard = 1,
+}
+
+/// A limit of the agent that runs, or of this process. The words of the kernel: "unlimited" is [`u64::MAX`].
+fn limit(agent: Option<u32>, name: &str, which: Which) -> Option<u64> {
     let whose = agent.map_or_else(|| "self".to_owned(), |pid| pid.to_string());
     let text = fs::read_to_string(format!("/proc/{whose}/limits")).ok()?;
-    let soft = text.lines().find_map(|line| line.strip_prefix(name))?.split_whitespace().next()?;
-    if soft == "unlimited" { Some(u64::MAX) } else { soft.parse().ok() }
+    let word = text.lines().find_map(|line| line.strip_prefix(name))?.split_whitespace().nth(which as usize)?;
+    if word == "unlimited" { Some(u64::MAX) } else { word.parse().ok() }
 }
 
 /// Whether the state directory can be written to, and has room.

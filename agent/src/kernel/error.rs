@@ -13,10 +13,12 @@ use crate::faults;
 #[derive(Debug, thiserror::Error)]
 pub enum KernelError {
     /// The object or its maps were refused.
-    #[error(
-        "loading the kernel programs failed: {0}; needs root or CAP_BPF and CAP_NET_ADMIN, kernel 6.1 or later with BTF"
-    )]
-    Object(#[from] EbpfError),
+    #[error("loading the kernel programs failed: {source}; {}", needs(source))]
+    Object {
+        /// The system's word for it.
+        #[from]
+        source: EbpfError,
+    },
     /// The object lacks a program this version attaches.
     #[error("the object has no program `{0}`: agent and kernel programs are of different builds")]
     NoProgram(&'static str),
@@ -165,6 +167,28 @@ pub enum Obstacle {
     /// The kernel's own word.
     #[error("it could not be replaced: {0}")]
     Refused(io::Error),
+}
+
+/// What to look at when the object is refused.
+fn needs(error: &EbpfError) -> &'static str {
+    if is_out_of_memory(error) {
+        "the tables found no room in the memory that the agent's cgroup, or one above it, may have (`memory.max`): raise it. \
+         `weirctl doctor` says how much is needed. What is in force stays"
+    } else {
+        "needs root or CAP_BPF and CAP_NET_ADMIN, kernel 6.1 or later with BTF"
+    }
+}
+
+/// Whether the system's word is that there is no memory.
+fn is_out_of_memory(error: &(dyn Error + 'static)) -> bool {
+    let mut next = Some(error);
+    while let Some(cause) = next {
+        if cause.downcast_ref::<io::Error>().is_some_and(|cause| cause.kind() == io::ErrorKind::OutOfMemory) {
+            return true;
+        }
+        next = cause.source();
+    }
+    false
 }
 
 /// An error and what is underneath it, in one line: the system's own word stands last.

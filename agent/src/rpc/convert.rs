@@ -32,6 +32,7 @@ pub fn status(error: &ControlError) -> Status {
         | ControlError::Set(SetError::Kernel { .. })
         | ControlError::Stored { .. }
         | ControlError::Damaged { .. }
+        | ControlError::Newer { .. }
         | ControlError::Read { .. }
         | ControlError::PolicyDir(_)
         | ControlError::Counters(_) => Status::internal(words),

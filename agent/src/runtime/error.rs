@@ -3,17 +3,33 @@
 //! May touch: nothing.
 //! Never: stands for something the agent could have gone on without.
 
-use crate::{control::ControlError, kernel::KernelError, lock::LockError};
+use crate::{
+    bounds::{BoundsError, GRANT},
+    control::ControlError,
+    kernel::KernelError,
+    lock::LockError,
+};
 
 /// Why the agent could not start, or had to end.
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
+    /// Too little memory, or too few descriptors.
+    #[error(transparent)]
+    Bounds(#[from] BoundsError),
     /// Another agent runs.
     #[error(transparent)]
     Lock(#[from] LockError),
     /// The kernel refused the programs.
     #[error(transparent)]
     Kernel(Box<KernelError>),
+    /// The kernel refused the programs, and a capability is missing.
+    #[error("{} missing: {GRANT}. The kernel says", missing.join(", "))]
+    Privileges {
+        /// Which.
+        missing: Vec<&'static str>,
+        /// Its word.
+        source: Box<KernelError>,
+    },
     /// The policy could not be put in force.
     #[error(transparent)]
     Control(#[from] ControlError),

@@ -41,11 +41,12 @@ use tokio::{
 use weir_policy::Timestamp;
 
 use crate::{
+    bounds,
     config::{Config, XdpMode},
     control::{Control, Settings, actor},
     datapath::{Datapath, EventSource},
     exporter::{Queue, spooler},
-    kernel::{self, Kernel, fence::Fence},
+    kernel::{self, Kernel, KernelError, fence::Fence},
     lock, metrics,
     revoke::{self, Revoker},
     rpc::{self, Link},
@@ -69,6 +70,7 @@ const RPC_THREADS: usize = 2;
 /// It could not start, or a subsystem ended early.
 pub fn run(config: &Config) -> Result<(), RunError> {
     let _lock = lock::take(&config.state_dir, &config.cgroup_root)?;
+    bounds::take()?;
     let porter = kernel::porter::start().map_err(|source| RunError::System { what: "the porter", source })?;
     let fence = own::fence(config);
     let runtime = runtime(Some(fence.clone()))?;
@@ -90,7 +92,7 @@ pub fn run(config: &Config) -> Result<(), RunError> {
     };
     let (kernel, events) = {
         let _inside = runtime.enter();
-        Kernel::load(options).map_err(|error| RunError::Kernel(Box::new(error)))?
+        Kernel::load(options).map_err(refused)?
     };
     kernel::seal::close(&fence, config.neighbours.chain || kernel::shares_slots(&config.neighbours.bpffs));
     let ended = async {
@@ -100,6 +102,12 @@ pub fn run(config: &Config) -> Result<(), RunError> {
         }
     };
     run_on(config, runtime, kernel, events, ended)
+}
+
+/// Why the kernel takes no programs: it names no capability, so whichever is missing comes first.
+fn refused(error: KernelError) -> RunError {
+    let (missing, source) = (bounds::missing(bounds::capabilities()), Box::new(error));
+    if missing.is_empty() { RunError::Kernel(source) } else { RunError::Privileges { missing, source } }
 }
 
 /// Takes everything out of force that agents of the configured tree left there.

@@ -16,6 +16,17 @@ pub const MAX_BODY: usize = 3 << 20;
 /// First bytes of each frame, by which the next one is found behind damage.
 pub const MAGIC: [u8; 4] = *b"WFR1";
 
+/// What the first bytes of all formats have in common; the one after them says which it is, from `1` on.
+const FAMILY: &[u8] = b"WFR";
+/// The format that is written here, and the only one that is read.
+pub const FORMAT: u8 = MAGIC[3] - b'0';
+
+/// The format of what these bytes begin, where it is one that a later version writes.
+pub fn newer(bytes: &[u8]) -> Option<u8> {
+    let said = bytes.strip_prefix(FAMILY)?.first()?;
+    said.is_ascii_digit().then(|| said - b'0').filter(|said| *said > FORMAT)
+}
+
 /// What is known of a batch without reading it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Facts {

@@ -1,16 +1,17 @@
 //! Lives: weir-agent, spool.
 //! Called by: `Spool::open`.
 //! May touch: what earlier runs left in the spool's directory.
-//! Never: removes what was not delivered, but for what cannot be read; says so then.
+//! Never: removes what was not delivered, but for what cannot be read, and says so then; touches what a later version wrote.
 
 use std::{
-    fs, io,
+    fs::{self, File},
+    io::{self, Read as _},
     os::unix::fs::DirBuilderExt,
     path::{Path, PathBuf},
     sync::Arc,
 };
 
-use super::{Boot, Spool, position::PositionFile, segment::Segment};
+use super::{Boot, Spool, frame, position::PositionFile, segment::Segment};
 
 /// What an earlier run left.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -19,6 +20,8 @@ pub struct Left {
     pub ended_ns: Option<u64>,
     /// Batches are missing in what it left, nobody knows how many.
     pub damaged: bool,
+    /// Runs that a later version recorded in a format that is not known here; they are left as they are.
+    pub newer: usize,
 }
 
 impl Spool {
@@ -28,6 +31,15 @@ impl Spool {
         for path in sorted(dir)? {
             let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
             let Some((start, boot)) = name.split_once('-').filter(|_| path.is_dir()) else { continue };
+            if let Some((file, found)) = newer(&path)? {
+                tracing::error!(
+                    file = %file.display(), found, known = frame::FORMAT,
+                    "records of a later version's format are left as they are, and none of its run is delivered: start an agent of that \
+                     version, which delivers them, or remove the folder"
+                );
+                left.newer += 1;
+                continue;
+            }
             let began = start.parse().unwrap_or(0);
             let (newest_ns, damaged) = self.recover_boot(&path, boot)?;
             left.damaged |= damaged;
@@ -63,6 +75,19 @@ impl Spool {
         self.boots.insert(boot, of);
         Ok((newest_ns, damaged))
     }
+}
+
+/// The first segment of a run that is of a later format, and which that is.
+fn newer(dir: &Path) -> io::Result<Option<(PathBuf, u8)>> {
+    for path in sorted(dir)?.into_iter().filter(|path| path.extension().is_some_and(|end| end == "segment")) {
+        let mut first = [0; frame::MAGIC.len()];
+        // One that is shorter says nothing of its format.
+        let read = File::open(&path)?.read_exact(&mut first);
+        if let Some(found) = read.ok().and_then(|()| frame::newer(&first)) {
+            return Ok(Some((path, found)));
+        }
+    }
+    Ok(None)
 }
 
 pub fn sorted(dir: &Path) -> io::Result<Vec<PathBuf>> {

@@ -281,6 +281,31 @@ fn torn_and_changed_segments_cost_what_was_changed_and_that_is_said() {
 }
 
 #[test]
+fn what_a_later_version_wrote_is_neither_delivered_nor_removed() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut spool, _) = open(dir.path(), 1 << 20, "a", 1);
+    (1..=40).for_each(|n| append(&mut spool, n));
+    drop(spool);
+    let files = segments(dir.path());
+    // Its last segment only, as when a version was exchanged in between: the rest is of the same run.
+    let changed = files.last().unwrap();
+    for (magic, newer) in [(b"WFR2", 1), (b"WFR9", 1), (b"WFR1", 0), (b"WFR0", 0), (b"WFRx", 0)] {
+        edit(changed).write_all_at(magic, 0).unwrap();
+        let bytes = |files: &[PathBuf]| files.iter().map(|file| std::fs::read(file).unwrap()).collect::<Vec<_>>();
+        let before = bytes(&files);
+        let mut spool = Spool::empty(dir.path().join("b"), limits(1 << 20), "b");
+        let left = spool.recover(dir.path()).unwrap();
+        assert_eq!(left.newer, newer, "{magic:?}");
+        if newer == 1 {
+            assert!(spool.is_empty() && !left.damaged && left.ended_ns.is_none(), "{left:?}");
+            assert_eq!(bytes(&files), before);
+        } else {
+            assert!(!spool.is_empty());
+        }
+    }
+}
+
+#[test]
 fn a_workload_has_a_share_until_its_batches_are_gone() {
     let dir = tempfile::tempdir().unwrap();
     let (mut spool, _) = open(dir.path(), 1 << 20, "a", 1);

@@ -15,7 +15,7 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 use super::error::{WorldError, chain, file};
-use super::{cgroup, netns};
+use super::{bounds, cgroup, netns};
 
 /// Folder of all worlds' folders.
 pub const FOLDER: &str = "/run/weir-worlds";
@@ -96,6 +96,7 @@ pub fn remove_kept(label: &str) -> Result<Vec<String>, WorldError> {
 
 /// Removes a world by its name: processes, cgroups, namespaces (and with them interfaces), its BPF file system, folder.
 fn remove(name: &str) -> Result<(), WorldError> {
+    bounds::remove(name)?;
     cgroup::remove(&cgroup::mount()?.join(name))?;
     netns::remove_all(&format!("{name}-"))?;
     let folder = folder(name);

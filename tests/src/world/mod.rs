@@ -13,6 +13,7 @@
 //!   NAME/outside                cgroup of everything else the world starts
 //! ```
 
+mod bounds;
 pub mod cgroup;
 mod error;
 mod fabric;
@@ -28,6 +29,7 @@ mod who;
 use std::path::{Path, PathBuf};
 use std::process;
 
+pub use bounds::Bounds;
 pub use error::WorldError;
 pub use fabric::{Fabric, Place};
 pub use who::Who;

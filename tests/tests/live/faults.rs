@@ -26,6 +26,7 @@ pub fn trials() -> Vec<Trial> {
         test("every_fault_point_is_reached_by_a_test", complete),
         test("adversarial_68_killed_or_failing_at_any_step_all_of_one_policy_is_in_force", all_parts),
         test("adversarial_95_a_policy_on_disk_that_is_damaged_is_refused_and_what_is_in_force_stays", damaged),
+        test("adversarial_95_files_of_a_later_format_are_refused_by_name_and_none_is_touched", newer),
     ]
 }
 
@@ -383,6 +384,45 @@ fn fail_at(stage: &mut Stage, fault: &str, failing: Failing) -> Result<()> {
 }
 
 /// Whatever a disk may make of the file: the agent does not start with half a policy, says what to do, and what is in force stays.
+/// Files that a later version of Weir left, which this one does not understand: a policy and what was loaded into a set end a start, and
+/// what is in force stays; of records only those are left aside.
+fn newer() -> Result<()> {
+    let mut stage = Stage::new("newer")?;
+    stage.harness.kill_agent()?;
+    let state = stage.harness.world().folder().join("state");
+    let rows = [
+        ("policy.yaml", "# weir-agent: last good policy, format 2, generation 9\n---\n", true),
+        ("sets/of-later.set", "# weir-agent: loaded into an address set, format 3, save 9\n?\n", true),
+        ("spool/00000000000000000001-later/00000000000000000001.segment", "WFR2 as it likes", false),
+    ];
+    for (name, text, ends) in rows {
+        let path = state.join(name);
+        let before = fs::read(&path).ok();
+        fs::create_dir_all(path.parent().context("no folder")?)?;
+        fs::write(&path, text)?;
+        let log = if ends {
+            let mut hasty = stage.harness.world().start("hasty", stage.harness.agent_command()?)?;
+            let ended = hasty.wait(Duration::from_secs(20)).with_context(|| name)?;
+            ensure!(!ended.success(), "{name}: it has started");
+            stage.is(One, name)?;
+            fs::read_to_string(hasty.log())?
+        } else {
+            stage.repaired()?;
+            let log = fs::read_to_string(stage.harness.agent_log().context("no log")?)?;
+            stage.harness.stop_agent()?;
+            log
+        };
+        let line = log.lines().find(|line| line.contains(name) && line.contains("later version")).unwrap_or_default();
+        ensure!(line.contains("known=1") || line.contains("knows format 1"), "{name}: {log}");
+        ensure!(fs::read_to_string(&path)? == text, "{name} was changed");
+        match before {
+            Some(before) => fs::write(&path, before)?,
+            None => fs::remove_file(&path)?,
+        }
+    }
+    Ok(stage.harness.start_agent()?)
+}
+
 fn damaged() -> Result<()> {
     let mut stage = Stage::new("damaged")?;
     stage.harness.kill_agent()?;

@@ -16,6 +16,7 @@ mod attacks_sources;
 mod attacks_ways;
 mod attacks_wire;
 mod attribution;
+mod capabilities;
 mod cases;
 mod closing;
 mod conformance;
@@ -36,6 +37,7 @@ mod interfaces;
 mod kernel_drops;
 mod kinds;
 mod lifecycle;
+mod limited;
 mod limits;
 mod limits_socket;
 mod metrics;
@@ -114,6 +116,8 @@ fn main() -> anyhow::Result<()> {
         flips::trials(),
         random::trials(),
         poor::trials(),
+        limited::trials(),
+        capabilities::trials(),
         sealed::trials(),
         soak::trials(),
         policies::trials(),

@@ -35,7 +35,7 @@ pub fn trials() -> Vec<Trial> {
 const KILLS: &str = "WEIR_KILLS";
 
 /// web may call api and nobody else, db may not call api, whom a stranger at client's address does not reach at all.
-fn policy() -> String {
+pub fn policy() -> String {
     let web = "\n  workloadSelector: {matchLabels: {app: web}}\n  policyTypes: [Egress]\n  defaultAction: deny\n  \
                egress: [{name: api, to: [{workloadSelector: {matchLabels: {app: api}}}]}]";
     let api = "\n  workloadSelector: {matchLabels: {app: api}}\n  policyTypes: [Ingress]\n  defaultAction: deny\n  \

@@ -11,6 +11,7 @@ use std::{collections::BTreeSet, fs::File, io, path::Path};
 use aya::{
     Ebpf,
     programs::{Xdp, loaded_links, loaded_programs, xdp::XdpMode as Mode},
+    util::nr_cpus,
 };
 use nix::net::if_::if_nameindex;
 use weir_common::places::{DropPlaces, TaskPlaces};
@@ -175,6 +176,12 @@ pub struct Loaded {
     pub tag: u64,
     /// Who loaded it.
     pub uid: Option<u32>,
+}
+
+/// Processors that tables have cells for.
+#[must_use]
+pub fn processors() -> usize {
+    nr_cpus().unwrap_or(1)
 }
 
 /// Every program in the kernel.
