@@ -97,7 +97,7 @@ pub fn refusal(series: &str, part: &str) -> Option<&'static Refusal> {
 }
 
 /// Features that not every supported kernel has: since when, and what happens before.
-pub const FEATURES: [(&str, &str, &str); 5] = [
+pub const FEATURES: [(&str, &str, &str); 6] = [
     (
         "TC programs on workloads' own interfaces by links (TCX)",
         "6.6",
@@ -107,6 +107,11 @@ pub const FEATURES: [(&str, &str, &str); 5] = [
         "records of what living connections have come to",
         "6.9",
         "such connections are recorded at their end only; the agent says so when it starts",
+    ),
+    (
+        "records of what the kernel drops by itself",
+        "5.17, with types of its own (BTF); from 6.11 on it names the socket that was to receive, too",
+        "none of them; `weirctl doctor` says so (`kernel-drops`). Before 6.11 what arrives is known by its address where no socket took it yet",
     ),
     ("SCTP", "where the kernel has the module `sctp`", "no such socket can be made, by anybody"),
     ("MPTCP", "where the kernel is built with it", "no such socket can be made, by anybody"),
