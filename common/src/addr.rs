@@ -135,6 +135,17 @@ impl Addr {
         first == 0 || first == 127 || first >> 4 == 14 || low as u32 == u32::MAX
     }
 
+    /// Whether it is of many hosts: a group's, or everybody's (RFC 5771, RFC 919, RFC 4291 section 2.7).
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_of_many(&self) -> bool {
+        let (high, low) = self.halves();
+        match self.as_v4() {
+            Some(_) => low as u32 >> 28 == 14 || low as u32 == u32::MAX,
+            None => high >> 56 == 0xff,
+        }
+    }
+
     /// Whether it is an IPv6 address of the link only (`fe80::/10`).
     #[inline(always)]
     #[must_use]
@@ -284,6 +295,24 @@ mod tests {
             assert_eq!([addr.is_unspecified(), addr.is_loopback(), addr.is_link_local()], expected, "{addr:?}");
         }
         assert_eq!(Addr::link_local([0x02, 0x42, 0xac, 0x11, 0, 2]), v6("fe80::42:acff:fe11:2"));
+    }
+
+    #[test]
+    fn addresses_of_many_hosts_are_told_from_those_of_one() {
+        let v6 = |text: &str| Addr::v6(text.parse::<core::net::Ipv6Addr>().unwrap().octets());
+        let rows = [
+            (Addr::v4([223, 255, 255, 255]), false),
+            (Addr::v4([224, 0, 0, 1]), true),
+            (Addr::v4([239, 255, 255, 255]), true),
+            (Addr::v4([240, 0, 0, 1]), false),
+            (Addr::v4([255, 255, 255, 255]), true),
+            (v6("ff02::1"), true),
+            (v6("fe80::1"), false),
+            (v6("::"), false),
+        ];
+        for (addr, expected) in rows {
+            assert_eq!(addr.is_of_many(), expected, "{addr:?}");
+        }
     }
 
     #[test]

@@ -232,7 +232,9 @@ impl Packet {
 /// The workload it is about, and which way it went: by its socket, else by its addresses.
 #[inline(always)]
 fn whose(socket: u64, receives: bool, packet: &Packet) -> Option<(Local, Direction)> {
-    let (to, from) = (owner(&packet.dst), owner(&packet.src));
+    // Of what is for many, whoever does not want it throws a copy away: that is no drop of who has sent it.
+    let known = !packet.dst.is_of_many();
+    let (to, from) = if known { (owner(&packet.dst), owner(&packet.src)) } else { (0, 0) };
     if let Some(local) = of_socket(socket) {
         let arrives = receives || (to == local.workload && from != local.workload);
         return Some((local, if arrives { Direction::Ingress } else { Direction::Egress }));

@@ -44,8 +44,9 @@ pub(super) struct Drops {
 
 /// What every reason's name begins with.
 const REASON: &str = "SKB_DROP_REASON_";
-/// Reasons that are not told: programs like Weir's own cause these, which have told why; and what was used up as it should.
-const UNTOLD: [&str; 8] = [
+/// Reasons that are not told: programs like Weir's own cause these, which have told why; what was used up as it should; and a frame for
+/// somebody else, of which a bridge that does not know where to sends everybody a copy.
+const UNTOLD: [&str; 9] = [
     "SKB_NOT_DROPPED_YET",
     "SKB_CONSUMED",
     "SOCKET_FILTER",
@@ -53,6 +54,7 @@ const UNTOLD: [&str; 8] = [
     "TC_INGRESS",
     "TC_EGRESS",
     "XDP",
+    "OTHERHOST",
     "SUBSYS_MASK",
 ];
 

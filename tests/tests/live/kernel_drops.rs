@@ -18,6 +18,8 @@ use weir_tests::process::Running;
 use weir_tests::world::Who::{self, Api, Db, Polite};
 use weir_tests::world::World;
 
+use crate::attacks_wire::hardware;
+use crate::crafted::{frame, hex, udp};
 use crate::metrics::fetch;
 use crate::stage::agrees;
 use crate::test;
@@ -26,6 +28,7 @@ pub fn trials() -> Vec<Trial> {
     vec![
         test("what_the_kernel_drops_of_a_workload_is_recorded_with_its_reason_and_exact_count", told),
         test("what_weir_refuses_is_not_told_again_as_the_kernels_own_drop", told_once),
+        test("a_copy_that_others_throw_away_is_no_drop_of_a_workloads", copies),
         test("the_kernels_own_drops_are_in_no_record_where_that_is_turned_off", untold),
     ]
 }
@@ -38,6 +41,11 @@ const FULL: u16 = 9011;
 const REFUSED: u16 = 9010;
 /// Nobody has it.
 const NOBODY: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(10, 77, 0, 99));
+/// What goes there reaches everybody on the bridge.
+const COPIED: u16 = 9012;
+/// Nobody's hardware address, of one host.
+const NOT_HERE: [u8; 6] = [2, 0, 0, 0, 0, 0x99];
+const GROUP: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(239, 1, 2, 3));
 /// Longest wait for what was counted to arrive.
 const ARRIVES: Duration = Duration::from_secs(10);
 /// By then what is going to be told has been: two epochs and a look at the spool.
@@ -155,6 +163,28 @@ fn told_once() -> Result<()> {
         ensure!(again.is_empty(), "native {native}: told again: {again:#?}");
     }
     println!("    refused at {hooks:?}, each told once");
+    agrees(&harness)
+}
+
+/// A bridge sends everybody what is for a host that it does not know, and what is for a group.
+fn copies() -> Result<()> {
+    let harness = start("copies", true)?;
+    let mark = Mark::now();
+    let packet = udp(Polite.v4(), Api.v4(), 4000, COPIED, b"for somebody else");
+    let line =
+        format!("send --layer frame --bytes {}", hex(&frame(hardware(&harness, Polite)?, NOT_HERE, 0x0800, &packet)));
+    for _ in 0..5 {
+        let sent = harness.world().attempt(Polite, &line)?;
+        ensure!(sent.result == "ok", "{sent:?}");
+    }
+    send(&harness, Db, GROUP, (COPIED, 64))?;
+    // So that what came before has come.
+    let closed = send(&harness, Polite, Api.v4(), (CLOSED, 64))?;
+    until(&harness, mark, |record| record.hook == "kernel" && record.local.port == CLOSED, closed)?;
+    let of_copies =
+        |record: &Record| [record.local.port, record.remote.port].contains(&COPIED) && record.hook == "kernel";
+    let told: Vec<_> = harness.records_since(mark)?.into_iter().filter(of_copies).collect();
+    ensure!(told.is_empty(), "{told:#?}");
     agrees(&harness)
 }
 
