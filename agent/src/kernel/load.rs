@@ -96,7 +96,7 @@ pub(super) fn load_program(ebpf: &mut Ebpf, name: &'static str) -> Result<(), Ke
     error::program_point("start.load").and_then(|()| load_one(program)).map_err(|cause| refused(name, cause))?;
     let seconds = start.elapsed().as_secs_f32();
     let verified = |program: &Program| program.info().ok().and_then(|info| info.verified_instruction_count());
-    tracing::debug!(program = name, verified = verified(program), seconds, "program loaded");
+    tracing::trace!(program = name, verified = verified(program), seconds, "program loaded");
     Ok(())
 }
 

@@ -102,7 +102,7 @@ fn a_program_that_grew_is_named_with_what_to_do() {
 #[ignore = "prints figures for `cargo xtask budget`"]
 fn what_every_program_takes() {
     // On a kernel that takes its time, or refuses, this says which program it was.
-    weir_agent::logs::start(&Log { level: "debug", json: false });
+    weir_agent::logs::start(&Log { level: "info,weir_agent::kernel::load=trace", json: false });
     println!("budget: kernel {}", kernel());
     for ProgramSize { name, verified, instructions, machine_bytes } in sizes() {
         println!("budget: program {name} {verified} {instructions} {machine_bytes}");
