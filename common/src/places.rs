@@ -71,11 +71,15 @@ pub struct DropPlaces {
     pub cgroup_kn: u64,
     /// `kernfs_node.id`, 64 bits.
     pub kernfs_node_id: u64,
+    /// `cgroup.self`, the cgroup as a `cgroup_subsys_state`.
+    pub cgroup_self: u64,
+    /// `cgroup_subsys_state.parent`, a pointer to that of the cgroup above.
+    pub css_parent: u64,
     /// Its number for want of a socket, which is also what it gives for what a program at `sk_lookup` refuses.
     pub no_socket: u64,
     /// Its number for no reason given, which is also what veth gives for what XDP refuses.
     pub not_specified: u64,
-    /// Which of its numbers are recorded: a bit for each below [`DropPlaces::REASONS`]. Not those that programs like Weir's cause, nor what
+    /// Which of its numbers are recorded: a bit for each below 256. Not those that programs like Weir's cause, nor what
     /// is no drop. Above there are only subsystems' own, which all are.
     pub told: [u64; 4],
 }
@@ -83,8 +87,6 @@ pub struct DropPlaces {
 impl DropPlaces {
     /// Words of it.
     pub const WORDS: usize = size_of::<Self>() / 8;
-    /// Reasons that have a bit; subsystems have numbers far above.
-    pub const REASONS: u32 = 256;
     /// None are known.
     pub const UNKNOWN: Self = Self {
         names_receiver: 0,
@@ -97,6 +99,8 @@ impl DropPlaces {
         sock_cgroup: 0,
         cgroup_kn: 0,
         kernfs_node_id: 0,
+        cgroup_self: 0,
+        css_parent: 0,
         no_socket: 0,
         not_specified: 0,
         told: [0; 4],

@@ -51,6 +51,37 @@ pub struct Subject {
     pub ifindex: u32,
 }
 
+impl Subject {
+    /// A packet from `src` to `dst`, which goes to or comes from `local` by its direction.
+    #[inline(always)]
+    pub const fn of_packet(
+        hook: Hook,
+        direction: Direction,
+        local: Local,
+        protocol: Protocol,
+        src: (Addr, Port),
+        dst: (Addr, Port),
+    ) -> Self {
+        let (ours, theirs) = match direction {
+            Direction::Ingress => (dst, src),
+            Direction::Egress => (src, dst),
+        };
+        Self {
+            hook,
+            direction,
+            local,
+            local_addr: ours.0,
+            remote_addr: theirs.0,
+            local_port: ours.1,
+            remote_port: theirs.1,
+            protocol,
+            cookie: 0,
+            tcp_flags: 0,
+            ifindex: 0,
+        }
+    }
+}
+
 /// The question a subject asks in its own direction. The local identity is filled in by `tables::judge`.
 #[inline(always)]
 pub fn question(subject: &Subject) -> Query {

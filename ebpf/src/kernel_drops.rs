@@ -11,7 +11,6 @@ use weir_common::{
     decide::{Decision, Tables as _},
     event::{Endpoint, Local},
     maps::AGENT,
-    places::DropPlaces,
     verdict::{Direction, Hook, Reason, Verdict},
 };
 
@@ -40,8 +39,8 @@ const IPV6: u16 = 0x86ddu16.to_be();
 const IPV6_HEADER: u64 = 40;
 /// Of the fragment field of IPv4: what follows the header is no port where any of these is set.
 const FRAGMENT_OFFSET: u16 = 0x1fff;
-/// A pointer's low addresses are no pointer: `__sk_insert_dst_tail` and the like put errors there.
-const LOWEST: u64 = 4096;
+/// How many cgroups above a socket's own are looked at: as many as `who` looks at of a caller's.
+const MAX_DEPTH: u32 = 12;
 
 #[raw_tracepoint(tracepoint = "kfree_skb")]
 pub fn kernel_drop(ctx: RawTracePointContext) -> i32 {
@@ -64,23 +63,8 @@ fn dropped(ctx: &RawTracePointContext) -> Option<()> {
         return None;
     }
     let (local, direction) = whose(socket, receiver != 0, &packet)?;
-    let arrives = matches!(direction, Direction::Ingress);
-    let (ours, theirs) = if arrives { (packet.dst, packet.src) } else { (packet.src, packet.dst) };
-    let (our_port, their_port) =
-        if arrives { (packet.dst_port, packet.src_port) } else { (packet.src_port, packet.dst_port) };
-    let subject = Subject {
-        hook: Hook::Kernel,
-        direction,
-        local,
-        local_addr: ours,
-        remote_addr: theirs,
-        local_port: our_port,
-        remote_port: their_port,
-        protocol: packet.protocol,
-        cookie: 0,
-        tcp_flags: 0,
-        ifindex: 0,
-    };
+    let (src, dst) = ((packet.src, packet.src_port), (packet.dst, packet.dst_port));
+    let subject = Subject::of_packet(Hook::Kernel, direction, local, packet.protocol, src, dst);
     let mut judged = Judged::refusal(Reason::Kernel);
     // Of the kernel's reasons there are more than ours; the place of a rule's number is free.
     judged.decision = Decision { rule: reason, verdict: Verdict::Deny, ..judged.decision };
@@ -157,16 +141,14 @@ fn argument(ctx: &RawTracePointContext, number: usize) -> u64 {
 
 #[inline(always)]
 fn is_told(reason: u32) -> bool {
-    if reason >= DropPlaces::REASONS {
-        // A subsystem's own: what it is about is no business of a workload's sockets alone, and it is told.
-        return true;
-    }
-    let words: [u64; 4] = [told(0), told(1), told(2), told(3)];
+    // Each word by a place of its own, which is a constant to the verifier.
     let word = match reason / 64 {
-        0 => words[0],
-        1 => words[1],
-        2 => words[2],
-        _ => words[3],
+        0 => told(0),
+        1 => told(1),
+        2 => told(2),
+        3 => told(3),
+        // Above there are only subsystems' own.
+        _ => return true,
     };
     word >> (reason % 64) & 1 == 1
 }
@@ -232,11 +214,15 @@ impl Packet {
 /// The workload it is about, and which way it went: by its socket, else by its addresses.
 #[inline(always)]
 fn whose(socket: u64, receives: bool, packet: &Packet) -> Option<(Local, Direction)> {
+    let local = of_socket(socket);
+    if let Some(local) = local.filter(|_| receives) {
+        return Some((local, Direction::Ingress));
+    }
     // Of what is for many, whoever does not want it throws a copy away: that is no drop of who has sent it.
     let known = !packet.dst.is_of_many();
     let (to, from) = if known { (owner(&packet.dst), owner(&packet.src)) } else { (0, 0) };
-    if let Some(local) = of_socket(socket) {
-        let arrives = receives || (to == local.workload && from != local.workload);
+    if let Some(local) = local {
+        let arrives = to == local.workload && from != local.workload;
         return Some((local, if arrives { Direction::Ingress } else { Direction::Egress }));
     }
     if to != 0 {
@@ -245,19 +231,31 @@ fn whose(socket: u64, receives: bool, packet: &Packet) -> Option<(Local, Directi
     (from != 0).then(|| (Local::of(from, 0), Direction::Egress))
 }
 
-/// The workload in whose cgroup a socket was made.
+/// The workload in whose cgroup, or in one below it, a socket was made: the nearest.
 #[inline(always)]
 fn of_socket(socket: u64) -> Option<Local> {
-    if socket < LOWEST {
+    if socket == 0 {
         return None;
     }
     let state: u8 = read(socket, place!(sock_state))?;
     if state == TIME_WAIT || state == NEW_SYN_RECV {
         return None;
     }
-    let group: u64 = read(socket, place!(sock_cgroup))?;
-    let node: u64 = read(group, place!(cgroup_kn))?;
-    who::known(read(node, place!(kernfs_node_id))?).filter(|local| local.workload != AGENT)
+    let mut group: u64 = read(socket, place!(sock_cgroup))?;
+    let mut level = 0;
+    while level < MAX_DEPTH {
+        let node: u64 = read(group, place!(cgroup_kn))?;
+        if let Some(local) = who::known(read(node, place!(kernfs_node_id))?) {
+            return (local.workload != AGENT).then_some(local);
+        }
+        let above: u64 = read(group, place!(cgroup_self) + place!(css_parent))?;
+        if above == 0 {
+            return None;
+        }
+        group = above - place!(cgroup_self);
+        level += 1;
+    }
+    None
 }
 
 /// The number of the local workload that alone has an address; 0 for none.

@@ -70,22 +70,12 @@ pub fn interface(ctx: &TcContext) -> u32 {
 /// A packet from or to a workload as a decision is made about it.
 #[inline(always)]
 pub fn subject(hook: Hook, local: Local, ifindex: u32, packet: &Packet) -> Subject {
-    let leaving = matches!(hook, Hook::FromWorkload);
-    let (ours, theirs) = if leaving { (packet.src, packet.dst) } else { (packet.dst, packet.src) };
-    let (our_port, their_port) =
-        if leaving { (packet.src_port, packet.dst_port) } else { (packet.dst_port, packet.src_port) };
+    let direction = if matches!(hook, Hook::FromWorkload) { Direction::Egress } else { Direction::Ingress };
+    let (src, dst) = ((packet.src, packet.src_port), (packet.dst, packet.dst_port));
     Subject {
-        hook,
-        direction: if leaving { Direction::Egress } else { Direction::Ingress },
-        local,
-        local_addr: ours,
-        remote_addr: theirs,
-        local_port: our_port,
-        remote_port: their_port,
-        protocol: packet.protocol,
-        cookie: 0,
         tcp_flags: packet.tcp_flags,
         ifindex,
+        ..Subject::of_packet(hook, direction, local, packet.protocol, src, dst)
     }
 }
 

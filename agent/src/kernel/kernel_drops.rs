@@ -1,5 +1,5 @@
 //! Lives: agent, user space.
-//! Called by: `Kernel::load`, once, before the agent is sealed.
+//! Called by: `Kernel::load`, once, before the agent is sealed; `Kernel`, for what the program has missed and is measured by; `preflight`.
 //! May touch: one program and the tracepoint `skb:kfree_skb`.
 //! Never: keeps an agent from starting: what the kernel itself drops is watched where it lets us, and enforcement is another matter.
 //!

@@ -151,6 +151,8 @@ impl<'a> Types<'a> {
             sock_cgroup: self.place("sock", "sk_cgrp_data")?,
             cgroup_kn: self.place("cgroup", "kn")?,
             kernfs_node_id: self.place("kernfs_node", "id")?,
+            cgroup_self: self.place("cgroup", "self")?,
+            css_parent: self.place("cgroup_subsys_state", "parent")?,
             no_socket: number("NO_SOCKET")?,
             not_specified: number("NOT_SPECIFIED")?,
             told,

@@ -89,7 +89,7 @@ fn row(harness: &mut Harness, without: &[&str], then: &Then) -> Result<()> {
             let attached = |harness: &Harness| harness.status().is_ok_and(|status| status.all_attached());
             harness.wait("all workloads to be attached", attached)?;
             is_in_force(harness, "with what it has")?;
-            let found = cut(harness)?;
+            let found = cut(harness, *cuts)?;
             ensure!(found == *cuts, "a connection is cut: {found}");
             let log = std::fs::read_to_string(harness.agent_log().context("no log")?)?;
             ensure!(says.iter().all(|word| log.contains(word)), "{says:?} is not said:\n{log}");
@@ -99,11 +99,15 @@ fn row(harness: &mut Harness, without: &[&str], then: &Then) -> Result<()> {
 }
 
 /// Whether a living connection of web is cut once web may call nobody.
-fn cut(harness: &Harness) -> Result<bool> {
+fn cut(harness: &mut Harness, is_expected: bool) -> Result<bool> {
     let held = hold(harness, Web, &format!("tcp-hold --to {} --connections 1", SocketAddr::new(Api.v4(), 81)))?;
     harness.apply(&(workloads() + &document("Policy", "shut", SHUT)))?;
-    // Cutting takes milliseconds; where nobody may, nothing comes to be waited for.
-    sleep(Duration::from_secs(2));
+    if is_expected {
+        harness.wait("nothing forbidden to be found", |harness| harness.status().is_ok_and(|status| status.clean()))?;
+    } else {
+        // Cutting takes milliseconds; where nobody may, nothing comes to be waited for.
+        sleep(Duration::from_secs(2));
+    }
     let held = held.withdrawn()?;
     harness.apply(&policy())?;
     Ok(held.living == 0)

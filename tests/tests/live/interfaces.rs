@@ -36,7 +36,8 @@ fn shown(harness: &Harness, name: &str) -> Option<Interface> {
     harness.status().ok()?.agent.interfaces.into_iter().find(|interface| interface.name == name)
 }
 
-fn mode(harness: &Harness, name: &str) -> Option<String> {
+/// How XDP is attached to an interface of the node's, as status says it.
+pub fn mode(harness: &Harness, name: &str) -> Option<String> {
     shown(harness, name).map(|interface| interface.mode)
 }
 
