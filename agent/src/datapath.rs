@@ -12,7 +12,7 @@ use weir_policy::{Compiled, CompiledWorkload, Prefix, sets::Loaded};
 
 pub use crate::kernel::{
     AttachState, CounterCell, DropReasons, Fill, InterfaceSeen, InterfaceState, LimitTable, Merged, Observed,
-    OthersLost, ProgramRuns, SetCount, Shield, WorkloadState,
+    OthersLost, ProgramRuns, SetCount, Shield, WorkloadState, adopted::Adopted,
 };
 
 /// What a datapath reports when it cannot do what it was asked; the cause is underneath.
@@ -107,7 +107,12 @@ pub trait EventSource: Send + 'static {
     fn drop_reasons(&self) -> DropReasons {
         DropReasons::new()
     }
-    /// How they began, of those that were drained since the last call.
+    /// The table of connections whose ends are told of although they are older than the programs; handed out once, and `None` where they
+    /// cannot be.
+    fn take_adopted(&mut self) -> Option<Adopted> {
+        None
+    }
+    /// How dropped packets began, of those that were drained since the last call.
     fn take_shown(&mut self) -> Vec<DropBytes> {
         Vec::new()
     }

@@ -16,8 +16,8 @@ use weir_policy::{Compiled, CompiledWorkload, Prefix, sets::Loaded};
 
 use crate::{
     datapath::{
-        CounterCell, Datapath, DatapathError, DropReasons, EventSource, Fill, InterfaceSeen, LimitTable, Merged,
-        Observed, OthersLost, ProgramRuns, SetCount, Shield,
+        Adopted, CounterCell, Datapath, DatapathError, DropReasons, EventSource, Fill, InterfaceSeen, LimitTable,
+        Merged, Observed, OthersLost, ProgramRuns, SetCount, Shield,
     },
     kernel::{self, Events, Kernel},
 };
@@ -109,6 +109,10 @@ impl EventSource for Events {
 
     fn drop_reasons(&self) -> DropReasons {
         Self::drop_reasons(self).clone()
+    }
+
+    fn take_adopted(&mut self) -> Option<Adopted> {
+        Self::take_adopted(self)
     }
 
     fn take_shown(&mut self) -> Vec<DropBytes> {

@@ -129,6 +129,24 @@ pub struct Totals {
     pub retransmits: u32,
 }
 
+/// The ends of a TCP connection that is older than the programs, as the agent has found them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Adopted {
+    /// The local side.
+    pub local: Addr,
+    /// The peer.
+    pub remote: Addr,
+    /// The local side's port.
+    pub local_port: Port,
+    /// The peer's port.
+    pub remote_port: Port,
+    /// [`crate::verdict::Direction`] in which it was opened.
+    pub direction: u8,
+    /// Zero.
+    pub reserved: [u8; 3],
+}
+
 const _: () = assert!(size_of::<Process>() == 32 && size_of::<Totals>() == 32);
 
 impl Event {

@@ -55,6 +55,8 @@ pub const MAX_HERE: u32 = 4096;
 pub const PAID_SLOTS: u32 = 1 << 18;
 /// Cgroups the programs at the root of the managed tree can tell apart.
 pub const MAX_CGROUPS: u32 = if cfg!(feature = "next_layout") { 16_384 } else { 8192 };
+/// Living connections older than the programs whose end is told of: as many as the agent remembers openings of on a side.
+pub const MAX_ADOPTED: u32 = 65_536;
 /// Interfaces that belong to a workload: one each at most.
 pub const MAX_INTERFACES: u32 = MAX_WORKLOADS;
 /// How long an unanswered datagram keeps its reply allowed, in nanoseconds: 60 s, as conntrack implementations choose.
@@ -92,6 +94,8 @@ pub const LOCAL: &str = "LOCAL";
 pub const CALLERS: &str = "CALLERS";
 /// Index of a workload's interface -> workload, for the programs on it.
 pub const INTERFACES: &str = "INTERFACES";
+/// Cookie -> ends of a connection that is older than the programs.
+pub const ADOPTED: &str = "ADOPTED";
 /// Ring buffer of events.
 pub const EVENTS: &str = "EVENTS";
 /// Decisions by hook, verdict and reason, per CPU: first those of which records are made, then those by a quiet cell, of which none is.

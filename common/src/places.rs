@@ -1,6 +1,6 @@
 //! Lives: kernel and host.
-//! Called by: the kernel programs, which read the calling task, and packets that the kernel drops; `agent/src/kernel`, which finds out
-//!   where their parts lie.
+//! Called by: the kernel programs, which read the calling task, sockets at tracepoints, and packets that the kernel drops;
+//!   `agent/src/kernel`, which finds out where their parts lie.
 //! May touch: nothing.
 //! Never: a place that is the same on two kernels: the agent asks the running one.
 
@@ -47,6 +47,62 @@ impl TaskPlaces {
     };
 }
 
+/// Where the running kernel keeps what is recorded of a socket that a tracepoint names: bytes from the start of each structure.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, IntoBytes, Immutable)]
+#[repr(C)]
+pub struct SocketPlaces {
+    /// `sock_common.skc_state`, 8 bits.
+    pub sock_state: u64,
+    /// `sock_common.skc_cookie`, 64 bits; 0 while nobody has asked for it.
+    pub sock_cookie: u64,
+    /// `sock.sk_cgrp_data`, whose first member is a pointer to the cgroup.
+    pub sock_cgroup: u64,
+    /// `cgroup.kn`, a pointer.
+    pub cgroup_kn: u64,
+    /// `kernfs_node.id`, 64 bits.
+    pub kernfs_node_id: u64,
+    /// `cgroup.self`, the cgroup as a `cgroup_subsys_state`.
+    pub cgroup_self: u64,
+    /// `cgroup_subsys_state.parent`, a pointer to that of the cgroup above.
+    pub css_parent: u64,
+    /// `tcp_sock.bpf_sock_ops_cb_flags`, 8 bits: which callbacks `sock_ops` has asked for.
+    pub tcp_callbacks: u64,
+    /// `tcp_sock.bytes_acked`, 64 bits.
+    pub tcp_bytes_acked: u64,
+    /// `tcp_sock.bytes_received`, 64 bits.
+    pub tcp_bytes_received: u64,
+    /// `tcp_sock.segs_out`, 32 bits.
+    pub tcp_segs_out: u64,
+    /// `tcp_sock.segs_in`, 32 bits.
+    pub tcp_segs_in: u64,
+    /// `tcp_sock.srtt_us`, 32 bits: eight times the smoothed round-trip time.
+    pub tcp_srtt_us: u64,
+    /// `tcp_sock.total_retrans`, 32 bits.
+    pub tcp_retransmits: u64,
+}
+
+impl SocketPlaces {
+    /// Words of it.
+    pub const WORDS: usize = size_of::<Self>() / 8;
+    /// None are known: then no program that reads them is loaded.
+    pub const UNKNOWN: Self = Self {
+        sock_state: 0,
+        sock_cookie: 0,
+        sock_cgroup: 0,
+        cgroup_kn: 0,
+        kernfs_node_id: 0,
+        cgroup_self: 0,
+        css_parent: 0,
+        tcp_callbacks: 0,
+        tcp_bytes_acked: 0,
+        tcp_bytes_received: 0,
+        tcp_segs_out: 0,
+        tcp_segs_in: 0,
+        tcp_srtt_us: 0,
+        tcp_retransmits: 0,
+    };
+}
+
 /// Where the running kernel keeps what is recorded of a packet that it drops: bytes from the start of each structure.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, IntoBytes, Immutable)]
 #[repr(C)]
@@ -63,18 +119,6 @@ pub struct DropPlaces {
     pub skb_protocol: u64,
     /// `sk_buff.len`, 32 bits.
     pub skb_len: u64,
-    /// `sock_common.skc_state`, 8 bits.
-    pub sock_state: u64,
-    /// `sock.sk_cgrp_data`, whose first member is a pointer to the cgroup.
-    pub sock_cgroup: u64,
-    /// `cgroup.kn`, a pointer.
-    pub cgroup_kn: u64,
-    /// `kernfs_node.id`, 64 bits.
-    pub kernfs_node_id: u64,
-    /// `cgroup.self`, the cgroup as a `cgroup_subsys_state`.
-    pub cgroup_self: u64,
-    /// `cgroup_subsys_state.parent`, a pointer to that of the cgroup above.
-    pub css_parent: u64,
     /// Its number for want of a socket, which is also what it gives for what a program at `sk_lookup` refuses.
     pub no_socket: u64,
     /// Its number for no reason given, which is also what veth gives for what XDP refuses.
@@ -95,12 +139,6 @@ impl DropPlaces {
         skb_network_header: 0,
         skb_protocol: 0,
         skb_len: 0,
-        sock_state: 0,
-        sock_cgroup: 0,
-        cgroup_kn: 0,
-        kernfs_node_id: 0,
-        cgroup_self: 0,
-        css_parent: 0,
         no_socket: 0,
         not_specified: 0,
         told: [0; 4],

@@ -12,7 +12,7 @@ use weir_common::{
     addr::{Addr, Port, Protocol},
     counters,
     decide::{Decision, Query},
-    event::{Event, Kind, Local, MergeKey, MergeValue, Process},
+    event::{Event, Kind, Local, MergeKey, MergeValue, Process, Totals},
     maps::{MAX_WORKLOADS, RING_BYTES, RING_QUOTA, RING_STEP},
     verdict::{Direction, Hook},
 };
@@ -204,7 +204,9 @@ pub fn named(kind: Kind, subject: &Subject, caller: &Caller) {
 
 /// Hands over what a connection came to.
 #[inline(always)]
-pub fn closed(subject: &Subject, old_state: u8, totals: [u8; 32]) {
+pub fn closed(subject: &Subject, old_state: u8, totals: Totals) {
+    // SAFETY: `Totals` is 32 bytes without padding (checked where it is declared), any bytes are a valid array.
+    let totals = unsafe { core::mem::transmute::<Totals, [u8; 32]>(totals) };
     if !note(Kind::Close, subject, 0, old_state, totals, 0) {
         count(&maps::LOST, counters::CLOSES);
     }

@@ -3,14 +3,11 @@
 //! May touch: the packet and its socket, by reading; the counters and merge tables; what the other programs said of their last refusal.
 //! Never: tells a drop of Weir's own twice, or one that is nobody's we know; decides anything.
 
-use aya_ebpf::{
-    EbpfContext as _, helpers::bpf_probe_read_kernel, macros::raw_tracepoint, programs::RawTracePointContext,
-};
+use aya_ebpf::{macros::raw_tracepoint, programs::RawTracePointContext};
 use weir_common::{
     addr::{Addr, Port, Protocol},
     decide::{Decision, Tables as _},
     event::{Endpoint, Local},
-    maps::AGENT,
     verdict::{Direction, Hook, Reason, Verdict},
 };
 
@@ -19,6 +16,7 @@ use crate::{
     maps,
     settings::DROP_PLACES,
     tables::{Active, Judged},
+    tracepoint::{argument, read},
     who,
 };
 
@@ -30,17 +28,12 @@ macro_rules! place {
     };
 }
 
-/// States of sockets that are no full ones (include/net/tcp_states.h): what would be their cgroup is something else.
-const TIME_WAIT: u8 = 6;
-const NEW_SYN_RECV: u8 = 12;
 /// `ETH_P_IP` and `ETH_P_IPV6`, as on the wire.
 const IPV4: u16 = 0x0800u16.to_be();
 const IPV6: u16 = 0x86ddu16.to_be();
 const IPV6_HEADER: u64 = 40;
 /// Of the fragment field of IPv4: what follows the header is no port where any of these is set.
 const FRAGMENT_OFFSET: u16 = 0x1fff;
-/// How many cgroups above a socket's own are looked at: as many as `who` looks at of a caller's.
-const MAX_DEPTH: u32 = 12;
 
 #[raw_tracepoint(tracepoint = "kfree_skb")]
 pub fn kernel_drop(ctx: RawTracePointContext) -> i32 {
@@ -132,13 +125,6 @@ fn mark(reason: u64, src: &Addr, dst: &Addr, ports: u64) -> u64 {
     (ends ^ (reason << 32 | ports).rotate_left(8)) | 1 << 63
 }
 
-/// An argument of the tracepoint.
-#[inline(always)]
-fn argument(ctx: &RawTracePointContext, number: usize) -> u64 {
-    // SAFETY: the verifier checks that the tracepoint has this argument.
-    unsafe { ctx.as_ptr().cast::<u64>().add(number).read_volatile() }
-}
-
 #[inline(always)]
 fn is_told(reason: u32) -> bool {
     // Each word by a place of its own, which is a constant to the verifier.
@@ -157,13 +143,6 @@ fn is_told(reason: u32) -> bool {
 fn told(word: usize) -> u64 {
     // SAFETY: as `place!`; one of four words.
     unsafe { (&raw const DROP_PLACES.told).cast::<u64>().add(word).read_volatile() }
-}
-
-/// Reads what lies at a place in the kernel's memory.
-#[inline(always)]
-fn read<T>(from: u64, place: u64) -> Option<T> {
-    // SAFETY: the helper reads any address, or fails.
-    unsafe { bpf_probe_read_kernel((from + place) as *const T) }.ok()
 }
 
 /// The ends of a packet.
@@ -214,7 +193,7 @@ impl Packet {
 /// The workload it is about, and which way it went: by its socket, else by its addresses.
 #[inline(always)]
 fn whose(socket: u64, receives: bool, packet: &Packet) -> Option<(Local, Direction)> {
-    let local = of_socket(socket);
+    let local = who::of_socket(socket);
     if let Some(local) = local.filter(|_| receives) {
         return Some((local, Direction::Ingress));
     }
@@ -229,33 +208,6 @@ fn whose(socket: u64, receives: bool, packet: &Packet) -> Option<(Local, Directi
         return Some((Local::of(to, 0), Direction::Ingress));
     }
     (from != 0).then(|| (Local::of(from, 0), Direction::Egress))
-}
-
-/// The workload in whose cgroup, or in one below it, a socket was made: the nearest.
-#[inline(always)]
-fn of_socket(socket: u64) -> Option<Local> {
-    if socket == 0 {
-        return None;
-    }
-    let state: u8 = read(socket, place!(sock_state))?;
-    if state == TIME_WAIT || state == NEW_SYN_RECV {
-        return None;
-    }
-    let mut group: u64 = read(socket, place!(sock_cgroup))?;
-    let mut level = 0;
-    while level < MAX_DEPTH {
-        let node: u64 = read(group, place!(cgroup_kn))?;
-        if let Some(local) = who::known(read(node, place!(kernfs_node_id))?) {
-            return (local.workload != AGENT).then_some(local);
-        }
-        let above: u64 = read(group, place!(cgroup_self) + place!(css_parent))?;
-        if above == 0 {
-            return None;
-        }
-        group = above - place!(cgroup_self);
-        level += 1;
-    }
-    None
 }
 
 /// The number of the local workload that alone has an address; 0 for none.

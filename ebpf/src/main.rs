@@ -7,6 +7,7 @@
 #![allow(internal_features, reason = "BPF has compare-and-swap, core::sync::atomic does not offer it for this target")]
 #![feature(asm_experimental_arch, core_intrinsics)]
 
+mod adopted;
 mod aims;
 mod atomic;
 mod bucket;
@@ -38,6 +39,7 @@ mod syn;
 mod tables;
 mod task;
 mod to_workload;
+mod tracepoint;
 mod who;
 mod wire;
 mod xdp;

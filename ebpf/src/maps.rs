@@ -17,12 +17,12 @@ use weir_common::{
     addr::Addr,
     counters,
     edge::Edge,
-    event::{EdgeDrop, Event, LimitStats, Local, MergeKey, MergeValue, ReplyBucket, SynStats},
+    event::{Adopted, EdgeDrop, Event, LimitStats, Local, MergeKey, MergeValue, ReplyBucket, SynStats},
     image::PAGE_WORDS,
     maps::{
         EDGE_BUCKETS, EDGE_CLAIMS, EDGE_DROPS, EDGE_WAYS, FRAGMENT_BUCKETS, HINTS, LIMIT_SLOTS, LIMIT_TOTALS,
-        MAX_CGROUPS, MAX_CIDRS, MAX_EDGES, MAX_ENDPOINTS, MAX_HERE, MAX_INTERFACES, MAX_LIMITS, MAX_MERGED,
-        MAX_WORKLOADS, PAID_SLOTS, REPLY_BUCKETS, RING_BYTES, SET_BUFFERS, SET_IMAGES, SLOTS,
+        MAX_ADOPTED, MAX_CGROUPS, MAX_CIDRS, MAX_EDGES, MAX_ENDPOINTS, MAX_HERE, MAX_INTERFACES, MAX_LIMITS,
+        MAX_MERGED, MAX_WORKLOADS, PAID_SLOTS, REPLY_BUCKETS, RING_BYTES, SET_BUFFERS, SET_IMAGES, SLOTS,
     },
     sets::{Count, Line, MAX_SETS, v4, v6},
 };
@@ -112,6 +112,11 @@ pub static CALLERS: HashMap<u64, Local, { MAX_CGROUPS as usize }, NO_PREALLOC> =
 /// Index of a workload's interface -> workload, for the programs there. Written by the agent.
 #[btf_map]
 pub static INTERFACES: HashMap<u32, Local, { MAX_INTERFACES as usize }, NO_PREALLOC> = HashMap::new();
+
+/// Cookie of a living TCP socket that is older than the programs -> its ends. Written by the agent, emptied by the program that tells of
+/// their closes.
+#[btf_map]
+pub static ADOPTED: HashMap<u64, Adopted, { MAX_ADOPTED as usize }, NO_PREALLOC> = HashMap::new();
 
 /// Events. Written by the programs, read by the agent.
 #[btf_map]

@@ -1,11 +1,11 @@
 //! Lives: kernel; read-only data the agent fills in before loading.
-//! Called by: the limiter, the reply table, whoever reads the calling task or shows a dropped packet.
+//! Called by: the limiter, the reply table, whoever reads the calling task or a socket, or shows a dropped packet.
 //! May touch: its own statics, by volatile read (the compiler must not fold the zeros in).
 //! Never: changes after load.
 
 use weir_common::{
     hash::Secret,
-    places::{DropPlaces, TaskPlaces},
+    places::{DropPlaces, SocketPlaces, TaskPlaces},
 };
 
 #[unsafe(no_mangle)]
@@ -19,6 +19,10 @@ static TICK_NS: u64 = 0;
 /// Where the running kernel keeps what is recorded of a task.
 #[unsafe(no_mangle)]
 pub static TASK_PLACES: TaskPlaces = TaskPlaces::UNKNOWN;
+
+/// Where it keeps what is recorded of a socket that a tracepoint names.
+#[unsafe(no_mangle)]
+pub static SOCKET_PLACES: SocketPlaces = SocketPlaces::UNKNOWN;
 
 /// Where it keeps what is recorded of a packet that it drops.
 #[unsafe(no_mangle)]

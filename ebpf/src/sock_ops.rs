@@ -29,7 +29,8 @@ use crate::{
 const TCP_CONNECT_CB: u32 = 3;
 const PASSIVE_ESTABLISHED_CB: u32 = 5;
 const STATE_CB: u32 = 10;
-const STATE_CB_FLAG: i32 = 1 << 2;
+/// Asks to hear of changes of state.
+pub const STATE_CB_FLAG: i32 = 1 << 2;
 /// Asked for on accepted sockets only: a rare callback we ignore, whose flag remembers who opened the connection until it
 /// closes, without a map entry per connection.
 const RTO_CB_FLAG: i32 = 1 << 0;
@@ -95,10 +96,7 @@ fn changed(ctx: &SockOpsContext) {
     }
     let passive = ctx.cb_flags() & RTO_CB_FLAG as u32 != 0;
     let subject = subject(ctx, if passive { Direction::Ingress } else { Direction::Egress });
-    let totals = totals(ctx.ops);
-    // SAFETY: `Totals` is 32 bytes without padding (checked where it is declared), any bytes are a valid array.
-    let detail = unsafe { core::mem::transmute::<Totals, [u8; 32]>(totals) };
-    emit::closed(&subject, ctx.arg(0) as u8, detail);
+    emit::closed(&subject, ctx.arg(0) as u8, totals(ctx.ops));
 }
 
 #[inline(always)]

@@ -1,6 +1,6 @@
 //! Lives: kernel.
-//! Called by: every cgroup program, to learn whose socket this is.
-//! May touch: attach-point storage and the table of callers.
+//! Called by: every cgroup program, and those at tracepoints, to learn whose socket this is.
+//! May touch: attach-point storage and the table of callers; a socket that a tracepoint names, by reading.
 //! Never: asks the calling task for a socket's identity (a moved process, a kernel thread or a passed socket would lie).
 
 use aya_ebpf::{
@@ -9,9 +9,12 @@ use aya_ebpf::{
     },
     programs::SkBuffContext,
 };
-use weir_common::event::Local;
+use weir_common::{event::Local, maps::AGENT};
 
-use crate::maps;
+use crate::{
+    maps,
+    tracepoint::{read, socket_place},
+};
 
 /// The workload of the cgroup this program is attached to; unknown until the agent has written it.
 #[inline(always)]
@@ -69,6 +72,37 @@ pub fn caller() -> Local {
         level += 1;
     }
     found
+}
+
+/// States of sockets that are no full ones (include/net/tcp_states.h): what would be their cgroup is something else.
+const TIME_WAIT: u8 = 6;
+const NEW_SYN_RECV: u8 = 12;
+
+/// The workload in whose cgroup, or in one below it, a socket was made: the nearest. For tracepoints, which no helper tells.
+#[inline(always)]
+pub fn of_socket(socket: u64) -> Option<Local> {
+    if socket == 0 {
+        return None;
+    }
+    let state: u8 = read(socket, socket_place!(sock_state))?;
+    if state == TIME_WAIT || state == NEW_SYN_RECV {
+        return None;
+    }
+    let mut group: u64 = read(socket, socket_place!(sock_cgroup))?;
+    let mut level = 0;
+    while level < MAX_DEPTH {
+        let node: u64 = read(group, socket_place!(cgroup_kn))?;
+        if let Some(local) = known(read(node, socket_place!(kernfs_node_id))?) {
+            return (local.workload != AGENT).then_some(local);
+        }
+        let above: u64 = read(group, socket_place!(cgroup_self) + socket_place!(css_parent))?;
+        if above == 0 {
+            return None;
+        }
+        group = above - socket_place!(cgroup_self);
+        level += 1;
+    }
+    None
 }
 
 /// The workload of a cgroup itself, not of one above it.

@@ -31,6 +31,7 @@ pub(super) fn checks(config: Option<&Config>) -> (Vec<Check>, BTreeSet<u64>) {
         Ok(mut trial) => {
             checks.push(loaded(&trial));
             checks.push(told(&mut trial, kernel_drops));
+            checks.push(ends(&mut trial));
             tags = trial.tags();
             if trial.refused().is_empty() {
                 checks.push(in_cgroup(&mut trial, place));
@@ -98,6 +99,19 @@ fn told(trial: &mut Trial, wanted: bool) -> Check {
             NAME,
             format!("what this kernel drops by itself is not recorded: {why}"),
             "look for it in the kernel's own counters (nstat, ss -m), or set drops.kernel to false",
+        ),
+    }
+}
+
+/// Whether connections that are older than enforcement have a record of their end.
+fn ends(trial: &mut Trial) -> Check {
+    const NAME: &str = "adopted-closes";
+    match trial.adopted_closes() {
+        Ok(()) => Check::ok(NAME, "connections older than enforcement have a record of their end"),
+        Err(why) => Check::warn(
+            NAME,
+            format!("connections older than enforcement end without a record: {why}"),
+            "start the agent before the workloads, so that it sees their connections open",
         ),
     }
 }

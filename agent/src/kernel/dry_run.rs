@@ -10,7 +10,7 @@ use aya_obj::programs::XdpAttachType;
 use weir_common::maps;
 use weir_policy::{Compiled, ResourceId, sets::Loaded};
 
-use super::{Kernel, attach, error::KernelError, kernel_drops, lookups::Lookups, slot::ReadBack};
+use super::{Kernel, attach, error::KernelError, lookups::Lookups, slot::ReadBack, tracepoints};
 
 /// A program that the kernel can run on a packet of ours.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -208,6 +208,6 @@ impl Kernel {
                 machine_bytes: info.size_jitted(),
             })
         };
-        kernel_drops::with(&self.ebpf, attach::programs(self.options.neighbours.chain)).map(size).collect()
+        tracepoints::with(&self.ebpf, attach::programs(self.options.neighbours.chain)).map(size).collect()
     }
 }

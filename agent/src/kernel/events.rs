@@ -18,6 +18,7 @@ use weir_common::{
 use zerocopy::FromBytes as _;
 
 use super::{
+    adopted::Adopted,
     batch,
     error::{self, KernelError},
     generation::{Grace, take},
@@ -42,6 +43,7 @@ pub struct Events {
     /// Those that came since they were last taken: one for each merged decision of an epoch at most.
     shown: Vec<DropBytes>,
     reasons: DropReasons,
+    adopted: Option<Adopted>,
     grace: Grace,
     current: u32,
 }
@@ -116,7 +118,12 @@ impl AsFd for Events {
 }
 
 impl Events {
-    pub(super) fn take(ebpf: &mut Ebpf, shows: bool, reasons: DropReasons) -> Result<Self, KernelError> {
+    pub(super) fn take(
+        ebpf: &mut Ebpf,
+        shows: bool,
+        reasons: DropReasons,
+        adopted: Option<Adopted>,
+    ) -> Result<Self, KernelError> {
         Ok(Self {
             ring: take(ebpf, maps::EVENTS)?,
             epoch: take(ebpf, maps::EPOCH)?,
@@ -128,6 +135,7 @@ impl Events {
             shows,
             shown: Vec::new(),
             reasons,
+            adopted,
             grace: Grace::open(ebpf)?,
             current: 0,
         })
@@ -164,6 +172,11 @@ impl Events {
     #[must_use]
     pub const fn drop_reasons(&self) -> &DropReasons {
         &self.reasons
+    }
+
+    /// Hands out the table of connections whose ends are told of although they are older than the programs; once, and where they can be.
+    pub fn take_adopted(&mut self) -> Option<Adopted> {
+        self.adopted.take()
     }
 
     /// Closes the merge epoch and returns what it counted. Blocks for a grace period (about 10 ms).

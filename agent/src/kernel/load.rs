@@ -15,12 +15,13 @@ use aya::{
 use aya_log::EbpfLogger;
 use nix::time::{ClockId, clock_getres};
 use tokio::task::JoinHandle;
-use weir_common::places::{DropPlaces, TaskPlaces};
+use weir_common::places::{DropPlaces, SocketPlaces, TaskPlaces};
 
 use super::{
     attach,
     error::{self, KernelError},
-    places, verifier,
+    places::Places,
+    verifier,
 };
 
 /// The object file that `build.rs` made, aligned as an ELF parser wants it.
@@ -33,17 +34,16 @@ pub(super) static BENCH_SETS: &[u8] = aya::include_bytes_aligned!(concat!(env!("
 const LOG_INTERVAL: Duration = Duration::from_millis(250);
 
 /// Creates the maps and loads each program.
-pub(super) fn load(chain: bool, drop_bytes: u32, drops: DropPlaces) -> Result<Ebpf, KernelError> {
-    let places = places::of_running_kernel();
-    if places.known == 0 {
+pub(super) fn load(chain: bool, drop_bytes: u32, places: &Places) -> Result<Ebpf, KernelError> {
+    if places.tasks.known == 0 {
         tracing::info!(
             "this kernel does not tell where a task's parts lie: programs ask for it by helpers, which is slower"
         );
     }
-    match load_with(places, chain, drop_bytes, drops) {
-        Err(error) if places.known != 0 && is_refusal(&error) => {
+    match load_with(places.tasks, chain, drop_bytes, places) {
+        Err(error) if places.tasks.known != 0 && is_refusal(&error) => {
             // Whatever else was wrong is still wrong, and then that is what there is to say.
-            let loaded = load_with(TaskPlaces::UNKNOWN, chain, drop_bytes, drops)?;
+            let loaded = load_with(TaskPlaces::UNKNOWN, chain, drop_bytes, places)?;
             tracing::info!(%error, "this kernel does not let programs read the calling task: programs ask for it by helpers, which is slower");
             Ok(loaded)
         }
@@ -58,20 +58,19 @@ fn is_refusal(error: &KernelError) -> bool {
 }
 
 /// The same, the programs reading the calling task in this way.
-pub(super) fn load_with(
-    places: TaskPlaces,
-    chain: bool,
-    drop_bytes: u32,
-    drops: DropPlaces,
-) -> Result<Ebpf, KernelError> {
-    let mut ebpf = open(places, drop_bytes, drops)?;
+pub(super) fn load_with(tasks: TaskPlaces, chain: bool, drop_bytes: u32, places: &Places) -> Result<Ebpf, KernelError> {
+    let mut ebpf = open(tasks, drop_bytes, places)?;
     attach::programs(chain).try_for_each(|name| load_program(&mut ebpf, name))?;
     Ok(ebpf)
 }
 
-/// Creates the maps; loads no program yet. `drop_bytes`: how many bytes of a dropped packet the programs tell.
-pub(super) fn open(places: TaskPlaces, drop_bytes: u32, drops: DropPlaces) -> Result<Ebpf, KernelError> {
-    let places: [u64; TaskPlaces::WORDS] = zerocopy::transmute!(places);
+/// Creates the maps; loads no program yet. `tasks`: where programs find the parts of a task. `drop_bytes`: how many bytes of a dropped
+/// packet they tell.
+pub(super) fn open(tasks: TaskPlaces, drop_bytes: u32, places: &Places) -> Result<Ebpf, KernelError> {
+    let tasks: [u64; TaskPlaces::WORDS] = zerocopy::transmute!(tasks);
+    let sockets = places.sockets.unwrap_or(SocketPlaces::UNKNOWN);
+    let sockets: [u64; SocketPlaces::WORDS] = zerocopy::transmute!(sockets);
+    let drops = places.drops.as_ref().map_or(DropPlaces::UNKNOWN, |drops| drops.places);
     let drops: [u64; DropPlaces::WORDS] = zerocopy::transmute!(drops);
     let (secret_0, secret_1) = (random_word(), random_word());
     let tick = tick_ns();
@@ -83,7 +82,8 @@ pub(super) fn open(places: TaskPlaces, drop_bytes: u32, drops: DropPlaces) -> Re
     set(&mut loader, "TICK_NS", &tick);
     let first_jiffy = first_jiffy(tick);
     set(&mut loader, "FIRST_JIFFY", &first_jiffy);
-    set(&mut loader, "TASK_PLACES", &places);
+    set(&mut loader, "TASK_PLACES", &tasks);
+    set(&mut loader, "SOCKET_PLACES", &sockets);
     set(&mut loader, "DROP_PLACES", &drops);
     set(&mut loader, "DROP_BYTES", &drop_bytes);
     Ok(loader.load(OBJECT)?)

@@ -3,6 +3,7 @@
 //! May touch: BPF objects, cgroup directories and interfaces the agent was given.
 //! Never: the root cgroup, another program's attachment, or an interface that was not named.
 
+pub mod adopted;
 mod attach;
 mod batch;
 mod cgroups;
@@ -36,6 +37,7 @@ mod shields;
 mod slot;
 pub mod sockets;
 pub mod threads;
+mod tracepoints;
 pub mod unowned;
 mod usage;
 mod verifier;
@@ -64,6 +66,7 @@ pub use load::tick_ns;
 pub use neighbours::Neighbours;
 use nix::time::{ClockId, clock_gettime};
 pub use pins::shares_slots;
+use places::Places;
 pub use sets::SetCount;
 pub use shields::Shield;
 pub use slot::{ReadBack, Written};
@@ -72,7 +75,6 @@ use weir_common::{
     decide::Image,
     image::{FLAG_REFUSE, SET_REFUSES},
     maps,
-    places::DropPlaces,
     sets::MAX_SETS,
     verdict::{Direction, Hook},
 };
@@ -163,9 +165,9 @@ impl Kernel {
     /// Names the program and shows the verifier's telling lines, or says which privilege or kernel feature is missing.
     pub fn load(options: Options) -> Result<(Self, Events), KernelError> {
         cgroups::check_root(&options.cgroup_root)?;
-        let drops = options.kernel_drops.then(places::of_drops).flatten();
-        let known = drops.as_ref().map_or(DropPlaces::UNKNOWN, |drops| drops.places);
-        let mut ebpf = load::load(options.neighbours.chain, options.drop_bytes, known)?;
+        let mut places = Places::of_running_kernel();
+        places.drops = places.drops.filter(|_| options.kernel_drops);
+        let mut ebpf = load::load(options.neighbours.chain, options.drop_bytes, &places)?;
         let mut keep = match options.pin {
             true => Keep::open(&options.neighbours.bpffs, &options.cgroup_root)?,
             false => Keep::nothing(),
@@ -174,10 +176,11 @@ impl Kernel {
         let logger = load::forward_logs(&mut ebpf);
         let tables = generation::Slots::take(&mut ebpf)?;
         let reasons = match options.kernel_drops {
-            true => kernel_drops::watch(&mut ebpf, drops),
+            true => kernel_drops::watch(&mut ebpf, places.drops),
             false => DropReasons::new(),
         };
-        let events = Events::take(&mut ebpf, options.drop_bytes > 0, reasons)?;
+        let adopted = adopted::watch(&mut ebpf, places.sockets.is_some());
+        let events = Events::take(&mut ebpf, options.drop_bytes > 0, reasons, adopted)?;
         let cgroups = cgroups::Cgroups::take(&mut ebpf)?;
         let interfaces = interfaces::Interfaces::take(&mut ebpf, &options)?;
         let wires = wires::Wires::take(&mut ebpf)?;
@@ -371,7 +374,10 @@ impl Kernel {
     /// # Errors
     /// When a map cannot be read.
     pub fn others_lost(&self) -> Result<OthersLost, KernelError> {
-        Ok(OthersLost { closes: counters::closes_lost(&self.ebpf)?, kernel_drops: kernel_drops::missed(&self.ebpf) })
+        Ok(OthersLost {
+            closes: counters::closes_lost(&self.ebpf)?,
+            kernel_drops: tracepoints::missed(&self.ebpf, kernel_drops::PROGRAM),
+        })
     }
 
     /// Packets and bytes by limit number, for the first `limits` numbers.

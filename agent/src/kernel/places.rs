@@ -7,7 +7,7 @@
 
 use std::collections::BTreeMap;
 
-use weir_common::places::{DropPlaces, TaskPlaces};
+use weir_common::places::{DropPlaces, SocketPlaces, TaskPlaces};
 
 const BTF: &str = "/sys/kernel/btf/vmlinux";
 const MAGIC: u16 = 0xeb9f;
@@ -28,10 +28,26 @@ mod kind {
 /// Members within members: the kernel has two levels of them where structures are laid out at random.
 const DEPTH: u32 = 4;
 
-/// What the running kernel says; unknown where it says nothing.
-pub(super) fn of_running_kernel() -> TaskPlaces {
-    let found = std::fs::read(BTF).ok().and_then(|bytes| Types::read(&bytes).and_then(|types| types.places()));
-    found.unwrap_or(TaskPlaces::UNKNOWN)
+/// What a kernel says of itself.
+#[derive(Default)]
+pub(super) struct Places {
+    /// Of a task; unknown where it says nothing.
+    pub tasks: TaskPlaces,
+    /// Of a socket, for programs at tracepoints.
+    pub sockets: Option<SocketPlaces>,
+    /// Of packets that it drops, which are told with their sockets; `None` where it does not tell of them, or not how.
+    pub drops: Option<Drops>,
+}
+
+impl Places {
+    /// What the running kernel says.
+    pub fn of_running_kernel() -> Self {
+        let bytes = std::fs::read(BTF).unwrap_or_default();
+        let Some(types) = Types::read(&bytes) else { return Self::default() };
+        let sockets = types.sockets();
+        let drops = if sockets.is_some() { types.drops() } else { None };
+        Self { tasks: types.tasks().unwrap_or(TaskPlaces::UNKNOWN), sockets, drops }
+    }
 }
 
 /// What a kernel tells of packets that it drops.
@@ -57,11 +73,6 @@ const UNTOLD: [&str; 9] = [
     "OTHERHOST",
     "SUBSYS_MASK",
 ];
-
-/// What the running kernel tells of packets that it drops; `None` where it does not, or not how.
-pub(super) fn of_drops() -> Option<Drops> {
-    Types::read(&std::fs::read(BTF).ok()?)?.drops()
-}
 
 /// A type's own words.
 #[derive(Clone, Copy)]
@@ -147,12 +158,6 @@ impl<'a> Types<'a> {
             skb_network_header: self.place("sk_buff", "network_header")?,
             skb_protocol: self.place("sk_buff", "protocol")?,
             skb_len: self.place("sk_buff", "len")?,
-            sock_state: self.place("sock_common", "skc_state")?,
-            sock_cgroup: self.place("sock", "sk_cgrp_data")?,
-            cgroup_kn: self.place("cgroup", "kn")?,
-            kernfs_node_id: self.place("kernfs_node", "id")?,
-            cgroup_self: self.place("cgroup", "self")?,
-            css_parent: self.place("cgroup_subsys_state", "parent")?,
             no_socket: number("NO_SOCKET")?,
             not_specified: number("NOT_SPECIFIED")?,
             told,
@@ -190,7 +195,27 @@ impl<'a> Types<'a> {
         std::str::from_utf8(rest.split(|byte| *byte == 0).next()?).ok()
     }
 
-    fn places(&self) -> Option<TaskPlaces> {
+    fn sockets(&self) -> Option<SocketPlaces> {
+        let of_tcp = |member| self.place("tcp_sock", member);
+        Some(SocketPlaces {
+            sock_state: self.place("sock_common", "skc_state")?,
+            sock_cookie: self.place("sock_common", "skc_cookie")?,
+            sock_cgroup: self.place("sock", "sk_cgrp_data")?,
+            cgroup_kn: self.place("cgroup", "kn")?,
+            kernfs_node_id: self.place("kernfs_node", "id")?,
+            cgroup_self: self.place("cgroup", "self")?,
+            css_parent: self.place("cgroup_subsys_state", "parent")?,
+            tcp_callbacks: of_tcp("bpf_sock_ops_cb_flags")?,
+            tcp_bytes_acked: of_tcp("bytes_acked")?,
+            tcp_bytes_received: of_tcp("bytes_received")?,
+            tcp_segs_out: of_tcp("segs_out")?,
+            tcp_segs_in: of_tcp("segs_in")?,
+            tcp_srtt_us: of_tcp("srtt_us")?,
+            tcp_retransmits: of_tcp("total_retrans")?,
+        })
+    }
+
+    fn tasks(&self) -> Option<TaskPlaces> {
         Some(TaskPlaces {
             known: 1,
             task_cgroups: self.place("task_struct", "cgroups")?,
@@ -288,7 +313,7 @@ mod tests {
     /// Every kernel that Weir supports has this file; without it the programs must ask by helpers, which costs.
     #[test]
     fn the_running_kernel_says_where_everything_lies() {
-        let places = of_running_kernel();
+        let places = Places::of_running_kernel().tasks;
         assert_eq!(places.known, 1);
         let mut of_task = [places.task_cgroups, places.task_tgid, places.task_comm, places.task_cred];
         of_task.sort_unstable();
@@ -297,7 +322,8 @@ mod tests {
 
     #[test]
     fn the_running_kernel_says_why_it_drops_packets() {
-        let drops = of_drops().unwrap();
+        let places = Places::of_running_kernel();
+        let (drops, sockets) = (places.drops.unwrap(), places.sockets.unwrap());
         let number = |name: &str| drops.reasons.iter().find(|(_, known)| *known == name).map(|(number, _)| *number);
         let is_told = |name| number(name).map(|number| drops.places.told[(number / 64) as usize] >> (number % 64) & 1);
         for name in ["NO_SOCKET", "SOCKET_RCVBUFF", "NETFILTER_DROP", "UDP_CSUM"] {
@@ -306,6 +332,8 @@ mod tests {
         for name in ["SOCKET_FILTER", "BPF_CGROUP_EGRESS", "XDP"] {
             assert_eq!(is_told(name), Some(0), "{name}");
         }
-        assert!(drops.places.skb_head > 0 && drops.places.sock_cgroup > 0, "{:?}", drops.places);
+        assert!(drops.places.skb_head > 0, "{:?}", drops.places);
+        let [acked, received] = [sockets.tcp_bytes_acked, sockets.tcp_bytes_received];
+        assert!(sockets.sock_cgroup > 0 && acked.abs_diff(received) >= 8, "{sockets:?}");
     }
 }

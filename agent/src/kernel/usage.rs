@@ -16,7 +16,7 @@ use zerocopy::FromBytes as _;
 use super::{
     attach,
     error::{self, KernelError},
-    kernel_drops,
+    tracepoints,
 };
 
 /// How full a table is that can fill.
@@ -62,7 +62,7 @@ pub(super) fn count_runs() -> Option<OwnedFd> {
 /// What was counted; only programs of which something was, by us or by whoever else asked the kernel to.
 pub(super) fn runs(ebpf: &Ebpf, chain: bool) -> Result<Vec<ProgramRuns>, KernelError> {
     let mut runs = Vec::new();
-    for name in kernel_drops::with(ebpf, attach::programs(chain)) {
+    for name in tracepoints::with(ebpf, attach::programs(chain)) {
         let program = ebpf.program(name).ok_or(KernelError::NoProgram(name))?;
         let info = program.info().map_err(|source| KernelError::ProgramInfo { program: name, source })?;
         if info.run_count() > 0 {

@@ -1,5 +1,6 @@
 //! Lives: weir-agent, revocation.
-//! Called by: `telemetry`, which notes openings and ends as it reads their events; the revoker, which looks for forbidden ones.
+//! Called by: `telemetry`, which notes openings and ends as it reads their events; the revoker, which looks for forbidden ones and takes
+//!   over those that are older than the programs.
 //! May touch: its own memory, behind locks held for moments.
 //! Never: grows past its capacity; is believed to be complete: sweeps find what it does not know.
 //!
@@ -12,12 +13,14 @@ use std::{
         Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
+    time::{Duration, Instant},
 };
 
 use foldhash::quality::RandomState;
 use weir_common::{
     addr::{Addr, Protocol},
     event::{Event, Kind},
+    maps::MAX_ADOPTED,
     verdict::{Direction, Hook, Verdict},
 };
 
@@ -27,6 +30,10 @@ use super::view::Connection;
 pub const CAPACITY: usize = 1 << 20;
 /// So that the thread that reads events never waits for one that looks at all of them.
 const SHARDS: usize = 64;
+
+/// How long the end of an adopted connection may be under way once it is found no more: a last segment that nobody acknowledges is sent
+/// again for so long.
+const ENDING: Duration = Duration::from_secs(120);
 
 /// A TCP connection by its ends; the workload is part of it, because two network namespaces may use the same addresses.
 type Ends = (u32, Addr, u16, Addr, u16);
@@ -39,7 +46,7 @@ pub struct Flow {
     pub direction: Direction,
     /// Its socket's cookie; 0 where only the listener's is known.
     pub cookie: u64,
-    /// Older than the programs: no event told of its opening, none will of its end.
+    /// Older than the programs, or than this agent: no event has told of its opening.
     pub adopted: bool,
     /// The sweep before which it was noted.
     sweep: u64,
@@ -50,6 +57,8 @@ pub struct Flow {
 pub struct Known {
     first: Mutex<Shard>,
     others: Vec<Mutex<Shard>>,
+    /// Adopted connections that are found no more, by their sockets' cookies, and since when: their close may be under way.
+    ending: Mutex<HashMap<u64, (Instant, Connection)>>,
     hasher: RandomState,
     sweep: AtomicU64,
 }
@@ -57,18 +66,27 @@ pub struct Known {
 impl Default for Known {
     fn default() -> Self {
         let others = (1..SHARDS).map(|_| Mutex::default()).collect();
-        Self { first: Mutex::default(), others, hasher: RandomState::default(), sweep: AtomicU64::new(0) }
+        let (hasher, sweep) = (RandomState::default(), AtomicU64::new(0));
+        Self { first: Mutex::default(), others, ending: Mutex::default(), hasher, sweep }
     }
 }
 
 impl Known {
-    /// Notes what an event says of connections.
-    pub fn event(&self, event: &Event) {
+    /// Notes what an event says of connections. Of an adopted one that ends, the connection.
+    pub fn event(&self, event: &Event) -> Option<Connection> {
         match Kind::from_u8(event.kind) {
             Some(Kind::Verdict) => self.opened(event),
-            Some(Kind::Close) => self.forget(&connection(event, None)),
+            Some(Kind::Close) => return self.closed(event),
             Some(Kind::Attempt | Kind::Bound) | None => {}
         }
+        None
+    }
+
+    fn closed(&self, event: &Event) -> Option<Connection> {
+        let ends = ends(&connection(event, None));
+        let known = self.shard(&ends).remove(&ends);
+        let adopted = |flow: &Flow| flow.adopted.then(|| of_ends(&ends, flow.direction));
+        known.as_ref().map_or_else(|| Some(lock(&self.ending).remove(&event.cookie)?.1), adopted)
     }
 
     /// An opening that passes: by this side when the SYN leaves, by the peer when it arrives.
@@ -86,18 +104,20 @@ impl Known {
         self.insert(&connection(event, Some(direction)), direction, cookie, false);
     }
 
-    /// Takes over a connection that is older than the programs.
-    pub fn adopt(&self, found: &Connection, direction: Direction, cookie: u64) {
-        self.insert(found, direction, cookie, true);
+    /// Takes over a connection that is older than the programs. `false`: there is no room.
+    pub fn adopt(&self, found: &Connection, direction: Direction, cookie: u64) -> bool {
+        self.insert(found, direction, cookie, true)
     }
 
-    fn insert(&self, found: &Connection, direction: Direction, cookie: u64, adopted: bool) {
+    fn insert(&self, found: &Connection, direction: Direction, cookie: u64, adopted: bool) -> bool {
         let flow = Flow { direction, cookie, adopted, sweep: self.sweep.load(Ordering::Relaxed) };
         let ends = ends(found);
         let mut shard = self.shard(&ends);
-        if shard.len() < CAPACITY / SHARDS || shard.contains_key(&ends) {
+        let room = shard.len() < CAPACITY / SHARDS || shard.contains_key(&ends);
+        if room {
             shard.insert(ends, flow);
         }
+        room
     }
 
     /// What is known of a connection.
@@ -106,10 +126,27 @@ impl Known {
         self.shard(&ends).get(&ends).copied()
     }
 
-    /// The connection is over.
+    /// The connection is over, by what was done to it; its close is under way.
     pub fn forget(&self, found: &Connection) {
         let ends = ends(found);
-        self.shard(&ends).remove(&ends);
+        let flow = self.shard(&ends).remove(&ends);
+        if let Some(flow) = flow {
+            self.ends(&ends, &flow, Instant::now());
+        }
+    }
+
+    /// Remembers an adopted connection that is found no more until its close comes.
+    fn ends(&self, ends: &Ends, flow: &Flow, now: Instant) {
+        let mut ending = lock(&self.ending);
+        if flow.adopted && ending.len() < MAX_ADOPTED as usize {
+            ending.insert(flow.cookie, (now, of_ends(ends, flow.direction)));
+        }
+    }
+
+    /// Forgets adopted connections whose close should have come long ago; the cookies of their sockets.
+    pub fn overdue(&self, now: Instant) -> Vec<u64> {
+        let late = |_: &u64, (since, _): &mut (Instant, Connection)| now.saturating_duration_since(*since) >= ENDING;
+        lock(&self.ending).extract_if(late).map(|(cookie, _)| cookie).collect()
     }
 
     /// How many are known.
@@ -131,11 +168,13 @@ impl Known {
         self.sweep.fetch_add(1, Ordering::Relaxed)
     }
 
-    /// Forgets what was noted before the sweep of this number began and what it did not find: no event says that an adopted
-    /// connection has ended, or a handshake that its client never finished.
+    /// Forgets what was noted before the sweep of this number began and what it did not find: no event may say that an adopted
+    /// connection has ended, and none does of a handshake that its client never finished.
     pub fn end_sweep(&self, number: u64, lives: &dyn Fn(&Connection) -> bool) {
+        let now = Instant::now();
         for mut shard in self.shards() {
-            shard.retain(|ends, flow| flow.sweep > number || lives(&of_ends(ends, flow.direction)));
+            let gone = |ends: &Ends, flow: &mut Flow| flow.sweep <= number && !lives(&of_ends(ends, flow.direction));
+            shard.extract_if(gone).for_each(|(ends, flow)| self.ends(&ends, &flow, now));
         }
     }
 
@@ -149,8 +188,8 @@ impl Known {
     }
 }
 
-fn lock(shard: &Mutex<Shard>) -> MutexGuard<'_, Shard> {
-    shard.lock().unwrap_or_else(PoisonError::into_inner)
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn connection(event: &Event, direction: Option<Direction>) -> Connection {
@@ -227,6 +266,48 @@ mod tests {
         let mut left: Vec<u64> = all(&known).into_iter().map(|(_, cookie)| cookie).collect();
         left.sort_unstable();
         assert_eq!(left, [8, 9]);
+    }
+
+    /// How the end of an adopted connection is come by.
+    #[test]
+    fn an_adopted_connection_is_told_once_when_its_close_comes() {
+        type Way = fn(&Known);
+        fn none(_: &Connection) -> bool {
+            false
+        }
+        let ways: [(&str, Way); 4] = [
+            ("it closes", |_| {}),
+            ("it is cut", |known| known.forget(&of_event())),
+            ("no sweep finds it", |known| known.end_sweep(known.begin_sweep(), &none)),
+            ("both", |known| {
+                known.forget(&of_event());
+                known.end_sweep(known.begin_sweep(), &none);
+            }),
+        ];
+        let close = event(Kind::Close, Hook::SockOps, Direction::Egress, 7);
+        for (name, way) in ways {
+            let known = Known::default();
+            assert!(known.adopt(&of_event(), Direction::Ingress, 7));
+            way(&known);
+            let told = known.event(&close);
+            let expected = Connection { direction: Some(Direction::Ingress), ..of_event() };
+            assert_eq!((told, known.event(&close)), (Some(expected), None), "{name}");
+            assert!(known.overdue(Instant::now() + ENDING).is_empty(), "{name}");
+        }
+        let known = Known::default();
+        known.event(&event(Kind::Verdict, Hook::SockOps, Direction::Egress, 7));
+        known.forget(&of_event());
+        assert_eq!(known.event(&close), None, "of one that is not adopted the join knows");
+    }
+
+    #[test]
+    fn a_close_that_never_comes_is_not_waited_for_for_ever() {
+        let known = Known::default();
+        known.adopt(&of_event(), Direction::Egress, 7);
+        known.forget(&of_event());
+        assert!(known.overdue(Instant::now()).is_empty());
+        assert_eq!(known.overdue(Instant::now() + ENDING), [7]);
+        assert!(known.overdue(Instant::now() + ENDING).is_empty());
     }
 
     fn of_event() -> Connection {

@@ -26,8 +26,8 @@ use std::{
 };
 
 use weir_common::{
-    addr::Protocol,
-    event::{Event, Kind},
+    addr::{Port, Protocol},
+    event::{self, Event, Kind},
     verdict::{Direction, Hook, Verdict},
 };
 
@@ -36,11 +36,12 @@ use self::{
     known::Known,
     report::{Report, Reporter},
     sweep::{Sweeper, Swept, Target},
-    view::{Connection, Fate, View},
+    view::{Connection, Fate, Standing, View},
 };
 use crate::{
     exporter::Queue,
     kernel::{
+        adopted::Adopted,
         namespaces::{Found, Namespace},
         sockets::{Door, Living},
     },
@@ -88,9 +89,9 @@ impl Revoker {
         self.arrived.notify_one();
     }
 
-    /// Takes note of an event. Called for every one.
-    pub fn event(&self, event: &Event) {
-        self.known.event(event);
+    /// Takes note of an event. Called for every one. Of an adopted connection that ends: how it stands by the generation in force.
+    pub fn event(&self, event: &Event) -> Option<Standing> {
+        let ended = self.known.event(event);
         let denied = event.kind == Kind::Verdict as u8
             && event.hook == Hook::SockOps as u8
             && event.verdict == Verdict::Deny as u8;
@@ -101,6 +102,15 @@ impl Revoker {
                 self.arrived.notify_one();
             }
         }
+        let connection = ended?;
+        let view = self.view()?;
+        let (Fate::Stays(Some((direction, decision)))
+        | Fate::Drains(direction, decision)
+        | Fate::Cut(direction, decision)) = view.judge(&connection)
+        else {
+            return None;
+        };
+        view.standing(connection.workload, direction, decision)
     }
 
     /// What was done so far.
@@ -163,19 +173,29 @@ pub struct Work {
     sweeper: Sweeper,
     hands: Hands,
     reporter: Reporter,
+    /// Whose ends are told of although they are older than the programs; `None` where this kernel does not let us.
+    closes: Option<Adopted>,
     /// Cgroups that were there at the last sweep: what is new may have connections older than the programs.
     seen: BTreeSet<u64>,
     next: Instant,
 }
 
 impl Work {
-    /// Work for `revoker` in the managed tree below `root`; what was done is told to `queue`.
-    pub fn new(revoker: Arc<Revoker>, root: PathBuf, names: Arc<Names>, queue: Arc<Queue>) -> Self {
+    /// Work for `revoker` in the managed tree below `root`; what was done is told to `queue`. `closes`: where to ask for the ends of
+    /// adopted connections.
+    pub fn new(
+        revoker: Arc<Revoker>,
+        root: PathBuf,
+        names: Arc<Names>,
+        queue: Arc<Queue>,
+        closes: Option<Adopted>,
+    ) -> Self {
         Self {
             revoker,
             sweeper: Sweeper::new(root),
             hands: Hands::default(),
             reporter: Reporter::new(names, queue),
+            closes,
             seen: BTreeSet::new(),
             next: Instant::now() + EVERY,
         }
@@ -271,11 +291,15 @@ impl Work {
                 let lives = |known: &Connection| living.contains(&Connection { direction: None, ..*known });
                 self.revoker.known.end_sweep(number, &lives);
             }
+            if let Some(closes) = &mut self.closes {
+                self.revoker.known.overdue(started).into_iter().for_each(|cookie| closes.remove(cookie));
+            }
             let took = started.elapsed();
             self.reporter.draining(&draining);
             if clean {
                 self.adopt(view, strangers);
             } else {
+                self.watch_closes(view, &forbidden);
                 let done = self.hands.cut(forbidden, &tool);
                 self.take(view, done);
             }
@@ -311,23 +335,56 @@ impl Work {
 
     /// Connections of workloads that were not here at the last sweep, and that no event tells of: they are older than the programs.
     fn adopt(&mut self, view: &View, strangers: Vec<Target>) {
-        let attached: BTreeSet<u64> = view.locals.values().map(|local| local.cgroup_id).collect();
-        let new = |target: &Target| {
-            let local = view.locals.get(&target.connection.workload);
-            local.is_some_and(|local| !self.seen.contains(&local.cgroup_id))
-        };
-        let mut candidates: Vec<Target> = strangers.into_iter().filter(new).collect();
-        self.seen = attached;
+        let mut candidates: Vec<Target> = strangers.into_iter().filter(|target| self.is_new(view, target)).collect();
+        self.seen = view.locals.values().map(|local| local.cgroup_id).collect();
         if candidates.is_empty() {
             return;
         }
         std::thread::sleep(EVENTS_UNDER_WAY);
         candidates.retain(|target| self.revoker.known.get(&target.connection).is_none());
-        for target in &candidates {
-            self.revoker.known.adopt(&target.connection, target.direction, target.living.cookie());
-        }
+        self.watch(&candidates);
         self.reporter.adopted(view, &candidates);
         lock(&self.revoker.report).adopted += candidates.len() as u64;
+    }
+
+    /// What is cut although no event has told of its opening ends with a close too, which says what it carried.
+    fn watch_closes(&mut self, view: &View, forbidden: &[Target]) {
+        let stranger = |target: &&Target| {
+            target.connection.protocol == Protocol::TCP
+                && self.is_new(view, target)
+                && self.revoker.known.get(&target.connection).is_none()
+        };
+        let strangers: Vec<Target> = forbidden.iter().filter(stranger).cloned().collect();
+        self.watch(&strangers);
+    }
+
+    /// Whether its workload was not here at the last clean sweep.
+    fn is_new(&self, view: &View, target: &Target) -> bool {
+        let local = view.locals.get(&target.connection.workload);
+        local.is_some_and(|local| !self.seen.contains(&local.cgroup_id))
+    }
+
+    /// Takes connections over, and asks to hear of their ends; but of one without a record of how it goes on there is none of its end.
+    fn watch(&mut self, adopted: &[Target]) {
+        for Target { connection, living, direction, decision, .. } in adopted {
+            let cookie = living.cookie();
+            if !self.revoker.known.adopt(connection, *direction, cookie) || decision.quiet {
+                continue;
+            }
+            let Some(closes) = &mut self.closes else { continue };
+            let Connection { local, remote, .. } = connection;
+            let ends = event::Adopted {
+                local: local.0,
+                remote: remote.0,
+                local_port: Port::new(local.1),
+                remote_port: Port::new(remote.1),
+                direction: *direction as u8,
+                reserved: [0; 3],
+            };
+            if let Err(error) = closes.add(cookie, ends) {
+                tracing::debug!(%error, cookie, "the end of a connection older than enforcement will have no record");
+            }
+        }
     }
 }
 

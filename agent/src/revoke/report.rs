@@ -89,12 +89,13 @@ impl Reporter {
         self.tell(RecordKind::Cut, view, cut);
     }
 
-    /// Connections older than the programs that may go on.
+    /// Connections older than the programs that may go on. Of what a rule allows that makes no records there is none.
     pub fn adopted(&self, view: &View, adopted: &[Target]) {
         if !adopted.is_empty() {
             tracing::info!(connections = adopted.len(), "connections older than enforcement are allowed and go on");
         }
-        self.tell(RecordKind::Adopted, view, adopted);
+        let recorded: Vec<Target> = adopted.iter().filter(|target| !target.decision.quiet).cloned().collect();
+        self.tell(RecordKind::Adopted, view, &recorded);
     }
 
     /// Connections that go on although they are forbidden: each is told of once.

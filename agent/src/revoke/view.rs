@@ -64,6 +64,19 @@ pub enum Fate {
     Cut(Direction, Decision),
 }
 
+/// How a connection that is older than the programs stands by the generation in force.
+#[derive(Clone, Copy, Debug)]
+pub struct Standing {
+    /// This side's identity.
+    pub identity: u32,
+    /// Who opened it.
+    pub direction: Direction,
+    /// What lets it go on, or would not any more.
+    pub decision: Decision,
+    /// The generation.
+    pub generation: u64,
+}
+
 impl View {
     /// Judges a living connection.
     ///
@@ -96,6 +109,13 @@ impl View {
             Some((direction, decision)) => Fate::Cut(direction, decision),
             None => Fate::Stays(None),
         }
+    }
+
+    /// How a connection of a workload's stands that was judged so; `None` where there is no such workload any more.
+    #[must_use]
+    pub fn standing(&self, workload: u32, direction: Direction, decision: Decision) -> Option<Standing> {
+        let identity = self.locals.get(&workload)?.workload.identity;
+        Some(Standing { identity, direction, decision, generation: self.compiled.generation })
     }
 
     /// `None` when the tables are unreadable, which is for the kernel to fail closed on, not for us to cut by.

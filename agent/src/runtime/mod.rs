@@ -194,7 +194,7 @@ impl Agent {
         config: &Config,
         runtime: &Runtime,
         datapath: D,
-        events: S,
+        mut events: S,
         exits: &Exits,
     ) -> Result<Self, RunError> {
         let per_policy = config.metrics.is_some_and(|metrics| metrics.per_policy);
@@ -210,6 +210,7 @@ impl Agent {
             tally: Arc::clone(&tally),
             cgroup_root: config.cgroup_root.clone(),
         };
+        let closes = events.take_adopted();
         let mut telemetry = Telemetry::new(events, parts);
         let mut progress = None;
         if !config.progress.is_zero()
@@ -237,7 +238,7 @@ impl Agent {
         let exporter = exporter(config, &queue, &link, exits)?;
 
         let root = config.cgroup_root.clone();
-        let work = revoke::Work::new(Arc::clone(&revoker), root, Arc::clone(&names), Arc::clone(&queue));
+        let work = revoke::Work::new(Arc::clone(&revoker), root, Arc::clone(&names), Arc::clone(&queue), closes);
         let work = Subsystem::thread("revoker", exits, move |stop| {
             kernel::seal::hold_what_cutting_takes();
             work.run(&stop);

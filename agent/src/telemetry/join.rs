@@ -11,7 +11,7 @@
 //!                                                     passive[workload, addresses, ports] ◄─┘ ─► Close of the accepted side
 //! ```
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{collections::HashMap, path::PathBuf, sync::Arc, time::Duration};
 
 use weir_common::{
     addr::{Port, Protocol},
@@ -20,7 +20,7 @@ use weir_common::{
 };
 use zerocopy::FromZeros as _;
 
-use crate::datapath::DropReasons;
+use crate::{datapath::DropReasons, revoke::view::Standing};
 
 use super::{
     bounded::Bounded,
@@ -28,11 +28,11 @@ use super::{
     clock::Clock,
     names::Snapshot,
     opening::{
-        Caller, Flow, Listener, Opened, Tuple, carried, listener, local_end, of_ends, of_opening, opened, refusal,
-        remote_end, staged, take_icmp_type, tuple,
+        Caller, Flow, Listener, Opened, Tuple, carried, listener, local_end, of_ends, of_older, of_opening, opened,
+        refusal, remote_end, staged, take_icmp_type, tuple,
     },
     process::Processes,
-    progress::{Progress, Standing},
+    progress::Progress,
     record::{Record, RecordKind},
     totals,
 };
@@ -49,6 +49,8 @@ pub struct Join {
     bound: Bounded<u64, Caller>,
     /// The same by what `sk_lookup` knows, which sees no socket.
     listeners: Bounded<Listener, Caller>,
+    /// How adopted connections stand whose closes come next, by their sockets' cookies.
+    older: HashMap<u64, Standing>,
     processes: Processes,
     cgroups: Cgroups,
     /// Of the kernel's own drops.
@@ -77,6 +79,7 @@ impl Join {
             passive: Bounded::new(CONNECTIONS),
             bound: Bounded::new(BOUND),
             listeners: Bounded::new(BOUND),
+            older: HashMap::new(),
             processes: Processes::new(proc),
             cgroups: Cgroups::new(cgroup_root),
             drop_reasons,
@@ -177,9 +180,12 @@ impl Join {
         let opened = active.or(passive);
         let (is_known, start_ns) =
             (opened.is_some(), opened.as_ref().map_or(0, |opened| self.clock.wall(opened.time_ns)));
-        let mut record = match opened {
-            Some(opened) => of_opening(event, opened, names),
-            None => {
+        let standing = self.older.remove(&event.cookie);
+        let mut record = match (opened, standing) {
+            (Some(opened), _) => of_opening(event, opened, names),
+            (None, Some(standing)) if standing.decision.quiet => return,
+            (None, Some(standing)) => of_older(event, &standing, names),
+            (None, None) => {
                 self.stats.missed_closes += 1;
                 Record { hook: Hook::from_u8(event.hook), generation: event.generation, ..of_ends(event, names) }
             }
@@ -191,6 +197,11 @@ impl Join {
         record.direction = known.or_else(|| is_known.then_some(role));
         record.traffic = totals::traffic(&event.totals(), role, event.old_state);
         records.push(record);
+    }
+
+    /// The close of an adopted connection is among the next events, and this is how it stands.
+    pub fn stands(&mut self, cookie: u64, standing: Standing) {
+        self.older.insert(cookie, standing);
     }
 
     /// What a living connection that is at least `old` has come to, or is older than the programs; `None` for another whose opening is
@@ -226,19 +237,13 @@ impl Join {
 
     /// The same of one that no event told of: by whom and when it was opened is not known, and it is told by what judges it now.
     fn progress_of_older(&self, seen: &Progress, event: &Event, names: &Snapshot) -> Option<Record> {
-        let Standing { identity, direction, decision, generation } = seen.older?;
-        let identities = Event { local_identity: identity, remote_identity: decision.remote_identity, ..*event };
-        let event = Event { generation, ..identities };
+        let standing = seen.older?;
         Some(Record {
             kind: RecordKind::Progress,
             time_ns: self.clock.wall(seen.time_ns),
-            verdict: Some(decision.verdict),
-            reason: Some(decision.reason),
-            direction: Some(direction),
-            rule: names.rule(generation, decision.rule),
-            generation,
-            traffic: totals::traffic(&seen.totals, direction, seen.state),
-            ..of_ends(&event, names)
+            direction: Some(standing.direction),
+            traffic: totals::traffic(&seen.totals, standing.direction, seen.state),
+            ..of_older(event, &standing, names)
         })
     }
 

@@ -151,7 +151,11 @@ impl<S: EventSource> Telemetry<S> {
         if taken == 0 {
             return 0;
         }
-        self.events.iter().for_each(|event| self.parts.revoker.event(event));
+        for event in &self.events {
+            if let Some(standing) = self.parts.revoker.event(event) {
+                self.join.stands(event.cookie, standing);
+            }
+        }
         // After the events, not before: an event's generation is published before the event can exist.
         let names = self.parts.names.snapshot();
         let mut records = Vec::with_capacity(self.events.len());

@@ -12,6 +12,8 @@ use weir_common::{
     verdict::{Hook, Reason, Refusal, Verdict},
 };
 
+use crate::revoke::view::Standing;
+
 use super::{
     names::Snapshot,
     record::{End, ProcessInfo, Record, RuleName, Staged, Traffic},
@@ -109,6 +111,20 @@ pub fn of_opening(event: &Event, opened: Opened, names: &Snapshot) -> Record {
     record.process = opened.caller.process;
     record.cgroup = opened.caller.cgroup.or(record.cgroup);
     record
+}
+
+/// A record of a connection that no event told of: by whom and when it was opened is not known, and it is told by what judges it now.
+pub fn of_older(event: &Event, standing: &Standing, names: &Snapshot) -> Record {
+    let Standing { identity, decision, generation, .. } = *standing;
+    let remote_identity = decision.remote_identity;
+    let event = Event { local_identity: identity, remote_identity, generation, ..*event };
+    Record {
+        verdict: Some(decision.verdict),
+        reason: Some(decision.reason),
+        rule: names.rule(generation, decision.rule),
+        generation,
+        ..of_ends(&event, names)
+    }
 }
 
 /// How a denial reached the one that opened.

@@ -17,9 +17,7 @@ use std::{
 
 use weir_common::{
     addr::{Addr, Protocol},
-    decide::Decision,
     event::Totals,
-    verdict::Direction,
 };
 
 use crate::{
@@ -29,7 +27,7 @@ use crate::{
     },
     revoke::{
         Revoker,
-        view::{Connection, Fate, View},
+        view::{Connection, Fate, Standing, View},
     },
     runtime::Stop,
     telemetry::clock,
@@ -61,19 +59,6 @@ pub struct Progress {
     pub totals: Totals,
     /// Of one that is older than the programs: how it is judged now, for nothing was when it opened.
     pub older: Option<Standing>,
-}
-
-/// How a connection stands by the generation in force.
-#[derive(Clone, Copy, Debug)]
-pub struct Standing {
-    /// This side's identity.
-    pub identity: u32,
-    /// Who opened it.
-    pub direction: Direction,
-    /// What lets it go on, or would not any more.
-    pub decision: Decision,
-    /// The generation.
-    pub generation: u64,
 }
 
 /// The thread's work.
@@ -159,11 +144,9 @@ impl Watch {
     fn older(&self, view: &View, workload: u32, local: (Addr, u16), remote: (Addr, u16)) -> Option<Standing> {
         let ends = Connection { workload, protocol: Protocol::TCP, direction: None, local, remote };
         let connection = Connection { direction: Some(self.revoker.adopted(&ends)?), ..ends };
-        let generation = view.compiled.generation;
-        let identity = view.locals.get(&workload)?.workload.identity;
         match view.judge(&connection) {
             Fate::Stays(Some((direction, decision))) | Fate::Drains(direction, decision) if !decision.quiet => {
-                Some(Standing { identity, direction, decision, generation })
+                view.standing(workload, direction, decision)
             }
             // What is to be cut is told of when it is.
             Fate::Stays(_) | Fate::Drains(..) | Fate::Cut(..) => None,

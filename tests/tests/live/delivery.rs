@@ -458,7 +458,8 @@ fn progress_of_older() -> Result<()> {
     agrees(&harness)
 }
 
-const FROM_WEB: &str = "
+/// db lets in web, at its own port.
+pub const FROM_WEB: &str = "
   workloadSelector: {matchLabels: {app: db}}
   policyTypes: [Ingress]
   ingress: [{name: from-web, from: [{workloadSelector: {matchLabels: {app: web}}}], ports: [{port: 5432}]}]";

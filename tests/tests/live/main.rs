@@ -4,8 +4,9 @@
 //! Never: passes a test that did not run; leaves a world behind.
 //!
 //! A harness of our own, because worlds are shared by the tests of a file and must go after the last of them. One test at
-//! a time unless told otherwise: several of them measure rates, and two cores are not many.
+//! a time: several of them measure rates, and two cores are not many. But those that mostly wait, in worlds of their own, run abreast.
 
+mod adopted;
 mod alerts;
 mod alone;
 mod attacks_churn;
@@ -68,7 +69,14 @@ mod upgrades;
 mod verdicts;
 mod worlds;
 
+use std::sync::{PoisonError, RwLock};
+
 use libtest_mimic::{Arguments, Failed, Trial, run};
+
+/// How many tests run abreast.
+const ABREAST: usize = 4;
+/// Who runs: one test alone, or some of those that may run abreast.
+static FLOOR: RwLock<()> = RwLock::new(());
 
 /// The argument with which this program only builds a world and waits to be killed, for a test.
 const MAKE_A_WORLD: &str = "--make-a-world-and-wait";
@@ -78,20 +86,24 @@ fn main() -> anyhow::Result<()> {
         return worlds::make_and_wait();
     }
     let mut arguments = Arguments::from_args();
-    arguments.test_threads.get_or_insert(1);
+    arguments.test_threads.get_or_insert(ABREAST);
     let groups = [
+        // Abreast, so together.
+        services::trials(),
+        translated::trials(),
+        themselves::trials(),
+        alerts::trials(),
+        helpers::trials(),
         worlds::trials(),
         verdicts::trials(),
         attribution::trials(),
         metrics::trials(),
         otlp::trials(),
-        alerts::trials(),
+        adopted::trials(),
         cases::trials(),
         pods::trials(),
-        themselves::trials(),
         conformance::trials(),
         kinds::trials(),
-        helpers::trials(),
         icmp::trials(),
         attacks_ways::trials(),
         attacks_places::trials(),
@@ -121,8 +133,6 @@ fn main() -> anyhow::Result<()> {
         sealed::trials(),
         soak::trials(),
         policies::trials(),
-        services::trials(),
-        translated::trials(),
         lifecycle::trials(),
         kernel_drops::trials(),
         outlives::trials(),
@@ -139,7 +149,18 @@ fn main() -> anyhow::Result<()> {
     conclusion.exit()
 }
 
-/// A test called `promise`.
+/// A test called `promise`, beside which no other runs.
 fn test(promise: &str, body: impl FnOnce() -> anyhow::Result<()> + Send + 'static) -> Trial {
-    Trial::test(promise, move || body().map_err(|error| Failed::from(format!("{error:#}"))))
+    Trial::test(promise, move || {
+        let _alone = FLOOR.write().unwrap_or_else(PoisonError::into_inner);
+        body().map_err(|error| Failed::from(format!("{error:#}")))
+    })
+}
+
+/// A test called `promise` that measures nothing and has a world of its own: others of its kind may run beside it.
+fn abreast(promise: &str, body: impl FnOnce() -> anyhow::Result<()> + Send + 'static) -> Trial {
+    Trial::test(promise, move || {
+        let _among_others = FLOOR.read().unwrap_or_else(PoisonError::into_inner);
+        body().map_err(|error| Failed::from(format!("{error:#}")))
+    })
 }

@@ -97,7 +97,7 @@ pub fn refusal(series: &str, part: &str) -> Option<&'static Refusal> {
 }
 
 /// Features that not every supported kernel has: since when, and what happens before.
-pub const FEATURES: [(&str, &str, &str); 6] = [
+pub const FEATURES: [(&str, &str, &str); 7] = [
     (
         "TC programs on workloads' own interfaces by links (TCX)",
         "6.6",
@@ -112,6 +112,11 @@ pub const FEATURES: [(&str, &str, &str); 6] = [
         "records of what the kernel drops by itself",
         "5.17, with types of its own (BTF); from 6.11 on it names the socket that was to receive, too",
         "none of them; `weirctl doctor` says so (`kernel-drops`). Before 6.11 what arrives is known by its address where no socket took it yet",
+    ),
+    (
+        "records of the end of connections older than enforcement",
+        "6.1, with types of its own (BTF)",
+        "none; `weirctl doctor` says so (`adopted-closes`)",
     ),
     ("SCTP", "where the kernel has the module `sctp`", "no such socket can be made, by anybody"),
     ("MPTCP", "where the kernel is built with it", "no such socket can be made, by anybody"),

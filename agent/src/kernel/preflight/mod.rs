@@ -14,26 +14,30 @@ use aya::{
     util::nr_cpus,
 };
 use nix::net::if_::if_nameindex;
-use weir_common::places::{DropPlaces, TaskPlaces};
+use weir_common::places::TaskPlaces;
 
 pub use super::query::{Found, cgroup_programs};
 pub use clock::is_synchronised;
 pub use room::{Cell, cut_a_connection, in_a_namespace};
 
 use super::{
+    adopted,
     attach::{self, ALONE_HOOKS, ROOT_PROGRAMS, STRICT_PROGRAMS, WIRE_PROGRAMS, WORKLOAD_HOOKS},
     cgroups,
     error::KernelError,
     interfaces, kernel_drops,
     links::{self, SlotMode},
-    load, places, wires,
+    load,
+    places::Places,
+    wires,
 };
 
 /// Every program, loaded to see whether this kernel takes it. Dropping it unloads them.
 pub struct Trial {
     ebpf: Ebpf,
     refused: Vec<KernelError>,
-    drops: Option<places::Drops>,
+    /// What the kernel says of itself.
+    places: Places,
     reads_tasks: bool,
 }
 
@@ -45,22 +49,22 @@ impl Trial {
     /// # Errors
     /// The maps cannot be created: a privilege or a kernel feature is missing.
     pub fn load(chain: bool, drop_bytes: u32, kernel_drops: bool) -> Result<Self, KernelError> {
-        let places = places::of_running_kernel();
-        let first = Self::load_with(places, chain, drop_bytes, kernel_drops)?;
+        let mut places = Places::of_running_kernel();
+        places.drops = places.drops.filter(|_| kernel_drops);
+        let first = Self::load_with(places.tasks, chain, drop_bytes, &places)?;
         // As the agent does at its start.
-        if first.refused.is_empty() || places.known == 0 {
-            Ok(first)
+        let trial = if first.refused.is_empty() || places.tasks.known == 0 {
+            first
         } else {
-            Self::load_with(TaskPlaces::UNKNOWN, chain, drop_bytes, kernel_drops)
-        }
+            Self::load_with(TaskPlaces::UNKNOWN, chain, drop_bytes, &places)?
+        };
+        Ok(Self { places, ..trial })
     }
 
-    fn load_with(places: TaskPlaces, chain: bool, drop_bytes: u32, kernel_drops: bool) -> Result<Self, KernelError> {
-        let drops = kernel_drops.then(places::of_drops).flatten();
-        let known = drops.as_ref().map_or(DropPlaces::UNKNOWN, |drops| drops.places);
-        let mut ebpf = load::open(places, drop_bytes, known)?;
+    fn load_with(tasks: TaskPlaces, chain: bool, drop_bytes: u32, places: &Places) -> Result<Self, KernelError> {
+        let mut ebpf = load::open(tasks, drop_bytes, places)?;
         let refused = attach::programs(chain).filter_map(|name| load::load_program(&mut ebpf, name).err()).collect();
-        Ok(Self { ebpf, refused, drops, reads_tasks: places.known != 0 })
+        Ok(Self { ebpf, refused, places: Places::default(), reads_tasks: tasks.known != 0 })
     }
 
     /// What the kernel refused, with the telling lines of its verifier.
@@ -81,10 +85,23 @@ impl Trial {
     /// # Errors
     /// Why not.
     pub fn kernel_drops(&mut self) -> Result<usize, String> {
-        let drops =
-            self.drops.as_ref().ok_or("it has no tracepoint that tells of a packet and the reason (since 5.17)")?;
+        let drops = self
+            .places
+            .drops
+            .as_ref()
+            .ok_or("it has no tracepoint that tells of a packet and the reason (since 5.17)")?;
         load::load_program(&mut self.ebpf, kernel_drops::PROGRAM).map_err(|error| error.to_string())?;
         Ok(drops.reasons.len())
+    }
+
+    /// Whether the ends of connections that are older than the programs can be told of, or why not. Loads one more program; attaches
+    /// nothing.
+    ///
+    /// # Errors
+    /// Why not.
+    pub fn adopted_closes(&mut self) -> Result<(), String> {
+        self.places.sockets.ok_or("it does not tell where the parts of a socket lie (CONFIG_DEBUG_INFO_BTF)")?;
+        load::load_program(&mut self.ebpf, adopted::PROGRAM).map_err(|error| error.to_string())
     }
 
     /// How many programs are loaded, and how many instructions the verifier has looked at for them.
@@ -160,7 +177,7 @@ pub fn check_root(path: &Path) -> Result<(), KernelError> {
 /// Whether the kernel says where the parts of a task lie, which makes programs faster.
 #[must_use]
 pub fn knows_tasks() -> bool {
-    places::of_running_kernel().known != 0
+    Places::of_running_kernel().tasks.known != 0
 }
 
 /// A program in the kernel, anybody's.

@@ -155,6 +155,9 @@ pub struct Target {
     /// Give up after this long
     #[arg(long, default_value_t = 1000)]
     timeout_ms: u64,
+    /// Wait so long after every 16 KiB
+    #[arg(long, default_value_t = 0)]
+    pace_ms: u64,
     /// End it by a reset: its port is free again at once
     #[arg(long)]
     reset: bool,
@@ -190,6 +193,7 @@ impl Target {
             attempt.sent += length as u64;
             stream.read_exact(chunk)?;
             attempt.received += length as u64;
+            thread::sleep(Duration::from_millis(self.pace_ms));
         }
         if self.reset {
             return SockRef::from(&stream).set_linger(Some(Duration::ZERO));
