@@ -21,12 +21,12 @@ use weir_tests::world::tools::{PROMETHEUS, PROMTOOL};
 use weir_tests::world::{World, links};
 
 use crate::metrics::fetch;
-use crate::test;
+use crate::{abreast, test};
 
 pub fn trials() -> Vec<Trial> {
     vec![
         test("alert_rules_pass_promtool_and_their_unit_tests_and_name_commands_that_exist", checked),
-        test("a_real_prometheus_fires_the_alert_of_each_fault_and_no_other", fired),
+        abreast("a_real_prometheus_fires_the_alert_of_each_fault_and_no_other", fired),
     ]
 }
 

@@ -11,14 +11,14 @@ use libtest_mimic::Trial;
 use weir_tests::harness::{Harness, Options};
 use weir_tests::world::World;
 
+use crate::abreast;
 use crate::attacks_places::passed;
 use crate::rows::judge;
 use crate::stage::agrees;
-use crate::test;
 use crate::verdicts::TABLES;
 
 pub fn trials() -> Vec<Trial> {
-    vec![test("where_the_kernel_does_not_tell_its_types_records_name_processes_all_the_same", by_helpers)]
+    vec![abreast("where_the_kernel_does_not_tell_its_types_records_name_processes_all_the_same", by_helpers)]
 }
 
 /// The kernel's account of its types.

@@ -17,15 +17,15 @@ use weir_tests::world::Who::{self, Node, Web};
 use weir_tests::world::nat::Translation;
 use weir_tests::world::{World, WorldError, cgroup};
 
+use crate::abreast;
 use crate::stage::agrees;
-use crate::test;
 
 pub fn trials() -> Vec<Trial> {
     vec![
-        test("a_pod_behind_a_service_calls_itself_through_a_proxy_of_its_own", || {
+        abreast("a_pod_behind_a_service_calls_itself_through_a_proxy_of_its_own", || {
             themselves("self-own", ["10.96.0.10", "fd96::10"], World::translate, Web)
         }),
-        test("a_pod_behind_a_service_calls_itself_through_its_nodes_proxy", || {
+        abreast("a_pod_behind_a_service_calls_itself_through_its_nodes_proxy", || {
             themselves("self-node", ["10.0.0.1", "fd77:0:0:1::1"], World::translate_for_others, Node)
         }),
     ]

@@ -20,13 +20,13 @@ use weir_tests::report::Attempt;
 use weir_tests::world::Who::{self, Api, Db, Web};
 use weir_tests::world::{World, cgroup};
 
+use crate::abreast;
 use crate::services::{ENDS, OWN, PATIENCE_MS, PORT, SETTLED, TO_API, servers, web_out};
 use crate::stage::agrees;
-use crate::test;
 use crate::translator::Translator;
 
 pub fn trials() -> Vec<Trial> {
-    let trial = |promise, place| test(promise, move || translated(place));
+    let trial = |promise, place| abreast(promise, move || translated(place));
     vec![
         trial("a_service_translated_at_connect_before_ours_in_the_same_cgroup_is_its_end", Place::Before),
         trial("a_service_translated_at_connect_before_ours_in_a_cgroup_below_is_its_end", Place::Below),
@@ -119,7 +119,7 @@ const CALLS: [(&str, &str); 3] =
     [("TCP", "tcp-connect --bytes 1000"), ("UDP", "udp-exchange"), ("UDP connected", "udp-exchange --connected")];
 
 fn translated(place: Place) -> Result<()> {
-    let world = World::new("translated")?;
+    let world = World::new(&format!("translated-{place:?}").to_lowercase())?;
     let directory = place.cgroup(&world)?;
     let early = !matches!(place, Place::After | Place::Above);
     let mut translator = if early { Some(Translator::attach(&directory)?) } else { None };
