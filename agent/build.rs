@@ -28,7 +28,7 @@ fn main() -> Result<(), String> {
     if !status.success() {
         return Err("the kernel programs did not build (see above); if bpf-linker or core's source is missing, run `cargo xtask setup`".into());
     }
-    for object in ["weir", "bench_sets"] {
+    for object in ["weir", "bench"] {
         let built = target_dir.join(TARGET).join("release").join(object);
         let to = out.join(format!("{object}.bpf.o"));
         // A copy writes in place: in a target directory that was copied by hard links it would change the other's too.

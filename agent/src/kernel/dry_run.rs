@@ -3,9 +3,9 @@
 //! May touch: one loaded program, through `BPF_PROG_TEST_RUN`: the kernel runs it on a packet that exists nowhere else.
 //! Never: sends anything; what the program counts and charges is real, though.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
-use aya::programs::{Program, ProgramError, TestRun as _, TestRunOptions, Xdp};
+use aya::programs::{Program, ProgramError, TestRun as _, TestRunOptions, TestRunResult, Xdp};
 use aya_obj::programs::XdpAttachType;
 use weir_common::maps;
 use weir_policy::{Compiled, ResourceId, sets::Loaded};
@@ -142,13 +142,27 @@ impl Kernel {
         Ok((answer, changed))
     }
 
-    #[expect(clippy::wildcard_enum_match_arm, reason = "the programs are of these three kinds")]
+    /// How long a run of the loaded program on `frame` takes, of `repeat` one after the other.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn time_dry_runs(&self, hook: PacketHook, frame: &[u8], repeat: u32) -> Result<Duration, KernelError> {
+        let options = TestRunOptions { data_in: Some(frame), repeat, ..TestRunOptions::default() };
+        self.test_run(hook, options).map(|result| result.duration)
+    }
+
     fn dry_run_into(
         &self,
         hook: PacketHook,
         frame: &[u8],
         changed: Option<&mut [u8]>,
     ) -> Result<(u32, usize), KernelError> {
+        let options = TestRunOptions { data_in: Some(frame), data_out: changed, ..TestRunOptions::default() };
+        self.test_run(hook, options).map(|result| (result.return_value, result.data_size_out as usize))
+    }
+
+    #[expect(clippy::wildcard_enum_match_arm, reason = "the programs are of these three kinds")]
+    fn test_run(&self, hook: PacketHook, options: TestRunOptions<'_>) -> Result<TestRunResult, KernelError> {
         let name = match hook {
             PacketHook::Xdp => attach::XDP,
             PacketHook::Ingress => "ingress",
@@ -157,15 +171,13 @@ impl Kernel {
             PacketHook::ToWorkload => "to_workload",
         };
         let program = self.ebpf.program(name).ok_or(KernelError::NoProgram(name))?;
-        let options = TestRunOptions { data_in: Some(frame), data_out: changed, ..TestRunOptions::default() };
         let run = match program {
             Program::Xdp(program) => program.test_run(options),
             Program::CgroupSkb(program) => program.test_run(options),
             Program::SchedClassifier(program) => program.test_run(options),
             _ => Err(ProgramError::UnexpectedProgramType),
         };
-        let refused = |cause| KernelError::Program { program: name, cause, verifier: String::new() };
-        run.map(|result| (result.return_value, result.data_size_out as usize)).map_err(refused)
+        run.map_err(|cause| KernelError::Program { program: name, cause, verifier: String::new() })
     }
 
     /// Runs the XDP program on frames while this value does something else.

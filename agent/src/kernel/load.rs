@@ -28,7 +28,7 @@ use super::{
 pub(super) static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/weir.bpf.o"));
 
 /// The one that is only measured. Who does not ask for it does not have it: the linker leaves it out of the agent.
-pub(super) static BENCH_SETS: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/bench_sets.bpf.o"));
+pub(super) static BENCH: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/bench.bpf.o"));
 
 /// How often the programs' log lines are looked for: they are rare, and none is urgent.
 const LOG_INTERVAL: Duration = Duration::from_millis(250);

@@ -476,10 +476,10 @@ impl Refusing {
     }
 }
 
-/// The object that measures how long addresses take to look up, for the test that does so.
+/// The object with what our programs are measured beside, for the tests that do so.
 #[must_use]
-pub fn bench_sets_object() -> &'static [u8] {
-    load::BENCH_SETS
+pub fn bench_object() -> &'static [u8] {
+    load::BENCH
 }
 
 /// The object with every program, for tests that inspect it.

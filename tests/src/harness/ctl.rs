@@ -11,7 +11,7 @@ use jiff::Timestamp;
 use serde::de::DeserializeOwned;
 
 use super::{Harness, HarnessError, Record, Status};
-use crate::process::program;
+use crate::process::{deadline, program};
 
 /// How long records may take from the kernel to the collector.
 pub const ARRIVE_WITHIN: Duration = Duration::from_secs(30);
@@ -139,7 +139,7 @@ impl Harness {
     /// # Errors
     /// When none comes in time.
     pub fn record(&self, mark: Mark, what: &str, fits: impl Fn(&Record) -> bool) -> Result<Record, HarnessError> {
-        let deadline = Instant::now() + ARRIVE_WITHIN;
+        let deadline = deadline(ARRIVE_WITHIN);
         loop {
             let since = self.records_since(mark)?;
             if let Some(found) = since.iter().find(|record| fits(record)) {

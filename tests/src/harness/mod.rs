@@ -21,7 +21,7 @@ pub use error::HarnessError;
 pub use record::Record;
 pub use status::Status;
 
-use crate::process::{Running, SOON, ended_well, program};
+use crate::process::{Running, SOON, deadline, ended_well, program};
 use crate::world::{Who, World};
 
 /// How often a state is looked at while waiting for it.
@@ -249,7 +249,7 @@ impl Harness {
     /// # Errors
     /// When that takes too long, or a program of ours ended meanwhile.
     pub fn wait(&mut self, what: &str, look: impl Fn(&Harness) -> bool) -> Result<(), HarnessError> {
-        let deadline = Instant::now() + READY_WITHIN;
+        let deadline = deadline(READY_WITHIN);
         while !look(self) {
             self.still_running()?;
             if Instant::now() > deadline {

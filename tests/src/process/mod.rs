@@ -11,7 +11,7 @@ use std::env;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 
@@ -22,6 +22,18 @@ use crate::world::{Who, World, WorldError};
 
 /// Enough for anything that is not traffic.
 pub const SOON: Duration = Duration::from_secs(10);
+
+/// How many times longer than usual programs may take here: WEIR_SLOWNESS, for an emulated machine.
+#[must_use]
+pub fn slowness() -> u32 {
+    env::var("WEIR_SLOWNESS").ok().and_then(|text| text.parse().ok()).unwrap_or(1)
+}
+
+/// When waiting ends that is to take no longer than `within`, as slow as it is here.
+#[must_use]
+pub fn deadline(within: Duration) -> Instant {
+    Instant::now() + within * slowness()
+}
 
 /// The program called `name`: from WEIR_BIN_DIR, else beside the running program.
 #[must_use]

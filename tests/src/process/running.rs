@@ -132,7 +132,7 @@ impl Running {
     /// # Errors
     /// When `within` is over, or the process has ended, before that.
     pub fn wait_for<T>(&mut self, within: Duration, look: impl Fn(&[Report]) -> Option<T>) -> Result<T, WorldError> {
-        let deadline = Instant::now() + within;
+        let deadline = super::deadline(within);
         let mut printed = self.output.state.lock().unwrap_or_else(PoisonError::into_inner);
         loop {
             if let Some(found) = look(&printed.reports) {
@@ -154,7 +154,7 @@ impl Running {
     /// # Errors
     /// When it takes longer than `within`; it is killed then.
     pub fn wait(&mut self, within: Duration) -> Result<ExitStatus, WorldError> {
-        let deadline = Instant::now() + within;
+        let deadline = super::deadline(within);
         loop {
             match self.child.try_wait() {
                 Ok(Some(status)) => return Ok(self.read_out(status)),

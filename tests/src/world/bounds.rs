@@ -172,7 +172,7 @@ fn number(path: &Path) -> io::Result<u64> {
 /// Ends who is inside, and waits until they are gone.
 fn end(path: &Path) -> Result<(), WorldError> {
     let procs = path.join("cgroup.procs");
-    let deadline = Instant::now() + GONE_WITHIN;
+    let deadline = crate::process::deadline(GONE_WITHIN);
     loop {
         let text = fs::read_to_string(&procs).map_err(file("reading", &procs))?;
         if text.is_empty() {

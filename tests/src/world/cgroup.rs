@@ -70,7 +70,7 @@ pub fn remove(path: &Path) -> Result<(), WorldError> {
         return Ok(());
     }
     let kill = path.join("cgroup.kill");
-    let deadline = Instant::now() + GONE_WITHIN;
+    let deadline = crate::process::deadline(GONE_WITHIN);
     loop {
         // Again each time: whoever was just being started comes after the first.
         fs::write(&kill, "1").map_err(file("writing", &kill))?;

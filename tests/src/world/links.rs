@@ -214,7 +214,7 @@ pub fn pair(one: &Path, other: &Path, addresses: [IpAddr; 2]) -> Result<(), Worl
 /// When it takes too long.
 pub fn wait_in_service(namespace: &Path, name: &str) -> Result<(), WorldError> {
     in_namespace(namespace, async |handle| {
-        let deadline = Instant::now() + IN_SERVICE_WITHIN;
+        let deadline = crate::process::deadline(IN_SERVICE_WITHIN);
         while !in_service(&link(&handle, name).await?) {
             if Instant::now() > deadline {
                 return Err(WorldError::NotInService(name.to_owned()));

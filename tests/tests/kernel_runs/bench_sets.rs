@@ -1,6 +1,6 @@
 //! Lives: weir-tests, a measurement of the address sets beside the kernel's own trie.
 //! Called by: a person, by name: `cargo test --release -p weir-tests --test kernel_runs -- --ignored --nocapture address_sets_beside`.
-//! May touch: an object of its own (ebpf/src/bench_sets.rs), which is attached nowhere.
+//! May touch: an object of its own (ebpf/src/bench.rs), which is attached nowhere.
 //! Never: compares figures of two runs; each ratio is taken within a round, then the median over the rounds.
 
 use aya::{
@@ -100,7 +100,7 @@ struct Measured {
 
 impl Measured {
     fn new(v4: bool, count: usize) -> Self {
-        let mut ebpf = Ebpf::load(weir_agent::kernel::bench_sets_object()).unwrap();
+        let mut ebpf = Ebpf::load(weir_agent::kernel::bench_object()).unwrap();
         for name in ["empty", "sets_v4", "sets_v6", "trie"] {
             let program: &mut Xdp = ebpf.program_mut(name).unwrap().try_into().unwrap();
             program.load().unwrap_or_else(|error| panic!("{name}: {error:?}"));

@@ -18,6 +18,7 @@ mod attacks_limits;
 mod attacks_policy;
 mod attacks_sources;
 mod bench;
+mod bench_events;
 mod bench_sets;
 mod budget;
 mod crowding;

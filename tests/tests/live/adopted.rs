@@ -11,7 +11,7 @@ use libtest_mimic::Trial;
 use weir_tests::documents::{document, workloads};
 use weir_tests::harness::ctl::Mark;
 use weir_tests::harness::{Harness, METRICS, Options, Record};
-use weir_tests::process::Running;
+use weir_tests::process::{Running, slowness};
 use weir_tests::world::Who::{Api, Db, Web};
 use weir_tests::world::World;
 
@@ -50,7 +50,8 @@ fn start(label: &str) -> Result<Harness> {
 }
 
 fn transfer(harness: &Harness, to: SocketAddr) -> Result<Running> {
-    let line = format!("tcp-connect --to {to} --bytes {BYTES} --pace-ms 80 --timeout-ms 30000");
+    let pace = 80 * slowness();
+    let line = format!("tcp-connect --to {to} --bytes {BYTES} --pace-ms {pace} --timeout-ms 30000");
     Ok(harness.world().start("transfer", harness.world().probe_line(Web, &line))?)
 }
 
@@ -69,7 +70,7 @@ fn ended(harness: &Harness, transfers: Vec<Running>, mark: Mark) -> Result<(Vec<
         ensure!(attempt.result == "ok" && attempt.received == BYTES, "{attempt:?}");
         ports.push(attempt.local.map_or(0, |local| local.port()));
     }
-    sleep(SETTLED);
+    sleep(SETTLED * slowness());
     Ok((ports, harness.records_since(mark)?))
 }
 

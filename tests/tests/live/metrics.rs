@@ -3,6 +3,8 @@
 //! May touch: the stage.
 //! Never: reads the page another way than a scraper does, which is by HTTP.
 
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
 use std::time::Instant;
 
 use anyhow::{Context as _, Result, ensure};
@@ -10,8 +12,8 @@ use libtest_mimic::Trial;
 use weir_tests::documents::workloads;
 use weir_tests::harness::ctl::ARRIVE_WITHIN;
 use weir_tests::harness::{Harness, METRICS, Status};
-use weir_tests::world::Who;
-use weir_tests::world::Who::{Api, Web};
+use weir_tests::world::Who::{Api, Node, Web};
+use weir_tests::world::{WorldError, netns};
 
 use crate::stage::{agrees, on_stage};
 
@@ -112,14 +114,17 @@ fn get(harness: &Harness, path: &str) -> Result<String> {
     fetch(harness, METRICS, path)
 }
 
-/// Head and body of an answer, asked for from the agent's namespace, by a shell's own means.
+/// Head and body of an answer, asked for from the agent's namespace.
 pub fn fetch(harness: &Harness, at: &str, path: &str) -> Result<String> {
-    let (host, port) = at.split_once(':').context("an address and a port")?;
     // By the first version of HTTP nobody answers in pieces.
-    let script = format!("exec 3<>/dev/tcp/{host}/{port}; printf '%s\\r\\nHost: weir\\r\\n\\r\\n' \"$1\" >&3; cat <&3");
-    let mut command = harness.world().probe(Who::Node);
-    command.args(["exec", "--", "bash", "-c", &script, "bash", &format!("GET {path} HTTP/1.0")]);
-    let output = command.output()?;
-    ensure!(output.status.success(), "{path}: {}", String::from_utf8_lossy(&output.stderr));
-    Ok(String::from_utf8(output.stdout)?)
+    let question = format!("GET {path} HTTP/1.0\r\nHost: weir\r\n\r\n");
+    let mut answer = String::new();
+    netns::inside(&harness.world().netns(Node), || {
+        let asked = TcpStream::connect(at).and_then(|mut stream| {
+            stream.write_all(question.as_bytes())?;
+            stream.read_to_string(&mut answer)
+        });
+        asked.map(drop).map_err(|source| WorldError::File { action: "asking for", path: path.into(), source })
+    })?;
+    Ok(answer)
 }

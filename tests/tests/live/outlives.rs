@@ -171,7 +171,7 @@ pub struct Load {
 impl Load {
     pub fn start(harness: &Harness) -> Result<Self> {
         let world = harness.world();
-        let keeper = world.serve(Api, "tcp-keep --listen [::]:81")?;
+        let keeper = world.serve(Api, "tcp-keep --listen [::]:81 --seconds 3000")?;
         let to = SocketAddr::new(Api.v4(), 81);
         let held = hold(harness, Web, &format!("tcp-hold --to {to} --connections 20 --seconds 3000"))?;
         let listen = |who: Who| {

@@ -98,7 +98,7 @@ Written by `cargo xtask vm --write`, which boots each kernel in an emulator and 
 but in `xtask/src/vm/parts.rs`. \"newest\" is the newest kernel that Debian's backports had when it was brought.
 Everything else of the tests runs on the kernel of whoever calls `cargo xtask test` (6.18 so far).
 
-Tried on kernels other than 6.18 is what this table says and no more: live tests, with agents and network namespaces, do not run in the
-emulator yet, as an agent takes longer to start there than they wait.
+Tried on kernels other than 6.18 is what this table says and no more. The parts `agent` and `limits` are live tests: agent, collector,
+network namespaces, traffic.
 
 ";

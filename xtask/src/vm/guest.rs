@@ -15,7 +15,7 @@ use super::parts::{LOADING, Part, refusal};
 use crate::process;
 
 /// Longest time of a kernel from start to end.
-const PATIENCE: Duration = Duration::from_secs(1500);
+const PATIENCE: Duration = Duration::from_secs(3000);
 
 /// How a part went on one kernel.
 #[derive(Debug, Default, PartialEq, Serialize)]

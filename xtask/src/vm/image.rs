@@ -10,7 +10,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
-use super::parts::{LOADING, Part, refusal};
+use super::parts::{LOADING, Of, Part, refusal};
 use crate::paths::Repo;
 use crate::process;
 
@@ -22,11 +22,17 @@ pub struct Tools {
     pub busybox: PathBuf,
 }
 
-/// What is tried: the test program of in-kernel runs.
-pub struct Program {
-    path: PathBuf,
+/// What is tried: test programs, and what they start.
+pub struct Programs {
     target: PathBuf,
+    kernel_runs: PathBuf,
+    live: PathBuf,
+    /// Where those are that the live tests start; `None` where no part has any.
+    started: Option<PathBuf>,
 }
+
+/// What live tests start, of the folder that has all programs.
+const STARTED: [&str; 4] = ["weir-agent", "weir-collector", "weirctl", "weir-probe"];
 
 /// What an emulator starts from.
 pub struct Booted {
@@ -36,13 +42,34 @@ pub struct Booted {
     pub disk: PathBuf,
 }
 
-impl Program {
-    /// `said` is cargo's own list of what it has built.
-    pub fn new(repo: &Repo, said: &str) -> Result<Program> {
-        let line =
-            said.lines().find(|line| line.contains("/kernel_runs-")).context("cargo built no test kernel_runs")?;
-        let path = line.rsplit_once('(').and_then(|(_, path)| path.strip_suffix(')')).context("cargo names no file")?;
-        Ok(Program { path: repo.root().join(path), target: repo.target()? })
+impl Programs {
+    /// `said` is cargo's own list of what it has built; `started` the folder of the programs that live tests start.
+    pub fn new(repo: &Repo, said: &str, started: Option<PathBuf>) -> Result<Programs> {
+        let test = |name: &str| {
+            let line = said.lines().find(|line| line.contains(&format!("/{name}-")));
+            let path = line.and_then(|line| line.rsplit_once('(')?.1.strip_suffix(')'));
+            path.map(|path| repo.root().join(path)).with_context(|| format!("cargo built no test {name}"))
+        };
+        let (kernel_runs, live) = (test("kernel_runs")?, test("live")?);
+        Ok(Programs { target: repo.target()?, kernel_runs, live, started })
+    }
+
+    fn of(&self, part: &Part) -> &Path {
+        match part.of {
+            Of::KernelRuns => &self.kernel_runs,
+            Of::Live => &self.live,
+        }
+    }
+
+    /// All that the parts need.
+    fn all(&self, parts: &[&Part]) -> Vec<PathBuf> {
+        let mut all: Vec<PathBuf> = Vec::new();
+        for of in [Of::KernelRuns, Of::Live] {
+            all.extend(parts.iter().find(|part| part.of == of).map(|part| self.of(part).to_owned()));
+        }
+        let started = self.started.iter().flat_map(|folder| STARTED.map(|name| folder.join(name)));
+        all.extend(started);
+        all
     }
 }
 
@@ -52,10 +79,10 @@ pub fn make(
     series: &str,
     kernel: &Path,
     tools: &Tools,
-    program: &Program,
+    programs: &Programs,
     parts: &[&Part],
 ) -> Result<Booted> {
-    let work = program.target.join("vm").join(series);
+    let work = programs.target.join("vm").join(series);
     let root = work.join("root");
     let _ = fs::remove_dir_all(&root);
     for folder in ["bin", "sbin", "proc", "sys", "dev", "tmp", "run", "etc", "lib/modules"] {
@@ -65,11 +92,13 @@ pub fn make(
     for link in ["bin/sh", "sbin/modprobe"] {
         symlink("/bin/busybox", root.join(link)).with_context(|| format!("linking {link}"))?;
     }
-    strip(&program.path, &inside(&root, &program.path))?;
-    libraries(&root, &program.path)?;
+    for program in programs.all(parts) {
+        strip(&program, &inside(&root, &program))?;
+        libraries(&root, &program)?;
+    }
     files(repo, &root)?;
     modules(kernel, &root, tools)?;
-    fs::write(root.join("init"), script(repo, program, parts, series)).context("writing the script")?;
+    fs::write(root.join("init"), script(repo, programs, parts, series)).context("writing the script")?;
     fs::set_permissions(root.join("init"), fs::Permissions::from_mode(0o755)).context("making it a program")?;
     let disk = work.join("disk.cpio");
     let pack = "find . | \"$1\" cpio -o -H newc 2>/dev/null > \"$2\"";
@@ -157,17 +186,26 @@ mount -t tmpfs tmpfs /tmp; mount -t tmpfs tmpfs /run
 mount -t bpf bpf /sys/fs/bpf; mount -t cgroup2 cgroup2 /sys/fs/cgroup
 ip link set lo up
 ulimit -l unlimited; ulimit -n 65536
+export WEIR_SLOWNESS=10
 echo \"vm: release $(uname -r)\"
 for module in veth bridge sctp sch_ingress cls_bpf; do modprobe $module || echo \"vm: lacks module $module\"; done
 ";
 
 /// Marks are what the host reads.
-fn script(repo: &Repo, program: &Program, parts: &[&Part], series: &str) -> String {
+fn script(repo: &Repo, programs: &Programs, parts: &[&Part], series: &str) -> String {
     let mut text = format!("{BEGIN}cd {}/tests\n", repo.root().display());
     for part in parts.iter().filter(|part| part.name == LOADING || refusal(series, LOADING).is_none()) {
-        let (program, options, cases) = (program.path.display(), part.options.join(" "), part.cases.join(" "));
-        let run = format!("timeout {} {program} {options} {cases} 2>&1", part.patience);
-        text.extend(["echo 'vm: begin ", part.name, "'\n", &run, "\necho 'vm: end ", part.name, "'\n"]);
+        let (program, options) = (programs.of(part).display(), part.options.join(" "));
+        text.extend(["echo 'vm: begin ", part.name, "'\n"]);
+        let starts: Vec<Vec<&str>> = match part.of {
+            Of::KernelRuns => vec![part.cases.to_vec()],
+            Of::Live => part.cases.iter().map(|case| vec![*case]).collect(),
+        };
+        for cases in starts {
+            let cases: Vec<String> = cases.into_iter().map(|case| format!("'{case}'")).collect();
+            text += &format!("timeout {} {program} {options} {} 2>&1\n", part.patience, cases.join(" "));
+        }
+        text.extend(["echo 'vm: end ", part.name, "'\n"]);
     }
     text.push_str("echo 'vm: done'\nreboot -f\n");
     text

@@ -18,10 +18,10 @@ use serde::Serialize;
 use crate::paths::Repo;
 use crate::report::{seconds, write_json};
 use crate::setup::kernels::{self, SERIES, Series};
-use crate::setup::programs;
-use crate::{process, setup};
+use crate::setup::programs as brought;
+use crate::{build, process, setup};
 use guest::Outcome;
-use parts::PARTS;
+use parts::{Of, PARTS};
 
 /// Shown below `cargo xtask vm --help`.
 pub const HELP: &str = "\
@@ -142,17 +142,19 @@ fn run(repo: &Repo, kernel: Option<&str>, part: Option<&str>) -> Result<Findings
     let mut tests = process::cargo(repo);
     let said = process::complaints(tests.args(["test", "--workspace", "--locked", "--no-run"]))
         .context("building the tests")?;
-    let program = image::Program::new(repo, &said)?;
+    let started =
+        if wanted.iter().any(|part| part.of == Of::Live) { Some(build::programs(repo, false)?) } else { None };
+    let programs = image::Programs::new(repo, &said, started)?;
     let tools = image::Tools {
-        qemu: programs::folder(repo, programs::QEMU)?,
-        busybox: programs::folder(repo, programs::BUSYBOX)?.join("bin/busybox"),
+        qemu: brought::folder(repo, brought::QEMU)?,
+        busybox: brought::folder(repo, brought::BUSYBOX)?.join("bin/busybox"),
     };
     let mut kernels = Vec::new();
     for series in series {
         println!("vm: kernel {} ...", series.name);
         let start = Instant::now();
         let folder = kernels::ensure(repo, series)?;
-        let booted = image::make(repo, series.name, &folder, &tools, &program, &wanted)?;
+        let booted = image::make(repo, series.name, &folder, &tools, &programs, &wanted)?;
         let (release, parts) = guest::run(&booted, &tools, &wanted, series.name)?;
         kernels.push(Kernel { series: series.name, release, parts, seconds: seconds(start.elapsed()) });
     }

@@ -3,17 +3,28 @@
 //! May touch: nothing.
 //! Never: has a kernel leave something out without a reason that docs/kernel-support.md shows.
 
-/// Cases that are run together by one start of the test program.
+/// A test program.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Of {
+    /// In-kernel runs: all cases of a part by one start.
+    KernelRuns,
+    /// Agents, collectors and namespaces: a start for each case.
+    Live,
+}
+
+/// Cases that are run together.
 pub struct Part {
     /// On the command line and in the table.
     pub name: &'static str,
     /// What it shows, for people.
     pub shows: &'static str,
+    /// Whose cases they are.
+    pub of: Of,
     /// What the program is started with, beside the names of cases.
     pub options: &'static [&'static str],
     /// Whole names.
     pub cases: &'static [&'static str],
-    /// Longest time, in an emulator.
+    /// Longest time of a start, in an emulator.
     pub patience: u32,
 }
 
@@ -23,10 +34,11 @@ pub const LOADING: &str = "loading";
 const ONE_AT_A_TIME: &[&str] = &["--exact", "--test-threads", "1"];
 
 /// Everything, in the order it runs. The first is tried also by a kernel that is known to refuse.
-pub const PARTS: [Part; 5] = [
+pub const PARTS: [Part; 7] = [
     Part {
         name: LOADING,
         shows: "every program is accepted by the verifier, those for shared XDP slots too",
+        of: Of::KernelRuns,
         options: &["--ignored", "--exact", "--nocapture"],
         cases: &["budget::what_every_program_takes"],
         patience: 120,
@@ -34,6 +46,7 @@ pub const PARTS: [Part; 5] = [
     Part {
         name: "sockets",
         shows: "real connections and datagrams, to a workload and from it, IPv4 and IPv6, pass or are refused as its policy says",
+        of: Of::KernelRuns,
         options: ONE_AT_A_TIME,
         cases: &["real::real_packets_are_judged_at_sockets_as_the_policy_says"],
         patience: 300,
@@ -41,6 +54,7 @@ pub const PARTS: [Part; 5] = [
     Part {
         name: "verdicts",
         shows: "packets made up for the purpose are decided at sockets as the policy says, counted, and recorded where they are to be",
+        of: Of::KernelRuns,
         options: ONE_AT_A_TIME,
         cases: &["sockets::what_a_quiet_rule_decides_is_counted_exactly_and_makes_no_record"],
         patience: 300,
@@ -48,6 +62,7 @@ pub const PARTS: [Part; 5] = [
     Part {
         name: "sctp",
         shows: "SCTP is judged by its ports, and an opening is never an answer",
+        of: Of::KernelRuns,
         options: ONE_AT_A_TIME,
         cases: &["sockets::sctp_is_judged_by_its_ports_and_an_opening_is_never_an_answer"],
         patience: 300,
@@ -56,6 +71,7 @@ pub const PARTS: [Part; 5] = [
         name: "frames",
         shows: "frames at XDP: a blocked source is dropped behind tags too, the longest prefix of address sets decides, a SYN is answered \
                 by a cookie that its listener takes",
+        of: Of::KernelRuns,
         options: ONE_AT_A_TIME,
         cases: &[
             "edge::xdp_drops_a_blocked_source_in_both_families_behind_tags_too_and_names_the_rule",
@@ -63,6 +79,33 @@ pub const PARTS: [Part; 5] = [
             "syn::a_syn_is_answered_by_a_cookie_that_its_listener_takes",
         ],
         patience: 300,
+    },
+    Part {
+        name: "agent",
+        shows: "an agent with its collector enforces between namespaces, records what was decided and carried, cuts what a change forbids, \
+                and leaves in force what is when it ends",
+        of: Of::Live,
+        options: ONE_AT_A_TIME,
+        cases: &[
+            "egress_is_refused_at_once_with_eperm_unless_a_rule_allows_it",
+            "denied_ingress_never_reaches_the_server_and_allowed_ingress_does",
+            "adversarial 65: a_connection_that_a_change_forbids_is_cut_at_both_ends_and_no_other",
+            "a_connection_older_than_enforcement_is_told_of_at_its_end_with_its_bytes",
+            "what_the_kernel_drops_of_a_workload_is_recorded_with_its_reason_and_exact_count",
+            "what_is_in_force_stays_in_force_whatever_becomes_of_the_agent",
+        ],
+        patience: 400,
+    },
+    Part {
+        name: "limits",
+        shows: "a rate limit at XDP holds back who floods and nobody else, and a blocked address reaches nobody",
+        of: Of::Live,
+        options: ONE_AT_A_TIME,
+        cases: &[
+            "a_packet_limit_holds_a_flooding_client_within_two_percent_and_spares_a_polite_one",
+            "a_blocked_address_reaches_nobody_until_the_set_is_deleted",
+        ],
+        patience: 400,
     },
 ];
 

@@ -1,21 +1,23 @@
-//! Lives: kernel, for a measurement only; an object of its own, which the agent neither holds nor loads.
-//! Called by: tests/tests/kernel_runs/bench_sets.rs, by `BPF_PROG_TEST_RUN`.
+//! Lives: kernel, for measurements only; an object of its own, which the agent neither holds nor loads.
+//! Called by: tests/tests/kernel_runs, bench_sets.rs and bench_events.rs, by `BPF_PROG_TEST_RUN`.
 //! May touch: maps of its own.
 //! Never: is attached anywhere.
 //!
-//! Each run looks up 64 addresses: in nothing, in the images of the address sets as XDP does it, and in the kernel's own trie.
+//! A run looks up 64 addresses: in nothing, in the images of the address sets as XDP does it, and in the kernel's own trie. Or it does
+//! nothing, or sends one event of the agent's size, without a thought, or with the time.
 #![no_std]
 #![no_main]
 
 use aya_ebpf::{
-    bindings::BPF_F_NO_PREALLOC,
-    btf_maps::{Array, ArrayOfMaps, LpmTrie, lpm_trie::Key},
+    bindings::{BPF_F_NO_PREALLOC, BPF_RB_NO_WAKEUP},
+    btf_maps::{Array, ArrayOfMaps, LpmTrie, RingBuf, lpm_trie::Key},
+    helpers::bpf_ktime_get_ns,
     macros::{btf_map, xdp},
     programs::XdpContext,
 };
 use weir_common::{
     addr::Addr,
-    maps::{SET_V4, SET_V6},
+    maps::{RING_BYTES, SET_V4, SET_V6},
     sets::{Line, Lines, v4, v6},
 };
 
@@ -113,6 +115,38 @@ fn sets_v6(_: XdpContext) -> u32 {
 #[xdp]
 fn trie(_: XdpContext) -> u32 {
     run(|addr| TRIE.get(&Key::new(128, *addr)).copied().unwrap_or(0))
+}
+
+/// An event, as far as the ring knows.
+type Bytes = [u64; 16];
+
+#[btf_map]
+static RING: RingBuf<Bytes, { RING_BYTES as usize }> = RingBuf::new();
+
+#[xdp]
+fn nothing(_: XdpContext) -> u32 {
+    2
+}
+
+#[xdp]
+fn event(_: XdpContext) -> u32 {
+    send([7; 16])
+}
+
+#[xdp]
+fn event_with_time(_: XdpContext) -> u32 {
+    let mut event = [7; 16];
+    // SAFETY: helper without arguments.
+    event[0] = unsafe { bpf_ktime_get_ns() };
+    send(event)
+}
+
+#[inline(always)]
+fn send(event: Bytes) -> u32 {
+    let Some(mut entry) = RING.reserve(0) else { return 1 };
+    entry.write(event);
+    entry.submit(u64::from(BPF_RB_NO_WAKEUP));
+    2
 }
 
 #[inline(never)]
