@@ -40,8 +40,18 @@ pub fn programs(repo: &Repo, release: bool) -> Result<PathBuf> {
     Ok(repo.target()?.join(if release { "release" } else { "debug" }))
 }
 
-/// The agent whose layouts are others, for tests of upgrades. The whole workspace, so that features of other crates are as usual and those
-/// are not built again.
+/// Builds programs and tests together, as `cargo test` wants them: what tests ask of crates, programs would else be built without, and all
+/// that is below them twice. Says in which folder the programs are.
+pub fn programs_and_tests(repo: &Repo) -> Result<PathBuf> {
+    let mut cargo = process::cargo(repo);
+    if !process::shown(cargo.args(["build", "--workspace", "--locked", "--bins", "--tests"]))? {
+        bail!("the build failed; cargo's message is above");
+    }
+    Ok(repo.target()?.join("debug"))
+}
+
+/// The agent whose layouts are others, for tests of upgrades. Of the whole workspace and with a test, so that other crates are as
+/// [`programs_and_tests`] has built them.
 pub fn next_agent(repo: &Repo) -> Result<()> {
     let mut cargo = process::cargo(repo);
     cargo.args([
@@ -50,6 +60,8 @@ pub fn next_agent(repo: &Repo) -> Result<()> {
         "--locked",
         "--bin",
         "weir-agent-next",
+        "--test",
+        "tls",
         "--features",
         "weir-agent/next_layout",
     ]);

@@ -143,7 +143,7 @@ fn run(repo: &Repo, kernel: Option<&str>, part: Option<&str>) -> Result<Findings
     let said = process::complaints(tests.args(["test", "--workspace", "--locked", "--no-run"]))
         .context("building the tests")?;
     let started =
-        if wanted.iter().any(|part| part.of == Of::Live) { Some(build::programs(repo, false)?) } else { None };
+        if wanted.iter().any(|part| part.of == Of::Live) { Some(build::programs_and_tests(repo)?) } else { None };
     let programs = image::Programs::new(repo, &said, started)?;
     let tools = image::Tools {
         qemu: brought::folder(repo, brought::QEMU)?,

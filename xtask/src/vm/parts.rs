@@ -91,7 +91,6 @@ pub const PARTS: [Part; 7] = [
             "denied_ingress_never_reaches_the_server_and_allowed_ingress_does",
             "adversarial 65: a_connection_that_a_change_forbids_is_cut_at_both_ends_and_no_other",
             "a_connection_older_than_enforcement_is_told_of_at_its_end_with_its_bytes",
-            "what_the_kernel_drops_of_a_workload_is_recorded_with_its_reason_and_exact_count",
             "what_is_in_force_stays_in_force_whatever_becomes_of_the_agent",
         ],
         patience: 400,
@@ -102,7 +101,7 @@ pub const PARTS: [Part; 7] = [
         of: Of::Live,
         options: ONE_AT_A_TIME,
         cases: &[
-            "a_packet_limit_holds_a_flooding_client_within_two_percent_and_spares_a_polite_one",
+            "a_connection_limit_holds_a_flooding_client_within_two_percent_and_spares_a_polite_one",
             "a_blocked_address_reaches_nobody_until_the_set_is_deleted",
         ],
         patience: 400,
