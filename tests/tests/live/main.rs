@@ -69,14 +69,14 @@ mod upgrades;
 mod verdicts;
 mod worlds;
 
-use std::sync::{PoisonError, RwLock};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
 use libtest_mimic::{Arguments, Failed, Trial, run};
 
 /// How many tests run abreast.
 const ABREAST: usize = 4;
 /// Who runs: one test alone, or some of those that may run abreast.
-static FLOOR: RwLock<()> = RwLock::new(());
+static FLOOR: Floor = Floor { turns: Mutex::new(Turns { taken: 0, called: 0, abreast: 0 }), changed: Condvar::new() };
 
 /// The argument with which this program only builds a world and waits to be killed, for a test.
 const MAKE_A_WORLD: &str = "--make-a-world-and-wait";
@@ -149,18 +149,83 @@ fn main() -> anyhow::Result<()> {
     conclusion.exit()
 }
 
+/// Lets tests run in the order in which they came, whichever thread they came to: some on the stage go on from what those before have left.
+struct Floor {
+    turns: Mutex<Turns>,
+    changed: Condvar,
+}
+
+struct Turns {
+    /// The next test's.
+    taken: u64,
+    /// Whose turn it is.
+    called: u64,
+    /// Tests that run abreast now.
+    abreast: usize,
+}
+
+impl Floor {
+    /// Waits until all that came before have ended, or are among those that may run beside `abreast`.
+    fn enter(&self, abreast: bool) {
+        let mut turns = self.lock();
+        let turn = turns.taken;
+        turns.taken += 1;
+        while turns.called != turn || (!abreast && turns.abreast > 0) {
+            turns = self.changed.wait(turns).unwrap_or_else(PoisonError::into_inner);
+        }
+        if abreast {
+            turns.abreast += 1;
+            turns.called += 1;
+            self.changed.notify_all();
+        }
+    }
+
+    fn leave(&self, abreast: bool) {
+        let mut turns = self.lock();
+        if abreast {
+            turns.abreast -= 1;
+        } else {
+            turns.called += 1;
+        }
+        self.changed.notify_all();
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Turns> {
+        self.turns.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Leaves the floor however a test ends.
+struct OnFloor {
+    abreast: bool,
+}
+
+impl OnFloor {
+    fn enter(abreast: bool) -> OnFloor {
+        FLOOR.enter(abreast);
+        OnFloor { abreast }
+    }
+}
+
+impl Drop for OnFloor {
+    fn drop(&mut self) {
+        FLOOR.leave(self.abreast);
+    }
+}
+
 /// A test called `promise`, beside which no other runs.
 fn test(promise: &str, body: impl FnOnce() -> anyhow::Result<()> + Send + 'static) -> Trial {
-    Trial::test(promise, move || {
-        let _alone = FLOOR.write().unwrap_or_else(PoisonError::into_inner);
-        body().map_err(|error| Failed::from(format!("{error:#}")))
-    })
+    on_floor(promise, false, body)
 }
 
 /// A test called `promise` that measures nothing and has a world of its own: others of its kind may run beside it.
 fn abreast(promise: &str, body: impl FnOnce() -> anyhow::Result<()> + Send + 'static) -> Trial {
+    on_floor(promise, true, body)
+}
+
+fn on_floor(promise: &str, abreast: bool, body: impl FnOnce() -> anyhow::Result<()> + Send + 'static) -> Trial {
     Trial::test(promise, move || {
-        let _among_others = FLOOR.read().unwrap_or_else(PoisonError::into_inner);
+        let _here = OnFloor::enter(abreast);
         body().map_err(|error| Failed::from(format!("{error:#}")))
     })
 }
