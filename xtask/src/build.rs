@@ -1,5 +1,5 @@
 //! Lives: xtask, the task `build`.
-//! Called by: a person; test and demo for the programs they start.
+//! Called by: a person; test, vm and demo for the programs they start.
 //! May touch: the target folder, through cargo.
 //! Never: hides cargo's progress.
 

@@ -1,5 +1,5 @@
 //! Lives: agent, user space.
-//! Called by: `load`, once.
+//! Called by: `Kernel::load` and `preflight`, once each.
 //! May touch: `/sys/kernel/btf/vmlinux`, the running kernel's account of its own types; read only.
 //! Never: a guess. What is missing or not of the kind that is expected makes all of it unknown, and the programs ask by helpers.
 //!

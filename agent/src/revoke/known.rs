@@ -137,8 +137,11 @@ impl Known {
 
     /// Remembers an adopted connection that is found no more until its close comes.
     fn ends(&self, ends: &Ends, flow: &Flow, now: Instant) {
+        if !flow.adopted {
+            return;
+        }
         let mut ending = lock(&self.ending);
-        if flow.adopted && ending.len() < MAX_ADOPTED as usize {
+        if ending.len() < MAX_ADOPTED as usize {
             ending.insert(flow.cookie, (now, of_ends(ends, flow.direction)));
         }
     }

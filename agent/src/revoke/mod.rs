@@ -1,6 +1,7 @@
 //! Lives: weir-agent, on a thread of its own.
 //! Called by: `control`, which hands it a view of each generation; `telemetry`, which tells it of openings and ends; `runtime`.
-//! May touch: living sockets of the managed tree, which it cuts when the policy in force forbids them.
+//! May touch: living sockets of the managed tree, which it cuts when the policy in force forbids them; the kernel's table of
+//!   adopted connections.
 //! Never: keeps control or telemetry waiting; cuts what no policy forbids; believes that it knows all connections.
 //!
 //! ```text

@@ -62,13 +62,17 @@ fn closes(records: &[Record], workload: &str, port: u16) -> Vec<Record> {
     records.iter().filter(close).filter(of_port).cloned().collect()
 }
 
-/// Waits for the transfers, and says what was recorded until some time after their ends.
+/// Waits for the transfers and their closes, and says what was recorded until some time after that: a second close would be there by then.
 fn ended(harness: &Harness, transfers: Vec<Running>, mark: Mark) -> Result<(Vec<u16>, Vec<Record>)> {
     let mut ports = Vec::new();
     for transfer in transfers {
         let attempt = transfer.attempt()?;
         ensure!(attempt.result == "ok" && attempt.received == BYTES, "{attempt:?}");
-        ports.push(attempt.local.map_or(0, |local| local.port()));
+        let port = attempt.local.map_or(0, |local| local.port());
+        harness.record(mark, "the close", |record| {
+            record.kind == "close" && record.local.workload == "shop/web" && record.local.port == port
+        })?;
+        ports.push(port);
     }
     sleep(SETTLED * slowness());
     Ok((ports, harness.records_since(mark)?))
