@@ -7,7 +7,11 @@
 //! listen:
 //!   socket: {path: /run/weir/collector.sock, allowedUids: [0]}
 //!   tcp: {listen: "0.0.0.0:7444", tls: {certificate: f, key: f, clientCa: f}}   # or insecure: true instead of tls
-//! history: {records: 65536}
+//! history:
+//!   records: 65536                                                              # in memory
+//!   directory: /var/lib/weir-collector                                          # and on disk; default: $STATE_DIRECTORY, as systemd sets it
+//!   mebibytes: 1024                                                             # of disk
+//!   hours: 720
 //! otlp:                                                                         # absent: nothing is exported
 //!   endpoint: https://otel.example:4317                                         # or http:// with insecure: true
 //!   tls: {ca: f, certificate: f, key: f, serverName: n}                         # only ca is needed
@@ -21,13 +25,15 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use weir_transport::{ListenConfig, SocketConfig};
 
+use crate::archive::Limits;
 use crate::flags::Flags;
 use crate::logging::LogConfig;
 use crate::otlp::OtlpConfig;
@@ -36,6 +42,12 @@ use crate::otlp::OtlpConfig;
 pub const DEFAULT_SOCKET: &str = "/run/weir/collector.sock";
 /// Most records a history may be told to keep (about 40 GiB of them).
 const MAX_RECORDS: usize = 100_000_000;
+/// Most MiB it may be told to keep on disk: 64 TiB.
+const MAX_MEBIBYTES: u64 = 64 << 20;
+/// Longest time it may be told to keep them: 100 years.
+const MAX_HOURS: u64 = 876_600;
+/// Where systemd says that a service keeps what outlives it (`StateDirectory=`).
+const STATE_DIRECTORY: &str = "STATE_DIRECTORY";
 
 /// The whole configuration.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -66,11 +78,41 @@ pub struct MetricsConfig {
 pub struct HistoryConfig {
     /// Records kept in memory; the oldest go first. A record takes about 400 bytes.
     pub records: usize,
+    /// Folder for what is kept on disk; `None` for what the variable `STATE_DIRECTORY` says, and without that: nowhere.
+    pub directory: Option<PathBuf>,
+    /// Most MiB on disk; the oldest go first.
+    pub mebibytes: u64,
+    /// How long records are kept on disk.
+    pub hours: u64,
 }
 
 impl Default for HistoryConfig {
     fn default() -> Self {
-        Self { records: 65536 }
+        Self { records: 65536, directory: None, mebibytes: 1024, hours: 720 }
+    }
+}
+
+impl HistoryConfig {
+    /// How much is kept on disk.
+    #[must_use]
+    pub const fn limits(&self) -> Limits {
+        Limits { bytes: self.mebibytes << 20, age: Duration::from_secs(self.hours * 3600) }
+    }
+
+    fn faults(&self) -> Vec<String> {
+        let mut faults = Vec::new();
+        if !(1..=MAX_RECORDS).contains(&self.records) {
+            faults.push(format!("history.records: must be 1 to {MAX_RECORDS} ({})", self.records));
+        }
+        if let Some(directory) = self.directory.as_ref().filter(|directory| !directory.is_absolute()) {
+            faults.push(format!("history.directory: must be an absolute path ({})", directory.display()));
+        }
+        for (name, most, said) in [("mebibytes", MAX_MEBIBYTES, self.mebibytes), ("hours", MAX_HOURS, self.hours)] {
+            if !(1..=most).contains(&said) {
+                faults.push(format!("history.{name}: must be 1 to {most} ({said})"));
+            }
+        }
+        faults
     }
 }
 
@@ -99,12 +141,13 @@ impl Config {
         if config.listen == ListenConfig::default() && !faulty {
             config.listen.socket = Some(SocketConfig { path: DEFAULT_SOCKET.into(), allowed_uids: Vec::new() });
         }
+        if config.history.directory.is_none() {
+            config.history.directory = std::env::var_os(STATE_DIRECTORY).map(PathBuf::from);
+        }
         if config.listen != ListenConfig::default() {
             faults.extend(config.listen.faults("listen"));
         }
-        if !(1..=MAX_RECORDS).contains(&config.history.records) {
-            faults.push(format!("history.records: must be 1 to {MAX_RECORDS} ({})", config.history.records));
-        }
+        faults.extend(config.history.faults());
         faults.extend(config.otlp.iter().flat_map(|otlp| otlp.faults("otlp")));
         faults.extend(config.log.faults("log"));
         if faults.is_empty() { Ok(config) } else { Err(ConfigFaults(faults)) }
@@ -203,8 +246,19 @@ mod tests {
     }
 
     #[test]
+    fn records_are_kept_where_the_file_or_a_flag_says() {
+        let text = "history: {directory: /a, mebibytes: 3, hours: 4}";
+        let kept = read(text, &[]).unwrap().history;
+        assert_eq!((kept.directory.as_deref(), kept.records), (Some(Path::new("/a")), 65536));
+        assert_eq!(kept.limits(), Limits { bytes: 3 << 20, age: Duration::from_secs(4 * 3600) });
+        let elsewhere = read(text, &["--history-directory", "/b"]).unwrap().history;
+        assert_eq!(elsewhere.directory.as_deref(), Some(Path::new("/b")));
+    }
+
+    #[test]
     fn all_faults_are_reported_together() {
-        let text = "listen:\n  socket: {path: a.sock, mode: 7}\n  tcp: {listen: nowhere}\n  pipe: 1\nhistory: {records: 0}\n\
+        let text = "listen:\n  socket: {path: a.sock, mode: 7}\n  tcp: {listen: nowhere}\n  pipe: 1\n\
+                    history: {records: 0, directory: here, mebibytes: 0, hours: 1000000}\n\
                     log: {level: loud, format: xml}\ncolour: red\nmetrics: {listen: 9}\n";
         let faults = read(text, &["--history", "0"]).unwrap_err();
         for part in [
@@ -215,10 +269,13 @@ mod tests {
             "metrics: ",
             "colour: unknown key",
             "history.records: must be",
+            "history.directory: must be an absolute path (here)",
+            "history.mebibytes: must be 1 to",
+            "history.hours: must be 1 to",
         ] {
             assert!(faults.iter().any(|fault| fault.contains(part)), "{part} in {faults:#?}");
         }
-        assert_eq!(faults.len(), 7, "{faults:#?}");
+        assert_eq!(faults.len(), 10, "{faults:#?}");
     }
 
     #[test]

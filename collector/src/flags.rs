@@ -13,7 +13,7 @@ use crate::config::Config;
 use crate::logging::LogFormat;
 use crate::otlp::OtlpConfig;
 
-/// Collects flow records from Weir agents, keeps a bounded recent history and serves it to `weirctl observe`.
+/// Collects flow records from Weir agents, keeps a bounded history and serves it to `weirctl observe`.
 #[derive(Clone, Debug, Default, Parser)]
 #[command(name = "weir-collector", version, after_help = EXAMPLES)]
 pub struct Flags {
@@ -32,9 +32,12 @@ pub struct Flags {
     /// Listen on TCP without TLS. Anyone who reaches the port may send and read records.
     #[arg(long)]
     pub insecure: bool,
-    /// Records to keep.
+    /// Records to keep in memory.
     #[arg(long, value_name = "RECORDS")]
     pub history: Option<usize>,
+    /// Folder to keep records in, so that they outlive this process; without it and $STATE_DIRECTORY they do not.
+    #[arg(long, value_name = "FOLDER")]
+    pub history_directory: Option<PathBuf>,
     /// Export records and metrics by OTLP (gRPC) to https://HOST:PORT, http://HOST:PORT or unix:/PATH; certificates and
     /// headers come from the configuration file.
     #[arg(long, value_name = "ADDRESS")]
@@ -59,7 +62,7 @@ pub struct Flags {
 const EXAMPLES: &str = "Examples:
   weir-collector
   weir-collector --config /etc/weir/collector.yaml --check
-  weir-collector --socket /tmp/collector.sock --history 1000000
+  weir-collector --socket /tmp/collector.sock --history-directory /tmp/records
   weir-collector --otlp-endpoint http://127.0.0.1:4317 --otlp-insecure
 
 Exit codes: 0 stopped as asked, 1 failed, 2 configuration or usage refused.";
@@ -85,6 +88,9 @@ impl Flags {
         }
         if let Some(records) = self.history {
             config.history.records = records;
+        }
+        if let Some(directory) = &self.history_directory {
+            config.history.directory = Some(directory.clone());
         }
         if let Some(endpoint) = &self.otlp_endpoint {
             config.otlp.get_or_insert_with(|| OtlpConfig::to(endpoint.clone())).endpoint.clone_from(endpoint);
@@ -115,6 +121,9 @@ mod tests {
         assert_eq!(commands.len(), 1);
         let flags = Flags::try_parse_from(commands[0].split_whitespace()).unwrap();
         assert_eq!(flags.config, Some(PathBuf::from("/etc/weir/collector.yaml")));
-        assert!(unit.lines().any(|line| line == "CapabilityBoundingSet="), "it needs none");
+        // With the second, records outlive it: `STATE_DIRECTORY` is its folder.
+        for line in ["CapabilityBoundingSet=", "StateDirectory=weir-collector"] {
+            assert!(unit.lines().any(|found| found == line), "{line}");
+        }
     }
 }

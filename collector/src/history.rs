@@ -3,11 +3,13 @@
 //! May touch: memory only.
 //! Never: grows beyond its capacity, or copies a record.
 //!
-//! Every record has a position that counts from the start of the collector and is never reused. A reader keeps a
+//! Every record has a position that counts from the start of the collector, or of what it has on disk, and is never reused. A reader keeps a
 //! position; what lies before the oldest kept one has been evicted, and the difference is what the reader missed.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+
+use crate::nodes::Tally;
 
 /// The newest records, oldest first.
 #[derive(Debug)]
@@ -28,6 +30,26 @@ pub struct Page<T> {
     pub missed: u64,
 }
 
+impl<T> Page<T> {
+    /// Adds the records of a batch that begins at `position`, as far as they lie between what is there and `stop`.
+    pub fn add(&mut self, position: u64, records: Vec<(Arc<T>, Tally)>, stop: u64) {
+        self.skip_to(position.min(stop));
+        for (at, (record, _)) in (position..stop).zip(records) {
+            if at >= self.next {
+                self.records.push(record);
+                self.next = at + 1;
+            }
+        }
+    }
+
+    /// Counts what lies before `position` as missed.
+    pub const fn skip_to(&mut self, position: u64) {
+        let missed = position.saturating_sub(self.next);
+        self.missed += missed;
+        self.next += missed;
+    }
+}
+
 impl<T> History<T> {
     /// An empty history for this many records (at least one).
     #[must_use]
@@ -42,6 +64,14 @@ impl<T> History<T> {
             self.evicted += 1;
         }
         self.records.push_back(record);
+    }
+
+    /// Lets the next record have `position`, which is not before the end: what was there goes if something lies between.
+    pub fn skip_to(&mut self, position: u64) {
+        if position > self.end() {
+            self.records.clear();
+            self.evicted = position;
+        }
     }
 
     /// Records kept.

@@ -4,11 +4,12 @@
 //! Never: knows anything of the kernel or of policy.
 //!
 //! Batches come in through `rpc::export`, are judged by [`nodes`] (new, seen before, something missing), kept in
-//! [`history`], and go out through `rpc::observe`. [`store`] is where the two meet, behind one short lock. Where [`otlp`]
-//! is configured, `rpc::otlp` sends each new record on, from a queue of its own.
+//! [`history`] and, where a folder for it is configured, in [`archive`], and go out through `rpc::observe`. [`store`] is where the two
+//! meet, behind one short lock. Where [`otlp`] is configured, `rpc::otlp` sends each new record on, from a queue of its own.
 
 #![forbid(unsafe_code)]
 
+pub mod archive;
 pub mod config;
 pub mod flags;
 pub mod history;

@@ -19,6 +19,7 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
 
+use crate::archive::Disk;
 use crate::nodes::Totals;
 use crate::rpc::Store;
 use crate::store::Summary;
@@ -61,22 +62,50 @@ const FAMILIES: &[Family] = &[
         name: "weir_collector_history_records",
         kind: MetricType::Gauge,
         labels: &[],
-        help: "Records kept",
+        help: "Records kept in memory",
         read: |all| one(number(all.kept)),
     },
     Family {
         name: "weir_collector_history_capacity",
         kind: MetricType::Gauge,
         labels: &[],
-        help: "Records that can be kept; beyond it the oldest go",
+        help: "Records that can be kept in memory; beyond it the oldest go from there",
         read: |all| one(number(all.capacity)),
     },
     Family {
         name: "weir_collector_history_evicted",
         kind: MetricType::Counter,
         labels: &[],
-        help: "Records that had to go for newer ones",
+        help: "Records that had to go, from disk too where they are kept there",
         read: |all| one(number(all.evicted)),
+    },
+    Family {
+        name: "weir_collector_disk_records",
+        kind: MetricType::Gauge,
+        labels: &[],
+        help: "Records kept on disk, those in memory among them; absent where none are",
+        read: |all| disk(all, |disk| number(disk.records)),
+    },
+    Family {
+        name: "weir_collector_disk_bytes",
+        kind: MetricType::Gauge,
+        labels: &[],
+        help: "Bytes they take",
+        read: |all| disk(all, |disk| number(disk.bytes)),
+    },
+    Family {
+        name: "weir_collector_disk_capacity_bytes",
+        kind: MetricType::Gauge,
+        labels: &[],
+        help: "Bytes they may take; beyond it the oldest go",
+        read: |all| disk(all, |disk| number(disk.capacity)),
+    },
+    Family {
+        name: "weir_collector_disk_oldest_time_seconds",
+        kind: MetricType::Gauge,
+        labels: &[],
+        help: "Time of about the oldest record on disk, Unix time; 0 while there is none",
+        read: |all| disk(all, |disk| seconds(disk.oldest_ns)),
     },
     Family {
         name: "weir_collector_streams",
@@ -130,6 +159,10 @@ const FAMILIES: &[Family] = &[
 
 fn one(value: f64) -> Vec<Sample> {
     vec![(Vec::new(), value)]
+}
+
+fn disk(all: &Summary, value: impl Fn(&Disk) -> f64) -> Vec<Sample> {
+    all.disk.iter().map(|disk| (Vec::new(), value(disk))).collect()
 }
 
 fn nodes(all: &Summary, value: impl Fn(&Totals) -> f64) -> Vec<Sample> {
@@ -232,6 +265,8 @@ mod tests {
         let batch = |sequence| Batch {
             sequence,
             dropped_before: 0,
+            newest_ns: 0,
+            bytes: Vec::new(),
             records: vec![(1.into(), loss()), (2.into(), Tally::Nothing)],
         };
         for (boot, sequence) in [("a", 1), ("a", 1), ("a", 4), ("b", 1)] {

@@ -10,6 +10,8 @@
 
 use std::collections::BTreeMap;
 
+use serde::{Deserialize, Serialize};
+
 /// Boots remembered of one node; the oldest goes. More than an agent has batches in flight (16), each of which may be of another boot: after a
 /// break they all come again.
 const MAX_BOOTS: usize = 32;
@@ -19,7 +21,8 @@ const MAX_WORDS: usize = 1024;
 const OTHER: &str = "other";
 
 /// One boot of one node.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Boot {
     /// Random name of the boot.
     pub boot_id: String,
@@ -34,6 +37,7 @@ pub struct Boot {
     /// Records taken over.
     pub records: u64,
     /// Streams open now.
+    #[serde(skip)]
     pub streams: u32,
     /// When its first batch was taken over, nanoseconds since the Unix epoch: the sums begin then.
     pub first_seen_ns: u64,
@@ -83,7 +87,8 @@ pub enum Order {
 }
 
 /// What all boots of a node make together; only grows, but for the streams.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Totals {
     /// Records taken over.
     pub records: u64,
@@ -94,6 +99,7 @@ pub struct Totals {
     /// Lost decisions by cause.
     pub losses: BTreeMap<String, u64>,
     /// Streams open now.
+    #[serde(skip)]
     pub streams: u32,
     /// When it was last heard, nanoseconds since the Unix epoch.
     pub last_seen_ns: u64,
@@ -112,7 +118,50 @@ pub struct Nodes {
     nodes: BTreeMap<String, Node>,
 }
 
+/// The sums of one boot, or of those that are forgotten, as they are kept on disk: JSON, in which what is missing is zero.
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Saved {
+    node: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    boot: Option<Boot>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    forgotten: Option<Totals>,
+}
+
+impl Saved {
+    /// For the disk.
+    #[must_use]
+    pub fn bytes(&self) -> Vec<u8> {
+        // Nothing of it can fail: the keys of its maps are strings.
+        serde_json::to_vec(self).unwrap_or_default()
+    }
+}
+
 impl Nodes {
+    /// All sums, to be restored in this order.
+    pub fn saved(&self) -> impl Iterator<Item = Saved> {
+        self.nodes.iter().flat_map(|(name, node)| {
+            let forgotten = Saved { node: name.clone(), boot: None, forgotten: Some(node.forgotten.clone()) };
+            let boots = node.boots.iter();
+            let boots = boots.map(|boot| Saved { node: name.clone(), boot: Some(boot.clone()), forgotten: None });
+            std::iter::once(forgotten).chain(boots)
+        })
+    }
+
+    /// Takes over what [`Saved::bytes`] gave; false if these bytes are something else.
+    pub fn restore(&mut self, bytes: &[u8]) -> bool {
+        let Ok(Saved { node, boot, forgotten }) = serde_json::from_slice(bytes) else { return false };
+        if let Some(forgotten) = forgotten {
+            self.nodes.entry(node.clone()).or_default().forgotten = forgotten;
+        }
+        if let Some(boot) = boot {
+            let known = self.boot(&node, &boot.boot_id);
+            *known = boot;
+        }
+        true
+    }
+
     /// The boot a batch belongs to, made known if it is not.
     pub fn boot(&mut self, node: &str, boot_id: &str) -> &mut Boot {
         let Node { boots, forgotten } = self.nodes.entry(node.to_owned()).or_default();
@@ -154,6 +203,12 @@ impl Totals {
 }
 
 impl Boot {
+    /// Whether a batch of this number is here already.
+    #[must_use]
+    pub const fn is_here(&self, sequence: u64) -> bool {
+        self.first_sequence != 0 && sequence <= self.last_sequence
+    }
+
     /// Judges a batch by its number and counts it. `dropped` batches right before it were given up.
     pub fn order(&mut self, sequence: u64, dropped: u64) -> Order {
         if self.first_sequence == 0 {
@@ -161,7 +216,7 @@ impl Boot {
             self.last_sequence = sequence;
             return Order::New { missing: 0 };
         }
-        if sequence <= self.last_sequence {
+        if self.is_here(sequence) {
             self.duplicates += 1;
             return Order::Duplicate;
         }
@@ -221,6 +276,25 @@ mod tests {
         let a = nodes.boot("n", "a");
         assert_eq!((a.first_sequence, a.last_sequence, a.missing_batches, a.duplicates), (1, 7, 3, 3));
         assert_eq!(nodes.boot("n", "c").first_sequence, 900);
+    }
+
+    #[test]
+    fn sums_are_read_back_as_they_were_but_for_streams() {
+        let mut nodes = Nodes::default();
+        for boot_id in 0..MAX_BOOTS + 3 {
+            let boot = nodes.boot("n", &boot_id.to_string());
+            boot.add(&Tally::Decision { what: "connect/deny/rule".to_owned(), count: 7 });
+            boot.add(&Tally::Loss { cause: "ring_full".to_owned(), what: Some("a/b/c".to_owned()), count: 5 });
+            let _ = (boot.order(3, 0), boot.order(3, 0), boot.order(9, 1));
+            (boot.first_seen_ns, boot.last_seen_ns) = (4, 5);
+        }
+        let mut again = Nodes::default();
+        nodes.boot("other", "b").streams = 1;
+        assert!(nodes.saved().all(|saved| again.restore(&saved.bytes())));
+        nodes.boot("other", "b").streams = 0;
+        assert_eq!(format!("{again:?}"), format!("{nodes:?}"));
+        assert!(again.boot("n", "5").is_here(9) && !again.boot("n", "5").is_here(10));
+        assert!(!again.restore(b"{") && !again.restore(b"7"));
     }
 
     #[test]

@@ -5,7 +5,9 @@
 
 use std::collections::BTreeMap;
 
-use super::segment::{Found, Segment};
+use weir_journal::Found;
+
+use super::Segment;
 use crate::telemetry::record::{Cause, Record};
 
 /// How batches are packed, and read again when they are given up.

@@ -15,11 +15,9 @@
 //!                        next ► ┘
 //! ```
 
-mod frame;
 mod given;
 mod position;
 mod recovery;
-mod segment;
 
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
@@ -29,13 +27,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-pub use frame::Facts;
 use given::read_given;
 pub use given::{Codec, Given, Packed, Why};
 use position::{Position, PositionFile};
 pub use recovery::Left;
-use recovery::private_dir;
-use segment::{Found, Segment};
+pub use weir_journal::Facts;
+use weir_journal::{Found, open_private};
 
 /// Segments a full spool is made of.
 const SEGMENTS: u64 = 16;
@@ -132,6 +129,24 @@ struct Boot {
     dir: Option<PathBuf>,
     position: Position,
     file: Option<PositionFile>,
+}
+
+/// Batches of one boot.
+type Segment = weir_journal::Segment<Owner>;
+
+/// Whose a segment is.
+#[derive(Debug)]
+struct Owner {
+    /// The boot its batches belong to.
+    boot: Arc<str>,
+    /// Bytes by workload.
+    shares: HashMap<String, u64>,
+}
+
+impl Owner {
+    fn of(boot: &Arc<str>) -> Self {
+        Self { boot: Arc::clone(boot), shares: HashMap::new() }
+    }
 }
 
 /// A place in a segment.
@@ -238,7 +253,7 @@ impl Spool {
         let mut of_batch: HashMap<&str, u64> = HashMap::new();
         names.for_each(|name| *of_batch.entry(name).or_default() += each);
         for (name, bytes) in of_batch {
-            for shares in [&mut self.shares, &mut segment.shares] {
+            for shares in [&mut self.shares, &mut segment.note.shares] {
                 *shares.entry(name.to_owned()).or_default() += bytes;
             }
         }
@@ -254,7 +269,7 @@ impl Spool {
     fn place_for(&mut self, sequence: u64, size: u64, now_ns: u64) -> Option<u64> {
         let long = u64::try_from(self.limits.age.as_nanos()).unwrap_or(u64::MAX) / SEGMENTS;
         let disk = self.disk_from.is_some_and(|from| from <= Instant::now());
-        let last = self.segments.last_key_value().filter(|(_, segment)| segment.boot == self.boot);
+        let last = self.segments.last_key_value().filter(|(_, segment)| segment.note.boot == self.boot);
         if let Some((id, segment)) = last
             && segment.is_on_disk() == disk
             && (segment.length == 0
@@ -269,7 +284,7 @@ impl Spool {
             }
         }
         let room = self.memory() + size <= MEMORY;
-        room.then(|| self.add(Segment::in_memory(&self.boot, sequence)))
+        room.then(|| self.add(Segment::in_memory(sequence, Owner::of(&self.boot))))
     }
 
     fn create(&mut self, sequence: u64) -> io::Result<Segment> {
@@ -279,12 +294,12 @@ impl Spool {
             file: None,
         });
         if boot.file.is_none() {
-            private_dir(&self.dir)?;
+            open_private(&self.dir)?;
             let file = PositionFile::open(&self.dir)?;
             file.write(boot.position)?;
             (boot.file, boot.dir) = (Some(file), Some(self.dir.clone()));
         }
-        Segment::create(&self.dir, &self.boot, sequence)
+        Segment::create(&self.dir, sequence, Owner::of(&self.boot))
     }
 
     fn disk_failed(&mut self, error: &io::Error) {
@@ -315,7 +330,7 @@ impl Spool {
             let is_old = |segment: &Segment| now_ns.saturating_sub(segment.newest_ns) > age;
             let last = self.segments.keys().next_back().copied();
             let unsent = self.segments.iter().find(|(id, segment)| {
-                let position = self.boots.get(&segment.boot).map_or(Position::UNKNOWN, |boot| boot.position);
+                let position = self.boots.get(&segment.note.boot).map_or(Position::UNKNOWN, |boot| boot.position);
                 segment.first > position.sent && Some(**id) != last && (full || is_old(segment))
             });
             let Some((id, why)) =
@@ -326,7 +341,7 @@ impl Spool {
             if let Some(segment) = self.segments.remove(&id) {
                 let lost = read_given(&segment, codec);
                 let decisions = lost.cells.values().sum::<u64>();
-                let is_ours = segment.boot == self.boot;
+                let is_ours = segment.note.boot == self.boot;
                 if is_ours {
                     self.status.lost += decisions;
                 }
@@ -352,7 +367,7 @@ impl Spool {
                 tracing::error!(error = %error, "a segment of the spool cannot be read");
                 Found::Damage { decisions: 0, next: segment.length }
             });
-            let boot = Arc::clone(&segment.boot);
+            let boot = Arc::clone(&segment.note.boot);
             match found {
                 Found::Batch(header, packed, next) => {
                     self.cursor = Place { segment: id, offset: next };
@@ -465,7 +480,7 @@ impl Spool {
     fn remove_acknowledged(&mut self) {
         let last = self.segments.keys().next_back().copied();
         let done = |id: u64, segment: &Segment| {
-            let acknowledged = self.acknowledged(&segment.boot);
+            let acknowledged = self.acknowledged(&segment.note.boot);
             segment.last <= acknowledged
                 && (Some(id) != last || segment.length >= WORTH_REPLACING || !segment.is_on_disk())
         };
@@ -480,13 +495,13 @@ impl Spool {
 
     fn drop_segment(&mut self, segment: Segment) {
         self.status.bytes = self.status.bytes.saturating_sub(segment.length);
-        for (name, bytes) in &segment.shares {
+        for (name, bytes) in &segment.note.shares {
             if let Some(held) = self.shares.get_mut(name) {
                 *held = held.saturating_sub(*bytes);
             }
         }
         self.shares.retain(|_, held| *held > 0);
-        let boot = Arc::clone(&segment.boot);
+        let boot = Arc::clone(&segment.note.boot);
         if let Err(error) = segment.remove() {
             tracing::warn!(error = %error, "a segment of the spool that is not needed any more cannot be removed");
         }
@@ -495,7 +510,7 @@ impl Spool {
 
     /// Removes the directory of an earlier boot of which nothing is left.
     fn tidy(&mut self, boot: &str) {
-        if *self.boot == *boot || self.segments.values().any(|segment| *segment.boot == *boot) {
+        if *self.boot == *boot || self.segments.values().any(|segment| *segment.note.boot == *boot) {
             return;
         }
         if let Some(dir) = self.boots.remove(boot).and_then(|boot| boot.dir) {
@@ -536,10 +551,10 @@ impl Spool {
         if self
             .segments
             .values()
-            .all(|segment| segment.boot != self.boot || segment.last <= self.acknowledged(&self.boot))
+            .all(|segment| segment.note.boot != self.boot || segment.last <= self.acknowledged(&self.boot))
         {
             // Nothing to remember.
-            self.segments.retain(|_, segment| segment.boot != self.boot);
+            self.segments.retain(|_, segment| segment.note.boot != self.boot);
             let _ = fs::remove_dir_all(&self.dir);
         }
     }

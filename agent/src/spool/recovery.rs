@@ -3,15 +3,11 @@
 //! May touch: what earlier runs left in the spool's directory.
 //! Never: removes what was not delivered, but for what cannot be read, and says so then; touches what a later version wrote.
 
-use std::{
-    fs::{self, File},
-    io::{self, Read as _},
-    os::unix::fs::DirBuilderExt,
-    path::{Path, PathBuf},
-    sync::Arc,
-};
+use std::{io, path::Path, sync::Arc};
 
-use super::{Boot, Spool, frame, position::PositionFile, segment::Segment};
+use weir_journal::{FORMAT, newer, open_private, segments, sorted};
+
+use super::{Boot, Owner, Segment, Spool, position::PositionFile};
 
 /// What an earlier run left.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -26,14 +22,14 @@ pub struct Left {
 
 impl Spool {
     pub(super) fn recover(&mut self, dir: &Path) -> io::Result<Left> {
-        private_dir(dir)?;
+        open_private(dir)?;
         let mut left = Left::default();
         for path in sorted(dir)? {
             let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
             let Some((start, boot)) = name.split_once('-').filter(|_| path.is_dir()) else { continue };
             if let Some((file, found)) = newer(&path)? {
                 tracing::error!(
-                    file = %file.display(), found, known = frame::FORMAT,
+                    file = %file.display(), found, known = FORMAT,
                     "records of a later version's format are left as they are, and none of its run is delivered: start an agent of that \
                      version, which delivers them, or remove the folder"
                 );
@@ -56,11 +52,11 @@ impl Spool {
         let position = file.read();
         let boot: Arc<str> = boot.into();
         let (mut newest_ns, mut damaged, mut cut) = (file.written_ns(), false, false);
-        for path in sorted(dir)?.into_iter().filter(|path| path.extension().is_some_and(|end| end == "segment")) {
+        for path in segments(dir)? {
             // The end of the last one is what the boot was at when it ended.
             damaged |= cut;
             let segment;
-            (segment, cut) = Segment::recover(&path, &boot, position.acknowledged)?;
+            (segment, cut) = Segment::recover(&path, Some(position.acknowledged), Owner::of(&boot), |_, _, _| ())?;
             newest_ns = newest_ns.max(segment.newest_ns);
             if segment.length == 0 || segment.last <= position.acknowledged {
                 segment.remove()?;
@@ -75,28 +71,4 @@ impl Spool {
         self.boots.insert(boot, of);
         Ok((newest_ns, damaged))
     }
-}
-
-/// The first segment of a run that is of a later format, and which that is.
-fn newer(dir: &Path) -> io::Result<Option<(PathBuf, u8)>> {
-    for path in sorted(dir)?.into_iter().filter(|path| path.extension().is_some_and(|end| end == "segment")) {
-        let mut first = [0; frame::MAGIC.len()];
-        // One that is shorter says nothing of its format.
-        let read = File::open(&path)?.read_exact(&mut first);
-        if let Some(found) = read.ok().and_then(|()| frame::newer(&first)) {
-            return Ok(Some((path, found)));
-        }
-    }
-    Ok(None)
-}
-
-pub fn sorted(dir: &Path) -> io::Result<Vec<PathBuf>> {
-    let mut paths = fs::read_dir(dir)?.map(|entry| entry.map(|entry| entry.path())).collect::<io::Result<Vec<_>>>()?;
-    paths.sort();
-    Ok(paths)
-}
-
-/// A directory only we may read: records tell who talks to whom.
-pub fn private_dir(dir: &Path) -> io::Result<()> {
-    fs::DirBuilder::new().recursive(true).mode(0o700).create(dir)
 }

@@ -9,7 +9,9 @@ use std::{
     os::unix::fs::{FileExt, PermissionsExt},
 };
 
-use super::{recovery::sorted, *};
+use weir_journal::{HEADER, sorted};
+
+use super::*;
 
 const CODEC: Codec = Codec { pack: |_| Packed::default(), given_up };
 /// A batch of this many bytes: sixteen fill a small segment.
@@ -198,10 +200,7 @@ fn memory_takes_over_from_a_disk_that_fails_up_to_a_bound_and_the_disk_again_lat
         taken += 1;
         assert!(taken < 10_000);
     }
-    assert!(
-        taken * (BODY + frame::HEADER) as u64 > MEMORY - 65_536 && spool.status().bytes <= MEMORY + 65_536,
-        "{taken}"
-    );
+    assert!(taken * (BODY + HEADER) as u64 > MEMORY - 65_536 && spool.status().bytes <= MEMORY + 65_536, "{taken}");
     assert!(!spool.status().fault.is_empty());
     std::fs::remove_file(&obstacle).unwrap();
     spool.disk_from = Some(Instant::now());
@@ -251,7 +250,7 @@ fn edit(file: &Path) -> std::fs::File {
 
 #[test]
 fn torn_and_changed_segments_cost_what_was_changed_and_that_is_said() {
-    let frame = (frame::HEADER + BODY) as u64;
+    let frame = (HEADER + BODY) as u64;
     let without = |number: u64| (1..=40).filter(|n| *n != number).collect::<Vec<_>>();
     let (whole, left, met) = damaged(|_| ());
     assert_eq!((whole, left.damaged, met), (without(0), false, None));

@@ -1,24 +1,25 @@
 //! Lives: collector.
 //! Called by: agents, one stream each.
 //! May touch: the store, the queue of the export by OTLP.
-//! Never: acknowledges what is not in the history; believes a node name its certificate contradicts.
+//! Never: acknowledges what is not in the history, and on the disk where it is kept there; believes a node name its certificate contradicts.
 //!
 //! The first batch of a stream says which node it speaks for; the others must agree. A batch of another boot of the node is what an
 //! earlier run of its agent left. With TLS, a certificate
 //! that carries `spiffe://weir/node/NAME` may speak for that node only; one without such a name may speak for any.
 
+use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 
 use futures_util::Stream;
 use futures_util::stream::unfold;
+use tokio::task::spawn_blocking;
 use tonic::{Request, Response, Status, Streaming};
-use weir_proto::packed::unpack;
 use weir_proto::v1::flow_collector_server::FlowCollector;
 use weir_proto::v1::{Ack, Batch, FlowRecord};
 use weir_transport::Peer;
 
-use super::{Service, tally::tally};
+use super::{Service, stored::received};
 use crate::nodes::{Order, Tally};
 use crate::store;
 
@@ -65,9 +66,13 @@ impl Session {
             batch = session.batches.message() => batch,
             () = session.service.stop.stopped() => return None,
         };
-        match batch.and_then(|batch| batch.map(|batch| session.take(batch)).transpose()) {
-            Ok(Some(ack)) => Some((Ok(ack), Some(session))),
-            Ok(None) => None,
+        let answer = match batch {
+            Ok(Some(batch)) => session.keep(batch).await,
+            Ok(None) => return None,
+            Err(status) => Err(status),
+        };
+        match answer {
+            Ok(ack) => Some((Ok(ack), Some(session))),
             Err(status) => {
                 tracing::warn!(code = ?status.code(), reason = status.message(), "a stream of records ended");
                 Some((Err(status), None))
@@ -75,26 +80,28 @@ impl Session {
         }
     }
 
-    fn take(&mut self, batch: Batch) -> Result<Ack, Status> {
+    /// Takes a batch over, and waits until it is durable.
+    async fn keep(&mut self, batch: Batch) -> Result<Ack, Status> {
+        let (ack, end) = self.take(batch)?;
+        let store = Arc::clone(&self.service.store);
+        let durable = spawn_blocking(move || store.make_durable(end)).await;
+        match durable.map_err(io::Error::other).flatten() {
+            Ok(()) => Ok(ack),
+            Err(error) => Err(Status::unavailable(format!("the history cannot be written to the disk: {error}"))),
+        }
+    }
+
+    /// Takes a batch over: what to answer, and up to which position all must be durable before.
+    fn take(&mut self, batch: Batch) -> Result<(Ack, u64), Status> {
         let sender = self.sender_of(&batch)?;
         let (node, boot_id, sequence) = (sender.node.clone(), sender.boot_id.clone(), batch.sequence);
         if sequence == 0 {
             return Err(Status::invalid_argument("a batch has no sequence number; they begin at 1"));
         }
-        let records = match (batch.records.is_empty(), batch.packed.is_empty()) {
-            (_, true) => batch.records,
-            (true, false) => unpack(&batch.packed).map_err(|error| Status::invalid_argument(error.to_string()))?,
-            (false, false) => return Err(Status::invalid_argument("a batch has both records and packed ones")),
-        };
-        let numbered = |mut record: FlowRecord| {
-            record.node.clone_from(&batch.node);
-            let tally = tally(&record);
-            (Arc::new(record), tally)
-        };
-        let records: Vec<_> = records.into_iter().map(numbered).collect();
-        let exported = self.service.otlp.as_ref().map(|queue| (queue, shared(&records)));
-        let batch = store::Batch { sequence, dropped_before: batch.dropped_before, records };
+        let batch = received(batch).map_err(|refused| Status::invalid_argument(refused.to_string()))?;
+        let exported = self.service.otlp.as_ref().map(|queue| (queue, shared(&batch.records)));
         let taken = self.service.store.take(&node, &boot_id, batch);
+        let taken = taken.map_err(|error| Status::unavailable(error.to_string()))?;
         match taken.order {
             Order::New { missing: 0 } => {}
             Order::New { missing } => tracing::warn!(node, boot_id, sequence, missing, "batches are missing"),
@@ -103,7 +110,7 @@ impl Session {
         if let (Some((queue, records)), Order::New { .. }) = (exported, taken.order) {
             queue.push(records);
         }
-        Ok(Ack { sequence: taken.acknowledge, boot_id })
+        Ok((Ack { sequence: taken.acknowledge, boot_id }, taken.end))
     }
 
     /// Checks on whose behalf a batch comes; the first one decides the node.

@@ -42,6 +42,11 @@ impl Matcher {
         }
     }
 
+    /// Records that ended before are not asked for; 0 for no bound.
+    pub const fn since_ns(&self) -> u64 {
+        self.since_ns
+    }
+
     /// Whether a record is asked for.
     pub fn matches(&self, record: &FlowRecord) -> bool {
         let ends = || record.local.iter().chain(&record.remote);

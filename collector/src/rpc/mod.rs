@@ -8,8 +8,10 @@ mod filter;
 mod observe;
 pub mod otlp;
 mod status;
+mod stored;
 mod tally;
 
+use std::io;
 use std::sync::Arc;
 
 use tonic::transport::Error;
@@ -19,10 +21,19 @@ use weir_proto::v1::flow_query_server::FlowQueryServer;
 use weir_transport::Listeners;
 
 use self::otlp::Queue;
+use crate::archive::Archive;
 use crate::supervisor::Stop;
 
 /// The store, as the wire fills it.
 pub type Store = crate::store::Store<FlowRecord>;
+
+/// A store with what is on disk, too.
+///
+/// # Errors
+/// The disk does not give it.
+pub fn open(records: usize, archive: Archive) -> io::Result<Store> {
+    Store::open(records, archive, stored::kept)
+}
 
 /// Largest batch accepted, bytes. A sender of good will stays far below.
 const MAX_BATCH: usize = 8 << 20;

@@ -1,26 +1,31 @@
 //! Lives: collector.
 //! Called by: `weirctl observe` and other readers.
-//! May touch: the store, a page at a time.
+//! May touch: the store, a page at a time; what has left the memory is read from disk, where it is kept there.
 //! Never: buffers for a slow reader. What has left the history before the reader came to it is counted as skipped (whether
 //! it would have matched is not known then) and told with the next record, or at the end.
 
 use std::collections::VecDeque;
+use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 
 use futures_util::Stream;
 use futures_util::stream::unfold;
 use tokio::sync::watch;
-use tokio::task::yield_now;
+use tokio::task::{spawn_blocking, yield_now};
 use tonic::{Request, Response, Status};
 use weir_proto::v1::flow_query_server::FlowQuery;
 use weir_proto::v1::{CollectorStatusRequest, CollectorStatusResponse, FlowRecord, ObserveRequest, ObserveResponse};
 
 use super::filter::Matcher;
 use super::{Service, status};
+use crate::history::Page;
 
 /// Records taken from the history at a time: the lock is held for as long as that many pointers are copied.
 const PAGE: usize = 512;
+
+/// Records looked at at a time where they lie on disk: batches have up to 4,096, each of which is read once then, or twice.
+const PAGE_ON_DISK: u64 = 8192;
 
 #[tonic::async_trait]
 impl FlowQuery for Service {
@@ -28,7 +33,7 @@ impl FlowQuery for Service {
 
     async fn observe(&self, request: Request<ObserveRequest>) -> Result<Response<Self::ObserveStream>, Status> {
         let reader = Reader::new(self.clone(), request.into_inner()).await?;
-        let stream = unfold(reader, |mut reader| async move { reader.next().await.map(|item| (Ok(item), reader)) });
+        let stream = unfold(reader, |mut reader| async move { reader.next().await.map(|item| (item, reader)) });
         Ok(Response::new(Box::pin(stream)))
     }
 
@@ -67,41 +72,51 @@ impl Reader {
             reader.position = end;
         }
         if request.last > 0 {
-            reader.find_last(request.last, end).await;
+            reader.find_last(request.last, end).await?;
         }
         Ok(reader)
     }
 
     /// Collects the newest matching records before `end`, looking backwards.
-    async fn find_last(&mut self, wanted: u64, end: u64) {
+    async fn find_last(&mut self, wanted: u64, end: u64) -> Result<(), Status> {
         let mut position = end;
         loop {
-            let page = self.service.store.page_before(position, PAGE);
+            let (begin, _) = self.service.store.bounds();
+            let mut page = self.service.store.page_before(position, PAGE);
+            if page.records.is_empty() && position > begin {
+                // From here on they are on disk only.
+                let from = position.saturating_sub(PAGE_ON_DISK).max(begin);
+                page = self.past(from, position, usize::MAX).await?;
+                page.next = from;
+            } else if page.records.is_empty() {
+                return Ok(());
+            }
             for record in page.records.iter().rev().filter(|record| self.matcher.matches(record)) {
                 self.ready.push_front(Arc::clone(record));
                 if self.ready.len() as u64 >= wanted {
-                    return;
+                    return Ok(());
                 }
-            }
-            if page.records.is_empty() {
-                return;
             }
             position = page.next;
             yield_now().await;
         }
     }
 
-    async fn next(&mut self) -> Option<ObserveResponse> {
+    async fn next(&mut self) -> Option<Result<ObserveResponse, Status>> {
         loop {
             if let Some(record) = self.ready.pop_front() {
                 let record = Some(FlowRecord::clone(&record));
-                return Some(ObserveResponse { record, skipped: std::mem::take(&mut self.skipped) });
+                return Some(Ok(ObserveResponse { record, skipped: std::mem::take(&mut self.skipped) }));
             }
             if self.until.is_some_and(|until| self.position >= until) {
-                return self.last_words();
+                return self.last_words().map(Ok);
             }
-            if !self.read_page() && !self.wait().await {
-                return self.last_words();
+            let read = match self.read_page().await {
+                Ok(read) => read,
+                Err(status) => return Some(Err(status)),
+            };
+            if !read && !self.wait().await {
+                return self.last_words().map(Ok);
             }
             // A long search that finds nothing must not keep others from running.
             yield_now().await;
@@ -109,15 +124,27 @@ impl Reader {
     }
 
     /// Reads on; false when there is nothing new.
-    fn read_page(&mut self) -> bool {
-        let left = self.until.map_or(u64::MAX, |until| until.saturating_sub(self.position));
-        let limit = usize::try_from(left).unwrap_or(PAGE).min(PAGE);
-        let page = self.service.store.page(self.position, limit);
+    async fn read_page(&mut self) -> Result<bool, Status> {
+        let until = self.until.unwrap_or(u64::MAX);
+        let page = if self.service.store.is_past(self.position) {
+            self.past(self.position, until, PAGE).await?
+        } else {
+            let left = usize::try_from(until.saturating_sub(self.position)).unwrap_or(PAGE);
+            self.service.store.page(self.position, left.min(PAGE))
+        };
         let new = page.next > self.position;
         self.position = page.next;
         self.skipped += page.missed;
         self.ready.extend(page.records.into_iter().filter(|record| self.matcher.matches(record)));
-        new
+        Ok(new)
+    }
+
+    /// Reads from disk, outside the threads that serve.
+    async fn past(&self, position: u64, until: u64, limit: usize) -> Result<Page<FlowRecord>, Status> {
+        let (store, since_ns) = (Arc::clone(&self.service.store), self.matcher.since_ns());
+        let page = spawn_blocking(move || store.past(position, until, limit, since_ns)).await;
+        let page = page.map_err(io::Error::other).flatten();
+        page.map_err(|error| Status::internal(format!("the history cannot be read from the disk: {error}")))
     }
 
     /// Waits for new records; false when the collector stops.

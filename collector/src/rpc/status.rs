@@ -4,9 +4,10 @@
 //! Never: sums over boots of a node; their counters in the kernel began anew.
 
 use weir_proto::v1::CollectorStatusResponse;
-use weir_proto::v1::collector_status_response::{Node, Otlp};
+use weir_proto::v1::collector_status_response::{Disk, Node, Otlp};
 
 use super::otlp::Numbers;
+use crate::archive;
 use crate::nodes::Boot;
 use crate::store::Summary;
 
@@ -20,7 +21,13 @@ pub fn response(summary: Summary, otlp: Option<Numbers>) -> CollectorStatusRespo
         start_ns: summary.start_ns,
         version: env!("CARGO_PKG_VERSION").to_owned(),
         otlp: otlp.map(export),
+        disk: summary.disk.map(disk),
     }
+}
+
+const fn disk(disk: archive::Disk) -> Disk {
+    let archive::Disk { records, bytes, capacity, oldest_ns } = disk;
+    Disk { records, bytes, capacity, oldest_ns }
 }
 
 fn export(numbers: Numbers) -> Otlp {

@@ -4,6 +4,7 @@
 //! Never: leaves the child behind.
 
 use std::io::{BufRead, BufReader, Lines};
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Child, ChildStderr, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -11,6 +12,8 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tokio::net::TcpListener;
+use weir_proto::v1::ObserveRequest;
+use weir_proto::v1::flow_query_client::FlowQueryClient;
 use weir_transport::{Endpoint, connect};
 
 use crate::receiver::Receiver;
@@ -110,4 +113,32 @@ fn exit_codes_tell_refusal_from_failure() {
     let _running = start(&socket, &[]);
     let (code, message) = run(&["--socket", path]);
     assert!(code == Some(1) && message.contains("another process is listening"), "{message}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_acknowledged_outlives_a_collector_that_is_killed() {
+    let directory = tempfile::tempdir().unwrap();
+    let (socket, folder) = (directory.path().join("collector.sock"), directory.path().join("history"));
+    let arguments = ["--history-directory", folder.to_str().unwrap()];
+    for run in 0..3_u64 {
+        let mut process = start(&socket, &arguments);
+        let channel = connect(&Endpoint::Unix(socket.clone()), None, false).unwrap();
+        let mut agent = Agent::connect(channel.clone()).await.unwrap();
+        // What a killed agent or collector left unsaid comes again.
+        for sequence in run * 10..=run * 10 + 10 {
+            agent.send(batch(sequence.max(1), [sequence])).await.unwrap();
+        }
+        let mut records = FlowQueryClient::new(channel).observe(ObserveRequest::default()).await.unwrap().into_inner();
+        let mut cookies = Vec::new();
+        while let Some(response) = records.message().await.unwrap() {
+            cookies.extend(response.record.map(|record| record.cookie));
+        }
+        // The first batch is 1, with the record 0, and comes twice at once.
+        let expected: Vec<u64> = [0].into_iter().chain(2..=run * 10 + 10).collect();
+        assert_eq!(cookies, expected, "run {run}");
+        process.child.kill().unwrap();
+        process.child.wait().unwrap();
+    }
+    let mode = std::fs::metadata(&folder).unwrap().permissions().mode();
+    assert_eq!(mode & 0o077, 0, "records tell who talks to whom");
 }

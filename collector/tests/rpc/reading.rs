@@ -29,6 +29,32 @@ async fn a_request_begins_where_it_says() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn what_has_left_the_memory_is_read_from_disk_as_if_it_had_not() {
+    let folder = tempfile::tempdir().unwrap();
+    let world = World::keeping(10, folder.path());
+    let mut agent = world.agent().await;
+    for n in 0..40 {
+        agent.send(batch(n + 1, n * 500 + 1..=n * 500 + 500)).await.unwrap();
+    }
+    let all: Vec<u64> = (1..=20_000).collect();
+    for (last, since_ns, from) in
+        [(0, 0, 0), (3, 0, 19_997), (10_000, 0, 10_000), (50_000, 0, 0), (0, 15_001_000, 15_000), (2, 9_000, 19_998)]
+    {
+        assert_eq!(world.read(request(false, last, since_ns)).await, all[from..], "last {last} since {since_ns}");
+    }
+    let status = world.status().await;
+    assert_eq!((status.history_records, status.evicted, status.disk.unwrap().records), (10, 0, 20_000));
+    // A reader that follows comes from the disk into the memory.
+    let mut reader = world.observe(request(true, 0, 1)).await;
+    for cookie in 1..=20_000 {
+        let response = reader.next().await.unwrap();
+        assert_eq!((response.record.unwrap().cookie, response.skipped), (cookie, 0));
+    }
+    agent.send(batch(41, [20_001])).await.unwrap();
+    assert_eq!(reader.next().await.unwrap().record.unwrap().cookie, 20_001);
+}
+
 #[tokio::test]
 async fn last_counts_records_that_match() {
     let world = World::new(5000);

@@ -3,7 +3,7 @@
 //! May touch: a temporary directory.
 //! Never: outlives the test.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,9 +12,10 @@ use tokio::time::timeout;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Channel;
 use tonic::{Status, Streaming};
+use weir_collector::archive::{Archive, Limits};
 use weir_collector::otlp::OtlpConfig;
-use weir_collector::rpc::Store;
 use weir_collector::rpc::otlp::Exporter;
+use weir_collector::rpc::{self, Store};
 use weir_collector::run::spawn_all;
 use weir_collector::supervisor::Supervisor;
 use weir_proto::v1::collector_status_response::Node;
@@ -44,12 +45,22 @@ impl World {
 
     /// A collector that exports by OTLP too.
     pub fn exporting(history: usize, otlp: Option<&OtlpConfig>) -> Self {
+        Self::of(Store::new(history), otlp)
+    }
+
+    /// A collector that keeps what it has in a folder, and little of it in memory.
+    pub fn keeping(history: usize, folder: &Path) -> Self {
+        let limits = Limits { bytes: 1 << 30, age: Duration::from_secs(1 << 30) };
+        Self::of(rpc::open(history, Archive::open(folder, limits).unwrap()).unwrap(), None)
+    }
+
+    fn of(store: Store, otlp: Option<&OtlpConfig>) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let socket = directory.path().join("collector.sock");
         let config = SocketConfig { path: socket.clone(), allowed_uids: Vec::new() };
         let listeners = Listeners::open(&ListenConfig { socket: Some(config), tcp: None }).unwrap();
         let mut supervisor = Supervisor::default();
-        let store = Arc::new(Store::new(history));
+        let store = Arc::new(store);
         let exporter = otlp.map(|otlp| Exporter::prepare(otlp, Arc::clone(&store)).unwrap());
         spawn_all(&mut supervisor, listeners, store, exporter);
         let channel = connect(&Endpoint::Unix(socket.clone()), None, false).unwrap();

@@ -12,7 +12,7 @@ use super::style::{BAD, BOLD, DIM, GOOD, ODD, PLAIN, clean, paint, state};
 use super::table::Table;
 use super::time::{full, span};
 use crate::agreement::Agreement;
-use crate::view::{Agent, Blocked, Collector, Connections, Exporter, NodeOnly, Otlp};
+use crate::view::{Agent, Blocked, Collector, Connections, Disk, Exporter, NodeOnly, Otlp};
 
 /// What is needed to show times.
 #[derive(Clone, Debug)]
@@ -104,9 +104,12 @@ fn exporter(out: &mut dyn Write, exporter: &Exporter, clock: &Clock) -> io::Resu
     spool(out, exporter, clock)
 }
 
+fn mebibytes(bytes: u64) -> String {
+    format!("{:.1}", bytes as f64 / f64::from(1 << 20))
+}
+
 /// What waits on the disk.
 fn spool(out: &mut dyn Write, exporter: &Exporter, clock: &Clock) -> io::Result<()> {
-    let mebibytes = |bytes: u64| format!("{:.1}", bytes as f64 / f64::from(1 << 20));
     let (bytes, capacity) = (mebibytes(exporter.spool_bytes), mebibytes(exporter.spool_capacity));
     let oldest = exporter.spool_oldest.map(|oldest| format!(", oldest of {}", full(oldest, &clock.zone)));
     let fault = match exporter.spool_fault.as_str() {
@@ -276,7 +279,8 @@ pub fn collector(out: &mut dyn Write, collector: &Collector, sums: &Agreement, c
     let (version, up) = (clean(&collector.version), clock.up(collector.start));
     writeln!(out, "\n{}: {version}{up}", paint(BOLD, "weir-collector"))?;
     let Collector { history_records: kept, history_capacity: capacity, evicted, .. } = collector;
-    writeln!(out, "  history            {kept}/{capacity} records, {evicted} evicted")?;
+    writeln!(out, "  history            {kept}/{capacity} records in memory, {evicted} evicted")?;
+    writeln!(out, "  on disk            {}", on_disk(collector.disk.as_ref(), clock))?;
     if let Some(otlp) = &collector.otlp {
         writeln!(out, "  otlp               {}", exported(otlp))?;
     }
@@ -300,6 +304,14 @@ pub fn collector(out: &mut dyn Write, collector: &Collector, sums: &Agreement, c
     }
     section(out, "Nodes", &table)?;
     agreement(out, sums)
+}
+
+fn on_disk(disk: Option<&Disk>, clock: &Clock) -> String {
+    let Some(Disk { records, bytes, capacity, oldest }) = disk else {
+        return paint(ODD, "nothing: records end with the collector (history.directory)");
+    };
+    let since = oldest.map_or_else(String::new, |oldest| format!(" since {}", full(oldest, &clock.zone)));
+    format!("{records} records{since}, {} of {} MiB", mebibytes(*bytes), mebibytes(*capacity))
 }
 
 fn exported(otlp: &Otlp) -> String {

@@ -7,8 +7,8 @@ use weir_proto::v1;
 
 use super::convert::time;
 use crate::view::{
-    Agent, Blocked, Collector, Connections, Counter, Exporter, Interface, Limit, LimitTable, Node, NodeOnly, Otlp,
-    SynProtection, Workload,
+    Agent, Blocked, Collector, Connections, Counter, Disk, Exporter, Interface, Limit, LimitTable, Node, NodeOnly,
+    Otlp, SynProtection, Workload,
 };
 
 pub fn agent(wire: v1::StatusResponse) -> Agent {
@@ -159,9 +159,14 @@ pub fn collector(wire: v1::CollectorStatusResponse) -> Collector {
         history_records: wire.history_records,
         history_capacity: wire.history_capacity,
         evicted: wire.evicted,
+        disk: wire.disk.map(disk),
         nodes: wire.nodes.into_iter().map(node).collect(),
         otlp: wire.otlp.map(otlp),
     }
+}
+
+fn disk(wire: v1::collector_status_response::Disk) -> Disk {
+    Disk { records: wire.records, bytes: wire.bytes, capacity: wire.capacity, oldest: time(wire.oldest_ns) }
 }
 
 fn otlp(wire: v1::collector_status_response::Otlp) -> Otlp {

@@ -12,6 +12,6 @@ pub use policy::{Change, Changed, Doomed, Explanation, Item, Listing, Side, Watc
 pub use record::{Direction, End, Kind, Process, Record, Verdict};
 pub use sets::{AddressSets, SetChanged, SetEntry, SetFault, SetStatus};
 pub use status::{
-    Agent, Blocked, Collector, Connections, Counter, Exporter, Interface, Limit, LimitTable, Node, NodeOnly, Otlp,
-    SynProtection, Workload,
+    Agent, Blocked, Collector, Connections, Counter, Disk, Exporter, Interface, Limit, LimitTable, Node, NodeOnly,
+    Otlp, SynProtection, Workload,
 };

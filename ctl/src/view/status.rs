@@ -190,10 +190,24 @@ pub struct Collector {
     pub history_records: u64,
     pub history_capacity: u64,
     pub evicted: u64,
+    /// Absent where records are kept in memory only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub disk: Option<Disk>,
     pub nodes: Vec<Node>,
     /// Absent where nothing is exported.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub otlp: Option<Otlp>,
+}
+
+/// What the collector has on disk.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Disk {
+    pub records: u64,
+    pub bytes: u64,
+    pub capacity: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub oldest: Option<Timestamp>,
 }
 
 /// The collector's export by OTLP, in records.

@@ -7,7 +7,7 @@ use std::pin::Pin;
 
 use tokio_stream::{Stream, StreamExt, iter};
 use tonic::{Request, Response, Status};
-use weir_proto::v1::collector_status_response::{Node, Otlp};
+use weir_proto::v1::collector_status_response::{Disk, Node, Otlp};
 use weir_proto::v1::flow_query_server::FlowQuery;
 use weir_proto::v1::{
     CollectorStatusRequest, CollectorStatusResponse, Direction, Endpoint, FlowRecord, ObserveRequest, ObserveResponse,
@@ -81,6 +81,7 @@ impl FlowQuery for FakeCollector {
             history_records: 98,
             history_capacity: 65536,
             version: "0.1.0".to_owned(),
+            disk: Some(Disk { records: 120, bytes: 3 << 19, capacity: 1 << 30, oldest_ns: 1_800_000_000_000_000_000 }),
             otlp: Some(Otlp {
                 sent: 90,
                 retried: 2,

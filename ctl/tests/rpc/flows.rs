@@ -108,7 +108,8 @@ async fn status_shows_everything_and_whether_the_numbers_agree() {
         "no policy selects these",
         "connect  deny     default       10         8     2",
         "agree: 100 decided = 98 recorded + 2 lost",
-        "history            98/65536 records, 0 evicted",
+        "history            98/65536 records in memory, 0 evicted",
+        "on disk            120 records since 2027-01-15 08:00:00, 1.5 of 1024.0 MiB",
         "otlp               90 records sent, 5/64 waiting, 2 sent again, not exported: otlp_queue_full 3",
         "agree: 100 decided in the kernel = 98 collected + 2 lost",
     ] {

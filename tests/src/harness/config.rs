@@ -45,6 +45,8 @@ pub struct Options {
     pub progress: u32,
     /// Whether the spool is on a disk of 256 KiB.
     pub small_disk: bool,
+    /// The same for the collector's history.
+    pub collectors_small_disk: bool,
     /// Metrics that cost something: by policy, and what the kernel counts of programs.
     pub all_metrics: bool,
     /// How many bytes of dropped packets are told.
@@ -87,6 +89,7 @@ impl Default for Options {
             room: None,
             progress: 30,
             small_disk: false,
+            collectors_small_disk: false,
             all_metrics: false,
             drop_bytes: None,
             kernel_drops: true,
@@ -160,11 +163,16 @@ pub fn spool(world: &World) -> PathBuf {
     world.folder().join("state/spool")
 }
 
+/// Where the collector keeps records.
+pub fn history(world: &World) -> PathBuf {
+    world.folder().join("history")
+}
+
 /// The collector's file.
 pub fn collector(world: &World, options: &Options) -> String {
     let mut file = json!({
         "listen": {"socket": {"path": collector_socket(world), "allowedUids": [0]}},
-        "history": {"records": KEPT},
+        "history": {"records": KEPT, "directory": history(world), "mebibytes": 256},
         "metrics": {"listen": COLLECTOR_METRICS},
         "log": {"level": "info", "format": "text"},
     });

@@ -77,6 +77,9 @@ impl Harness {
     pub fn start_collector(&mut self) -> Result<(), HarnessError> {
         let file = self.world.write("collector.yaml", &config::collector(&self.world, &self.options))?;
         let mut command = self.world.probe(Who::Node);
+        if self.options.collectors_small_disk {
+            command.arg("--small-disk").arg(made(self.history())?);
+        }
         command.args(["exec", "--"]).arg(program("weir-collector")).arg("--config").arg(file);
         self.collector = Some(Running::start_daemon("collector", command, self.world.folder())?);
         self.wait("the collector to answer", Harness::collector_answers)
@@ -137,9 +140,7 @@ impl Harness {
             command.args(["--without", file]);
         }
         if self.options.small_disk {
-            let spool = self.spool();
-            std::fs::create_dir_all(&spool).map_err(|source| HarnessError::File { path: spool.clone(), source })?;
-            command.arg("--small-disk").arg(spool);
+            command.arg("--small-disk").arg(made(self.spool())?);
         }
         if let Some(name) = self.options.agent_cgroup {
             // A second --cgroup would be refused as a repetition; so by way of a second probe.
@@ -188,6 +189,12 @@ impl Harness {
         config::spool(&self.world)
     }
 
+    /// Where the collector keeps records.
+    #[must_use]
+    pub fn history(&self) -> PathBuf {
+        config::history(&self.world)
+    }
+
     /// A signal to the agent, such as SIGSTOP.
     pub fn signal_agent(&mut self, signal: Signal) {
         self.agent.iter_mut().for_each(|agent| agent.signal(signal));
@@ -218,6 +225,12 @@ impl Harness {
     #[must_use]
     pub fn agent_pid(&self) -> Option<u32> {
         self.agent.as_ref().map(Running::pid)
+    }
+
+    /// The collector's process, while it runs.
+    #[must_use]
+    pub fn collector_pid(&self) -> Option<u32> {
+        self.collector.as_ref().map(Running::pid)
     }
 
     /// The file that the agent's log goes to, while it runs.
@@ -287,6 +300,14 @@ impl Harness {
         let Harness { agent, collector, world, .. } = self;
         [agent, collector].into_iter().flatten().for_each(Running::leave);
         Ok(world.keep()?)
+    }
+}
+
+/// A folder that is there from now on.
+fn made(folder: PathBuf) -> Result<PathBuf, HarnessError> {
+    match std::fs::create_dir_all(&folder) {
+        Ok(()) => Ok(folder),
+        Err(source) => Err(HarnessError::File { path: folder, source }),
     }
 }
 

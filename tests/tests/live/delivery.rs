@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io::{Read, Write};
 use std::os::unix::net::UnixListener;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::thread::{self, sleep};
@@ -34,6 +34,10 @@ pub fn trials() -> Vec<Trial> {
         test(
             "adversarial 94: a_collector_that_hangs_dies_or_answers_garbage_gets_every_record_once_it_is_back",
             bad_collector,
+        ),
+        test(
+            "adversarial 95: a_collector_whose_disk_is_full_acknowledges_nothing_and_nothing_is_lost",
+            collectors_disk,
         ),
         test("adversarial 95: a_full_disk_costs_no_record_that_memory_holds_and_is_said", full_disk),
         test("an_agent_that_was_killed_leaves_its_records_to_the_next_which_says_that_there_is_a_gap", killed),
@@ -139,7 +143,8 @@ fn bad_collector() -> Result<()> {
     harness.signal_collector(Signal::SIGSTOP);
     let hung = refused(&harness);
     harness.signal_collector(Signal::SIGCONT);
-    each_once(&harness, mark, &hung?).context("after it hung")?;
+    let hung = hung?;
+    each_once(&harness, mark, &hung).context("after it hung")?;
     agrees(&harness)?;
 
     harness.kill_collector()?;
@@ -149,16 +154,53 @@ fn bad_collector() -> Result<()> {
     harness.start_collector()?;
     each_once(&harness, mark, &pids).context("after garbage")?;
 
-    // Dying again and again while records come.
+    // Dying again and again while records come: what an earlier collector took over is there still, and nothing is there twice.
+    let mut all = [hung, pids].concat();
     for _ in 0..4 {
-        refused(&harness)?;
+        all.extend(refused(&harness)?);
         harness.kill_collector()?;
         harness.start_collector()?;
     }
-    // What an earlier collector took over died with it.
-    let last = refused(&harness)?;
-    each_once(&harness, mark, &last).context("after it died often")?;
-    Ok(())
+    all.extend(refused(&harness)?);
+    each_once(&harness, mark, &all).context("after it died often")?;
+    agrees(&harness)
+}
+
+/// A file that takes all there is of its disk.
+fn fill(path: &Path) -> Result<fs::File> {
+    let mut file = fs::File::create(path)?;
+    let full = loop {
+        if let Err(error) = file.write_all(&[1; 4096]) {
+            break error;
+        }
+    };
+    ensure!(full.raw_os_error() == Some(nix::libc::ENOSPC), "the disk is not full: {full}");
+    Ok(file)
+}
+
+/// A collector that cannot write acknowledges nothing: its agent keeps the records until it can.
+fn collectors_disk() -> Result<()> {
+    let harness = start("collectors-disk", Options { collectors_small_disk: true, ..Options::default() })?;
+    let pid = harness.collector_pid().context("no collector")?;
+    let filler = PathBuf::from(format!("/proc/{pid}/root{}/filler", harness.history().display()));
+    let mark = Mark::now();
+    let file = fill(&filler)?;
+    // More than what is left of its last page.
+    let (mut pids, deadline) = (Vec::new(), Instant::now() + Duration::from_secs(60));
+    let said = "No space left on device (os error 28); nothing is acknowledged";
+    while !harness.logs().contains(said) {
+        pids.extend(refused(&harness)?);
+        ensure!(Instant::now() < deadline, "the disk was never missed\n{}", harness.logs());
+    }
+    pids.extend(refused(&harness)?);
+    let waits = status_where(&harness, "records that wait", |status| {
+        status.agent.exporter.as_ref().is_some_and(|exporter| exporter.records_queued >= TRIES as u64)
+    })?;
+    ensure!(waits.agent.exporter.is_some_and(|exporter| exporter.records_lost == 0), "records were lost");
+    drop(file);
+    fs::remove_file(&filler)?;
+    each_once(&harness, mark, &pids)?;
+    agrees(&harness)
 }
 
 fn status_where(harness: &Harness, what: &str, fits: impl Fn(&Status) -> bool) -> Result<Status> {
@@ -184,13 +226,7 @@ fn full_disk() -> Result<()> {
     let filler = PathBuf::from(format!("/proc/{pid}/root{}/filler", harness.spool().display()));
     let mark = Mark::now();
     harness.signal_collector(Signal::SIGSTOP);
-    let mut file = fs::File::create(&filler)?;
-    let full = loop {
-        if let Err(error) = file.write_all(&[1; 4096]) {
-            break error;
-        }
-    };
-    ensure!(full.raw_os_error() == Some(nix::libc::ENOSPC), "the disk is not full: {full}");
+    let file = fill(&filler)?;
     // More than what is left of the last page that a segment has.
     let (mut pids, deadline) = (Vec::new(), Instant::now() + Duration::from_secs(60));
     loop {

@@ -310,13 +310,27 @@ pub fn parsed(documents: &str) -> Result<Resources> {
 
 /// Connections of all kinds, each of which must see what the evaluator says; whether an agent runs does not matter.
 pub fn tries(harness: &Harness, state: &Resources, dice: &mut Dice) -> Result<Vec<Probe>> {
+    let mark = Mark::now();
     let probes = (0..AT_ONCE).map(|_| Probe::roll(dice, state)).collect::<Result<Vec<_>>>()?;
     let clients = probes.iter().map(|probe| probe.start(harness)).collect::<Result<Vec<_>>>()?;
     for (probe, client) in probes.iter().zip(clients) {
         let seen = client.attempt()?;
-        ensure!(probe.fits(&seen), "{}: saw {seen:?}", probe.shown());
+        ensure!(probe.fits(&seen), "{}: saw {seen:?}\n{}", probe.shown(), about(harness, mark, &seen));
     }
     Ok(probes)
+}
+
+/// What was told of an attempt that saw the wrong thing: whether it was Weir, the kernel or nobody who dropped it.
+fn about(harness: &Harness, mark: Mark, seen: &Attempt) -> String {
+    // Its records may still be on their way.
+    std::thread::sleep(Duration::from_secs(2));
+    let Some(local) = seen.local else { return "it never had an address".to_owned() };
+    let of = |record: &Record| [&record.local, &record.remote].iter().any(|end| end.port == local.port());
+    let told = match harness.records_since(mark) {
+        Ok(records) => records.iter().filter(|record| of(record)).map(|record| format!("\n  {record}")).collect(),
+        Err(error) => format!("\n  the collector says nothing: {error}"),
+    };
+    format!("told of its port:{told}\n{}", harness.logs())
 }
 
 /// How many of them were to be refused.

@@ -98,10 +98,14 @@ fn load(world: &World, image: &Path) -> Result<String> {
 
 fn collector(world: &World) -> Result<String> {
     let run = volume(&world.folder.join("run"), "/run/weir", "rw");
+    let (folder, history) = (world.folder.join("history"), "--history-directory=/var/lib/weir-collector");
+    fs::create_dir_all(&folder)?;
+    let kept = volume(&folder, "/var/lib/weir-collector", "rw");
     let listen = COLLECTOR.trim_start_matches("http://");
-    let mut podman = world.run(None, "host", &["--detach", "--name", "collector", "--volume", &run, NAME]);
+    let mut podman =
+        world.run(None, "host", &["--detach", "--name", "collector", "--volume", &run, "--volume", &kept, NAME]);
     let socket = "--socket=/run/weir/collector.sock";
-    podman.args(["/usr/local/bin/weir-collector", socket, "--listen", listen, "--insecure"]);
+    podman.args(["/usr/local/bin/weir-collector", socket, history, "--listen", listen, "--insecure"]);
     process::capture(&mut podman)?;
     let socket = world.folder.join("run/collector.sock");
     until("the collector's socket", || socket.exists()).map(|()| String::new())

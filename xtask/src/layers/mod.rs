@@ -55,18 +55,20 @@ const COMMON: &str = "weir-common";
 const POLICY: &str = "weir-policy";
 const PROTO: &str = "weir-proto";
 const TRANSPORT: &str = "weir-transport";
-const ALL: &[&str] = &[COMMON, POLICY, PROTO, TRANSPORT, "weir-agent", "weir-collector", "weir-ctl"];
+const JOURNAL: &str = "weir-journal";
+const ALL: &[&str] = &[COMMON, POLICY, PROTO, TRANSPORT, JOURNAL, "weir-agent", "weir-collector", "weir-ctl"];
 
 /// The arrows. A crate that is not here is a finding.
 #[rustfmt::skip]
-const LAYERS: [Layer; 12] = [
+const LAYERS: [Layer; 13] = [
     Layer { folder: "common", package: COMMON, may_use: &[], pure: true, kernel_api: Nowhere, wire: Nowhere },
     Layer { folder: "ebpf", package: "weir-ebpf", may_use: &[COMMON], pure: false, kernel_api: Nowhere, wire: Nowhere },
     Layer { folder: "policy", package: POLICY, may_use: &[COMMON], pure: true, kernel_api: Nowhere, wire: Nowhere },
     Layer { folder: "proto", package: PROTO, may_use: &[], pure: false, kernel_api: Nowhere, wire: Everywhere },
     Layer { folder: "transport", package: TRANSPORT, may_use: &[PROTO], pure: false, kernel_api: Nowhere, wire: Everywhere },
-    Layer { folder: "agent", package: "weir-agent", may_use: &[COMMON, POLICY, PROTO, TRANSPORT], pure: false, kernel_api: Kernel, wire: Rpc },
-    Layer { folder: "collector", package: "weir-collector", may_use: &[PROTO, TRANSPORT], pure: false, kernel_api: Nowhere, wire: Rpc },
+    Layer { folder: "journal", package: JOURNAL, may_use: &[], pure: false, kernel_api: Nowhere, wire: Nowhere },
+    Layer { folder: "agent", package: "weir-agent", may_use: &[COMMON, POLICY, PROTO, TRANSPORT, JOURNAL], pure: false, kernel_api: Kernel, wire: Rpc },
+    Layer { folder: "collector", package: "weir-collector", may_use: &[PROTO, TRANSPORT, JOURNAL], pure: false, kernel_api: Nowhere, wire: Rpc },
     Layer { folder: "ctl", package: "weir-ctl", may_use: &[POLICY, COMMON, PROTO, TRANSPORT], pure: false, kernel_api: Nowhere, wire: Rpc },
     Layer { folder: "tests", package: "weir-tests", may_use: ALL, pure: false, kernel_api: Everywhere, wire: Everywhere },
     Layer { folder: "bench", package: "weir-bench", may_use: &[COMMON, POLICY], pure: false, kernel_api: Nowhere, wire: Nowhere },

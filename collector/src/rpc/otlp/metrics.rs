@@ -144,7 +144,7 @@ mod tests {
         let decisions = |node: usize| (0..80).map(move |n| (format!("hook/deny/reason-{n}"), node as u64)).collect();
         let boot = |node: usize| Boot { decisions: decisions(node), ..Boot::default() };
         let boots = (0..600).map(|node| (format!("node-{node}"), boot(node))).collect();
-        let summary = Summary { boots, kept: 1, capacity: 2, evicted: 3, start_ns: 4, nodes: Vec::new() };
+        let summary = Summary { boots, kept: 1, capacity: 2, evicted: 3, disk: None, start_ns: 4, nodes: Vec::new() };
         let own = Own { host: "here".to_owned(), instance: "i".to_owned() };
         let requests = requests(&summary, &Numbers::default(), &own, 5);
         assert!(requests.len() > 1 && requests.iter().all(|request| request.encoded_len() < 4 << 20));

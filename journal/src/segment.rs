@@ -1,24 +1,25 @@
-//! Lives: weir-agent, spool.
-//! Called by: `Spool`, under its lock.
-//! May touch: one file below the spool's directory, or memory where the disk does not take it.
+//! Lives: weir-journal.
+//! Called by: who keeps a journal, under a lock of its own.
+//! May touch: one file of it, or memory where the disk does not take it.
 //! Never: leaves part of a frame at its end that a later frame would follow.
 
 use std::{
-    collections::HashMap,
     fs::{self, File, OpenOptions},
     io,
     os::unix::fs::{FileExt, OpenOptionsExt},
     path::{Path, PathBuf},
-    sync::Arc,
 };
 
-use super::frame::{self, Facts, HEADER, Header};
+use crate::frame::{self, Facts, HEADER, Header};
 
-/// Some batches of one boot, in order.
+/// How the names of segments end.
+pub const EXTENSION: &str = "segment";
+
+/// Some batches, in order. `T` is what its keeper notes of it.
 #[derive(Debug)]
-pub struct Segment {
-    /// The boot they belong to.
-    pub boot: Arc<str>,
+pub struct Segment<T> {
+    /// What its keeper notes.
+    pub note: T,
     /// Number of the first one.
     pub first: u64,
     /// Number of the last one; `first - 1` while there is none.
@@ -31,8 +32,6 @@ pub struct Segment {
     pub length: u64,
     /// Records in it; of one that an earlier run wrote, those that were not acknowledged then.
     pub records: u64,
-    /// Bytes by workload.
-    pub shares: HashMap<String, u64>,
     /// Whether the kernel holds something of it that is not on the disk itself.
     dirty: bool,
     store: Store,
@@ -49,47 +48,53 @@ enum Store {
 pub enum Found {
     /// A batch, and where the next one begins.
     Batch(Header, Vec<u8>, u64),
-    /// Bytes that are no batch any more, and where the next good header is. Decisions that were in them, as far as is known.
-    Damage { decisions: u64, next: u64 },
+    /// Bytes that are no batch any more.
+    Damage {
+        /// Decisions that were in them, as far as is known.
+        decisions: u64,
+        /// Where the next good header is, or the end.
+        next: u64,
+    },
     /// Nothing.
     End,
 }
 
-impl Segment {
-    /// An empty one in a new file.
-    pub fn create(dir: &Path, boot: &Arc<str>, first: u64) -> io::Result<Self> {
-        let path = dir.join(format!("{first:020}.segment"));
+impl<T> Segment<T> {
+    /// An empty one in a new file, which is named after the number of its first batch.
+    ///
+    /// # Errors
+    /// It cannot be made, or is there already.
+    pub fn create(dir: &Path, first: u64, note: T) -> io::Result<Self> {
+        let path = dir.join(format!("{first:020}.{EXTENSION}"));
         let file = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(&path)?;
-        Ok(Self::empty(boot, first, Store::Disk { file, path }))
+        Ok(Self::empty(first, Store::Disk { file, path }, note))
     }
 
     /// An empty one in memory.
-    pub fn in_memory(boot: &Arc<str>, first: u64) -> Self {
-        Self::empty(boot, first, Store::Memory(Vec::new()))
+    pub const fn in_memory(first: u64, note: T) -> Self {
+        Self::empty(first, Store::Memory(Vec::new()), note)
     }
 
-    fn empty(boot: &Arc<str>, first: u64, store: Store) -> Self {
-        let boot = Arc::clone(boot);
-        Self {
-            boot,
-            first,
-            last: first.saturating_sub(1),
-            oldest_ns: 0,
-            newest_ns: 0,
-            length: 0,
-            records: 0,
-            shares: HashMap::new(),
-            dirty: false,
-            store,
-        }
+    const fn empty(first: u64, store: Store, note: T) -> Self {
+        let last = first.saturating_sub(1);
+        Self { note, first, last, oldest_ns: 0, newest_ns: 0, length: 0, records: 0, dirty: false, store }
     }
 
-    /// One that an earlier run wrote, up to its last whole batch; and whether something follows that is none. Only headers are read: a start does not wait for a whole spool, and
-    /// what else is damaged is met, and told, when it is read. Batches up to `acknowledged` count no records.
-    pub fn recover(path: &Path, boot: &Arc<str>, acknowledged: u64) -> io::Result<(Self, bool)> {
+    /// One that an earlier run wrote, up to its last whole batch; and whether something follows that is none. Only headers are read, each of
+    /// which `seen` is shown with its place: a start does not wait for a whole journal, and what else is damaged is met, and told, when it is
+    /// read. Batches up to `acknowledged` count no records.
+    ///
+    /// # Errors
+    /// The file cannot be opened or read.
+    pub fn recover(
+        path: &Path,
+        acknowledged: Option<u64>,
+        note: T,
+        mut seen: impl FnMut(&mut T, u64, &Header),
+    ) -> io::Result<(Self, bool)> {
         let file = OpenOptions::new().read(true).write(true).open(path)?;
         let end = file.metadata()?.len();
-        let mut segment = Self::empty(boot, 0, Store::Disk { file, path: path.to_owned() });
+        let mut segment = Self::empty(0, Store::Disk { file, path: path.to_owned() }, note);
         segment.length = end;
         let (mut at, mut whole) = (0, 0);
         while at < end {
@@ -100,12 +105,13 @@ impl Segment {
             if at + header.length() > end {
                 break;
             }
-            if segment.first == 0 {
+            if whole == 0 {
                 segment.first = header.sequence;
             }
-            let waits = header.sequence > acknowledged;
+            let waits = acknowledged.is_none_or(|last| header.sequence > last);
             let records = header.facts.records * u32::from(waits);
-            segment.note(header.sequence, Facts { records, ..header.facts });
+            segment.add(header.sequence, Facts { records, ..header.facts });
+            seen(&mut segment.note, at, &header);
             at += header.length();
             whole = at;
         }
@@ -132,15 +138,23 @@ impl Segment {
         }
         self.length += bytes.len() as u64;
         self.dirty = true;
-        self.note(sequence, facts);
+        self.add(sequence, facts);
         Ok(())
     }
 
-    fn note(&mut self, sequence: u64, facts: Facts) {
+    fn add(&mut self, sequence: u64, facts: Facts) {
         self.last = sequence;
         self.oldest_ns = if self.oldest_ns == 0 { facts.newest_ns } else { self.oldest_ns };
         self.newest_ns = self.newest_ns.max(facts.newest_ns);
         self.records += u64::from(facts.records);
+    }
+
+    /// The header at `at`, without what follows it; `None` where none is that was written.
+    ///
+    /// # Errors
+    /// The disk does not give it.
+    pub fn head(&self, at: u64) -> io::Result<Option<Header>> {
+        Ok(Header::read(&self.bytes(at, HEADER)?))
     }
 
     /// What lies at `at`.
@@ -162,6 +176,17 @@ impl Segment {
             return Ok(Found::Damage { decisions: header.facts.decisions, next });
         }
         Ok(Found::Batch(header, body, at + header.length()))
+    }
+
+    /// What of it is there now, to be read by others while it is written, and even once it is removed; `None` of one in memory.
+    ///
+    /// # Errors
+    /// There are no more descriptors.
+    pub fn view(&self) -> io::Result<Option<Segment<()>>> {
+        let Store::Disk { file, path } = &self.store else { return Ok(None) };
+        let store = Store::Disk { file: file.try_clone()?, path: path.clone() };
+        let Self { first, last, oldest_ns, newest_ns, length, records, dirty, .. } = *self;
+        Ok(Some(Segment { note: (), first, last, oldest_ns, newest_ns, length, records, dirty, store }))
     }
 
     /// Up to `size` bytes from `at`, fewer at the end.
@@ -193,6 +218,9 @@ impl Segment {
     }
 
     /// Writes what the kernel holds of it to the disk itself.
+    ///
+    /// # Errors
+    /// The disk does not take it. What of it is lost is not known then.
     pub fn sync(&mut self) -> io::Result<()> {
         match &self.store {
             Store::Disk { file, .. } if self.dirty => file.sync_data()?,
@@ -203,6 +231,9 @@ impl Segment {
     }
 
     /// Takes it away.
+    ///
+    /// # Errors
+    /// The file cannot be removed.
     pub fn remove(self) -> io::Result<()> {
         match self.store {
             Store::Disk { path, .. } => fs::remove_file(path),

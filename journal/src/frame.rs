@@ -1,4 +1,4 @@
-//! Lives: weir-agent, spool.
+//! Lives: weir-journal.
 //! Called by: `segment`, for each batch that is written, read or looked for.
 //! May touch: bytes.
 //! Never: takes a header or a body for good whose checksum says otherwise.
@@ -11,8 +11,8 @@
 
 /// Bytes of a header.
 pub const HEADER: usize = 48;
-/// Largest body, three times what a batch is made of: a size beyond it is no size.
-pub const MAX_BODY: usize = 3 << 20;
+/// Largest body, bytes; the largest batch that is taken from anyone has 8 MiB. A size beyond it is no size.
+pub const MAX_BODY: usize = 9 << 20;
 /// First bytes of each frame, by which the next one is found behind damage.
 pub const MAGIC: [u8; 4] = *b"WFR1";
 
