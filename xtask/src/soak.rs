@@ -25,8 +25,8 @@ Examples:
 /// `cargo xtask soak`.
 #[derive(Args)]
 pub struct Options {
-    /// How long
-    #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    /// How long; less than a day, after which the servers end that it connects to
+    #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=1400))]
     minutes: u32,
     /// Where the random numbers begin; without it: another place each time
     #[arg(long, value_name = "N")]

@@ -182,12 +182,13 @@ pub struct Probe {
     expected: Explanation,
 }
 
+/// For as long as a soak may last: a day, less than which it must ask for.
 pub fn servers(harness: &Harness) -> Result<Vec<Running>> {
     let serve = |who: Who| {
         let ends =
             PORTS.into_iter().flat_map(|port| [who.v4(), who.v6()].map(|address| SocketAddr::new(address, port)));
         let listen: String = ends.map(|end| format!(" --listen {end}")).collect();
-        Ok(harness.world().serve(who, &format!("storm-serve{listen}"))?)
+        Ok(harness.world().serve(who, &format!("storm-serve{listen} --seconds 86400"))?)
     };
     [Web, Api, Db, Client].into_iter().map(serve).collect()
 }

@@ -98,7 +98,9 @@ fn soak() -> Result<()> {
     let (seconds, seed) = (number(SECONDS, 30), number(SEED, 1));
     let mut harness = Harness::start(World::new("soak")?, Options::default())?;
     let _servers = servers(&harness)?;
-    let _keeper = harness.world().serve(Api, &format!("tcp-keep --listen {}", SocketAddr::new(Api.v4(), HELD)))?;
+    let _keeper = harness
+        .world()
+        .serve(Api, &format!("tcp-keep --listen {} --seconds 86400", SocketAddr::new(Api.v4(), HELD)))?;
     at_rest(&mut harness)?;
     let first = Holds::of(&harness)?;
     let copies = ["a", "b"].map(|name| harness.world().folder().join(format!("weir-agent-{name}")));
@@ -179,7 +181,7 @@ impl Soak {
     fn hold(&mut self, state: &Resources) -> Result<()> {
         let to = SocketAddr::new(Api.v4(), HELD);
         if is_allowed(state, Web, to)? {
-            self.held = Some((hold(&self.harness, Web, &format!("tcp-hold --to {to} --seconds 600"))?, to));
+            self.held = Some((hold(&self.harness, Web, &format!("tcp-hold --to {to} --seconds 86400"))?, to));
         }
         Ok(())
     }
