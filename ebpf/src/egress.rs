@@ -29,6 +29,10 @@ use crate::{
 const ESTABLISHED: u32 = 1;
 const SYN_SENT: u32 = 2;
 
+/// Whose packets a program sees: those of the workload whose cgroup it is attached to, or those of nobody's.
+const OWN: bool = true;
+const STRANGERS: bool = false;
+
 /// What becomes of a packet. Without payload: what was decided is reported before, on a stack that is soon free again.
 enum Outcome {
     /// TCP of a connection that was judged when it opened.
@@ -43,7 +47,7 @@ enum Outcome {
 
 #[cgroup_skb(egress)]
 pub fn egress(ctx: SkBuffContext) -> i32 {
-    action(try_egress(&ctx, who::attached))
+    action(try_egress::<OWN>(&ctx, who::attached))
 }
 
 /// For strict nodes: linked to the root of the managed tree, judges packets of sockets whose cgroup no workload names. Sockets
@@ -53,7 +57,7 @@ pub fn root_egress(ctx: SkBuffContext) -> i32 {
     if who::packet_has_workload(&ctx) {
         return ALLOW;
     }
-    action(try_egress(&ctx, || who::UNKNOWN))
+    action(try_egress::<STRANGERS>(&ctx, || who::UNKNOWN))
 }
 
 #[inline(always)]
@@ -66,7 +70,7 @@ fn action(outcome: Outcome) -> i32 {
 
 /// Asks whose socket it is only where that matters: packets of open connections do not pay for the answer.
 #[inline(always)]
-fn try_egress(ctx: &SkBuffContext, local: impl FnOnce() -> Local) -> Outcome {
+fn try_egress<const WHOSE: bool>(ctx: &SkBuffContext, local: impl FnOnce() -> Local) -> Outcome {
     let sock = bytes::socket_of(ctx);
     if is_tcp(&sock) && sock.state != SYN_SENT {
         return Outcome::Established;
@@ -74,7 +78,7 @@ fn try_egress(ctx: &SkBuffContext, local: impl FnOnce() -> Local) -> Outcome {
     let local = local();
     let mut packet = Packet::EMPTY;
     bytes::headers(ctx, &mut packet);
-    judge(ctx, local, sock, &packet)
+    judge::<WHOSE>(ctx, local, sock, &packet)
 }
 
 #[inline(always)]
@@ -84,7 +88,7 @@ fn is_tcp(sock: &Sock) -> bool {
 
 /// One subject and one decision for whatever comes of it: the stack holds no second of either beside what `emit` needs.
 #[inline(always)]
-fn judge(ctx: &SkBuffContext, local: Local, sock: Sock, packet: &Packet) -> Outcome {
+fn judge<const WHOSE: bool>(ctx: &SkBuffContext, local: Local, sock: Sock, packet: &Packet) -> Outcome {
     let subject = Subject {
         hook: Hook::Egress,
         direction: Direction::Egress,
@@ -103,6 +107,9 @@ fn judge(ctx: &SkBuffContext, local: Local, sock: Sock, packet: &Packet) -> Outc
         return decided(ctx, &subject, &Judged::refusal(reason), packet);
     }
     let mut judged = tables::judge(workload, &emit::question(&subject));
+    if WHOSE == OWN && who::is_untold(&subject.local) && !judged.decision.verdict.passes() {
+        return Outcome::Established;
+    }
     // Other sockets send from addresses of their namespace; a raw one writes what it likes.
     if sock.kind == SOCK_RAW && !tables::plausible(workload, packet) {
         let (verdict, reason) = (Verdict::Deny, Reason::Spoofed);

@@ -34,6 +34,10 @@ const LIVING: u32 = 1 << 1 | 1 << 2 | 1 << 3 | 1 << 4 | 1 << 5 | 1 << 7 | 1 << 8
 /// A UDP socket that called `connect()`.
 const ESTABLISHED: u32 = 1;
 
+/// Whose packets a program sees: those of the workload whose cgroup it is attached to, or those of nobody's.
+const OWN: bool = true;
+const STRANGERS: bool = false;
+
 /// What becomes of a packet. Without payload: what was decided is reported before, on a stack that is soon free again.
 enum Outcome {
     /// Belongs to a connection that was judged when it opened; nothing is counted.
@@ -50,7 +54,7 @@ enum Outcome {
 
 #[cgroup_skb(ingress)]
 pub fn ingress(ctx: SkBuffContext) -> i32 {
-    action(try_ingress(&ctx, who::attached))
+    action(try_ingress::<OWN>(&ctx, who::attached))
 }
 
 /// For strict nodes: linked to the root of the managed tree, judges packets of sockets whose cgroup no workload names. Sockets
@@ -60,7 +64,7 @@ pub fn root_ingress(ctx: SkBuffContext) -> i32 {
     if who::packet_has_workload(&ctx) {
         return ALLOW;
     }
-    action(try_ingress(&ctx, || who::UNKNOWN))
+    action(try_ingress::<STRANGERS>(&ctx, || who::UNKNOWN))
 }
 
 #[inline(always)]
@@ -74,7 +78,7 @@ fn action(outcome: Outcome) -> i32 {
 /// Asks whose socket it is only where that matters: packets of open connections do not pay for the answer, unless limits are about
 /// them.
 #[inline(always)]
-fn try_ingress(ctx: &SkBuffContext, local: impl FnOnce() -> Local) -> Outcome {
+fn try_ingress<const WHOSE: bool>(ctx: &SkBuffContext, local: impl FnOnce() -> Local) -> Outcome {
     let sock = bytes::socket_of(ctx);
     let word = tables::word();
     let open =
@@ -96,12 +100,12 @@ fn try_ingress(ctx: &SkBuffContext, local: impl FnOnce() -> Local) -> Outcome {
             return Outcome::Established;
         }
     }
-    judge(ctx, local, said, sock, &mut packet)
+    judge::<WHOSE>(ctx, local, said, sock, &mut packet)
 }
 
 /// `open`: what limits said of a packet of an open connection; 0 for others.
 #[inline(always)]
-fn judge(ctx: &SkBuffContext, local: Local, open: u64, sock: Sock, packet: &mut Packet) -> Outcome {
+fn judge<const WHOSE: bool>(ctx: &SkBuffContext, local: Local, open: u64, sock: Sock, packet: &mut Packet) -> Outcome {
     let subject = Subject {
         hook: Hook::Ingress,
         direction: Direction::Ingress,
@@ -119,6 +123,9 @@ fn judge(ctx: &SkBuffContext, local: Local, open: u64, sock: Sock, packet: &mut 
         return decided(ctx, &subject, &Judged::refusal(reason), packet);
     }
     let mut judged = tables::judge(subject.local.workload, &emit::question(&subject));
+    if WHOSE == OWN && who::is_untold(&subject.local) && !judged.decision.verdict.passes() {
+        return Outcome::Established;
+    }
     // Whom the policy denies takes nothing from what all clients have together.
     let said =
         if open == 0 && judged.decision.verdict.passes() { charge(ctx, subject.local.workload, packet) } else { open };

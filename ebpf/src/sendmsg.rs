@@ -65,6 +65,9 @@ fn judge_alone(ctx: &SockAddrContext, target: (Addr, Port)) -> i32 {
         let socket = replies::by_port(local_port);
         replies::expect(Asked::ByUs, workload, socket, &subject.remote_addr, subject.remote_port);
     } else {
+        if who::is_untold(&subject.local) {
+            return ALLOW;
+        }
         let answer = replies::judge_as_answer(&subject, local_port);
         if !answer.decision.verdict.passes() {
             // Here, because `emit::refused` keeps the caller in a frame more, for which Linux 6.1 has no room.
@@ -106,6 +109,9 @@ fn judge(ctx: &SockAddrContext, target: (Addr, Port)) -> i32 {
             let Subject { local, cookie, remote_addr, remote_port, .. } = &subject;
             replies::expect(Asked::ByUs, local.workload, *cookie, remote_addr, *remote_port);
         }
+        return ALLOW;
+    }
+    if who::is_untold(&subject.local) {
         return ALLOW;
     }
     emit::refused(&subject, &judged);

@@ -32,7 +32,14 @@ const SOCK_DGRAM: u32 = 2;
 
 #[cgroup_sock(sock_create)]
 pub fn sock_create(ctx: SockContext) -> i32 {
-    judge(&ctx, || Some(who::attached()), false)
+    judge(&ctx, own, false)
+}
+
+/// Whose socket it is, once that is known here.
+#[inline(always)]
+fn own() -> Option<Local> {
+    let local = who::attached();
+    if who::is_untold(&local) { None } else { Some(local) }
 }
 
 #[cgroup_sock(sock_create)]
@@ -48,7 +55,7 @@ pub fn root_sock_create(ctx: SockContext) -> i32 {
 /// Where no program judges packets: whatever neither `connect`, `sendmsg` nor `sk_lookup` sees needs a permission in both directions.
 #[cgroup_sock(sock_create)]
 pub fn alone_sock_create(ctx: SockContext) -> i32 {
-    judge(&ctx, || Some(who::attached()), true)
+    judge(&ctx, own, true)
 }
 
 /// Asks whose socket it is only where that matters: most are TCP's and UDP's, which need no permission. `local` has none where the

@@ -16,11 +16,18 @@ use crate::{
     tracepoint::{read, socket_place},
 };
 
-/// The workload of the cgroup this program is attached to; unknown until the agent has written it.
+/// The workload of the cgroup this program is attached to; unknown until the agent has written it, right after the attachment. Until then
+/// who asks refuses nothing: what the node says of strangers is for the root's programs, and a workload may be under an earlier agent's.
 #[inline(always)]
 pub fn attached() -> Local {
     // SAFETY: the kernel guarantees the storage of the attach point for the whole run; the agent replaces it as a whole.
     unsafe { *maps::LOCAL.get_ptr_mut() }
+}
+
+/// Whether a program at a workload's cgroup has not been told yet whose that is.
+#[inline(always)]
+pub const fn is_untold(local: &Local) -> bool {
+    local.workload == UNKNOWN.workload
 }
 
 /// How deep below the cgroup root a workload's directory is looked for.

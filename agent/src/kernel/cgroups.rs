@@ -276,6 +276,11 @@ impl Cgroups {
         let local = local_words(attached.number, cgroup.id as u32);
         let target = path.display().to_string();
         for hook in hooks {
+            // Once its packets are judged here and before it may open anything: else the root's programs of a strict node would drop
+            // the packets of what it was allowed to open, or nobody judge what is no opening.
+            if !PACKETS.contains(&hook.attach_type) {
+                self.make_known(cgroup.id, attached)?;
+            }
             let stands =
                 |kept: &mut Kept| keep.stands(kept, (hook.program, cgroup.descriptor()), hook.attach_type, &target);
             if attached.links.get_mut(hook.program).is_some_and(stands) {
@@ -283,20 +288,25 @@ impl Cgroups {
             }
             let attach = || attach::to_cgroup(ebpf, hook.program, &cgroup.directory, &target);
             let link = keep.hold(At::Cgroup(cgroup.id), hook.program, attach)?;
-            // The storage exists from the attachment on; until it is written the hook sees an unknown workload.
+            // The storage exists from the attachment on; until it is written the hook sees an unknown workload, and refuses nothing.
             let key = CgroupStorageKey::new(cgroup.id, hook.attach_type);
             error::map_point("attach.storage").map_err(error::map(maps::LOCAL))?;
             self.storage.insert(key, local, 0).map_err(error::map(maps::LOCAL))?;
             // Only now: a link without it would be taken for one that stands.
             attached.links.insert(hook.program, link);
         }
-        if !attached.known {
-            error::map_point("attach.caller").map_err(error::map(maps::CALLERS))?;
-            self.callers.insert(cgroup.id, local_words(attached.number, 0), 0).map_err(error::map(maps::CALLERS))?;
-            attached.known = true;
-        }
         // Only now, so that at no time nothing judges.
         attached.links.retain(|program, _| hooks.iter().any(|hook| hook.program == *program));
+        Ok(())
+    }
+
+    /// Has the programs at the root know whom a call comes from, and that its packets are judged.
+    fn make_known(&mut self, id: u64, attached: &mut Attached) -> Result<(), KernelError> {
+        if !attached.known {
+            error::map_point("attach.caller").map_err(error::map(maps::CALLERS))?;
+            self.callers.insert(id, local_words(attached.number, 0), 0).map_err(error::map(maps::CALLERS))?;
+            attached.known = true;
+        }
         Ok(())
     }
 
@@ -348,6 +358,9 @@ impl Cgroup {
         self.directory.as_raw_fd().cast_unsigned()
     }
 }
+
+/// `enum bpf_attach_type` of the hooks that see packets, which come first of a workload's.
+const PACKETS: [u32; 2] = [0, 1];
 
 /// Levels below the root in which a cgroup is looked for.
 const MAX_DEPTH: usize = 12;

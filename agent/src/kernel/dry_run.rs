@@ -21,6 +21,10 @@ pub enum PacketHook {
     Ingress,
     /// On an Ethernet frame whose IP packet leaves a socket of no cgroup; answers 0 (drop) or 1.
     Egress,
+    /// As [`Self::Ingress`], by the program of a workload that was not told yet whose packets it sees.
+    UntoldIngress,
+    /// As [`Self::Egress`], by such a program.
+    UntoldEgress,
     /// On an Ethernet frame that leaves a workload by its interface; answers `TC_ACT_SHOT` (2) or `TC_ACT_UNSPEC` (-1).
     FromWorkload,
     /// On an Ethernet frame that goes to a workload by its interface; answers as [`Self::FromWorkload`].
@@ -165,8 +169,10 @@ impl Kernel {
     fn test_run(&self, hook: PacketHook, options: TestRunOptions<'_>) -> Result<TestRunResult, KernelError> {
         let name = match hook {
             PacketHook::Xdp => attach::XDP,
-            PacketHook::Ingress => "ingress",
-            PacketHook::Egress => "egress",
+            PacketHook::Ingress => "root_ingress",
+            PacketHook::Egress => "root_egress",
+            PacketHook::UntoldIngress => "ingress",
+            PacketHook::UntoldEgress => "egress",
             PacketHook::FromWorkload => "from_workload",
             PacketHook::ToWorkload => "to_workload",
         };

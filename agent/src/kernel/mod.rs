@@ -216,6 +216,12 @@ impl Kernel {
         self.install_with(compiled, &Loaded::default())
     }
 
+    /// Numbers of local workloads in what was installed last.
+    #[must_use]
+    pub const fn numbers(&self) -> &BTreeMap<ResourceId, u32> {
+        &self.numbers
+    }
+
     /// The same, with what was loaded into address sets beside their documents.
     ///
     /// # Errors
@@ -291,13 +297,15 @@ impl Kernel {
             tracing::error!(error = %error, "the agent's own cgroup could not be made known to the kernel programs");
             None
         });
+        let local = workloads;
+        let (mut workloads, covered) = self.reconcile_workloads(local);
+        // Only now: to a strict node's programs at the root, a workload that is not attached yet would be a stranger. Meanwhile what an
+        // agent before has left there judges.
         let (root, strict) = (&self.options.cgroup_root, self.options.strict);
         let root = self.cgroups.reconcile_root(&mut self.ebpf, &self.keep, root, strict);
         if let Err(error) = &root {
             tracing::error!(error = %error, "the programs at the root of the managed tree are not attached");
         }
-        let local = workloads;
-        let (mut workloads, covered) = self.reconcile_workloads(local);
         self.wires.reconcile((&mut self.ebpf, &self.keep), &self.numbers, local, &mut workloads);
         self.tell(&covered, &mut workloads);
         let limits = self.limits.iter().any(LimitInfo::is_some);

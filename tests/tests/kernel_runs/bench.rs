@@ -95,7 +95,10 @@ impl Bench {
     pub fn passes(&self, hook: PacketHook, frame: &[u8]) -> bool {
         match (hook, self.run(hook, frame)) {
             (PacketHook::Xdp, answer @ (1 | 2)) => answer == 2,
-            (PacketHook::Ingress | PacketHook::Egress, answer @ (0 | 1)) => answer == 1,
+            (
+                PacketHook::Ingress | PacketHook::Egress | PacketHook::UntoldIngress | PacketHook::UntoldEgress,
+                answer @ (0 | 1),
+            ) => answer == 1,
             (PacketHook::FromWorkload | PacketHook::ToWorkload, answer @ (2 | u32::MAX)) => answer == u32::MAX,
             (_, answer) => panic!("{hook:?} answers {answer}"),
         }
@@ -134,8 +137,8 @@ impl Bench {
 pub const fn place(hook: PacketHook) -> Hook {
     match hook {
         PacketHook::Xdp => Hook::Xdp,
-        PacketHook::Ingress => Hook::Ingress,
-        PacketHook::Egress => Hook::Egress,
+        PacketHook::Ingress | PacketHook::UntoldIngress => Hook::Ingress,
+        PacketHook::Egress | PacketHook::UntoldEgress => Hook::Egress,
         PacketHook::FromWorkload => Hook::FromWorkload,
         PacketHook::ToWorkload => Hook::ToWorkload,
     }

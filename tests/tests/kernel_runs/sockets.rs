@@ -42,6 +42,17 @@ fn socket_hooks_give_an_unknown_workload_the_configured_verdict_and_count_it() {
     }
 }
 
+/// Between its attachment and the agent's word whose it is: strangers are for the programs at the root to refuse.
+#[test]
+fn a_program_that_was_not_told_whose_packets_it_sees_refuses_and_counts_none_of_them() {
+    let mut bench = Bench::new("untold", "", Verdict::Deny);
+    let frame = udp([10, 0, 1, 1], [10, 0, 0, 2], 53, 10);
+    for (untold, strangers) in [(PacketHook::UntoldIngress, Ingress), (PacketHook::UntoldEgress, Egress)] {
+        assert_eq!((bench.run(untold, &frame), bench.run(strangers, &frame)), (1, 0), "{untold:?}");
+    }
+    assert_eq!(bench.merged().iter().map(|(_, value)| value.count).sum::<u64>(), 2);
+}
+
 /// More ends than are taken with one call, in both epochs' tables.
 #[test]
 fn merged_decisions_of_thousands_of_ends_are_all_taken_and_each_once() {

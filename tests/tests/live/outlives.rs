@@ -47,6 +47,11 @@ pub fn policy() -> String {
         + &document("AddressSet", "blocked", &blocked)
 }
 
+/// A node that denies strangers: to the programs of a new agent a workload must never be one.
+pub fn strict() -> Options {
+    Options { unknown: "deny", ..Options::default() }
+}
+
 /// A world with that policy in force.
 pub fn start(label: &str, options: Options) -> Result<Harness> {
     let mut harness = Harness::start(World::new(label)?, options)?;
@@ -101,7 +106,7 @@ pub fn runs(harness: &Harness) -> Vec<String> {
 }
 
 fn stays() -> Result<()> {
-    let mut harness = start("outlives", Options::default())?;
+    let mut harness = start("outlives", strict())?;
     let _servers = serve(&harness)?;
     is_in_force(&harness, "at first")?;
     let first = harness.status()?.agent.generation;
@@ -141,7 +146,7 @@ fn stays() -> Result<()> {
 
 fn kills() -> Result<()> {
     let count: usize = std::env::var(KILLS).ok().and_then(|text| text.parse().ok()).unwrap_or(20);
-    let mut harness = start("kills", Options::default())?;
+    let mut harness = start("kills", strict())?;
     let load = Load::start(&harness)?;
     for kill in 0..count {
         harness.kill_agent()?;

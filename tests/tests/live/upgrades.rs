@@ -14,7 +14,7 @@ use weir_tests::harness::{Harness, Options, Record};
 use weir_tests::process::program;
 use weir_tests::world::Who::{Api, Db, Web};
 
-use crate::outlives::{Load, is_in_force, runs, serve, start};
+use crate::outlives::{Load, is_in_force, runs, serve, start, strict};
 use crate::test;
 
 pub fn trials() -> Vec<Trial> {
@@ -52,7 +52,7 @@ fn exchange(harness: &mut Harness, agent: &Path, kill: bool) -> Result<()> {
 
 fn there_and_back() -> Result<()> {
     let [usual, next] = versions()?;
-    let mut harness = start("upgrade", Options::default())?;
+    let mut harness = start("upgrade", strict())?;
     let load = Load::start(&harness)?;
     let mut seen = BTreeSet::new();
     for (kill, agent) in [(false, &next), (false, &usual), (true, &next), (true, &usual), (false, &next)] {
