@@ -8,7 +8,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use std::{io, time::Duration};
 
 use weir_common::event::{DropBytes, Event, LimitStats};
-use weir_policy::{Compiled, CompiledWorkload, Prefix, sets::Loaded};
+use weir_policy::{Compiled, CompiledWorkload, Prefix, ResourceId, sets::Loaded};
 
 pub use crate::kernel::{
     AttachState, CounterCell, DropReasons, Fill, InterfaceSeen, InterfaceState, LimitTable, Merged, Observed,
@@ -25,6 +25,8 @@ pub trait Datapath: Send + 'static {
     /// # Errors
     /// The tables could not be written.
     fn install(&mut self, compiled: &Compiled, loaded: &Loaded) -> Result<(), DatapathError>;
+    /// Numbers of the local workloads in what was installed last, attached or not: by them the kernel tells of what they do.
+    fn numbers(&self) -> BTreeMap<ResourceId, u32>;
     /// Puts what was loaded into address sets in force without another generation, all at once; nothing changed on error.
     ///
     /// # Errors

@@ -99,6 +99,10 @@ impl Datapath for FakeDatapath {
         Ok(())
     }
 
+    fn numbers(&self) -> BTreeMap<ResourceId, u32> {
+        BTreeMap::new()
+    }
+
     fn reload_sets(&mut self, _: &Compiled, loaded: &Loaded) -> Result<(), DatapathError> {
         let mut inner = self.0.inner();
         if inner.fail_sets {

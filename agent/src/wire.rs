@@ -12,7 +12,7 @@ use nix::{
     poll::{PollFd, PollFlags, PollTimeout, poll},
 };
 use weir_common::event::{DropBytes, Event, LimitStats};
-use weir_policy::{Compiled, CompiledWorkload, Prefix, sets::Loaded};
+use weir_policy::{Compiled, CompiledWorkload, Prefix, ResourceId, sets::Loaded};
 
 use crate::{
     datapath::{
@@ -26,6 +26,10 @@ impl Datapath for Kernel {
     fn install(&mut self, compiled: &Compiled, loaded: &Loaded) -> Result<(), DatapathError> {
         Self::install_with(self, compiled, loaded)?;
         Ok(())
+    }
+
+    fn numbers(&self) -> BTreeMap<ResourceId, u32> {
+        Self::numbers(self).clone()
     }
 
     fn reload_sets(&mut self, compiled: &Compiled, loaded: &Loaded) -> Result<(), DatapathError> {

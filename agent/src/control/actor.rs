@@ -37,6 +37,7 @@ enum Command {
     Watch(Option<Kind>, Reply<Watch>),
     Explain(Ask, Reply<Explained>),
     Status(Reply<Status>),
+    Look(Reply<()>),
     NodeOnly(Reply<Vec<NodeOnly>>),
     LoadSet(String, Vec<Prefix>, u64, Reply<SetChanged>),
     ChangeSet(SetChange, Reply<SetChanged>),
@@ -115,6 +116,14 @@ impl Handle {
     /// As there, and when control is busy or stopping.
     pub async fn status(&self) -> Result<Status, ControlError> {
         self.ask(Command::Status).await
+    }
+
+    /// See [`Control::look`]; returns once that is done. Not for a thread of a runtime. A control that is busy or stopping has no need of it.
+    pub fn look(&self) {
+        let (reply, done) = oneshot::channel();
+        if self.commands.try_send(Command::Look(reply)).is_ok() {
+            let _ = done.blocking_recv();
+        }
     }
 
     /// What has only what holds for the whole node. A walk through the managed tree: for people who ask, not for probes.
@@ -210,6 +219,10 @@ impl<D: Datapath> Control<D> {
             Command::Watch(kind, reply) => drop(reply.send(Ok(self.watch(kind)))),
             Command::Explain(ask, reply) => drop(reply.send(self.explain(&ask))),
             Command::Status(reply) => drop(reply.send(self.status())),
+            Command::Look(reply) => {
+                self.look();
+                drop(reply.send(Ok(())));
+            }
             Command::NodeOnly(reply) => drop(reply.send(Ok(self.node_only()))),
             Command::LoadSet(name, prefixes, expires_in, reply) => {
                 drop(reply.send(self.load_set(&name, prefixes, expires_in)));

@@ -174,6 +174,8 @@ impl<D: Datapath> Control<D> {
             self.force.compiler = before.unwrap_or_else(|_| Compiler::new(context));
             return Err(ControlError::Install { generation, source });
         }
+        // Before any of them is attached: its first event may be read before `reconcile` returns.
+        self.settings.names.number(&self.datapath.numbers());
         self.force.resources = self.force.compiler.resources().clone();
         self.force.context = self.force.compiler.context().clone();
         self.force.next_expiry = self.force.compiler.next_expiry();

@@ -10,6 +10,7 @@
 
 pub mod actor;
 mod apply;
+pub mod arrivals;
 mod change;
 mod error;
 mod expiry;
@@ -31,6 +32,7 @@ use std::{
     sync::Arc,
 };
 
+use arrivals::{Arrivals, where_it_appears};
 pub use change::{Action, Applied, Apply, ChangeSet, Changed, Doomed};
 pub use error::ControlError;
 use pods::Pods;
@@ -44,7 +46,7 @@ use weir_policy::{
 };
 
 use crate::{
-    datapath::{Datapath, Observed},
+    datapath::{AttachState, Datapath, Observed},
     exporter::Queue,
     revoke::Revoker,
     telemetry::{clock, loss::RingLosses, names::Names},
@@ -52,6 +54,9 @@ use crate::{
 
 /// Changes a slow watcher may lag behind before it has to begin anew.
 const WATCH_BACKLOG: usize = 256;
+
+/// Looks in a row for what has appeared: so many parts of one path may.
+const LOOKS: usize = 8;
 
 /// What control needs beside the datapath.
 pub struct Settings {
@@ -73,6 +78,8 @@ pub struct Settings {
     pub revoker: Arc<Revoker>,
     /// The wall clock, by which policies expire.
     pub clock: WallClock,
+    /// Where to watch for cgroups that are not there yet.
+    pub arrivals: Arrivals,
 }
 
 /// Tells the time.
@@ -187,10 +194,36 @@ impl<D: Datapath> Control<D> {
         self.follow_host_addresses(host::addresses());
         self.follow_pods();
         self.reconcile();
+        if self.expect() {
+            self.look();
+        }
         // Told when it failed first.
         let _ = self.save_again();
         self.save_sets_again();
         self.report_losses();
+    }
+
+    /// What is due once a directory has appeared where one is waited for: find the cgroups of pods, attach.
+    pub fn look(&mut self) {
+        // What came before a directory was watched has told nobody: one look more, as often as there is another part of a path.
+        for _ in 0..LOOKS {
+            self.follow_pods();
+            self.reconcile();
+            if !self.expect() {
+                return;
+            }
+        }
+    }
+
+    /// Watches the directories in which cgroups will appear that somebody waits for; whether one was not watched before.
+    fn expect(&mut self) -> bool {
+        let mut directories = self.pods.searched();
+        let waiting = self.observed.workloads.iter().filter(|state| state.state == AttachState::Waiting);
+        for state in waiting {
+            let path = self.force.compiled.workloads.get(&state.id).and_then(|workload| workload.cgroup.as_ref());
+            directories.extend(path.and_then(|path| where_it_appears(&self.settings.cgroup_root.join(path))));
+        }
+        self.settings.arrivals.watch(directories)
     }
 
     /// The wall clock's time.

@@ -35,7 +35,7 @@ impl<D: Datapath> Control<D> {
     pub(super) fn node_only(&self) -> Vec<NodeOnly> {
         let guests = self.guests();
         let uids = guests.values().flatten().map(String::as_str).collect();
-        let places = pods::find(&self.settings.cgroup_root, &uids);
+        let (places, _) = pods::find(&self.settings.cgroup_root, &uids);
         let root = &self.settings.cgroup_root;
         let place = |uid: &Option<String>| uid.as_ref().and_then(|uid| places.get(uid)).cloned();
         let mut owned = self.owned();

@@ -65,6 +65,7 @@ fn settings(dir: &tempfile::TempDir) -> Settings {
         queue,
         revoker: Arc::default(),
         clock,
+        arrivals: Arrivals::default(),
     }
 }
 

@@ -32,6 +32,8 @@ use super::{
 };
 use crate::{config::is_bpffs, faults};
 
+/// Folder of all pins below `bpffs`.
+const FOLDER: &str = "weir";
 /// What the names of runs begin with.
 const RUN: &str = "run-";
 
@@ -457,6 +459,7 @@ pub fn detach(bpffs: &Path, cgroup_root: &Path) -> Result<Detached, KernelError>
     }
     // Others' trees may be below the same folder.
     let _ = fs::remove_dir(&tree);
+    let _ = fs::remove_dir(bpffs.join(FOLDER));
     failed.map_or(Ok(detached), Err)
 }
 
@@ -473,7 +476,7 @@ fn pin_error(path: &Path) -> impl Fn(io::Error) -> KernelError {
 
 /// The folder of a managed tree: named by its path below the mount, which is the same inside a container and outside.
 pub(super) fn tree(bpffs: &Path, cgroup_root: &Path) -> Result<PathBuf, KernelError> {
-    below_mount(cgroup_root).map(|path| bpffs.join("weir").join(plain(&path))).map_err(pin_error(cgroup_root))
+    below_mount(cgroup_root).map(|path| bpffs.join(FOLDER).join(plain(&path))).map_err(pin_error(cgroup_root))
 }
 
 /// Its path below the mount of the file system it is in.

@@ -7,6 +7,7 @@
 //! |---|---|---|---|
 //! | rpc | runtime `weir-rpc` | 1st: no new requests, those under way finish | [`RPC_DEADLINE`] |
 //! | metrics | runtime `weir-rpc` | with rpc: a scrape under way is dropped | [`RPC_DEADLINE`] |
+//! | arrivals | thread `weir-arrivals` | 2nd: control looks once a second only | [`ARRIVALS_DEADLINE`] |
 //! | control | thread `weir-control` | 2nd: drops the kernel side; what is attached stays so, unless `pin: false` | [`CONTROL_DEADLINE`] |
 //! | revoker | thread `weir-revoker` | 3rd: after the sweep under way | [`REVOKER_DEADLINE`] |
 //! | progress | thread `weir-progress` | after it; one that waits for a socket's lock is left behind | [`PROGRESS_DEADLINE`] |
@@ -43,7 +44,7 @@ use weir_policy::Timestamp;
 use crate::{
     bounds,
     config::{Config, XdpMode},
-    control::{Control, Settings, actor},
+    control::{Control, Settings, actor, arrivals::Arrivals},
     datapath::{Datapath, EventSource},
     exporter::{Queue, spooler},
     kernel::{self, Kernel, KernelError, fence::Fence},
@@ -55,6 +56,7 @@ use crate::{
 };
 
 const RPC_DEADLINE: Duration = Duration::from_millis(300);
+const ARRIVALS_DEADLINE: Duration = Duration::from_millis(200);
 const CONTROL_DEADLINE: Duration = Duration::from_millis(500);
 const REVOKER_DEADLINE: Duration = Duration::from_millis(300);
 const PROGRESS_DEADLINE: Duration = Duration::from_millis(300);
@@ -180,6 +182,7 @@ async fn terminated() -> Result<(), RunError> {
 struct Agent {
     rpc: Subsystem,
     metrics: Option<Subsystem>,
+    arrivals: Option<Subsystem>,
     control: Subsystem,
     revoker: Subsystem,
     telemetry: Subsystem,
@@ -245,6 +248,13 @@ impl Agent {
             Ok(())
         })?;
 
+        let (arrivals, news) = match Arrivals::open() {
+            Ok((arrivals, news)) => (arrivals, Some(news)),
+            Err(error) => {
+                tracing::warn!(error = %error, "cgroups that appear are not told at once, but found within a second");
+                (Arrivals::default(), None)
+            }
+        };
         let settings = Settings {
             node: config.node.clone(),
             cgroup_root: config.cgroup_root.clone(),
@@ -255,8 +265,19 @@ impl Agent {
             queue: Arc::clone(&queue),
             revoker: Arc::clone(&revoker),
             clock: Arc::new(|| Timestamp(clock::wall_now())),
+            arrivals,
         };
         let (control, handle) = control(config, datapath, settings, exits)?;
+        let arrivals = match news {
+            Some(news) => {
+                let handle = handle.clone();
+                Some(Subsystem::thread("arrivals", exits, move |stop| {
+                    kernel::seal::hold_nothing();
+                    news.run(&handle, &stop).map_err(|error| error.to_string())
+                })?)
+            }
+            None => None,
+        };
 
         let info = Arc::new(rpc::Info {
             node: config.node.clone(),
@@ -281,7 +302,7 @@ impl Agent {
         let rpc = Subsystem::task("rpc", exits, runtime, |stop| async move {
             rpc::serve(listeners, handle, info, stop).await.map_err(|error| weir_transport::why(&error))
         });
-        Ok(Self { rpc, metrics, control, revoker: work, telemetry, progress, spooler, exporter, queue })
+        Ok(Self { rpc, metrics, arrivals, control, revoker: work, telemetry, progress, spooler, exporter, queue })
     }
 
     /// Stops everything, in the order of the table above.
@@ -290,6 +311,9 @@ impl Agent {
         self.rpc.stop(RPC_DEADLINE);
         if let Some(metrics) = self.metrics {
             metrics.stop(RPC_DEADLINE);
+        }
+        if let Some(arrivals) = self.arrivals {
+            arrivals.stop(ARRIVALS_DEADLINE);
         }
         self.control.stop(CONTROL_DEADLINE);
         self.revoker.stop(REVOKER_DEADLINE);

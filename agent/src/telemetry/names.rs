@@ -70,19 +70,21 @@ impl Names {
         });
     }
 
-    /// Takes over what a reconcile found. Numbers that are gone stay until they are given to another: events may be late.
+    /// Takes over which workload has which number. Numbers that are gone stay until they are given to another: events may be late.
+    pub fn number(&self, numbers: &BTreeMap<ResourceId, u32>) {
+        self.change(|snapshot| snapshot.number(numbers.iter().map(|(id, number)| (id, *number)), |_, _| ()));
+    }
+
+    /// Takes over what a reconcile found.
     pub fn attach(&self, observed: &Observed) {
         self.change(|snapshot| {
-            let Some((since, latest)) = snapshot.generations.last_key_value() else { return };
-            let (since, latest) = (*since, Arc::clone(latest));
-            let oldest = snapshot.generations.keys().next().copied().unwrap_or(since);
-            for workload in observed.workloads.iter().filter(|workload| workload.number != 0) {
-                let Some(name) = latest.by_id.get(&workload.id) else { continue };
-                take_over(snapshot.numbers.entry(workload.number).or_default(), since, oldest, name);
-                if let Some(cgroup) = &name.cgroup {
-                    snapshot.cgroups.insert(workload.cgroup_id, Arc::clone(cgroup));
+            let attached = observed.workloads.iter().filter(|workload| workload.number != 0);
+            let cgroups: BTreeMap<u32, u64> = attached.clone().map(|state| (state.number, state.cgroup_id)).collect();
+            snapshot.number(attached.map(|workload| (&workload.id, workload.number)), |snapshot, (number, name)| {
+                if let (Some(cgroup), Some(id)) = (&name.cgroup, cgroups.get(&number)) {
+                    snapshot.cgroups.insert(*id, Arc::clone(cgroup));
                 }
-            }
+            });
             let named = observed.interfaces.iter().filter(|interface| interface.index != 0);
             snapshot.interfaces.extend(named.map(|interface| (interface.index, Arc::from(interface.name.as_str()))));
         });
@@ -97,6 +99,22 @@ impl Names {
 }
 
 impl Snapshot {
+    /// Gives numbers to workloads of the newest generation, and tells of each.
+    fn number<'i>(
+        &mut self,
+        numbers: impl Iterator<Item = (&'i ResourceId, u32)>,
+        mut tell: impl FnMut(&mut Self, (u32, &Arc<WorkloadName>)),
+    ) {
+        let Some((since, latest)) = self.generations.last_key_value() else { return };
+        let (since, latest) = (*since, Arc::clone(latest));
+        let oldest = self.generations.keys().next().copied().unwrap_or(since);
+        for (id, number) in numbers {
+            let Some(name) = latest.by_id.get(id) else { continue };
+            take_over(self.numbers.entry(number).or_default(), since, oldest, name);
+            tell(self, (number, name));
+        }
+    }
+
     /// The rule `number` of `generation`; `None` for 0, and for a generation too old to be kept.
     pub fn rule(&self, generation: u64, number: u32) -> Option<Arc<RuleName>> {
         let index = usize::try_from(number).ok().filter(|index| *index != 0)?;

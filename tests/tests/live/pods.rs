@@ -20,12 +20,14 @@ use crate::stage::on_stage;
 
 const UID: &str = "5b1f0e2c-7d54-4c0f-9a51-0d6b8a1f6e77";
 const GUEST: &str = "6c1f0e2c-7d54-4c0f-9a51-0d6b8a1f6e78";
+const TICK: Duration = Duration::from_secs(1);
 /// A tick is a second; the rest is for a busy machine.
 const SOON: Duration = Duration::from_secs(15);
 
 pub fn trials() -> Vec<Trial> {
     vec![
         on_stage("a pod is policed in its cgroup from when it appears, and no more when it is gone", comes_and_goes),
+        on_stage("a pod is policed at once when its cgroup appears, and not with the next tick", at_once),
         on_stage("adversarial 54: what has only its node's policies is let be by others and shown as such", node_only),
     ]
 }
@@ -66,6 +68,27 @@ fn comes_and_goes(harness: &mut Harness) -> Result<()> {
     }
     cgroup::remove(&root.join("kubepods"))?;
     Ok(cgroup::remove(&root.join("kubepods.slice"))?)
+}
+
+/// Without being told of directories the agent finds each with its next tick, which is most of a second away: the one before has just
+/// found the last one gone.
+fn at_once(harness: &mut Harness) -> Result<()> {
+    const TIMES: u32 = 10;
+    let root = harness.world().managed();
+    harness.apply(&documents(harness.world().name()))?;
+    let mut waited = Duration::ZERO;
+    for _ in 0..TIMES {
+        state(harness, "waiting")?;
+        let appeared = Instant::now();
+        // Neither is the folder of pods there, nor that of their class.
+        make(&root, &format!("kubepods/burstable/pod{UID}/cri-containerd-1.scope"))?;
+        state(harness, "attached")?;
+        waited += appeared.elapsed();
+        cgroup::remove(&root.join("kubepods"))?;
+    }
+    println!("    attached {} ms after its directory appeared", (waited / TIMES).as_millis());
+    ensure!(waited < TIMES * TICK / 2, "{TIMES} times {:?}", waited / TIMES);
+    state(harness, "waiting")
 }
 
 /// A pod in its node's network, and processes of no workload: policies that select all pods of the namespace do not select them.

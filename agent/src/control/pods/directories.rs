@@ -10,7 +10,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
-    path::Path,
+    path::{Path, PathBuf},
 };
 
 /// How deep pods are looked for: a node in a container has its tree four levels down, and kubelet's own has four.
@@ -18,27 +18,27 @@ const DEPTH: usize = 10;
 /// Directories looked into at most, so that a strange tree does not hold up control.
 const LOOKS: usize = 20_000;
 
-/// The directory below `root` of each wanted UID that has one.
-pub fn find(root: &Path, wanted: &BTreeSet<&str>) -> BTreeMap<String, String> {
-    let mut search = Search { wanted, found: BTreeMap::new(), looks: LOOKS };
+/// The directory below `root` of each wanted UID that has one; and every directory that was looked into.
+pub fn find(root: &Path, wanted: &BTreeSet<&str>) -> (BTreeMap<String, String>, Vec<PathBuf>) {
+    let mut search = Search { wanted, found: BTreeMap::new(), looked_into: Vec::new() };
     if !wanted.is_empty() {
         search.walk(root, "", DEPTH);
     }
-    search.found
+    (search.found, search.looked_into)
 }
 
 struct Search<'w> {
     wanted: &'w BTreeSet<&'w str>,
     found: BTreeMap<String, String>,
-    looks: usize,
+    looked_into: Vec<PathBuf>,
 }
 
 impl Search<'_> {
     fn walk(&mut self, directory: &Path, below: &str, depth: usize) {
-        if depth == 0 || self.looks == 0 || self.found.len() == self.wanted.len() {
+        if depth == 0 || self.looked_into.len() >= LOOKS || self.found.len() == self.wanted.len() {
             return;
         }
-        self.looks -= 1;
+        self.looked_into.push(directory.to_owned());
         // One that is gone again is one that is not there.
         let Ok(entries) = fs::read_dir(directory) else { return };
         for entry in entries.flatten().filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir())) {
@@ -118,9 +118,9 @@ mod tests {
             let root = tempfile::tempdir().unwrap();
             fs::create_dir_all(root.path().join(path).join("cri-containerd-1.scope")).unwrap();
             fs::create_dir_all(root.path().join("system.slice/pod.service")).unwrap();
-            let found = find(root.path(), &BTreeSet::from([UID, "another"]));
+            let (found, _) = find(root.path(), &BTreeSet::from([UID, "another"]));
             assert_eq!(found, BTreeMap::from([(UID.to_owned(), path.to_owned())]), "{path}");
-            assert_eq!(find(root.path(), &BTreeSet::from(["another"])), BTreeMap::new(), "{path}");
+            assert_eq!(find(root.path(), &BTreeSet::from(["another"])).0, BTreeMap::new(), "{path}");
         }
     }
 
@@ -129,6 +129,6 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let outer = "kubepods/pod11111111-7d54-4c0f-9a51-0d6b8a1f6e77";
         fs::create_dir_all(root.path().join(outer).join(format!("kubepods/pod{UID}"))).unwrap();
-        assert_eq!(find(root.path(), &BTreeSet::from([UID])), BTreeMap::new());
+        assert_eq!(find(root.path(), &BTreeSet::from([UID])).0, BTreeMap::new());
     }
 }

@@ -36,12 +36,14 @@ pub struct Pods {
     here: BTreeMap<ResourceId, String>,
     /// Directory below the root, by UID.
     found: BTreeMap<String, String>,
+    /// Directories that the last search for one that is missing has seen.
+    searched: Vec<PathBuf>,
 }
 
 impl Pods {
     /// No pods yet.
     pub fn new(node: &str, root: PathBuf) -> Self {
-        Self { node: node.to_owned(), root, here: BTreeMap::new(), found: BTreeMap::new() }
+        Self { node: node.to_owned(), root, here: BTreeMap::new(), found: BTreeMap::new(), searched: Vec::new() }
     }
 
     /// Whether the pod runs on this node with addresses of its own.
@@ -79,7 +81,15 @@ impl Pods {
         let root = &self.root;
         self.found.retain(|uid, directory| !wanted.contains(uid.as_str()) || root.join(directory).is_dir());
         let missing = wanted.iter().copied().filter(|uid| !self.found.contains_key(*uid)).collect();
-        self.found.extend(directories::find(root, &missing));
+        let (found, searched) = directories::find(root, &missing);
+        self.found.extend(found);
+        // Nobody waits for anything any more where all were found.
+        self.searched = searched;
+    }
+
+    /// Where directories of pods that are missing may appear.
+    pub fn searched(&mut self) -> Vec<PathBuf> {
+        std::mem::take(&mut self.searched)
     }
 
     /// What has to change because directories appeared or are gone.
