@@ -4,6 +4,7 @@
 //! Never: anything of the host beyond that; every process it starts ends with its world.
 
 pub mod assembled;
+pub mod booted;
 pub mod code;
 pub mod compiled;
 pub mod documents;

@@ -47,7 +47,7 @@ metadata:
 ";
 
 /// Values that must be rendered into something valid, by what they are about: each reaches other branches of the templates.
-const GOOD: [(&str, &str); 3] = [
+const GOOD: [(&str, &str); 5] = [
     (
         "everything that is optional",
         r#"{"image": {"tag": "9.9", "digest": "sha256:00"}, "imagePullSecrets": [{"name": "s"}],
@@ -57,6 +57,8 @@ const GOOD: [(&str, &str); 3] = [
             "extraVolumes": [{"name": "tls", "secret": {"secretName": "tls"}}], "extraVolumeMounts": [{"name": "tls", "mountPath": "/tls"}]}"#,
     ),
     ("no collector", r#"{"collector": {"enabled": false}, "agent": {"config": {"collector": {"address": "none"}}}}"#),
+    ("detached", r#"{"detach": true}"#),
+    ("detached, no collector", r#"{"detach": true, "collector": {"enabled": false}}"#),
     ("a policy", r#"{"policy": {"a.yaml": "kind: Policy\nmetadata:\n  name: a\n"}}"#),
 ];
 /// Values that must be refused, and a word of the refusal.
@@ -93,7 +95,15 @@ pub fn run(repo: &Repo) -> Result<Report> {
     ];
     for (number, (name, values)) in GOOD.iter().enumerate() {
         let files = [folder.join(format!("{number}.json")), folder.join(format!("{number}.yaml"))];
-        steps.push(step(name, || good(repo, values, &files)));
+        steps.push(step(name, || {
+            good(repo, values, &files)?;
+            let rendered = fs::read_to_string(&files[1])?;
+            // A pod that detaches enforces nothing, and no probe may ask it to.
+            let detaches = rendered.contains("- --detach\n") && !rendered.contains("/readyz");
+            let enforces = !rendered.contains("- --detach\n") && rendered.contains("/readyz");
+            ensure!(if name.starts_with("detached") { detaches } else { enforces }, "{rendered}");
+            Ok(())
+        }));
     }
     for (values, word) in BAD {
         steps.push(step(&format!("refused: {word}"), || bad(repo, values, word, &folder.join("bad.json"))));

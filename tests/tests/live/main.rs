@@ -64,6 +64,7 @@ mod themselves;
 mod tls;
 mod translated;
 mod translator;
+mod units;
 mod updates;
 mod upgrades;
 mod verdicts;
@@ -94,6 +95,7 @@ fn main() -> anyhow::Result<()> {
         themselves::trials(),
         alerts::trials(),
         helpers::trials(),
+        units::trials(),
         worlds::trials(),
         verdicts::trials(),
         attribution::trials(),

@@ -54,7 +54,7 @@ pub fn run(repo: &Repo, image: &Path, built: &Path, capabilities: Option<&[Strin
 fn tried(world: &World, image: &Path, built: &Path, capabilities: &[String]) -> Vec<Step> {
     let mut steps = Vec::new();
     // Each builds on those before it.
-    let all: [(&str, &dyn Fn() -> Result<String>); 12] = [
+    let all: [(&str, &dyn Fn() -> Result<String>); 13] = [
         ("podman takes the archive", &|| load(world, image)),
         ("the collector starts without a capability", &|| collector(world)),
         ("the agent starts and enforces", &|| agent(world, built, capabilities)),
@@ -67,6 +67,7 @@ fn tried(world: &World, image: &Path, built: &Path, capabilities: &[String]) -> 
         ("the agent starts again and takes over", &|| again(world, built)),
         ("another user talks in a network of its own", &|| talk(world)),
         ("its connection is cut once a policy forbids it", &|| cut(world, built)),
+        ("a pod that detaches takes it all away", &|| detached(world, capabilities)),
     ];
     for (name, work) in all {
         let at = Instant::now();
@@ -113,6 +114,14 @@ fn collector(world: &World) -> Result<String> {
 
 /// As the DaemonSet: the same mounts, the same command, the same flags for what the node's name is.
 fn agent(world: &World, built: &Path, capabilities: &[String]) -> Result<String> {
+    let start = Instant::now();
+    process::capture(&mut agent_of(world, capabilities, &["--detach", "--name", "agent"], &[])?)?;
+    until("an agent that enforces", || weirctl(world, built, &["status"]).is_ok_and(|status| enforces(&status)))?;
+    Ok(format!("after {:.1} s", start.elapsed().as_secs_f64()))
+}
+
+/// Its container, and `more` for its command line.
+fn agent_of(world: &World, capabilities: &[String], how: &[&str], more: &[&str]) -> Result<Command> {
     let config = format!("cgroupRoot: {}\nmetrics: {{listen: 127.0.0.1:9477}}\n", world.tree.display());
     let (etc, policy) = (world.folder.join("etc/weir"), world.folder.join("etc/policy"));
     [&etc, &policy].into_iter().try_for_each(fs::create_dir_all)?;
@@ -126,14 +135,21 @@ fn agent(world: &World, built: &Path, capabilities: &[String]) -> Result<String>
         volume(&world.folder.join("state"), "/var/lib/weir", "rw"),
         volume(&world.folder.join("run"), "/run/weir", "rw"),
     ];
-    let mut podman = world.run(None, "host", &["--detach", "--name", "agent", "--ulimit", "memlock=8388608:8388608"]);
+    let mut podman = world.run(None, "host", &[how, &["--ulimit", "memlock=8388608:8388608"]].concat());
     podman.args(capabilities.iter().flat_map(|name| ["--cap-add", name]));
     podman.args(volumes.iter().flat_map(|volume| ["--volume", volume]));
     podman.args([NAME, "/usr/local/bin/weir-agent", "--config=/etc/weir/agent.yaml", "--node=trial"]);
-    process::capture(&mut podman)?;
-    let start = Instant::now();
-    until("an agent that enforces", || weirctl(world, built, &["status"]).is_ok_and(|status| enforces(&status)))?;
-    Ok(format!("after {:.1} s", start.elapsed().as_secs_f64()))
+    podman.args(more);
+    Ok(podman)
+}
+
+/// As the chart's value `detach` has it.
+fn detached(world: &World, capabilities: &[String]) -> Result<String> {
+    process::capture(world.podman().args(["stop", "--time", "20", "agent"]))?;
+    denied(world, "web")?;
+    let said = process::capture(&mut agent_of(world, capabilities, &["--rm", "--name", "detach"], &["--detach"])?)?;
+    both_reach(world)?;
+    Ok(said.trim().to_owned())
 }
 
 fn enforces(status: &str) -> bool {
