@@ -59,6 +59,11 @@ fn connecting(ctx: &SockOpsContext) {
     let subject = subject(ctx, Direction::Egress);
     let mut judged = Judged::NO_TABLES;
     tables::judge_at_once(subject.local.workload, &emit::question(&subject), &mut judged);
+    // Others let it pass; of its end it can be told.
+    if who::is_untold(&subject.local) && !judged.decision.verdict.passes() {
+        let _ = ctx.set_cb_flags(STATE_CB_FLAG);
+        return;
+    }
     // The task that calls `connect()`, or sends the first bytes where they make the SYN leave. Where it cannot be read, `connect`
     // has told of it.
     let named = task::known() && !judged.decision.quiet;

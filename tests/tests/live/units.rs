@@ -118,7 +118,9 @@ impl Host {
     fn is_as_the_policy_says(&self, counted: &BTreeMap<String, u64>) -> Result<()> {
         let passed: Vec<&str> = counted.keys().map(String::as_str).filter(|what| !what.ends_with(" EPERM")).collect();
         ensure!(passed == ["tcp 10.77.0.20:80 ok"], "{counted:?}\n{}", self.booted.journal());
-        ensure!(counted.values().all(|count| *count > 10) && counted.len() >= 4, "too few: {counted:?}");
+        // A few of its first calls may come before it is known, and be refused.
+        let often = counted.iter().filter(|(_, count)| **count > 100).count();
+        ensure!(often >= 4, "too few: {counted:?}");
         Ok(())
     }
 
