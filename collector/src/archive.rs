@@ -26,6 +26,8 @@ use weir_journal::{FORMAT, Facts, Header, Segment, newer, open_private, segments
 const SEGMENTS: u64 = 16;
 /// Bounds of a segment's size, bytes.
 const SEGMENT_BYTES: (u64, u64) = (64 << 10, 64 << 20);
+/// How the names of files end in which there is no whole batch, but something.
+const DAMAGED: &str = "damaged";
 /// Bytes between two places that are remembered of a segment: a reader looks through that many.
 const MARK_EVERY: u64 = 64 << 10;
 
@@ -173,16 +175,20 @@ impl Archive {
 
     fn recover(&mut self, path: &Path) -> io::Result<()> {
         let note = |notes: &mut Notes, at, header: &Header| notes.add(at, header.sequence, header.facts.records);
-        let written = fs::metadata(path)?.modified()?.duration_since(UNIX_EPOCH).unwrap_or_default();
+        let file = fs::metadata(path)?;
+        let written = file.modified()?.duration_since(UNIX_EPOCH).unwrap_or_default();
         let notes = Notes { written_ns: nanoseconds(written), ..Notes::default() };
         let (segment, torn) = Segment::recover(path, None, notes, note)?;
-        if torn && segment.length > 0 {
-            // Nothing of it was acknowledged: that is done when all is on the disk.
-            tracing::warn!(file = %path.display(), "the history ends within a batch, which was never acknowledged");
+        if torn {
+            tracing::warn!(file = %path.display(), "what follows the last whole batch is left out: one that was being written, or damage");
         }
-        // Begun, and nothing came.
-        if segment.records == 0 {
+        if segment.records == 0 && (!torn || file.len() == 0) {
+            // Begun, and nothing came.
             return segment.remove();
+        }
+        if segment.records == 0 {
+            // Out of the way of a segment of that name; whether something can be read there is for a person to see.
+            return fs::rename(path, path.with_extension(DAMAGED));
         }
         self.bytes += segment.length;
         self.end = self.end.max(segment.note.end);
@@ -451,6 +457,24 @@ mod tests {
         fs::remove_dir(&obstacle).unwrap();
         append(&mut archive, 5, 10 * SECOND, 10);
         assert_eq!((archive.end(), open_again(archive, dir.path()).numbers().records), (10, 10));
+    }
+
+    #[test]
+    fn what_cannot_be_read_at_all_is_put_aside_and_not_removed() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut archive = open(dir.path());
+        append(&mut archive, 5, 1, 10);
+        drop(archive);
+        let path = segments(dir.path()).unwrap().remove(0);
+        let garbage = vec![3; 5000];
+        fs::write(&path, &garbage).unwrap();
+        let mut archive = open(dir.path());
+        assert_eq!((archive.end(), archive.numbers().records), (0, 0));
+        append(&mut archive, 5, 1, 10);
+        assert_eq!(
+            (open_again(archive, dir.path()).end(), fs::read(path.with_extension(DAMAGED)).unwrap()),
+            (5, garbage)
+        );
     }
 
     fn open_again(archive: Archive, dir: &Path) -> Archive {

@@ -63,7 +63,7 @@ pub struct Batch<T> {
     pub records: Vec<(Arc<T>, Tally)>,
     /// Wall clock of its newest record, nanoseconds.
     pub newest_ns: u64,
-    /// As it is kept on disk; not asked for where nothing is.
+    /// As it is kept on disk, [`BATCH`] first; empty where nothing is.
     pub bytes: Vec<u8>,
 }
 
@@ -98,7 +98,7 @@ pub struct Summary {
 }
 
 /// The first byte of what is on disk: a batch, or a part of the sums.
-const BATCH: u8 = b'B';
+pub const BATCH: u8 = b'B';
 const SUMS: u8 = b'S';
 
 impl<T> Store<T> {
@@ -183,6 +183,12 @@ impl<T> Store<T> {
             );
         }
         Ok(())
+    }
+
+    /// Whether batches are kept on disk, too.
+    #[must_use]
+    pub const fn keeps(&self) -> bool {
+        self.read.is_some()
     }
 
     /// Takes a batch over. When this returns its records can be read; it may be acknowledged once they are durable.
@@ -364,8 +370,7 @@ impl<T> State<T> {
         let Self { nodes, archive: Some(archive), .. } = self else { return Ok(()) };
         let records = u32::try_from(batch.records.len()).unwrap_or(u32::MAX);
         let facts = Facts { records, decisions: 0, newest_ns: batch.newest_ns };
-        let body = [&[BATCH], batch.bytes.as_slice()].concat();
-        archive.append(facts, &body, now_ns(), || {
+        archive.append(facts, &batch.bytes, now_ns(), || {
             nodes.saved().map(|saved| [&[SUMS], saved.bytes().as_slice()].concat()).collect()
         })
     }
@@ -469,7 +474,7 @@ mod tests {
         let lines: String = numbers.clone().map(|number| format!("{number}\n")).collect();
         let newest_ns = u64::from(numbers.end);
         let numbers: Vec<u32> = numbers.collect();
-        Batch { newest_ns, bytes: format!("{node}\n{sequence}\n{lines}").into_bytes(), ..batch(sequence, &numbers) }
+        Batch { newest_ns, bytes: format!("B{node}\n{sequence}\n{lines}").into_bytes(), ..batch(sequence, &numbers) }
     }
 
     fn read(bytes: &[u8]) -> Option<Kept<u32>> {

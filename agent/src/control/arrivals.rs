@@ -11,7 +11,7 @@ use std::{
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
     thread::sleep,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use nix::{
@@ -29,6 +29,8 @@ const WATCHES: usize = 1024;
 const TURN_MS: u8 = 100;
 /// Shortest time between two looks: a container runtime makes its directories one after the other.
 const PAUSE: Duration = Duration::from_millis(5);
+/// Longest one: then the next tick has looked.
+const LONGEST: Duration = Duration::from_secs(1);
 
 /// Says where to watch. Cheap to clone; the default watches nothing.
 #[derive(Clone, Debug, Default)]
@@ -86,8 +88,9 @@ impl News {
             match poll(&mut waiting, TURN_MS) {
                 Ok(0) | Err(Errno::EINTR) => {}
                 Ok(_) if self.0.read()? => {
+                    let begin = Instant::now();
                     control.look();
-                    sleep(PAUSE);
+                    sleep(pause_after(begin.elapsed()));
                 }
                 Ok(_) => {}
                 Err(error) => return Err(error),
@@ -115,6 +118,11 @@ impl Watched {
     }
 }
 
+/// Who makes directories without end gets a fifth of control's time for it.
+fn pause_after(look: Duration) -> Duration {
+    (look * 4).clamp(PAUSE, LONGEST)
+}
+
 /// The directory in which the next part of a path that is not there yet will appear.
 pub fn where_it_appears(path: &Path) -> Option<PathBuf> {
     path.ancestors().skip(1).find(|above| above.is_dir()).map(Path::to_path_buf)
@@ -133,6 +141,13 @@ mod tests {
         fs::create_dir(&there).unwrap();
         assert_eq!(where_it_appears(&there.join("b/c/d")), Some(there.clone()));
         assert_eq!(where_it_appears(&there), Some(root.path().to_owned()));
+    }
+
+    #[test]
+    fn the_longer_a_look_takes_the_longer_is_the_pause() {
+        for (look, pause) in [(0, 5), (1, 5), (2, 8), (100, 400), (300, 1000), (9000, 1000)] {
+            assert_eq!(pause_after(Duration::from_millis(look)), Duration::from_millis(pause), "{look} ms");
+        }
     }
 
     #[test]

@@ -19,7 +19,7 @@ use weir_proto::v1::flow_collector_server::FlowCollector;
 use weir_proto::v1::{Ack, Batch, FlowRecord};
 use weir_transport::Peer;
 
-use super::{Service, stored::received};
+use super::{Service, stored};
 use crate::nodes::{Order, Tally};
 use crate::store;
 
@@ -83,6 +83,9 @@ impl Session {
     /// Takes a batch over, and waits until it is durable.
     async fn keep(&mut self, batch: Batch) -> Result<Ack, Status> {
         let (ack, end) = self.take(batch)?;
+        if !self.service.store.keeps() {
+            return Ok(ack);
+        }
         let store = Arc::clone(&self.service.store);
         let durable = spawn_blocking(move || store.make_durable(end)).await;
         match durable.map_err(io::Error::other).flatten() {
@@ -98,7 +101,8 @@ impl Session {
         if sequence == 0 {
             return Err(Status::invalid_argument("a batch has no sequence number; they begin at 1"));
         }
-        let batch = received(batch).map_err(|refused| Status::invalid_argument(refused.to_string()))?;
+        let bytes = if self.service.store.keeps() { stored::bytes(&batch) } else { Vec::new() };
+        let batch = stored::received(batch, bytes).map_err(|refused| Status::invalid_argument(refused.to_string()))?;
         let exported = self.service.otlp.as_ref().map(|queue| (queue, shared(&batch.records)));
         let taken = self.service.store.take(&node, &boot_id, batch);
         let taken = taken.map_err(|error| Status::unavailable(error.to_string()))?;

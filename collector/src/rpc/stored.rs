@@ -1,5 +1,5 @@
 //! Lives: collector.
-//! Called by: `export`, for each new batch that is kept on disk; the store, for those that it reads again.
+//! Called by: `export`, for each batch; the store, for those on disk that it reads again.
 //! May touch: nothing.
 //! Never: unpacks what came packed, on the way to the disk: there it is as small as it came.
 
@@ -11,7 +11,7 @@ use weir_proto::v1::{Batch, FlowRecord};
 
 use super::tally::tally;
 use crate::nodes::Tally;
-use crate::store::{self, Kept};
+use crate::store::{self, BATCH, Kept};
 
 /// What is wrong with a batch.
 #[derive(Debug, thiserror::Error)]
@@ -24,9 +24,16 @@ pub enum Refused {
     Twice,
 }
 
-/// A batch as it came, for the store: its records carry the name of their node.
-pub fn received(batch: Batch) -> Result<store::Batch<FlowRecord>, Refused> {
-    let bytes = batch.encode_to_vec();
+/// What of a batch is kept on disk.
+pub fn bytes(batch: &Batch) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(1 + batch.encoded_len());
+    bytes.push(BATCH);
+    batch.encode_raw(&mut bytes);
+    bytes
+}
+
+/// A batch as it came, for the store, with its [`bytes`] where it is kept on disk: its records carry the name of their node.
+pub fn received(batch: Batch, bytes: Vec<u8>) -> Result<store::Batch<FlowRecord>, Refused> {
     let (sequence, dropped_before) = (batch.sequence, batch.dropped_before);
     let records = match (batch.records.is_empty(), batch.packed.is_empty()) {
         (_, true) => batch.records,
@@ -43,10 +50,9 @@ pub fn received(batch: Batch) -> Result<store::Batch<FlowRecord>, Refused> {
     Ok(store::Batch { sequence, dropped_before, records, newest_ns, bytes })
 }
 
-/// Reads what [`received`] has made of a batch.
+/// Reads what [`bytes`] has made of a batch, without its first byte.
 pub fn kept(bytes: &[u8]) -> Option<Kept<FlowRecord>> {
     let wire = Batch::decode(bytes).ok()?;
     let (node, boot_id) = (wire.node.clone(), wire.boot_id.clone());
-    let batch = received(wire).ok()?;
-    Some(Kept { node, boot_id, batch: store::Batch { bytes: Vec::new(), ..batch } })
+    Some(Kept { node, boot_id, batch: received(wire, Vec::new()).ok()? })
 }

@@ -114,7 +114,7 @@ impl Host {
         Ok(())
     }
 
-    /// What the service has counted since it started is as the policy says.
+    /// What the service has counted since it started, and in two seconds more, is as the policy says.
     fn has_judged(&self) -> Result<()> {
         self.booted.ok("sleep 2; systemctl stop shop-web")?;
         let counted = self.counted()?;
@@ -153,17 +153,22 @@ fn installed() -> Result<()> {
     host.apply(POLICY)?;
     host.deny_unknown()?;
     host.service(STORM)?;
-    // A connection that must outlive all that comes.
-    booted
-        .ok("systemd-run --quiet --slice=weir.slice --unit=held --property=StandardOutput=truncate:/var/log/held \
-         sh -c 'sleep 2; exec /opt/probe/weir-probe tcp-hold --to 10.77.0.20:80 --seconds 3000'; sleep 3")?;
-    let known = booted.ok("date --utc +%FT%T")?;
+    // A connection that must outlive all that comes. It begins once its service is known.
+    booted.ok(
+        "systemd-run --quiet --slice=weir.slice --unit=held --property=StandardOutput=truncate:/var/log/held \
+         sh -c 'until weirctl status | grep -q \"shop/held.*attached\"; do sleep 0.1; done
+                exec /opt/probe/weir-probe tcp-hold --to 10.77.0.20:80 --seconds 3000'",
+    )?;
+    booted.wait("grep -q weir-probe /proc/$(systemctl show --property=MainPID --value held)/comm")?;
+    booted.wait("weirctl status | grep -q 'shop/web.*attached'")?;
+    let known = booted.ok("date --utc +%FT%T.%N")?;
     for trouble in [
         "systemctl restart weir-agent",
         "systemctl restart weir-agent",
         "systemctl restart weir-agent",
-        "systemctl kill --signal=KILL weir-agent; sleep 1",
+        "systemctl kill --signal=KILL weir-agent; until [ $(systemctl show --property=NRestarts --value weir-agent) = 1 ]; do sleep 0.1; done",
         "systemctl restart weir-collector",
+        // For a second of calls nobody but the kernel judges.
         "systemctl stop weir-agent; sleep 1; systemctl start weir-agent",
         "systemctl daemon-reload; systemctl restart weir-collector weir-agent",
     ] {
