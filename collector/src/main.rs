@@ -28,7 +28,7 @@ fn main() -> ExitCode {
     match start(&config) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            tracing::error!("{error:#}");
+            tracing::error!("{}", weir_transport::why(error.as_ref()));
             ExitCode::FAILURE
         }
     }

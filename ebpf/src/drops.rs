@@ -34,7 +34,7 @@ pub fn counted(image: &Image<'_, Active>, active: u64, answer: u64, packet: &Pac
     let tag = tag(active, answer, packet, ifindex);
     let found = weir_cell(tag);
     let Some(drop) = maps::EDGE_DROPPED.get_ptr_mut(found as u32) else {
-        emit::count(&maps::OVERFLOW, cell);
+        emit::overflowed(cell);
         return NONE;
     };
     // SAFETY: a live map value, which other CPUs add to; what only the first writes is read after a grace period.

@@ -246,10 +246,17 @@ extern "C" fn weir_merged(subject: *const Subject, judged: *const Judged, bytes:
         Some(true) => FIRST,
         Some(false) => 1,
         None => {
-            count(&maps::OVERFLOW, cell_of(subject, &judged.decision));
+            overflowed(cell_of(subject, &judged.decision));
             1
         }
     }
+}
+
+/// Counts a decision that found no room in the merge tables. The sum last: who sees it move sees what moved it.
+#[inline(always)]
+pub fn overflowed(cell: u32) {
+    count(&maps::OVERFLOW, cell);
+    count(&maps::OVERFLOW, counters::ANY);
 }
 
 /// What a decision about a packet is counted under.

@@ -7,7 +7,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use weir_common::counters;
 
-use crate::telemetry::record::{Cause, End, Record, RecordKind, WorkloadName};
+use crate::telemetry::record::{About, Cause, End, Record, RecordKind, WorkloadName};
 
 /// Sums kept; beyond it, those of a workload are added to the sum of no workload.
 const MOST: usize = 4096;
@@ -48,16 +48,19 @@ impl Losses {
         let told = cell.and_then(counters::describe);
         let workload =
             (!workload.is_empty()).then(|| Arc::new(WorkloadName { name: workload, labels: Vec::new(), cgroup: None }));
-        Some(Record {
-            kind: RecordKind::Loss(cause),
-            time_ns: sum.first_ns,
-            end_ns: sum.last_ns,
+        let about = About {
             hook: told.map(|(hook, _, _)| hook),
             verdict: told.map(|(_, verdict, _)| verdict),
             reason: told.map(|(_, _, reason)| reason),
             local: End { workload, ..End::default() },
+            ..About::default()
+        };
+        Some(Record {
+            kind: RecordKind::Loss(cause),
+            time_ns: sum.first_ns,
+            end_ns: sum.last_ns,
             count: sum.count,
-            ..Record::default()
+            ..Record::of(Arc::new(about))
         })
     }
 

@@ -32,6 +32,9 @@ use crate::{
     telemetry::record::{Cause, Record},
 };
 
+/// Lists kept for those who make records: one is filled while one is packed.
+const SPARE: usize = 2;
+
 /// The bounded queue of records.
 #[derive(Debug)]
 pub struct Queue {
@@ -41,6 +44,8 @@ pub struct Queue {
     /// As it was after the last change: who only looks never waits for a disk.
     shown: Mutex<SpoolStatus>,
     changed: Notify,
+    /// Emptied: to take memory of this size and give it back costs more than what is done with it.
+    spare: Mutex<Vec<Vec<Record>>>,
     boot_id: Arc<str>,
     enabled: bool,
     /// Every record there was is in a batch, and no more will come.
@@ -73,8 +78,28 @@ impl Queue {
             shown: Mutex::new(spool.status()),
             spool: Mutex::new(spool),
             changed: Notify::new(),
+            spare: Mutex::default(),
             enabled,
             drained: AtomicBool::new(false),
+        }
+    }
+
+    /// An empty list with room for so many records.
+    #[must_use]
+    pub fn buffer(&self, records: usize) -> Vec<Record> {
+        let mut buffer = lock(&self.spare).pop().unwrap_or_default();
+        buffer.reserve(records);
+        buffer
+    }
+
+    /// A list whose records are in a batch, for [`Self::buffer`].
+    fn give_back(&self, mut buffer: Vec<Record>) {
+        buffer.clear();
+        if buffer.capacity() <= 2 * BATCH_RECORDS {
+            let mut spare = lock(&self.spare);
+            if spare.len() < SPARE {
+                spare.push(buffer);
+            }
         }
     }
 

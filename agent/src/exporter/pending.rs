@@ -259,5 +259,5 @@ impl Pending {
 
 /// The workload on this node that a record is about; "" for none.
 pub fn workload(record: &Record) -> &str {
-    record.local.workload.as_ref().map_or("", |workload| &workload.name)
+    record.about.local.workload.as_ref().map_or("", |workload| &workload.name)
 }

@@ -88,6 +88,7 @@ fn store(queue: &Queue, codec: Codec, mut records: Vec<Record>) -> bool {
             queue.put_back(parts.into_iter().rev().flatten().collect());
             return false;
         }
+        queue.give_back(part);
         make_room(queue, codec);
         queue.ready();
     }

@@ -6,17 +6,20 @@
 use weir_common::verdict::{Hook, Reason, Verdict};
 
 use super::*;
-use crate::telemetry::record::{End, RecordKind, WorkloadName};
+use crate::telemetry::record::{About, End, RecordKind, WorkloadName};
 
 fn verdict(hook: Hook, count: u64, time_ns: u64) -> Record {
     let (verdict, reason) = (Some(Verdict::Deny), Some(Reason::Default));
-    Record { hook: Some(hook), verdict, reason, count, time_ns, ..Record::default() }
+    let about = About { hook: Some(hook), verdict, reason, ..About::default() };
+    Record { count, time_ns, ..Record::of(Arc::new(about)) }
 }
 
 fn of(workload: &str) -> Record {
     let name = WorkloadName { name: workload.to_owned(), labels: vec![], cgroup: None };
     let local = End { workload: (!workload.is_empty()).then(|| Arc::new(name)), ..End::default() };
-    Record { local, ..verdict(Hook::Connect, 1, 5) }
+    let mut record = verdict(Hook::Connect, 1, 5);
+    Arc::make_mut(&mut record.about).local = local;
+    record
 }
 
 fn queue(capacity: usize) -> Queue {
@@ -46,7 +49,7 @@ fn what_finds_no_room_is_counted_exactly_and_told_once_there_is_room() {
     let kept: Vec<u64> = told.drain(..2).map(|record| record.time_ns).collect();
     assert_eq!(kept, [10, 20]);
     let row = |hook, cause, count, first, last| (hook, RecordKind::Loss(cause), count, first, last);
-    let mut found: Vec<_> = told.iter().map(|r| (r.hook, r.kind, r.count, r.time_ns, r.end_ns)).collect();
+    let mut found: Vec<_> = told.iter().map(|r| (r.about.hook, r.kind, r.count, r.time_ns, r.end_ns)).collect();
     found.sort_by_key(|row| row.2);
     let expected = [
         row(None, Cause::QueueFullClose, 1, 60, 60),

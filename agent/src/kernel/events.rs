@@ -10,7 +10,7 @@ use aya::{
     maps::{Array, HashMap, MapData, PerCpuArray, RingBuf},
 };
 use weir_common::{
-    counters::{CELLS, describe},
+    counters::{ANY, CELLS, describe},
     event::{DropBytes, EdgeDrop, Event, MergeKey, MergeValue},
     maps,
     verdict::{Hook, Reason, Verdict},
@@ -37,6 +37,7 @@ pub struct Events {
     drops: Drops,
     overflow: PerCpuArray<MapData, u64>,
     overflow_seen: Vec<u64>,
+    overflow_sum: u64,
     unclaimed: Vec<(MergeKey, MergeValue)>,
     /// Whether the programs show dropped packets.
     shows: bool,
@@ -131,6 +132,7 @@ impl Events {
             drops: Drops::take(ebpf)?,
             overflow: take(ebpf, maps::OVERFLOW)?,
             overflow_seen: vec![0; CELLS],
+            overflow_sum: 0,
             unclaimed: Vec::new(),
             shows,
             shown: Vec::new(),
@@ -210,8 +212,13 @@ impl Events {
         emptied.map_err(error::map(name))
     }
 
-    /// What the cumulative overflow counters have gained since the last call.
+    /// What the cumulative overflow counters have gained since the last call. To read thousands of cells of each CPU took longer than all
+    /// else that a quiet epoch takes, so their sum says whether it is worth it.
     fn new_overflow(&mut self) -> Result<Vec<(Hook, Verdict, Reason, u64)>, KernelError> {
+        let sum = self.overflow.get(&ANY, 0).map_err(error::map(maps::OVERFLOW))?.iter().sum();
+        if sum == self.overflow_sum {
+            return Ok(Vec::new());
+        }
         let now = batch::sums(&self.overflow, CELLS).map_err(error::map(maps::OVERFLOW))?;
         let mut gained = Vec::new();
         for ((cell, now), seen) in (0..).zip(now).zip(&mut self.overflow_seen) {
@@ -220,6 +227,7 @@ impl Events {
                 *seen = now;
             }
         }
+        self.overflow_sum = sum;
         Ok(gained)
     }
 }

@@ -24,7 +24,7 @@ use crate::{
     telemetry::{
         clock,
         names::{Names, Snapshot},
-        record::{End, Record, RecordKind},
+        record::{About, End, Record, RecordKind},
     },
 };
 
@@ -181,31 +181,29 @@ fn record(kind: RecordKind, view: &View, target: &Target, names: &Snapshot) -> R
     let generation = view.compiled.generation;
     let local_workload = names.by_number(generation, connection.workload);
     let identity = view.locals.get(&connection.workload).map_or(0, |local| local.workload.identity);
-    Record {
-        kind,
-        time_ns: clock::wall_now(),
+    let about = About {
         verdict: Some(decision.verdict),
         reason: Some(decision.reason),
         direction: Some(*direction),
         rule: names.rule(generation, decision.rule),
         generation,
         cgroup: local_workload.as_ref().and_then(|workload| workload.cgroup.clone()),
-        local: End {
-            workload: local_workload,
-            identity,
-            addr: connection.local.0,
-            port: connection.local.1,
-            ..End::default()
-        },
+        local: End { workload: local_workload, identity, addr: connection.local.0, ..End::default() },
         remote: End {
             workload: names.by_addr(generation, &connection.remote.0),
             service: names.service(generation, &connection.remote.0),
             identity: decision.remote_identity,
             addr: connection.remote.0,
-            port: connection.remote.1,
         },
         protocol: connection.protocol.0,
+        ..About::default()
+    };
+    Record {
+        kind,
+        time_ns: clock::wall_now(),
+        local_port: connection.local.1,
+        remote_port: connection.remote.1,
         cookie: if living.cookie() == u64::MAX { 0 } else { living.cookie() },
-        ..Record::default()
+        ..Record::of(Arc::new(about))
     }
 }

@@ -25,7 +25,7 @@ use crate::{
     exporter::spooler,
     rpc::pack,
     spool::{Limits, Spool},
-    telemetry::record::{Record, RecordKind},
+    telemetry::record::{About, Record, RecordKind},
 };
 
 /// How a collector treats a stream.
@@ -224,7 +224,8 @@ impl World {
 
 fn verdict(cookie: u64) -> Record {
     let (hook, verdict, reason) = (Some(Hook::Connect), Some(Verdict::Deny), Some(Reason::Default));
-    Record { kind: RecordKind::Verdict, hook, verdict, reason, cookie, count: 1, time_ns: cookie, ..Record::default() }
+    let about = About { hook, verdict, reason, ..About::default() };
+    Record { kind: RecordKind::Verdict, cookie, count: 1, time_ns: cookie, ..Record::of(Arc::new(about)) }
 }
 
 #[tokio::test]

@@ -97,15 +97,29 @@ struct Judged {
 /// Likewise two ends.
 type Whose = (usize, usize, u32);
 
+/// What is told once of a record whose like the batch has: what it is about, and what of a packet it tells.
+type Like = (usize, RecordKind, u32, Option<u8>);
+
+/// Where that is.
+#[derive(Clone, Copy)]
+struct Parts {
+    judgement: u32,
+    local: (u32, u32),
+    remote: (u32, u32),
+    process: u32,
+    cgroup: u32,
+    /// Bytes that all of it takes.
+    length: usize,
+}
+
 struct Packer<'a> {
     packed: PackedRecords,
+    likes: Told<Like, Parts>,
     judgements: Told<Judged>,
     ends: Told<Whose>,
     addresses: Told<Addr>,
     processes: Told<Process<'a>>,
     cgroups: Told<&'a str>,
-    /// Processes and cgroups by where they lie: most are shared, and those need not be compared by what they say.
-    shared: Shared,
     /// Bytes that the records would take one by one, at most.
     plain: usize,
     time_ns: u64,
@@ -113,13 +127,10 @@ struct Packer<'a> {
 }
 
 /// What was told once, and where in its list. Neighbours are often alike, or alternate: those of the last two are found without hashing.
-struct Told<K> {
-    places: HashMap<K, Place>,
-    last: [Option<(K, Place)>; 2],
+struct Told<K, P = Place> {
+    places: HashMap<K, P>,
+    last: [Option<(K, P)>; 2],
 }
-
-/// The same by where it lies.
-type Shared = HashMap<usize, Place>;
 
 /// The index of something in its list, and how many bytes it takes.
 #[derive(Clone, Copy)]
@@ -128,21 +139,34 @@ struct Place {
     length: usize,
 }
 
-impl<K: Copy + Hash + Eq> Told<K> {
+impl<K: Copy + Hash + Eq, P: Copy> Told<K, P> {
     fn new() -> Self {
         Self { places: HashMap::default(), last: [None, None] }
     }
 
+    fn known(&mut self, key: K) -> Option<P> {
+        if let Some((_, place)) = self.last.iter().flatten().find(|(last, _)| *last == key) {
+            return Some(*place);
+        }
+        let place = *self.places.get(&key)?;
+        self.last = [Some((key, place)), self.last[0]];
+        Some(place)
+    }
+
+    fn note(&mut self, key: K, place: P) {
+        self.places.insert(key, place);
+        self.last = [Some((key, place)), self.last[0]];
+    }
+}
+
+impl<K: Copy + Hash + Eq> Told<K> {
     /// The place of a key; `tell` tells it the first time, and says how long it is.
     fn place(&mut self, key: K, tell: impl FnOnce() -> usize) -> Place {
-        if let Some((_, place)) = self.last.iter().flatten().find(|(last, _)| *last == key) {
-            return *place;
-        }
-        let index = number(self.places.len() + 1);
-        let place = *self.places.entry(key).or_insert_with(|| Place { index, length: tell() });
-        let [newer, _] = self.last;
-        self.last = [Some((key, place)), newer];
-        place
+        self.known(key).unwrap_or_else(|| {
+            let place = Place { index: number(self.places.len() + 1), length: tell() };
+            self.note(key, place);
+            place
+        })
     }
 }
 
@@ -167,12 +191,12 @@ impl<'a> Packer<'a> {
         };
         Self {
             packed,
+            likes: Told::new(),
             judgements: Told::new(),
             ends: Told::new(),
             addresses: Told::new(),
             processes: Told::new(),
             cgroups: Told::new(),
-            shared: Shared::default(),
             plain: 0,
             time_ns,
             cookie: 0,
@@ -180,24 +204,26 @@ impl<'a> Packer<'a> {
     }
 
     fn add(&mut self, record: &'a Record) {
-        let count = usual_count(record.kind);
-        let judgement = self.judgements.place(judged(record), || {
-            push(&mut self.packed.judgements, records::judgement(record, count), Message::encoded_len)
+        let like = (Arc::as_ptr(&record.about).addr(), record.kind, record.tcp_flags, record.icmp_type);
+        let parts = self.likes.known(like).unwrap_or_else(|| {
+            let parts = self.tell(record);
+            self.likes.note(like, parts);
+            parts
         });
-        self.plain += OWN + judgement.length;
-        let (local, local_address) = self.end(&record.local);
-        let (remote, remote_address) = self.end(&record.remote);
+        self.plain += OWN + parts.length;
+        let (local, local_address) = self.end(parts.local, record.local_port);
+        let (remote, remote_address) = self.end(parts.remote, record.remote_port);
         let packed = &mut self.packed;
-        packed.judgement.push(judgement.index);
+        packed.judgement.push(parts.judgement);
         packed.time.push(record.time_ns.wrapping_sub(self.time_ns).cast_signed());
         self.time_ns = record.time_ns;
         packed.local.push(local);
         packed.local_address.push(local_address);
-        packed.local_port.push(u32::from(record.local.port));
+        packed.local_port.push(u32::from(record.local_port));
         packed.remote.push(remote);
         packed.remote_address.push(remote_address);
-        packed.remote_port.push(u32::from(record.remote.port));
-        let present = self.optional(record, count);
+        packed.remote_port.push(u32::from(record.remote_port));
+        let present = self.optional(record, &parts);
         self.packed.present.push(present);
         if let Some(packet) = &record.packet {
             self.packed.packet_of.push(number(self.packed.present.len()));
@@ -206,8 +232,42 @@ impl<'a> Packer<'a> {
         }
     }
 
+    /// Tells what the batch has not told yet of a record that is the first of its like.
+    fn tell(&mut self, record: &'a Record) -> Parts {
+        let about = &*record.about;
+        let judgement = self.judgements.place(judged(record), || {
+            let judgement = records::judgement(record, usual_count(record.kind));
+            push(&mut self.packed.judgements, judgement, Message::encoded_len)
+        });
+        let (local, local_length) = self.whose(&about.local);
+        let (remote, remote_length) = self.whose(&about.remote);
+        let process = about.process.as_deref().map(|process| {
+            let tell = || push(&mut self.packed.processes, records::process(process), Message::encoded_len);
+            self.processes.place(said(process), tell)
+        });
+        let cgroup = about.cgroup.as_deref().map(|cgroup| {
+            self.cgroups.place(cgroup, || {
+                let owner = owner(cgroup);
+                self.packed.containers.push(owner.container.to_owned());
+                self.packed.units.push(owner.unit.to_owned());
+                let named = owner.container.len() + owner.unit.len();
+                named + push(&mut self.packed.cgroups, cgroup.to_owned(), String::len)
+            })
+        });
+        let index = |place: Option<Place>| place.map_or(0, |place| place.index);
+        let length = |place: Option<Place>| place.map_or(0, |place| place.length);
+        Parts {
+            judgement: judgement.index,
+            local,
+            remote,
+            process: index(process),
+            cgroup: index(cgroup),
+            length: judgement.length + local_length + remote_length + length(process) + length(cgroup),
+        }
+    }
+
     /// What not every record has; the bits that say what this one has.
-    fn optional(&mut self, record: &'a Record, usual_count: u64) -> u32 {
+    fn optional(&mut self, record: &Record, parts: &Parts) -> u32 {
         let packed = &mut self.packed;
         let mut bits = 0;
         if record.end_ns != 0 {
@@ -218,35 +278,20 @@ impl<'a> Packer<'a> {
             bits |= present::AGE;
             packed.age.push(record.time_ns.wrapping_sub(record.start_ns).cast_signed());
         }
-        if let Some(process) = &record.process {
+        if parts.process != 0 {
             bits |= present::PROCESS;
-            let place = *self.shared.entry(place(Some(process))).or_insert_with(|| {
-                let tell = || push(&mut packed.processes, records::process(process), Message::encoded_len);
-                self.processes.place(said(process), tell)
-            });
-            packed.process.push(place.index);
-            self.plain += place.length;
+            packed.process.push(parts.process);
         }
-        if let Some(cgroup) = &record.cgroup {
+        if parts.cgroup != 0 {
             bits |= present::CGROUP;
-            let place = *self.shared.entry(place(Some(cgroup))).or_insert_with(|| {
-                self.cgroups.place(cgroup, || {
-                    let owner = owner(cgroup);
-                    packed.containers.push(owner.container.to_owned());
-                    packed.units.push(owner.unit.to_owned());
-                    let named = owner.container.len() + owner.unit.len();
-                    named + push(&mut packed.cgroups, cgroup.to_string(), String::len)
-                })
-            });
-            packed.cgroup.push(place.index);
-            self.plain += place.length;
+            packed.cgroup.push(parts.cgroup);
         }
         if record.cookie != 0 {
             bits |= present::COOKIE;
             packed.cookie.push(record.cookie.wrapping_sub(self.cookie).cast_signed());
             self.cookie = record.cookie;
         }
-        if record.count != usual_count {
+        if record.count != usual_count(record.kind) {
             bits |= present::COUNT;
             packed.count.push(record.count);
         }
@@ -260,21 +305,30 @@ impl<'a> Packer<'a> {
         bits
     }
 
-    /// Indexes of an end and of its address.
-    fn end(&mut self, end: &End) -> (u32, u32) {
+    /// Indexes of an end and of its address, and how long the first is.
+    fn whose(&mut self, end: &End) -> ((u32, u32), usize) {
         if *end == End::default() {
-            return (0, 0);
+            return ((0, 0), 0);
         }
         let whose = (place(end.workload.as_ref()), place(end.service.as_ref()), end.identity);
         let place = self.ends.place(whose, || push(&mut self.packed.ends, records::whose(end), Message::encoded_len));
-        self.plain += place.length;
         let address = if end.addr == Addr::UNSPECIFIED {
             0
         } else {
             let tell = || push(&mut self.packed.addresses, records::address(&end.addr), Vec::len);
             self.addresses.place(end.addr, tell).index
         };
-        (place.index, address)
+        ((place.index, address), place.length)
+    }
+
+    /// The end of a record: of an end that has only a port nothing else is told, but it is one.
+    fn end(&mut self, end: (u32, u32), port: u16) -> (u32, u32) {
+        if end != (0, 0) || port == 0 {
+            return end;
+        }
+        let nobody = records::whose(&End::default());
+        let place = self.ends.place((0, 0, 0), || push(&mut self.packed.ends, nobody, Message::encoded_len));
+        (place.index, 0)
     }
 }
 
@@ -298,19 +352,20 @@ fn said(process: &ProcessInfo) -> Process<'_> {
 }
 
 fn judged(record: &Record) -> Judged {
+    let about = &*record.about;
     Judged {
         kind: record.kind,
-        verdict: record.verdict,
-        reason: record.reason,
-        hook: record.hook,
-        direction: record.direction,
-        refusal: record.refusal,
-        rule: place(record.rule.as_ref()),
-        kernel_reason: place(record.kernel_reason.as_ref()),
-        staged: record.staged.as_ref().map(|staged| (staged.verdict, place(staged.rule.as_ref()))),
-        interface: place(record.interface.as_ref()),
-        generation: record.generation,
-        packet: (record.protocol, record.tcp_flags, record.icmp_type),
+        verdict: about.verdict,
+        reason: about.reason,
+        hook: about.hook,
+        direction: about.direction,
+        refusal: about.refusal,
+        rule: place(about.rule.as_ref()),
+        kernel_reason: place(about.kernel_reason.as_ref()),
+        staged: about.staged.as_ref().map(|staged| (staged.verdict, place(staged.rule.as_ref()))),
+        interface: place(about.interface.as_ref()),
+        generation: about.generation,
+        packet: (about.protocol, record.tcp_flags, record.icmp_type),
     }
 }
 

@@ -12,15 +12,16 @@ use crate::{
     exporter::{Queue, spooler},
     spool::{Limits, Spool},
     telemetry::clock,
-    telemetry::record::{RuleName, Staged, WorkloadName},
+    telemetry::record::{About, RuleName, Staged, WorkloadName},
 };
 
 /// A record as it travels unpacked.
 fn plain(record: &Record) -> v1::FlowRecord {
-    let end = |end: &End| {
-        (*end != End::default()).then(|| v1::Endpoint {
+    let about = &record.about;
+    let end = |end: &End, port: u16| {
+        (*end != End::default() || port != 0).then(|| v1::Endpoint {
             address: records::address(&end.addr),
-            port: u32::from(end.port),
+            port: u32::from(port),
             ..records::whose(end)
         })
     };
@@ -29,12 +30,12 @@ fn plain(record: &Record) -> v1::FlowRecord {
         time_ns: record.time_ns,
         end_ns: record.end_ns,
         start_ns: record.start_ns,
-        local: end(&record.local),
-        remote: end(&record.remote),
-        process: record.process.as_deref().map(records::process),
-        cgroup: record.cgroup.as_deref().map(str::to_owned).unwrap_or_default(),
-        container: owner(record.cgroup.as_deref().unwrap_or_default()).container.to_owned(),
-        unit: owner(record.cgroup.as_deref().unwrap_or_default()).unit.to_owned(),
+        local: end(&about.local, record.local_port),
+        remote: end(&about.remote, record.remote_port),
+        process: about.process.as_deref().map(records::process),
+        cgroup: about.cgroup.as_deref().map(str::to_owned).unwrap_or_default(),
+        container: owner(about.cgroup.as_deref().unwrap_or_default()).container.to_owned(),
+        unit: owner(about.cgroup.as_deref().unwrap_or_default()).unit.to_owned(),
         cookie: record.cookie,
         packet: record.packet.as_deref().map(<[u8]>::to_vec).unwrap_or_default(),
         bytes_sent: traffic.bytes_sent,
@@ -108,11 +109,7 @@ impl Cast {
         let any = |random: &mut fastrand::Rng| if random.bool() { random.u64(..) >> random.u32(..64) } else { 0 };
         let staged = maybe(random)
             .then(|| Staged { verdict: Verdict::Deny, rule: maybe(random).then(|| Arc::clone(&self.rules[0])) });
-        Record {
-            kind,
-            time_ns: any(random),
-            end_ns: any(random),
-            start_ns: any(random),
+        let about = About {
             verdict: Verdict::from_u8(random.u8(..5)),
             reason: Reason::from_u8(random.u8(..32)),
             hook: Hook::from_u8(random.u8(..16)),
@@ -125,10 +122,20 @@ impl Cast {
             local: self.end(random),
             remote: self.end(random),
             protocol: random.u8(..),
-            tcp_flags: random.u32(..64),
-            icmp_type: maybe(random).then(|| random.u8(..)),
             process: maybe(random).then(|| Arc::clone(choice(random, &self.processes).unwrap())),
             cgroup: maybe(random).then(|| Arc::clone(choice(random, &self.words).unwrap())),
+            interface: maybe(random).then(|| Arc::clone(choice(random, &self.words).unwrap())),
+        };
+        Record {
+            kind,
+            time_ns: any(random),
+            end_ns: any(random),
+            start_ns: any(random),
+            about: Arc::new(about),
+            local_port: any(random) as u16,
+            remote_port: any(random) as u16,
+            tcp_flags: random.u32(..64),
+            icmp_type: maybe(random).then(|| random.u8(..)),
             cookie: any(random),
             count: any(random),
             traffic: Traffic {
@@ -139,7 +146,6 @@ impl Cast {
                 rtt_us: random.u32(..3),
                 retransmits: random.u32(..),
             },
-            interface: maybe(random).then(|| Arc::clone(choice(random, &self.words).unwrap())),
             packet: maybe(random).then(|| vec![random.u8(..); random.usize(1..128)].into()),
         }
     }
@@ -151,7 +157,6 @@ impl Cast {
             service: random.bool().then(|| Arc::clone(choice(random, &self.words).unwrap())),
             identity: random.u32(..3),
             addr: addr[random.usize(..3)],
-            port: random.u16(..),
         }
     }
 
@@ -159,30 +164,34 @@ impl Cast {
     fn typical(&self, random: &mut fastrand::Rng, n: u64) -> [Record; 2] {
         let pick = |random: &mut fastrand::Rng| random.usize(..self.workloads.len());
         let (from, to) = (pick(random), pick(random));
-        let end = |who: usize, port| End {
+        let end = |who: usize| End {
             workload: Some(Arc::clone(&self.workloads[who])),
             service: None,
             identity: 100 + u32::try_from(who).unwrap(),
             addr: Addr::v4([10, 1, 2, u8::try_from(who).unwrap()]),
-            port,
         };
         let time_ns = 1_790_000_000_000_000_000 + n * 130_000;
-        let opened = Record {
-            time_ns,
+        let about = About {
             verdict: Some(Verdict::Allow),
             reason: Some(Reason::Rule),
             hook: Some(Hook::SockOps),
             direction: Some(Direction::Egress),
             rule: Some(Arc::clone(&self.rules[to])),
             generation: 17,
-            local: end(from, random.u16(32_768..)),
-            remote: end(to, 8080),
+            local: end(from),
+            remote: end(to),
             protocol: 6,
             process: Some(Arc::clone(&self.processes[from])),
             cgroup: self.workloads[from].cgroup.clone(),
+            ..About::default()
+        };
+        let opened = Record {
+            time_ns,
+            local_port: random.u16(32_768..),
+            remote_port: 8080,
             cookie: 70_000 + n,
             count: 1,
-            ..Record::default()
+            ..Record::of(Arc::new(about))
         };
         let closed = Record {
             kind: RecordKind::Close,
@@ -237,14 +246,13 @@ fn a_full_batch_of_typical_records_takes_less_than_48_bytes_for_each() {
 #[test]
 fn what_is_given_up_with_a_batch_is_counted_by_cell() {
     let cell = counters::cell(Hook::Connect, Verdict::Deny, Reason::Default);
-    let deny = |count, time_ns| Record {
+    let about = Arc::new(About {
         hook: Some(Hook::Connect),
         verdict: Some(Verdict::Deny),
         reason: Some(Reason::Default),
-        count,
-        time_ns,
-        ..Record::default()
-    };
+        ..About::default()
+    });
+    let deny = |count, time_ns| Record { count, time_ns, ..Record::of(Arc::clone(&about)) };
     let close = Record { kind: RecordKind::Close, time_ns: 9, ..Record::default() };
     let loss = |cause, count| Record { kind: RecordKind::Loss(cause), ..deny(count, 20) };
     let others = Record { kind: RecordKind::Loss(Cause::QuotaClose), count: 3, time_ns: 40, ..Record::default() };
@@ -282,7 +290,8 @@ fn bytes_that_are_no_records_are_refused_and_never_panic() {
 fn long(pid: u32) -> Record {
     let executable = format!("/{pid}{}", "x".repeat(4080));
     let process = ProcessInfo { pid, uid: 0, command: "x".into(), executable, start_ticks: 1, command_line_hash: None };
-    Record { process: Some(Arc::new(process)), count: 1, time_ns: clock::wall_now(), ..Record::default() }
+    let about = About { process: Some(Arc::new(process)), ..About::default() };
+    Record { count: 1, time_ns: clock::wall_now(), ..Record::of(Arc::new(about)) }
 }
 
 /// What this run counts must agree with its own counters.
@@ -341,7 +350,8 @@ fn records_of_workloads_with_many_labels_travel_in_batches_that_a_collector_take
     let labels = (0..200).map(|n| format!("{n}={}", "x".repeat(63))).collect();
     let workload = Arc::new(WorkloadName { name: "shop/web".to_owned(), labels, cgroup: None });
     let end = End { workload: Some(workload), ..End::default() };
-    let record = |time_ns| Record { time_ns, local: end.clone(), remote: end.clone(), ..Record::default() };
+    let about = Arc::new(About { local: end.clone(), remote: end, ..About::default() });
+    let record = |time_ns| Record { time_ns, ..Record::of(Arc::clone(&about)) };
     let queue = Queue::new(10_000, Spool::in_memory("boot", String::new()), true);
     queue.push((0..4096).map(record).collect());
     queue.close();

@@ -19,28 +19,29 @@ pub fn judgement(record: &Record, count: u64) -> v1::FlowRecord {
         RecordKind::Progress => (v1::RecordType::Progress, ""),
         RecordKind::Loss(cause) => (v1::RecordType::Loss, cause.name()),
     };
-    let (verdict, direction) = (record.verdict.map(convert::verdict), record.direction.map(convert::direction));
-    let staged = record.staged.as_ref();
+    let about = &record.about;
+    let (verdict, direction) = (about.verdict.map(convert::verdict), about.direction.map(convert::direction));
+    let staged = about.staged.as_ref();
     let staged_rule = staged.and_then(|staged| staged.rule.as_ref());
     v1::FlowRecord {
         r#type: kind.into(),
         verdict: verdict.unwrap_or(v1::Verdict::Unspecified).into(),
-        reason: record.reason.map(|reason| reason.name().to_owned()).unwrap_or_default(),
-        hook: record.hook.map(|hook| hook.name().to_owned()).unwrap_or_default(),
+        reason: about.reason.map(|reason| reason.name().to_owned()).unwrap_or_default(),
+        hook: about.hook.map(|hook| hook.name().to_owned()).unwrap_or_default(),
         direction: direction.unwrap_or(v1::Direction::Unspecified).into(),
-        policy: record.rule.as_ref().map(|rule| rule.policy.clone()).unwrap_or_default(),
-        rule: record.rule.as_ref().map(|rule| rule.rule.clone()).unwrap_or_default(),
-        kernel_reason: record.kernel_reason.as_deref().map(str::to_owned).unwrap_or_default(),
-        refusal: record.refusal.map(|refusal| refusal.name().to_owned()).unwrap_or_default(),
+        policy: about.rule.as_ref().map(|rule| rule.policy.clone()).unwrap_or_default(),
+        rule: about.rule.as_ref().map(|rule| rule.rule.clone()).unwrap_or_default(),
+        kernel_reason: about.kernel_reason.as_deref().map(str::to_owned).unwrap_or_default(),
+        refusal: about.refusal.map(|refusal| refusal.name().to_owned()).unwrap_or_default(),
         staged_verdict: staged.map_or(v1::Verdict::Unspecified, |staged| convert::verdict(staged.verdict)).into(),
         staged_policy: staged_rule.map(|rule| rule.policy.clone()).unwrap_or_default(),
         staged_rule: staged_rule.map(|rule| rule.rule.clone()).unwrap_or_default(),
-        generation: record.generation,
-        protocol: u32::from(record.protocol),
+        generation: about.generation,
+        protocol: u32::from(about.protocol),
         tcp_flags: record.tcp_flags,
         icmp_type: record.icmp_type.map(u32::from),
         count,
-        interface: record.interface.as_deref().map(str::to_owned).unwrap_or_default(),
+        interface: about.interface.as_deref().map(str::to_owned).unwrap_or_default(),
         loss_cause: loss_cause.to_owned(),
         ..v1::FlowRecord::default()
     }

@@ -23,17 +23,18 @@ use zerocopy::FromZeros as _;
 use crate::{datapath::DropReasons, revoke::view::Standing};
 
 use super::{
+    alike::Alike,
     bounded::Bounded,
     cgroups::Cgroups,
     clock::Clock,
     names::Snapshot,
     opening::{
-        Caller, Flow, Listener, Opened, Tuple, carried, listener, local_end, of_ends, of_older, of_opening, opened,
-        refusal, remote_end, staged, take_icmp_type, tuple,
+        Caller, Flow, Listener, Opened, Tuple, carried, listener, of_decision, of_ends, of_event, of_merged, of_older,
+        tuple,
     },
     process::Processes,
     progress::Progress,
-    record::{Record, RecordKind},
+    record::{About, Record, RecordKind},
     totals,
 };
 
@@ -53,6 +54,7 @@ pub struct Join {
     older: HashMap<u64, Standing>,
     processes: Processes,
     cgroups: Cgroups,
+    alike: Alike,
     /// Of the kernel's own drops.
     drop_reasons: DropReasons,
     /// How the kernel's time relates to other clocks.
@@ -82,6 +84,7 @@ impl Join {
             older: HashMap::new(),
             processes: Processes::new(proc),
             cgroups: Cgroups::new(cgroup_root),
+            alike: Alike::new(),
             drop_reasons,
             clock: Clock::now(),
             stats: JoinStats::default(),
@@ -94,7 +97,7 @@ impl Join {
         JoinStats { evicted, ..self.stats }
     }
 
-    /// Takes one event; adds the record it makes, if it makes one. Records are large: each is made where it stays.
+    /// Takes one event; adds the record it makes, if it makes one.
     pub fn event(&mut self, event: &Event, names: &Snapshot, records: &mut Vec<Record>) {
         match Kind::from_u8(event.kind) {
             Some(Kind::Verdict) => self.verdict(event, names, records),
@@ -124,32 +127,24 @@ impl Join {
             let listener = || self.listeners.get(&listener(event)).filter(|_| hook == Hook::SkLookup).cloned();
             caller = self.remembered_caller(hook, event.cookie).or_else(listener).unwrap_or(caller);
         }
-        let mut record = of_ends(event, names);
+        let what = (hook, verdict, reason);
+        let tell = |caller| of_decision(event, what, caller, names);
+        let about = self.alike.about(event, caller.clone(), names.version(), tell);
+        self.remember(event, what, &about, caller);
+        let mut record = of_event(event, about);
         record.time_ns = self.clock.wall(event.time_ns);
-        record.verdict = Some(verdict);
-        record.reason = Some(reason);
-        record.hook = Some(hook);
-        record.direction = Direction::from_u8(event.direction);
-        record.rule = names.rule(event.generation, event.rule);
-        record.refusal = refusal(verdict, hook, event.protocol);
-        record.staged = staged(event.process().staged, event.generation, names);
-        record.generation = event.generation;
         record.tcp_flags = u32::from(event.tcp_flags);
         record.count = 1;
-        record.interface = names.interface(event.ifindex);
-        self.remember(event, (hook, verdict, reason), &record, &caller);
-        record.process = caller.process;
-        record.cgroup = caller.cgroup.or(record.cgroup);
         records.push(record);
     }
 
     /// Keeps the decision that let a TCP connection open, for its close; of one that did not, who called, for the packets that
     /// `egress` holds back.
-    fn remember(&mut self, event: &Event, what: (Hook, Verdict, Reason), record: &Record, caller: &Caller) {
+    fn remember(&mut self, event: &Event, what: (Hook, Verdict, Reason), about: &Arc<About>, caller: Caller) {
         let (hook, verdict, _) = what;
-        let opened = || opened(event, what, record, caller.clone());
+        let opened = || Opened { time_ns: event.time_ns, about: Arc::clone(about) };
         if hook == Hook::SockOps {
-            let flow = if verdict.passes() { Flow::Opened(opened()) } else { Flow::Attempt(caller.clone()) };
+            let flow = if verdict.passes() { Flow::Opened(opened()) } else { Flow::Attempt(caller) };
             self.flows.insert(event.cookie, flow);
         } else if verdict.passes()
             && Protocol(event.protocol) == Protocol::TCP
@@ -178,23 +173,23 @@ impl Join {
             (None, None) => Direction::Egress,
         };
         let opened = active.or(passive);
-        let (is_known, start_ns) =
-            (opened.is_some(), opened.as_ref().map_or(0, |opened| self.clock.wall(opened.time_ns)));
+        let start_ns = opened.as_ref().map_or(0, |opened| self.clock.wall(opened.time_ns));
         let standing = self.older.remove(&event.cookie);
-        let mut record = match (opened, standing) {
-            (Some(opened), _) => of_opening(event, opened, names),
+        let about = match (opened, standing) {
+            (Some(opened), _) => opened.about,
             (None, Some(standing)) if standing.decision.quiet => return,
-            (None, Some(standing)) => of_older(event, &standing, names),
+            (None, Some(standing)) => Arc::new(About { direction: known, ..of_older(event, &standing, names) }),
             (None, None) => {
                 self.stats.missed_closes += 1;
-                Record { hook: Hook::from_u8(event.hook), generation: event.generation, ..of_ends(event, names) }
+                let hook = Hook::from_u8(event.hook);
+                Arc::new(About { hook, direction: known, ..of_ends(event, names) })
             }
         };
+        let mut record = of_event(event, about);
         record.kind = RecordKind::Close;
         record.time_ns = self.clock.wall(event.time_ns);
         record.end_ns = record.time_ns;
         record.start_ns = start_ns;
-        record.direction = known.or_else(|| is_known.then_some(role));
         record.traffic = totals::traffic(&event.totals(), role, event.old_state);
         records.push(record);
     }
@@ -229,21 +224,20 @@ impl Join {
             kind: RecordKind::Progress,
             time_ns: self.clock.wall(seen.time_ns),
             start_ns: self.clock.wall(opened.time_ns),
-            direction: Some(role),
             traffic: totals::traffic(&seen.totals, role, seen.state),
-            ..of_opening(&event, opened, names)
+            ..of_event(&event, opened.about)
         })
     }
 
     /// The same of one that no event told of: by whom and when it was opened is not known, and it is told by what judges it now.
     fn progress_of_older(&self, seen: &Progress, event: &Event, names: &Snapshot) -> Option<Record> {
         let standing = seen.older?;
+        let about = About { direction: Some(standing.direction), ..of_older(event, &standing, names) };
         Some(Record {
             kind: RecordKind::Progress,
             time_ns: self.clock.wall(seen.time_ns),
-            direction: Some(standing.direction),
             traffic: totals::traffic(&seen.totals, standing.direction, seen.state),
-            ..of_older(event, &standing, names)
+            ..of_event(event, Arc::new(about))
         })
     }
 
@@ -256,7 +250,7 @@ impl Join {
 
     /// The caller an earlier event named for the socket.
     fn remembered_caller(&self, hook: Hook, cookie: u64) -> Option<Caller> {
-        let flow = || self.flows.get(&cookie).map(|flow| flow.caller().clone());
+        let flow = || self.flows.get(&cookie).map(Flow::caller);
         let bound = || self.bound.get(&cookie).cloned();
         match hook {
             Hook::SockOps | Hook::Egress | Hook::Sendmsg => flow().or_else(bound),
@@ -285,39 +279,21 @@ impl Join {
             self.stats.unreadable += 1;
             return None;
         };
-        let place = (key.hook, key.workload, key.local_identity);
-        let mut local = local_end(place, key.local, key.local_port, key.generation, names);
-        let last_port = Port::new(u16::try_from(value.last_port).unwrap_or(0));
-        let remote_port = if key.remote_port == Port::default() { last_port } else { key.remote_port };
-        let mut remote = remote_end(key.remote_identity, key.remote, remote_port, key.generation, names);
-        let icmp_type = take_icmp_type(key.protocol, key.hook, &mut local, &mut remote);
-        let listener = (key.workload, key.protocol, key.local_port);
-        let listener = || self.listeners.get(&listener).filter(|_| hook == Hook::SkLookup).cloned();
+        let event = of_merged(key, value);
+        let listener = || self.listeners.get(&listener(&event)).filter(|_| hook == Hook::SkLookup).cloned();
         let caller = self.remembered_caller(hook, value.cookie).or_else(listener).unwrap_or_default();
+        let kernel_reason = (hook == Hook::Kernel).then(|| self.kernel_reason(key.rule));
+        let about = self.alike.about(&event, caller, names.version(), |caller| About {
+            kernel_reason,
+            ..of_decision(&event, (hook, verdict, reason), caller, names)
+        });
         Some(Record {
             time_ns: self.clock.wall(value.first_ns),
             end_ns: self.clock.wall(value.last_ns),
-            verdict: Some(verdict),
-            reason: Some(reason),
-            hook: Some(hook),
-            direction: Direction::from_u8(key.direction),
-            rule: names.rule(key.generation, key.rule).filter(|_| hook != Hook::Kernel),
-            kernel_reason: (hook == Hook::Kernel).then(|| self.kernel_reason(key.rule)),
-            refusal: refusal(verdict, hook, key.protocol),
-            staged: staged(key.staged, key.generation, names),
-            generation: key.generation,
-            cgroup: caller.cgroup.or_else(|| local.workload.as_ref()?.cgroup.clone()),
-            process: caller.process,
-            local,
-            remote,
-            protocol: key.protocol,
-            icmp_type,
             tcp_flags: value.tcp_flags,
-            cookie: value.cookie,
             count: value.count,
             traffic: carried(hook, value),
-            interface: names.interface(key.ifindex),
-            ..Record::default()
+            ..of_event(&event, about)
         })
     }
 }

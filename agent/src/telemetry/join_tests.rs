@@ -120,7 +120,7 @@ fn a_socket_that_no_workload_owns_stays_nobodys_whatever_address_it_uses() {
         let decided = event(Kind::Verdict, hook, Direction::Ingress, 1);
         let decided = Event { workload: number, local: addr(2), ..decided };
         let record = world.take(decided).unwrap();
-        assert_eq!(record.local.workload.as_ref().map(|w| w.name.as_str()), expected, "{hook:?} {number}");
+        assert_eq!(record.about.local.workload.as_ref().map(|w| w.name.as_str()), expected, "{hook:?} {number}");
     }
 }
 
@@ -133,17 +133,17 @@ fn a_connection_that_goes_out_names_its_process_twice_and_its_totals_once() {
     assert_eq!(world.take(attempt), None);
     let verdict = Event { rule, workload: 3, ..event(Kind::Verdict, Hook::SockOps, Direction::Egress, 77) };
     let opened = world.take(verdict).unwrap();
-    assert_eq!((opened.kind, opened.count, opened.generation), (RecordKind::Verdict, 1, 2));
+    assert_eq!((opened.kind, opened.count, opened.about.generation), (RecordKind::Verdict, 1, 2));
     assert_eq!(opened.time_ns, 1_700_000_001_000_000_000);
-    let process_info = opened.process.clone().unwrap();
+    let process_info = opened.about.process.clone().unwrap();
     assert_eq!((process_info.executable.as_str(), process_info.pid, process_info.uid), ("/usr/bin/curl", 9, 5));
-    assert_eq!(opened.rule.as_ref().map(|rule| rule.policy.as_str()), Some("Policy/shop/web"));
+    assert_eq!(opened.about.rule.as_ref().map(|rule| rule.policy.as_str()), Some("Policy/shop/web"));
     assert_eq!(
-        opened.local.workload.as_ref().map(|w| (w.name.as_str(), w.labels.clone())),
+        opened.about.local.workload.as_ref().map(|w| (w.name.as_str(), w.labels.clone())),
         Some(("shop/web", vec!["app=web".into()]))
     );
-    assert_eq!(opened.remote.workload.as_ref().map(|w| w.name.as_str()), Some("shop/db"));
-    assert_eq!(opened.cgroup.as_deref(), Some("web"));
+    assert_eq!(opened.about.remote.workload.as_ref().map(|w| w.name.as_str()), Some("shop/db"));
+    assert_eq!(opened.about.cgroup.as_deref(), Some("web"));
 
     let numbers =
         Totals { bytes_acked: 102, bytes_received: 201, segments_out: 5, segments_in: 4, rtt_us: 33, retransmits: 1 };
@@ -157,10 +157,10 @@ fn a_connection_that_goes_out_names_its_process_twice_and_its_totals_once() {
     };
     let closed = world.take(at(4_000_000_000, close)).unwrap();
     assert_eq!(
-        (closed.kind, closed.count, closed.generation, closed.verdict),
+        (closed.kind, closed.count, closed.about.generation, closed.about.verdict),
         (RecordKind::Close, 0, 2, Some(Verdict::Allow))
     );
-    assert_eq!((closed.rule, closed.process), (opened.rule, opened.process));
+    assert_eq!((&closed.about.rule, &closed.about.process), (&opened.about.rule, &opened.about.process));
     let expected = Traffic {
         bytes_sent: 100,
         bytes_received: 200,
@@ -171,11 +171,12 @@ fn a_connection_that_goes_out_names_its_process_twice_and_its_totals_once() {
     };
     assert_eq!(closed.traffic, expected);
     assert_eq!((closed.start_ns, closed.time_ns), (1_700_000_001_000_000_000, 1_700_000_004_000_000_000));
-    assert_eq!((closed.local.identity, closed.remote.identity), (16, 17));
+    assert_eq!((closed.about.local.identity, closed.about.remote.identity), (16, 17));
 
     // The cookie is not remembered any longer: the next close of it is a miss.
     let again = world.take(at(5_000_000_000, close)).unwrap();
-    assert_eq!((again.verdict, again.start_ns, again.process, world.join.stats().missed_closes), (None, 0, None, 1));
+    assert_eq!((again.about.verdict, again.start_ns, &again.about.process), (None, 0, &None));
+    assert_eq!(world.join.stats().missed_closes, 1);
 }
 
 /// As kernels tell that let the programs read the calling task: there is no attempt before.
@@ -190,16 +191,16 @@ fn a_verdict_that_names_its_process_does_so_for_what_follows() {
             ..event(Kind::Verdict, Hook::SockOps, Direction::Egress, 77)
         };
         let decided = world.take(decided).unwrap();
-        assert_eq!(decided.process.as_ref().map(|process| process.executable.as_str()), Some("/usr/bin/curl"));
+        assert_eq!(decided.about.process.as_ref().map(|process| process.executable.as_str()), Some("/usr/bin/curl"));
         // Of a refused connection `egress` holds the packets back, and knows its cookie only.
         let names = world.names.snapshot();
         let key = MergeKey { hook: Hook::Egress as u8, verdict: Verdict::Deny as u8, ..merge_key() };
         let value = MergeValue { count: 2, cookie: 77, ..MergeValue::default() };
         let held = world.join.merged(&key, &value, &names).unwrap();
-        assert_eq!((&held.process, &held.cgroup), (&decided.process, &decided.cgroup));
+        assert_eq!((&held.about.process, &held.about.cgroup), (&decided.about.process, &decided.about.cgroup));
         let closed = world.take(event(Kind::Close, Hook::SockOps, Direction::Egress, 77)).unwrap();
         let known = verdict.passes();
-        assert_eq!((closed.process.is_some(), closed.verdict), (known, known.then_some(Verdict::Allow)));
+        assert_eq!((closed.about.process.is_some(), closed.about.verdict), (known, known.then_some(Verdict::Allow)));
     }
 }
 
@@ -214,17 +215,17 @@ fn a_connection_that_comes_in_names_the_listeners_process_and_joins_by_its_ends(
     assert_eq!(world.take(bound), None);
     let verdict = event(Kind::Verdict, Hook::Ingress, Direction::Ingress, 5);
     let opened = world.take(Event { workload: 3, tcp_flags: 2, ..verdict }).unwrap();
-    assert_eq!(opened.process.as_ref().map(|process| process.executable.as_str()), Some("/usr/sbin/nginx"));
+    assert_eq!(opened.about.process.as_ref().map(|process| process.executable.as_str()), Some("/usr/sbin/nginx"));
     assert_eq!((opened.cookie, opened.tcp_flags), (5, 2));
     // The child has a cookie of its own; its ends and workload are those of the SYN.
     let close = event(Kind::Close, Hook::SockOps, Direction::Ingress, 6);
     let detail = totals(Totals { bytes_acked: 201, bytes_received: 101, ..Totals::default() });
     let elsewhere = world.take(Event { detail, old_state: 9, workload: 4, ..close }).unwrap();
-    assert_eq!(elsewhere.verdict, None, "another workload's connection between the same addresses");
+    assert_eq!(elsewhere.about.verdict, None, "another workload's connection between the same addresses");
     let closed = world.take(Event { detail, old_state: 9, workload: 3, ..close }).unwrap();
-    assert_eq!((closed.verdict, closed.hook), (Some(Verdict::Allow), Some(Hook::Ingress)));
+    assert_eq!((closed.about.verdict, closed.about.hook), (Some(Verdict::Allow), Some(Hook::Ingress)));
     assert_eq!((closed.traffic.bytes_sent, closed.traffic.bytes_received), (200, 100));
-    assert_eq!(closed.process, opened.process);
+    assert_eq!(closed.about.process, opened.about.process);
 }
 
 #[test]
@@ -237,7 +238,7 @@ fn a_close_that_does_not_say_who_opened_is_joined_by_what_is_known() {
         let detail = totals(Totals { bytes_acked: 11, bytes_received: 10, ..Totals::default() });
         let close = Event { detail, old_state: 1, direction: 0, ..event(Kind::Close, Hook::SockOps, direction, 77) };
         let closed = world.take(close).unwrap();
-        assert_eq!((closed.direction, closed.verdict), (Some(direction), Some(Verdict::Allow)));
+        assert_eq!((closed.about.direction, closed.about.verdict), (Some(direction), Some(Verdict::Allow)));
         assert_eq!(closed.traffic.bytes_sent, if active { 10 } else { 11 });
     }
 }
@@ -253,14 +254,15 @@ fn what_is_not_known_stays_empty() {
         ..event(Kind::Verdict, Hook::Ingress, Direction::Ingress, 1)
     };
     let record = world.take(stranger).unwrap();
-    assert_eq!((record.rule, record.process, record.local.workload, record.cgroup), (None, None, None, None));
+    let About { rule, process: caller, local, cgroup, .. } = (*record.about).clone();
+    assert_eq!((rule, caller, local.workload, cgroup), (None, None, None, None));
     // A process that started after the event: the pid belongs to another now.
     let denied = Event {
         detail: process(8, "gone"),
         verdict: Verdict::Deny as u8,
         ..event(Kind::Verdict, Hook::Connect, Direction::Egress, 1)
     };
-    let info = world.take(denied).unwrap().process.unwrap();
+    let info = world.take(denied).unwrap().about.process.clone().unwrap();
     assert_eq!((info.pid, info.command.as_str(), info.executable.as_str(), info.start_ticks), (8, "gone", "", 0));
     let unreadable = Event { reason: 200, ..event(Kind::Verdict, Hook::Connect, Direction::Egress, 1) };
     assert_eq!(world.take(unreadable), None);
@@ -273,7 +275,7 @@ fn a_denied_connection_is_not_remembered_for_a_close() {
     let mut world = world();
     let denied = Event { verdict: Verdict::Deny as u8, ..event(Kind::Verdict, Hook::Ingress, Direction::Ingress, 5) };
     world.take(denied).unwrap();
-    assert_eq!(world.take(event(Kind::Close, Hook::SockOps, Direction::Ingress, 6)).unwrap().verdict, None);
+    assert_eq!(world.take(event(Kind::Close, Hook::SockOps, Direction::Ingress, 6)).unwrap().about.verdict, None);
 }
 
 fn merge_key() -> MergeKey {
@@ -309,7 +311,8 @@ fn what_the_kernel_drops_by_itself_has_its_reason_and_no_rule() {
         let (hook, reason_number) = (Hook::Kernel as u8, Reason::Kernel as u8);
         let key = MergeKey { rule: number, hook, reason: reason_number, ..merge_key() };
         let record = world.join.merged(&key, &value, &names).unwrap();
-        assert_eq!((record.kernel_reason.as_deref(), record.rule, record.count), (Some(reason), None, 5), "{number}");
+        let About { kernel_reason, rule, .. } = &*record.about;
+        assert_eq!((kernel_reason.as_deref(), rule, record.count), (Some(reason), &None, 5), "{number}");
     }
 }
 
@@ -323,13 +326,13 @@ fn merged_decisions_keep_their_count_bytes_and_times() {
     let record = world.join.merged(&key, &value, &names).unwrap();
     assert_eq!((record.count, record.traffic.bytes_received, record.traffic.packets_received), (500, 30_000, 500));
     assert_eq!(
-        (record.end_ns - record.time_ns, record.remote.port, record.interface.as_deref()),
+        (record.end_ns - record.time_ns, record.remote_port, record.about.interface.as_deref()),
         (8, 4711, Some("eth0"))
     );
-    assert_eq!(record.local.workload.as_ref().map(|w| w.name.as_str()), Some("shop/web"), "known by its address");
+    assert_eq!(record.about.local.workload.as_ref().map(|w| w.name.as_str()), Some("shop/web"), "known by its address");
     let out = MergeKey { hook: Hook::Egress as u8, remote_port: Port::new(53), ..key };
     let record = world.join.merged(&out, &value, &names).unwrap();
-    assert_eq!((record.traffic.bytes_sent, record.traffic.bytes_received, record.remote.port), (30_000, 0, 53));
+    assert_eq!((record.traffic.bytes_sent, record.traffic.bytes_received, record.remote_port), (30_000, 0, 53));
     let rest = overflowed(Hook::Xdp, Verdict::Deny, Reason::Blocklist, 12, 1, 2);
-    assert_eq!((rest.count, rest.reason, rest.local), (12, Some(Reason::Blocklist), End::default()));
+    assert_eq!((rest.count, rest.about.reason, &rest.about.local), (12, Some(Reason::Blocklist), &End::default()));
 }

@@ -7,6 +7,7 @@
 //! Every [`TURN`] at the latest the ring is emptied; every [`MERGE_EVERY`] the merged decisions of the epoch are taken. The
 //! ring's own loss counters belong to the kernel side and are read by `control` (see [`loss`]).
 
+mod alike;
 mod began;
 pub mod belongs;
 mod bounded;
@@ -158,7 +159,7 @@ impl<S: EventSource> Telemetry<S> {
         }
         // After the events, not before: an event's generation is published before the event can exist.
         let names = self.parts.names.snapshot();
-        let mut records = Vec::with_capacity(self.events.len());
+        let mut records = self.parts.queue.buffer(self.events.len());
         self.events.iter().for_each(|event| self.join.event(event, &names, &mut records));
         self.hand_over(records);
         taken
@@ -189,7 +190,8 @@ impl<S: EventSource> Telemetry<S> {
             let packet = self.began.take(key, value);
             Some(Record { packet, ..self.join.merged(key, value, &names)? })
         };
-        let mut records: Vec<Record> = merged.entries.iter().filter_map(&mut record).collect();
+        let mut records = self.parts.queue.buffer(merged.entries.len());
+        records.extend(merged.entries.iter().filter_map(&mut record));
         records.extend(
             merged.overflow.iter().map(|(hook, verdict, reason, count)| {
                 opening::overflowed(*hook, *verdict, *reason, *count, first, last)

@@ -28,6 +28,8 @@ pub struct Names {
 /// The names at one moment.
 #[derive(Clone, Debug, Default)]
 pub struct Snapshot {
+    /// Counts the changes: two snapshots of one version are one.
+    version: u64,
     generations: BTreeMap<u64, Arc<Generation>>,
     /// By number, and by the generation since which a workload has it: a late event is about the one that had it.
     numbers: HashMap<u32, Holders>,
@@ -93,12 +95,18 @@ impl Names {
     fn change(&self, edit: impl FnOnce(&mut Snapshot)) {
         let mut current = self.current.write().unwrap_or_else(PoisonError::into_inner);
         let mut next = Snapshot::clone(&current);
+        next.version += 1;
         edit(&mut next);
         *current = Arc::new(next);
     }
 }
 
 impl Snapshot {
+    /// Another after each change.
+    pub const fn version(&self) -> u64 {
+        self.version
+    }
+
     /// Gives numbers to workloads of the newest generation, and tells of each.
     fn number<'i>(
         &mut self,

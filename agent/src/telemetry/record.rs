@@ -10,7 +10,8 @@ use weir_common::{
     verdict::{Direction, Hook, Reason, Refusal, Verdict},
 };
 
-/// One line of the story: a decision, a connection's end, or a loss.
+/// One line of the story: a decision, a connection's end, or a loss. What it has in common with its neighbours is shared: there are
+/// many of a kind, and they pass through three threads.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Record {
     /// What it tells.
@@ -21,6 +22,51 @@ pub struct Record {
     pub end_ns: u64,
     /// For a close: when the connection was opened; 0 when not known.
     pub start_ns: u64,
+    /// What it is about.
+    pub about: Arc<About>,
+    /// The port of the end on this node; 0 when there is none.
+    pub local_port: u16,
+    /// Of the other end.
+    pub remote_port: u16,
+    /// TCP flags of the packet, or of all merged ones.
+    pub tcp_flags: u32,
+    /// Type of the ICMP or ICMPv6 message.
+    pub icmp_type: Option<u8>,
+    /// Socket cookie; 0 for none.
+    pub cookie: u64,
+    /// Decisions this stands for; 0 for what is none.
+    pub count: u64,
+    /// What went over the wire.
+    pub traffic: Traffic,
+    /// How the dropped packet begins, the first of several; `None` where that is not asked for or not known.
+    pub packet: Option<Box<[u8]>>,
+}
+
+impl Record {
+    /// A record of which nothing else is known than what it is about.
+    #[must_use]
+    pub fn of(about: Arc<About>) -> Self {
+        Self {
+            about,
+            kind: RecordKind::Verdict,
+            time_ns: 0,
+            end_ns: 0,
+            start_ns: 0,
+            local_port: 0,
+            remote_port: 0,
+            tcp_flags: 0,
+            icmp_type: None,
+            cookie: 0,
+            count: 0,
+            traffic: Traffic::default(),
+            packet: None,
+        }
+    }
+}
+
+/// What records of one kind have in common: who, by whose word, and where.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct About {
     /// What was decided. For a close: when it was opened; `None` when not known.
     pub verdict: Option<Verdict>,
     /// Why.
@@ -45,24 +91,12 @@ pub struct Record {
     pub remote: End,
     /// IP protocol number.
     pub protocol: u8,
-    /// TCP flags of the packet, or of all merged ones.
-    pub tcp_flags: u32,
-    /// Type of the ICMP or ICMPv6 message.
-    pub icmp_type: Option<u8>,
     /// The process behind the local end.
     pub process: Option<Arc<ProcessInfo>>,
     /// Cgroup path below the managed tree.
     pub cgroup: Option<Arc<str>>,
-    /// Socket cookie; 0 for none.
-    pub cookie: u64,
-    /// Decisions this stands for; 0 for what is none.
-    pub count: u64,
-    /// What went over the wire.
-    pub traffic: Traffic,
     /// Interface (XDP).
     pub interface: Option<Arc<str>>,
-    /// How the dropped packet begins, the first of several; `None` where that is not asked for or not known.
-    pub packet: Option<Box<[u8]>>,
 }
 
 /// What would have been decided were staged policies enforced too.
@@ -216,7 +250,7 @@ impl Cause {
     }
 }
 
-/// One end of a flow.
+/// One end of a flow, without its port.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct End {
     /// The workload, if the address or socket belongs to one.
@@ -227,8 +261,6 @@ pub struct End {
     pub identity: u32,
     /// Its address; unspecified when there is none.
     pub addr: Addr,
-    /// Its port; 0 when there is none.
-    pub port: u16,
 }
 
 /// A workload as records name it.

@@ -19,7 +19,7 @@ use weir_common::{
 use super::{
     JoinStats,
     peak::Peak,
-    record::{Record, RecordKind},
+    record::{About, Record, RecordKind},
 };
 use crate::datapath::Merged;
 
@@ -136,14 +136,14 @@ impl Tally {
 }
 
 fn count_policy(policies: &mut Policies, record: &Record) {
-    let policy = record.rule.as_ref().map_or("", |rule| rule.policy.as_str());
+    let policy = record.about.rule.as_ref().map_or("", |rule| rule.policy.as_str());
     let policy = if policy.is_empty() { NONE } else { policy };
     let policy = if policies.len() < MOST_POLICIES || policies.contains_key(policy) { policy } else { OTHERS };
     // Twice, because only a policy's first decision is to allocate.
     if !policies.contains_key(policy) {
         policies.insert(policy.to_owned(), BTreeMap::new());
     }
-    if let (Some(verdicts), Some(verdict)) = (policies.get_mut(policy), record.verdict) {
+    if let (Some(verdicts), Some(verdict)) = (policies.get_mut(policy), record.about.verdict) {
         *verdicts.entry(verdict.name()).or_default() += record.count;
     }
 }
@@ -151,7 +151,8 @@ fn count_policy(policies: &mut Policies, record: &Record) {
 /// The kernel's cell for the decision a record tells of.
 #[must_use]
 pub fn cell_of(record: &Record) -> Option<u32> {
-    Some(counters::cell(record.hook?, record.verdict?, record.reason?))
+    let About { hook, verdict, reason, .. } = *record.about;
+    Some(counters::cell(hook?, verdict?, reason?))
 }
 
 #[cfg(test)]
@@ -164,7 +165,8 @@ mod tests {
     fn record(policy: &str, count: u64) -> Record {
         let rule = Arc::new(RuleName { policy: policy.to_owned(), rule: "r".to_owned() });
         let (hook, reason) = (Some(Hook::Connect), Some(Reason::Rule));
-        Record { hook, reason, verdict: Some(Verdict::Deny), rule: Some(rule), count, ..Record::default() }
+        let about = About { hook, reason, verdict: Some(Verdict::Deny), rule: Some(rule), ..About::default() };
+        Record { count, ..Record::of(Arc::new(about)) }
     }
 
     #[test]

@@ -97,7 +97,7 @@ fn who_bound_a_socket_while_the_epoch_was_closed_is_named_in_its_merged_record()
     fake.inner().merged.push_back(sent);
     let mut telemetry = Telemetry::new(fake, parts);
     telemetry.take_merged();
-    let named = records(&queue).pop().unwrap().process;
+    let named = records(&queue).pop().unwrap().about.process.clone();
     assert_eq!(named.map(|process| process.command.clone()).as_deref(), Some("curl"));
 }
 
@@ -130,7 +130,7 @@ fn the_rings_losses_are_told_once_with_their_hook_and_count() {
         losses.update(&[cell(lost)], OthersLost { closes: lost / 5, kernel_drops: lost / 6 }, &queue);
         told.extend(records(&queue));
     }
-    let row = |record: &Record| (record.kind, record.hook, record.count);
+    let row = |record: &Record| (record.kind, record.about.hook, record.count);
     let (decisions, closes) = (RecordKind::Loss(Cause::RingFull), RecordKind::Loss(Cause::RingFullClose));
     let connect = Some(Hook::Connect);
     let missed = (RecordKind::Loss(Cause::KernelDropMissed), None, 2);

@@ -110,6 +110,17 @@ fn exit_codes_tell_refusal_from_failure() {
         "{message}"
     );
     assert_eq!(run(&["--no-such-flag"]).0, Some(2));
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let taken = taken.local_addr().unwrap().to_string();
+    let rows = [
+        (["--history-directory", "/dev/null/history"], "Not a directory"),
+        (["--metrics-listen", &taken], "Address already in use"),
+    ];
+    for ([flag, value], cause) in rows {
+        let (code, message) = run(&["--socket", path, flag, value]);
+        let causes = message.matches(cause).count();
+        assert!(code == Some(1) && message.lines().count() == 1 && message.contains(value) && causes == 1, "{message}");
+    }
     let _running = start(&socket, &[]);
     let (code, message) = run(&["--socket", path]);
     assert!(code == Some(1) && message.contains("another process is listening"), "{message}");
