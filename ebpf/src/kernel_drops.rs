@@ -32,6 +32,10 @@ macro_rules! place {
 const IPV4: u16 = 0x0800u16.to_be();
 const IPV6: u16 = 0x86ddu16.to_be();
 const IPV6_HEADER: u64 = 40;
+/// Where a TCP header says how long it is, and its flags behind that; of these the six that RFC 9293 section 3.1 has beside those of ECN.
+const TCP_OFFSET: u64 = 12;
+const TCP_FLAGS: u8 = 0x3f;
+const TCP_ACK: u8 = 0x10;
 /// Of the fragment field of IPv4: what follows the header is no port where any of these is set.
 const FRAGMENT_OFFSET: u16 = 0x1fff;
 
@@ -52,7 +56,7 @@ fn dropped(ctx: &RawTracePointContext) -> Option<()> {
     let receiver = if place!(names_receiver) != 0 { argument(ctx, 3) } else { 0 };
     let socket = if receiver != 0 { receiver } else { read(skb, place!(skb_sk))? };
     let packet = Packet::of(skb)?;
-    if was_ours(u64::from(reason), &packet) {
+    if was_ours(u64::from(reason), &packet) || was_heard(u64::from(reason), &packet) {
         return None;
     }
     let (local, direction) = whose(socket, receiver != 0, &packet)?;
@@ -112,6 +116,17 @@ fn was_ours(reason: u64, packet: &Packet) -> bool {
     }
 }
 
+/// Whether it is an acknowledgement and nothing else, and no reason is given. The kernel throws those away so once it has heard them: of every
+/// connection that the peer has half closed, at least one.
+#[inline(always)]
+fn was_heard(reason: u64, packet: &Packet) -> bool {
+    if reason != place!(not_specified) || packet.protocol != Protocol::TCP {
+        return false;
+    }
+    let Some([offset, flags]) = read::<[u8; 2]>(packet.transport, TCP_OFFSET) else { return false };
+    flags & TCP_FLAGS == TCP_ACK && packet.carried == u32::from(offset >> 4) * 4
+}
+
 #[inline(always)]
 fn ports(src: Port, dst: Port) -> u64 {
     u64::from(src.number()) << 16 | u64::from(dst.number())
@@ -152,6 +167,10 @@ struct Packet {
     src_port: Port,
     dst_port: Port,
     protocol: Protocol,
+    /// Where what follows its IP header lies; 0 where that is not known, or the rest of something.
+    transport: u64,
+    /// Bytes of that, as the IP header says.
+    carried: u32,
 }
 
 impl Packet {
@@ -168,13 +187,17 @@ impl Packet {
             let protocol = Protocol(words[2].to_ne_bytes()[1]);
             let [src, dst] = [words[3], words[4]].map(|word| Addr::v4(word.to_ne_bytes()));
             if u16::from_be_bytes([words[1].to_ne_bytes()[2], words[1].to_ne_bytes()[3]]) & FRAGMENT_OFFSET != 0 {
-                return Some(Self { src, dst, src_port: Port([0; 2]), dst_port: Port([0; 2]), protocol });
+                let (src_port, dst_port) = (Port([0; 2]), Port([0; 2]));
+                return Some(Self { src, dst, src_port, dst_port, protocol, transport: 0, carried: 0 });
             }
-            Some(Self::with_ports(src, dst, protocol, header + length))
+            let [_, _, high, low] = words[0].to_ne_bytes();
+            let carried = u32::from(u16::from_be_bytes([high, low])).wrapping_sub(length as u32);
+            Some(Self::with_ports(src, dst, protocol, (header + length, carried)))
         } else if kind == IPV6 {
-            let protocol: u8 = read(header, 6)?;
+            let [high, low, protocol] = read::<[u8; 3]>(header, 4)?;
             let (src, dst): (Addr, Addr) = (read(header, 8)?, read(header, 24)?);
-            Some(Self::with_ports(src, dst, Protocol(protocol), header + IPV6_HEADER))
+            let carried = u32::from(u16::from_be_bytes([high, low]));
+            Some(Self::with_ports(src, dst, Protocol(protocol), (header + IPV6_HEADER, carried)))
         } else {
             None
         }
@@ -182,11 +205,12 @@ impl Packet {
 
     /// Behind extension headers no ports are looked for.
     #[inline(always)]
-    fn with_ports(src: Addr, dst: Addr, protocol: Protocol, at: u64) -> Self {
+    fn with_ports(src: Addr, dst: Addr, protocol: Protocol, rest: (u64, u32)) -> Self {
+        let (transport, carried) = rest;
         let has_ports = matches!(protocol, Protocol::TCP | Protocol::UDP | Protocol::SCTP);
-        let ports = if has_ports { read::<[[u8; 2]; 2]>(at, 0) } else { None };
+        let ports = if has_ports { read::<[[u8; 2]; 2]>(transport, 0) } else { None };
         let [src_port, dst_port] = ports.unwrap_or_default();
-        Self { src, dst, src_port: Port(src_port), dst_port: Port(dst_port), protocol }
+        Self { src, dst, src_port: Port(src_port), dst_port: Port(dst_port), protocol, transport, carried }
     }
 }
 

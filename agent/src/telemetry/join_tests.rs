@@ -58,17 +58,21 @@ fn world() -> World {
     World { _dirs: dirs, join, names, rule }
 }
 
-fn names() -> (Names, u32) {
-    let resources = parse("t.yaml", POLICY).unwrap().into_iter().collect();
+fn compiled(generation: u64, policy: &str) -> weir_policy::Compiled {
+    let resources = parse("t.yaml", policy).unwrap().into_iter().collect();
     let context = Context {
-        generation: 2,
+        generation,
         unknown: Verdict::Allow,
         unselected: Verdict::Allow,
         host_addresses: vec![],
         tick_ns: 0,
         now: weir_policy::Timestamp(0),
     };
-    let compiled = compile(&resources, &context).unwrap();
+    compile(&resources, &context).unwrap()
+}
+
+fn names() -> (Names, u32) {
+    let compiled = compiled(2, POLICY);
     let rule = compiled.rules.iter().position(|rule| rule.rule.contains("to-db")).unwrap() as u32;
     let names = Names::default();
     names.publish(&compiled);
@@ -177,6 +181,20 @@ fn a_connection_that_goes_out_names_its_process_twice_and_its_totals_once() {
     let again = world.take(at(5_000_000_000, close)).unwrap();
     assert_eq!((again.about.verdict, again.start_ns, &again.about.process), (None, 0, &None));
     assert_eq!(world.join.stats().missed_closes, 1);
+}
+
+#[test]
+fn a_close_names_whom_its_opening_named_although_the_address_has_moved() {
+    let mut world = world();
+    let verdict = Event { workload: 3, ..event(Kind::Verdict, Hook::SockOps, Direction::Egress, 77) };
+    world.take(verdict).unwrap();
+    world.names.publish(&compiled(3, &POLICY.replace("{name: db,", "{name: cache,")));
+    let close = Event { generation: 0, workload: 3, ..event(Kind::Close, Hook::SockOps, Direction::Egress, 77) };
+    let closed = world.take(close).unwrap();
+    // Of an opening that is not known, the latest names are all there is.
+    let stranger = world.take(Event { cookie: 78, ..close }).unwrap();
+    let remote = |record: &Record| record.about.remote.workload.as_ref().map(|workload| workload.name.clone());
+    assert_eq!((remote(&closed).as_deref(), remote(&stranger).as_deref()), (Some("shop/db"), Some("shop/cache")));
 }
 
 /// As kernels tell that let the programs read the calling task: there is no attempt before.

@@ -21,7 +21,7 @@ const SHORT_ID: usize = 12;
 pub fn line(record: &Record, zone: &TimeZone) -> String {
     let mut words = vec![paint(DIM, &of_day(record.time, zone)), clean(&record.node).into_owned()];
     match record.kind {
-        Kind::Loss => words.extend(loss(record)),
+        Kind::Loss => words.extend(loss(record, zone)),
         Kind::Close => words.extend([paint(DIM, "CLOSE"), flow(record)].into_iter().chain(totals(record))),
         Kind::Progress => words.extend([paint(DIM, "PROGRESS"), flow(record)].into_iter().chain(totals(record))),
         Kind::Cut => words.extend(spoken(paint(BAD, "CUT"), record)),
@@ -36,11 +36,22 @@ pub fn line(record: &Record, zone: &TimeZone) -> String {
     words.join(" ")
 }
 
-fn loss(record: &Record) -> Vec<String> {
+/// Whose records were lost, what they told of, and until when, where that is known.
+fn loss(record: &Record, zone: &TimeZone) -> Vec<String> {
+    let whose = record.local.as_ref().map(|end| end.workload.as_str()).filter(|name| !name.is_empty());
+    let whose = whose.map(|name| format!(" of {}", clean(name))).unwrap_or_default();
+    let verdict = match record.hook.is_empty() {
+        true => String::new(),
+        false => record.verdict.name().to_uppercase(),
+    };
+    let until = record.end.filter(|end| *end > record.time);
     vec![
         paint(BAD, "LOSS"),
-        format!("{} records lost: {}", record.count, clean(&record.loss_cause)),
+        format!("{} records{whose} lost: {}", record.count, clean(&record.loss_cause)),
         clean(&record.hook).into_owned(),
+        verdict,
+        clean(&record.reason).into_owned(),
+        until.map(|end| format!("until {}", of_day(end, zone))).unwrap_or_default(),
     ]
 }
 
@@ -243,6 +254,17 @@ mod tests {
                  rule=\"default ingress\" container=0f1e2d3c4b5a gen=7",
             ),
             (loss(), "23:04:05.123 node-1 LOSS 12 records lost: ring_full"),
+            (
+                Record {
+                    local: denied().local,
+                    hook: "connect".to_owned(),
+                    verdict: Verdict::Deny,
+                    reason: "default".to_owned(),
+                    end: Some("2026-11-21T23:04:07Z".parse().unwrap()),
+                    ..loss()
+                },
+                "23:04:05.123 node-1 LOSS 12 records of shop/web lost: ring_full connect DENY default until 23:04:07.000",
+            ),
             (
                 hostile(),
                 "23:04:05.123 node-1 DENY egress connect ? -> shop/db(10.0.0.4:5432) TCP pid=1 a\\u{1b}[2Jb gen=7",

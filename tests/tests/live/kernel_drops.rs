@@ -31,6 +31,7 @@ pub fn trials() -> Vec<Trial> {
         test("what_the_kernel_drops_of_a_workload_is_recorded_with_its_reason_and_exact_count", told),
         test("what_weir_refuses_is_not_told_again_as_the_kernels_own_drop", told_once),
         test("a_copy_that_others_throw_away_is_no_drop_of_a_workloads", copies),
+        test("what_a_half_closed_connection_acknowledges_is_no_drop", half_closed),
         test("the_kernels_own_drops_are_in_no_record_where_that_is_turned_off", untold),
     ]
 }
@@ -39,6 +40,10 @@ pub fn trials() -> Vec<Trial> {
 const CLOSED: u16 = 9009;
 /// Whoever listens there does not read.
 const FULL: u16 = 9011;
+/// Whoever listens there answers after its client has said that nothing more comes.
+const HALF_CLOSED: u16 = 9013;
+/// More than one segment, so that the answers are acknowledged after that; less than the sockets' buffers.
+const HALF_CLOSED_BYTES: u64 = 100_000;
 /// Policy refuses it.
 const REFUSED: u16 = 9010;
 /// Nobody has it.
@@ -192,6 +197,27 @@ fn copies() -> Result<()> {
         |record: &Record| [record.local.port, record.remote.port].contains(&COPIED) && record.hook == "kernel";
     let told: Vec<_> = harness.records_since(mark)?.into_iter().filter(of_copies).collect();
     ensure!(told.is_empty(), "{told:#?}");
+    agrees(&harness)
+}
+
+/// Whoever has heard that nothing more comes throws acknowledgements away, and gives no reason for that.
+fn half_closed() -> Result<()> {
+    let harness = start("half-closed", true)?;
+    let listen = [Api.v4(), Api.v6()].map(|address| SocketAddr::new(address, HALF_CLOSED));
+    let line = format!("tcp-serve --listen {} --listen {}", listen[0], listen[1]);
+    let _server = harness.world().serve(Api, &line)?;
+    let mark = Mark::now();
+    for to in listen {
+        let line = format!("tcp-connect --to {to} --bytes {HALF_CLOSED_BYTES} --half-close");
+        let attempt = harness.world().attempt(Polite, &line)?;
+        ensure!(attempt.result == "ok" && attempt.received == HALF_CLOSED_BYTES, "{attempt:?}");
+    }
+    // So that what came before has come.
+    let closed = send(&harness, Polite, Api.v4(), (CLOSED, 64))?;
+    until(&harness, mark, |record| record.hook == "kernel" && record.local.port == CLOSED, closed)?;
+    let of_it = |record: &Record| record.local.port == HALF_CLOSED && record.verdict == "deny";
+    let told: Vec<_> = harness.records_since(mark)?.into_iter().filter(of_it).collect();
+    ensure!(told.is_empty(), "told as drops: {told:#?}");
     agrees(&harness)
 }
 

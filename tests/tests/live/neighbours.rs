@@ -27,6 +27,7 @@ use weir_tests::world::links::XdpAttached;
 use weir_tests::world::{World, links, netns};
 
 use crate::test;
+use crate::upgrades::{exchange, versions};
 
 pub fn trials() -> Vec<Trial> {
     let native = XdpAttached::Driver;
@@ -198,6 +199,14 @@ fn shared(mode: XdpAttached, section: &str) -> Result<()> {
     ensure!(is_shared(&harness)? != front, "the front of the agent that crashed is still there");
     judged(&harness, &neighbour, false).context("started again")?;
     ensure!(pins(harness.world()).len() == 1, "left: {:?}", pins(harness.world()));
+    // An upgrade across layouts, and back.
+    let [usual, next] = versions()?;
+    for (kill, agent) in [(false, &next), (true, &usual)] {
+        exchange(&mut harness, agent, kill)?;
+        is_shared(&harness)?;
+        judged(&harness, &neighbour, false).context("another version")?;
+        ensure!(pins(harness.world()).len() == 1, "left: {:?}", pins(harness.world()));
+    }
     harness.stop_agent()?;
     judged(&harness, &neighbour, false).context("stopped")?;
     let said = harness.detach()?;
@@ -220,12 +229,11 @@ fn unbroken(mode: XdpAttached) -> Result<()> {
     let line = format!("udp-flood --to {}:{THEIRS} --rate {RATE} --seconds 60", Api.v4());
     let mut flood = world.start("flood", world.probe_line(Client, &line))?;
     let mut harness = Harness::start(world, sharing())?;
+    let [usual, next] = versions()?;
     for _ in 0..3 {
         harness.apply(&limit())?;
-        harness.kill_agent()?;
-        harness.start_agent()?;
-        harness.stop_agent()?;
-        harness.start_agent()?;
+        exchange(&mut harness, &next, true)?;
+        exchange(&mut harness, &usual, false)?;
         harness.detach()?;
         ensure!(slot(harness.world())? == Some(neighbour.id), "the neighbour was not put back");
         harness.start_agent()?;

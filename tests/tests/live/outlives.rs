@@ -99,7 +99,9 @@ pub fn pins(harness: &Harness) -> Vec<(String, PathBuf)> {
 }
 
 pub fn runs(harness: &Harness) -> Vec<String> {
-    let mut runs: Vec<String> = pins(harness).into_iter().map(|(run, _)| run).collect();
+    // A shared XDP slot has a folder of its own, which agents hand on.
+    let of_agents = pins(harness).into_iter().map(|(run, _)| run).filter(|run| !run.starts_with("xdp-"));
+    let mut runs: Vec<String> = of_agents.collect();
     runs.sort();
     runs.dedup();
     runs

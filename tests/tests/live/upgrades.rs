@@ -28,7 +28,7 @@ pub fn trials() -> Vec<Trial> {
 const OTHERWISE: &str = "-weir-next-layout";
 
 /// Both programs: the usual one, and the other.
-fn versions() -> Result<[PathBuf; 2]> {
+pub fn versions() -> Result<[PathBuf; 2]> {
     let both = ["weir-agent", "weir-agent-next"].map(program);
     let [_, next] = &both;
     let how = "cargo build --workspace --bin weir-agent-next --features weir-agent/next_layout";
@@ -37,7 +37,7 @@ fn versions() -> Result<[PathBuf; 2]> {
 }
 
 /// Lets another program be the agent, which must then be the only one that is attached.
-fn exchange(harness: &mut Harness, agent: &Path, kill: bool) -> Result<()> {
+pub fn exchange(harness: &mut Harness, agent: &Path, kill: bool) -> Result<()> {
     if kill {
         harness.kill_agent()?;
     } else {

@@ -161,6 +161,9 @@ pub struct Target {
     /// End it by a reset: its port is free again at once
     #[arg(long)]
     reset: bool,
+    /// Send everything and say that it is all before reading what comes back
+    #[arg(long, conflicts_with = "reset")]
+    half_close: bool,
 }
 
 impl Target {
@@ -191,8 +194,10 @@ impl Target {
             let Some(chunk) = buffer.get_mut(..length) else { break };
             stream.write_all(chunk)?;
             attempt.sent += length as u64;
-            stream.read_exact(chunk)?;
-            attempt.received += length as u64;
+            if !self.half_close {
+                stream.read_exact(chunk)?;
+                attempt.received += length as u64;
+            }
             thread::sleep(Duration::from_millis(self.pace_ms));
         }
         if self.reset {
@@ -200,8 +205,12 @@ impl Target {
         }
         stream.shutdown(Shutdown::Write)?;
         // The other side's end makes the close an orderly one, whose byte counts are final.
-        while stream.read(&mut buffer)? > 0 {}
-        Ok(())
+        loop {
+            match stream.read(&mut buffer)? {
+                0 => return Ok(()),
+                length => attempt.received += length as u64,
+            }
+        }
     }
 }
 
