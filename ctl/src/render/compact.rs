@@ -47,7 +47,10 @@ fn loss(record: &Record, zone: &TimeZone) -> Vec<String> {
     let until = record.end.filter(|end| *end > record.time);
     vec![
         paint(BAD, "LOSS"),
-        format!("{} records{whose} lost: {}", record.count, clean(&record.loss_cause)),
+        match record.count {
+            0 => format!("nobody knows how many records{whose}: {}", clean(&record.loss_cause)),
+            count => format!("{count} records{whose} lost: {}", clean(&record.loss_cause)),
+        },
         clean(&record.hook).into_owned(),
         verdict,
         clean(&record.reason).into_owned(),
@@ -254,6 +257,15 @@ mod tests {
                  rule=\"default ingress\" container=0f1e2d3c4b5a gen=7",
             ),
             (loss(), "23:04:05.123 node-1 LOSS 12 records lost: ring_full"),
+            (
+                Record {
+                    count: 0,
+                    loss_cause: "agent_ended".to_owned(),
+                    end: Some("2026-11-21T23:04:07Z".parse().unwrap()),
+                    ..loss()
+                },
+                "23:04:05.123 node-1 LOSS nobody knows how many records: agent_ended until 23:04:07.000",
+            ),
             (
                 Record {
                     local: denied().local,

@@ -3,6 +3,8 @@
 //! May touch: the collector's API.
 //! Never: filters on this side; the collector does, so that `--last` counts what is shown.
 
+use std::time::Duration;
+
 use jiff::Timestamp;
 use tonic::Streaming;
 use tonic::transport::Channel;
@@ -10,10 +12,12 @@ use weir_proto::v1;
 use weir_proto::v1::flow_query_client::FlowQueryClient;
 use weir_transport::Endpoint;
 
-use super::{answer, convert, convert_status, failure};
+use super::{answer, answer_within, convert, convert_status, failure};
 use crate::failure::Failure;
 use crate::view::{Collector, Kind, Record, Verdict};
 
+/// Longest wait for its state, which it has at hand. Who asks wants to know of the agent first, and may be in a hurry.
+const STATUS: Duration = Duration::from_secs(5);
 const SERVICE: &str = "the collector";
 
 /// A connection to a collector.
@@ -59,7 +63,7 @@ impl CollectorClient {
     /// The collector's state.
     pub async fn status(&mut self) -> Result<Collector, Failure> {
         let call = self.client.collector_status(v1::CollectorStatusRequest {});
-        answer(SERVICE, &self.endpoint, call).await.map(convert_status::collector)
+        answer_within(STATUS, SERVICE, &self.endpoint, call).await.map(convert_status::collector)
     }
 
     /// Asks for records.

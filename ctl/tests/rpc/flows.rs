@@ -144,3 +144,17 @@ async fn status_without_a_collector_says_so() {
     let status: serde_json::Value = serde_json::from_str(&seen.out).unwrap();
     assert!(status["collector"].is_null() && status["collectorError"].is_string(), "{status}");
 }
+
+/// One that hangs must not keep the agent's state from whoever asks.
+#[tokio::test]
+async fn a_collector_that_does_not_answer_is_given_up_soon() {
+    let world = World::new();
+    let deaf = world.directory.path().join("deaf.sock");
+    let _listens = std::os::unix::net::UnixListener::bind(&deaf).unwrap();
+    let collector = format!("--collector unix:{}", deaf.display());
+    let seen = world.run(&format!("{collector} status")).await;
+    let told = seen.out.contains("weir-agent on node-1") && seen.out.contains("no answer within 5 seconds");
+    assert!(seen.code == Some(0) && told, "{seen:?}");
+    let seen = world.run(&format!("{collector} reconcile")).await;
+    assert!(seen.code == Some(3) && seen.err.contains("no answer within 5 seconds"), "{seen:?}");
+}
