@@ -39,7 +39,8 @@ pub fn main() -> ExitCode {
     let config = match configuration(&args) {
         Ok(config) => config,
         Err(faults) => {
-            eprintln!("weir-agent: the configuration is not usable ({} faults):", faults.len());
+            let (count, plural) = (faults.len(), if faults.len() == 1 { "" } else { "s" });
+            eprintln!("weir-agent: the configuration is not usable ({count} fault{plural}):");
             faults.iter().for_each(|fault| eprintln!("  {fault}"));
             return ExitCode::from(UNUSABLE);
         }

@@ -147,7 +147,8 @@ fn places_of(faults: &[Fault]) -> String {
     if faults.len() > SHOWN {
         shown.push("...".to_owned());
     }
-    format!("{} faults at {}", faults.len(), shown.join(", "))
+    let plural = if faults.len() == 1 { "" } else { "s" };
+    format!("{} fault{plural} at {}", faults.len(), shown.join(", "))
 }
 
 impl Outcome {

@@ -245,7 +245,7 @@ fn places() -> Result<()> {
     // Unknown and misspelt keys, in a file with a secret in the wrong place.
     let file = config(&world, set("passwort", json!("CANARY")))?;
     let report = examine(&world, &file, &[])?;
-    report.says("configuration", "fail", &["1 faults"])?;
+    report.says("configuration", "fail", &["1 fault at"])?;
     ensure!(!format!("{report:?}").contains("CANARY"), "{report:?}");
     // A limit that asks for SYN protection where the kernel gives no cookies.
     let limit =

@@ -164,7 +164,7 @@ where
 {
     section.read(reader, |reader, section| {
         let remedy = format!("write a number from {} to {}", bounds.start(), bounds.end());
-        let value = reader.parsed(section, key, "is no number", &remedy)?;
+        let value = reader.parsed(section, key, "is no whole number", &remedy)?;
         if !bounds.contains(&value) {
             reader.fault(&section.field(key), section.get(key), "is out of range", &remedy);
         }
