@@ -109,7 +109,10 @@ fn older_than_the_programs() -> Result<()> {
         is_whole(&closes(&records, "shop/web", port), "egress", ("", ""))?;
     }
     is_whole(&closes(&records, "shop/web", quiet), "egress", ("", ""))?;
-    let of_quiet = |record: &&Record| record.local.workload == "shop/api" && record.remote.port == quiet;
+    // What the kernel drops by itself, such as a segment that came twice on a slow machine, is no rule's.
+    let of_quiet = |record: &&Record| {
+        record.local.workload == "shop/api" && record.remote.port == quiet && record.hook != "kernel"
+    };
     let told: Vec<&Record> = records.iter().filter(of_quiet).collect();
     ensure!(told.is_empty(), "a rule that wants no record has one: {told:?}");
     // What is cut ends too, and carried nothing.
