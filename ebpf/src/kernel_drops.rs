@@ -1,7 +1,7 @@
 //! Lives: kernel; raw tracepoint `skb:kfree_skb`, which every packet passes that the kernel drops.
 //! Called by: the kernel, in whatever runs there; loaded and attached only where the kernel has it and tells where its parts lie.
 //! May touch: the packet and its socket, by reading; the counters and merge tables; what the other programs said of their last refusal.
-//! Never: tells a drop of Weir's own twice, or one that is nobody's we know; decides anything.
+//! Never: tells a drop of Weir's own twice where it can be recognised (docs/records.md says where not), or one that is nobody's we know; decides anything.
 
 use aya_ebpf::{macros::raw_tracepoint, programs::RawTracePointContext};
 use weir_common::{

@@ -92,10 +92,10 @@ impl Queue {
         buffer
     }
 
-    /// A list whose records are in a batch, for [`Self::buffer`].
+    /// A list of whose records none is needed any more, for [`Self::buffer`].
     fn give_back(&self, mut buffer: Vec<Record>) {
         buffer.clear();
-        if buffer.capacity() <= 2 * BATCH_RECORDS {
+        if (1..=2 * BATCH_RECORDS).contains(&buffer.capacity()) {
             let mut spare = lock(&self.spare);
             if spare.len() < SPARE {
                 spare.push(buffer);
@@ -105,7 +105,10 @@ impl Queue {
 
     /// Takes records over, or counts them as lost. Never waits for anything but the lock.
     pub fn push(&self, records: Vec<Record>) {
-        if self.enabled && !records.is_empty() {
+        if records.is_empty() {
+            // Most epochs of a quiet node, and events that make no record.
+            self.give_back(records);
+        } else if self.enabled {
             let mut pending = lock(&self.pending);
             // Who waits for a batch to fill need not be woken for each part of it: it knows when the first record came.
             let (is_first, was_short) = (pending.since().is_none(), pending.len() < BATCH_RECORDS);

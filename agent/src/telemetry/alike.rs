@@ -184,14 +184,4 @@ mod tests {
             }
         }
     }
-
-    #[test]
-    fn it_does_not_grow() {
-        let mut alike = Alike::new();
-        for generation in 0..10 * PLACES as u64 {
-            let one = Event { generation, ..event(Kind::Verdict, Hook::Connect, Direction::Egress, 7) };
-            told(&mut alike, &one, &Caller::default(), 1);
-        }
-        assert_eq!(alike.places.len(), PLACES);
-    }
 }

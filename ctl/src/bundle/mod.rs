@@ -26,12 +26,13 @@ use crate::view::Listing;
 const LONGEST: usize = 16 << 20;
 
 /// What is never in a bundle, for its manifest.
-const LEFT_OUT: [&str; 6] = [
+const LEFT_OUT: [&str; 7] = [
     "private keys and certificates: only their paths, and what doctor says of their times and modes",
     "environment variables of any process",
     "command lines of processes and of the kernel",
     "the text of the configuration file: configuration.json is what was understood of it, and only known keys",
     "entries of address sets: only how many there are",
+    "comments of documents, and values of annotations that are not Weir's: only their names",
     "files of the state directory: the policy is what the agent answers",
 ];
 
@@ -88,7 +89,11 @@ pub async fn gather(of: &Host, log: Option<&Path>, connection: &Connection, now:
     let report = examine(of).await;
     doctor(&mut parts, report.as_ref(), connection).await;
     let (resources, sets) = policy(connection).await;
-    parts.add("resources.yaml", "weirctl get all -o yaml, address sets without their addresses", resources);
+    parts.add(
+        "resources.yaml",
+        "weirctl get all -o yaml, without comments, values of others' annotations and addresses of sets",
+        resources,
+    );
     parts.json("sets.json", "weirctl set list -o json", sets);
     let configuration = report.as_ref().map(|report| &report.facts.configuration);
     let at = configuration.ok().and_then(|all| all.pointer("/metrics/listen")?.as_str().map(str::to_owned));
@@ -154,30 +159,33 @@ async fn policy(connection: &Connection) -> (Result<Vec<u8>, String>, Result<imp
     (resources.map(|listing| yaml(&listing)).map_err(|failure| failure.to_string()), sets)
 }
 
-/// The documents, those of address sets without their addresses.
+/// The documents without what only people or other programs say in them, and those of address sets without their addresses.
 fn yaml(listing: &Listing) -> Vec<u8> {
     let mut text = format!("# generation {}\n", listing.generation);
     for item in &listing.items {
         text.push_str("---\n");
-        match item.kind.as_str() {
-            "AddressSet" => text.push_str(&without_addresses(&item.yaml)),
-            _ => text.push_str(item.yaml.trim_start_matches("---\n").trim_end()),
-        }
+        text.push_str(without_secrets(&item.yaml).trim_end());
         text.push('\n');
     }
     text.into_bytes()
 }
 
-fn without_addresses(yaml: &str) -> String {
+/// Written anew, because comments say what they like. Of annotations the names stay, and the values of those that Weir reads.
+fn without_secrets(yaml: &str) -> String {
     let Ok(mut document) = serde_saphyr::from_str::<Value>(yaml) else {
-        return "# an AddressSet that cannot be read".to_owned();
+        return "# a document that cannot be read".to_owned();
     };
-    if let Some(addresses) = document.pointer_mut("/spec/addresses") {
+    let is_set = document.get("kind").is_some_and(|kind| kind == "AddressSet");
+    if let Some(addresses) = document.pointer_mut("/spec/addresses").filter(|_| is_set) {
         let count = addresses.as_array().map_or(0, Vec::len);
         *addresses = Value::String(format!("{count} left out"));
     }
-    // JSON is YAML.
-    document.to_string()
+    if let Some(Value::Object(annotations)) = document.pointer_mut("/metadata/annotations") {
+        for (_, value) in annotations.iter_mut().filter(|(name, _)| !name.starts_with("weir.dev/")) {
+            *value = Value::String("left out".to_owned());
+        }
+    }
+    serde_saphyr::to_string(&document).unwrap_or_else(|_| "# a document that cannot be shown".to_owned())
 }
 
 /// The manifest comes first.
@@ -203,18 +211,25 @@ mod tests {
     use crate::view::Item;
 
     #[test]
-    fn documents_are_kept_and_addresses_of_sets_are_only_counted() {
+    fn documents_are_kept_without_addresses_of_sets_comments_and_annotations() {
         let item = |kind: &str, yaml: &str| Item { kind: kind.to_owned(), yaml: yaml.to_owned(), ..Item::default() };
+        let annotated = "kind: NetworkPolicy # SECRET\nmetadata:\n  name: web\n  annotations:\n    note: SECRET\n    \
+                         kubectl.kubernetes.io/last-applied-configuration: '{\"password\":\"SECRET\"}'\n    \
+                         weir.dev/on-change: drain\nspec: {}\n";
         let listing = Listing {
             generation: 7,
             items: vec![
-                item("Policy", "kind: Policy\nspec: {}\n"),
+                item("Policy", "kind: Policy\nspec: {addresses: [192.0.2.9]}\n"),
                 item("AddressSet", "kind: AddressSet\nspec:\n  action: block\n  addresses: [192.0.2.1, 192.0.2.2]\n"),
+                item("NetworkPolicy", annotated),
+                item("Policy", "kind: {SECRET"),
             ],
         };
         let text = String::from_utf8(yaml(&listing)).unwrap();
-        assert!(text.starts_with("# generation 7\n---\nkind: Policy\nspec: {}\n---\n{"), "{text}");
-        assert!(text.contains("2 left out") && !text.contains("192.0.2."), "{text}");
+        assert!(text.starts_with("# generation 7\n---\nkind: Policy\n"), "{text}");
+        assert!(text.contains("2 left out") && text.contains("192.0.2.9") && text.contains("cannot be read"), "{text}");
+        assert!(!text.contains("192.0.2.1") && !text.contains("192.0.2.2") && !text.contains("SECRET"), "{text}");
+        assert!(text.contains("last-applied-configuration") && text.contains("drain") && text.contains("name: web"));
     }
 
     #[test]

@@ -38,7 +38,7 @@ const MEMBERS: [(&str, &[&str]); 10] = [
     ("doctor.json", &["\"running-enforcing\"", "\"grpc.tcp.tls\"", "all 25 load"]),
     ("configuration.json", &["\"cgroupRoot\"", "server.key", "10.77.0.1:7443"]),
     ("kernel.json", &["xdp_edge", "\"v-web\"", "sock_ops"]),
-    ("resources.yaml", &["kind: Policy", "name: web-out", "1 left out"]),
+    ("resources.yaml", &["kind: Policy", "name: web-out", "1 left out", "last-applied-configuration"]),
     ("sets.json", &["\"name\": \"drop\"", "\"loaded\": 1"]),
     ("metrics.txt", &["weir_enforcing 1", "# EOF"]),
     ("host.json", &["CONFIG_CGROUP_BPF", "Max open files", "cgroup2", "\"agentRunning\": \"0."]),
@@ -99,7 +99,14 @@ fn decide_something(harness: &mut Harness) -> Result<()> {
     let set = format!(
         "---\napiVersion: weir.dev/v1alpha1\nkind: AddressSet\nmetadata: {{name: drop}}\nspec: {{action: block, addresses: [{listed}]}}\n"
     );
-    let documents = [workloads(), document("Policy", "web-out", closed), document("RateLimit", "generous", limit), set];
+    // As `kubectl apply` leaves it behind.
+    let applied = format!("kubectl.kubernetes.io/last-applied-configuration: '{{\"password\":\"{CANARY}\"}}'");
+    let annotated = format!(
+        "---\napiVersion: networking.k8s.io/v1\nkind: NetworkPolicy # {CANARY}\nmetadata:\n  name: annotated\n  namespace: elsewhere\n  \
+         annotations:\n    {applied}\n    note: token={CANARY}\nspec: {{podSelector: {{}}}}\n"
+    );
+    let closed = document("Policy", "web-out", closed);
+    let documents = [workloads(), closed, document("RateLimit", "generous", limit), set, annotated];
     harness.apply(&documents.concat())?;
     harness.ctl(&["set", "add", "drop", loaded], "")?.ok()?;
     harness
